@@ -1,0 +1,201 @@
+"""Tokenized cells in memory: ragged rows as offsets and values, and a table of what is known about each cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.errors import DatasetError
+from geneformer.options._check import nearest
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Cells laid end to end, without padding.
+
+    Attributes
+    ----------
+    input_ids
+        Token ids of all cells, ``(T,)``.
+    cu_seqlens
+        Where each cell starts, and the total: ``(B + 1,)``.
+    counts
+        Count per token scaled to 10,000 per cell, ``(T,)``, when asked for.
+    """
+
+    input_ids: NDArray[Any]
+    cu_seqlens: Ints
+    counts: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One contiguous block of ragged rows, as Arrow keeps it."""
+
+    offsets: Ints
+    values: NDArray[Any]
+    counts: NDArray[np.float64] | None
+
+
+class TokenizedDataset:
+    """Rank value encodings with the identity of every cell.
+
+    Columns are those of a Hugging Face `.dataset` folder: `input_ids`, `length`, optionally `counts`, and whatever is
+    known about the cells (`cell_id`, `source`, columns of `obs`). Rows keep the order of the input.
+
+    Parameters
+    ----------
+    table
+        Arrow table with at least `input_ids` (lists of integers).
+    vocabulary
+        Fingerprint of the vocabulary the ids belong to, if known.
+    path
+        Folder the dataset came from, if any.
+
+    Raises
+    ------
+    DatasetError
+        No `input_ids`, or lengths that contradict them.
+    """
+
+    def __init__(self, table: pa.Table, *, vocabulary: str | None = None, path: Path | None = None) -> None:
+        where = f" in {path}" if path else ""
+        if keys.INPUT_IDS not in table.column_names:
+            msg = f"No `input_ids`{where}; found the columns {table.column_names}. Make tokens with `geneformer tokenize`."
+            raise DatasetError(msg)
+        self.table = table
+        self.vocabulary = vocabulary
+        self.path = path
+        self._rows = _blocks(table)
+        self._starts = np.cumsum([0, *(len(block.offsets) - 1 for block in self._rows)])
+        self.lengths: Ints = np.concatenate(
+            [np.diff(block.offsets) for block in self._rows] or [np.empty(0, np.int64)]
+        ).astype(np.int64)
+        if keys.LENGTH in table.column_names and not np.array_equal(self.column(keys.LENGTH), self.lengths):
+            msg = f"Column `length`{where} contradicts the rows of `input_ids`. The dataset is damaged; make it again."
+            raise DatasetError(msg)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return f"TokenizedDataset({len(self):,} cells, {int(self.lengths.sum()):,} tokens, columns {self.columns})"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that describe cells."""
+        return [c for c in self.table.column_names if c not in (keys.INPUT_IDS, keys.COUNTS)]
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether each token's scaled count is stored."""
+        return keys.COUNTS in self.table.column_names
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Values of one column that describes cells, ``(n,)``.
+
+        Raises
+        ------
+        DatasetError
+            No such column.
+        """
+        if name not in self.columns:
+            msg = f"No column {name!r} in the tokenized dataset; it has {self.columns}.{nearest(name, self.columns)}"
+            raise DatasetError(msg)
+        return np.asarray(self.table.column(name).to_numpy())
+
+    @property
+    def cell_ids(self) -> NDArray[Any]:
+        """Names of the cells, or row numbers where the dataset has none, ``(n,)``."""
+        if keys.CELL_ID in self.table.column_names:
+            return self.column(keys.CELL_ID)
+        return np.arange(len(self)).astype(str)
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        """Token ids of one cell, ``(length,)``."""
+        if not -len(self) <= row < len(self):
+            msg = f"Row {row} of a dataset of {len(self)} cells."
+            raise IndexError(msg)
+        row %= len(self)
+        block = int(np.searchsorted(self._starts, row, side="right")) - 1
+        rows, local = self._rows[block], row - self._starts[block]
+        return rows.values[rows.offsets[local] : rows.offsets[local + 1]]
+
+    def gather(self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False) -> Packed:
+        """Cells of the given rows laid end to end, each cut to its first `max_length` tokens.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, in the order wanted, ``(B,)``.
+        max_length
+            Most tokens of one cell.
+        counts
+            Also gather the scaled counts.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows]
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.empty(int(cu_seqlens[-1]), dtype=np.int32)
+        values = np.empty(len(ids), dtype=np.float64) if counts else None
+        within = np.searchsorted(self._starts, rows, side="right") - 1
+        for position, (row, block, length) in enumerate(zip(rows, within, lengths, strict=True)):
+            source = self._rows[block]
+            start = int(source.offsets[row - self._starts[block]])
+            target = slice(int(cu_seqlens[position]), int(cu_seqlens[position + 1]))
+            ids[target] = source.values[start : start + length]
+            if values is not None:
+                if source.counts is None:
+                    msg = "The tokenized dataset has no `counts`. Tokenize with `--counts`."
+                    raise DatasetError(msg)
+                values[target] = source.counts[start : start + length]
+        return Packed(ids, cu_seqlens, values)
+
+    def take(self, rows: Sequence[int] | Ints) -> "TokenizedDataset":
+        """The dataset reduced to the given rows, in the order given."""
+        taken = self.table.take(pa.array(np.asarray(rows, dtype=np.int64)))
+        return TokenizedDataset(taken, vocabulary=self.vocabulary, path=self.path)
+
+
+def _blocks(table: pa.Table) -> list[_Rows]:
+    """Views of the list columns, block by block, without copying."""
+    ids = table.column(keys.INPUT_IDS)
+    counts = table.column(keys.COUNTS) if keys.COUNTS in table.column_names else None
+    if counts is not None and [len(c) for c in counts.chunks] != [len(c) for c in ids.chunks]:
+        table = table.combine_chunks()
+        return _blocks(table)
+    blocks = []
+    for number, chunk in enumerate(ids.chunks):
+        if not len(chunk):
+            continue
+        offsets, values = _ragged(chunk)
+        scaled = None
+        if counts is not None:
+            count_offsets, scaled = _ragged(counts.chunks[number])
+            if not np.array_equal(np.diff(count_offsets), np.diff(offsets)):
+                msg = "Columns `counts` and `input_ids` differ in their lengths. The dataset is damaged; make it again."
+                raise DatasetError(msg)
+            scaled = scaled[count_offsets[0] :]
+            values, offsets = values[offsets[0] :], offsets - offsets[0]
+        blocks.append(_Rows(offsets, values, scaled))
+    return blocks
+
+
+def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
+    """Offsets and values of a list array; the values are those of the whole buffer."""
+    if isinstance(chunk, pa.ExtensionArray):
+        chunk = chunk.storage
+    if chunk.null_count:
+        msg = f"Column `input_ids` has {chunk.null_count} empty rows. Drop them, or tokenize again."
+        raise DatasetError(msg)
+    offsets = np.asarray(chunk.offsets.to_numpy(), dtype=np.int64)
+    return offsets, chunk.values.to_numpy(zero_copy_only=False)

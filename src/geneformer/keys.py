@@ -1,0 +1,32 @@
+"""Every name this package reads from or writes into AnnData objects and tokenized datasets."""
+
+UNS = "geneformer"
+"""``uns`` slot with provenance: model, vocabulary fingerprint, options, versions."""
+
+EMBEDDING = "X_geneformer"
+"""``obsm`` slot of cell embeddings."""
+
+GENE_EMBEDDING = "geneformer"
+"""``varm`` slot of gene embeddings averaged over cells."""
+
+ENSEMBL_ID = "ensembl_id"
+"""``var`` column of Ensembl ids in the published convention."""
+
+N_COUNTS = "n_counts"
+"""``obs`` column with each cell's total over all genes, known to the vocabulary or not."""
+
+FILTER_PASS = "filter_pass"  # noqa: S105
+"""``obs`` column that marks the cells to keep."""
+
+COUNTS_LAYER = "counts"
+"""Layer where raw counts are looked for when ``X`` holds something else."""
+
+INPUT_IDS = "input_ids"
+LENGTH = "length"
+COUNTS = "counts"
+CELL_ID = "cell_id"
+SOURCE = "source"
+"""Columns of a tokenized dataset."""
+
+RESERVED = (INPUT_IDS, LENGTH, COUNTS, CELL_ID, SOURCE)
+"""Dataset columns an ``obs`` column cannot take; such a column is written as ``obs_<name>``."""

@@ -1,0 +1,90 @@
+"""Knobs of masked language model pretraining."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from geneformer.options._check import check_choice, check_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainOptions:
+    """How an encoder learns from cells without labels."""
+
+    architecture: str = "mini"
+    """Name of a known architecture, or a `config.json`."""
+
+    vocabulary: str = "V1"
+    """Vocabulary used when counts are tokenized on the way; datasets bring theirs."""
+
+    max_length: int | None = None
+    """Tokens of a cell that are read. The number of positions of the architecture by default."""
+
+    mask_probability: float = 0.15
+    """Share of the genes of a cell that must be predicted."""
+
+    contrastive_weight: float = 0.0
+    """Weight of the contrastive term between two count-subsampled views of each cell; 0 switches it off."""
+
+    contrastive_temperature: float = 0.1
+    """Temperature of the contrastive term."""
+
+    subsample_counts: tuple[float, float] = (0.3, 1.0)
+    """Range from which each view draws the share of counts it keeps."""
+
+    epochs: float = 3.0
+    """Passes over the training cells."""
+
+    max_steps: int = -1
+    """Optimizer steps; overrides `epochs` when positive."""
+
+    tokens_per_batch: int = 16384
+    """Tokens in one optimizer step and device, before accumulation."""
+
+    accumulation: int = 1
+    """Batches per optimizer step."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_ratio: float = 0.05
+    """Share of the steps during which the learning rate rises."""
+
+    weight_decay: float = 0.001
+    """Decoupled weight decay."""
+
+    held_out: float = 0.1
+    """Share of the cells of every source kept for evaluation; never trained on."""
+
+    hold_out_sources: tuple[str, ...] = ()
+    """Sources (file names without suffix) kept for evaluation as a whole."""
+
+    save_steps: int = 500
+    """Optimizer steps between checkpoints."""
+
+    eval_steps: int = 500
+    """Optimizer steps between evaluations."""
+
+    logging_steps: int = 50
+    """Optimizer steps between log lines."""
+
+    seed: int = 0
+    """Seed of weights, masks, views, order and split."""
+
+    def __post_init__(self) -> None:
+        check_choice("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
+        check_range("mask_probability", self.mask_probability, above=0.0, high=0.9)
+        check_range("contrastive_weight", self.contrastive_weight, low=0.0)
+        check_range("contrastive_temperature", self.contrastive_temperature, above=0.0)
+        low, high = self.subsample_counts
+        check_range("subsample_counts[0]", low, above=0.0, high=high)
+        check_range("subsample_counts[1]", high, above=0.0, high=1.0)
+        check_range("max_length", self.max_length, low=3)
+        check_range("epochs", self.epochs, above=0.0)
+        check_range("tokens_per_batch", self.tokens_per_batch, low=1)
+        check_range("accumulation", self.accumulation, low=1)
+        check_range("learning_rate", self.learning_rate, above=0.0)
+        check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
+        check_range("held_out", self.held_out, low=0.0, high=0.9)
