@@ -1,0 +1,79 @@
+"""The `geneformer` command. Each subcommand has its own module, which is loaded when it is used."""
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from geneformer._version import __version__
+from geneformer.cli._output import FAILED, tell_error, warnings_told
+from geneformer.errors import GeneformerError
+
+COMMANDS = {
+    "tokenize": "Turn counts into tokens.",
+    "vocabulary": "Show a vocabulary, look up genes in it, or write it to a folder.",
+}
+"""Subcommands with the line `geneformer --help` shows; `geneformer.cli.<name>` holds the function `<name>`."""
+
+
+class _LazyCommands(TyperGroup):
+    """A group that knows its commands by name and imports only the one that is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, summary in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=summary))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with warnings_told():
+                return super().invoke(ctx)
+        except GeneformerError as error:
+            tell_error(error)
+            ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def load_command(name: str) -> Any:
+    """The subcommand of that name, imported now."""
+    module = importlib.import_module(f"geneformer.cli.{name}")
+    single = typer.Typer(
+        add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    single.command(name)(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=_LazyCommands,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help starts twice as fast and is wider
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"geneformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    """Raw single-cell counts in; tokens, embeddings and pictures out."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -67,6 +67,9 @@ class PretrainOptions:
     eval_steps: int = 500
     """Optimizer steps between evaluations."""
 
+    eval_cells: int = 1024
+    """Held-out cells scored while training; at the end all of them are."""
+
     logging_steps: int = 50
     """Optimizer steps between log lines."""
 
@@ -82,6 +85,7 @@ class PretrainOptions:
         check_range("subsample_counts[0]", low, above=0.0, high=high)
         check_range("subsample_counts[1]", high, above=0.0, high=1.0)
         check_range("max_length", self.max_length, low=3)
+        check_range("eval_cells", self.eval_cells, low=1)
         check_range("epochs", self.epochs, above=0.0)
         check_range("tokens_per_batch", self.tokens_per_batch, low=1)
         check_range("accumulation", self.accumulation, low=1)

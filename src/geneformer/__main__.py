@@ -1,0 +1,5 @@
+"""`python -m geneformer`."""
+
+from geneformer.cli import main
+
+main()

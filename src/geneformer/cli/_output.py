@@ -1,0 +1,124 @@
+"""What the commands say: messages, progress and closing tables on stderr, `--json` on stdout, and exit codes."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from geneformer.errors import GeneformerWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED = 1
+"""Exit code of a refusal; 0 is success, 2 a wrong command line, 130 an interruption."""
+
+Progress = Callable[[int, int | None], None]
+"""Told how many are done, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command did.
+
+    Attributes
+    ----------
+    title
+        Heading of the closing table.
+    rows
+        Its lines: what, and how much.
+    data
+        The same for `--json`; anything JSON can hold.
+    """
+
+    title: str
+    rows: Sequence[tuple[str, object]] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def console() -> "Console":
+    """The console messages go to; stdout stays free for results."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def show(outcome: Outcome, *, as_json: bool = False) -> None:
+    """Close a command: its table on stderr, or its data as one line of JSON on stdout."""
+    if as_json:
+        import typer
+
+        typer.echo(json.dumps(outcome.data, default=str))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(outcome.title), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in outcome.rows:
+        told = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        table.add_row(Text(label), Text(told))
+    console().print(table)
+
+
+@contextmanager
+def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
+    """A progress bar while the block runs; silent where stderr is not a terminal.
+
+    Yields
+    ------
+    A function to call with how many are done, of how many (None: unknown).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    target = console()
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=target,
+        disable=not (shown and target.is_terminal),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int | None = None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def tell_error(error: Exception) -> None:
+    """Print a refusal: the message, without the trail of calls."""
+    console().print(str(error), style="red", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Print this package's warnings as one line each, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", GeneformerWarning)
+        usual = warnings.showwarning
+
+        def tell(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, GeneformerWarning):
+                console().print(f"Note: {message}", style="yellow", markup=False, soft_wrap=True)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = tell
+        yield

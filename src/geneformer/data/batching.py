@@ -1,0 +1,82 @@
+"""Which cells share a batch: plans under a token budget, cells of similar length together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+_BATCHES_PER_BUCKET = 50
+
+
+def plan_batches(lengths: Sequence[int] | Ints, tokens_per_batch: int) -> list[Ints]:
+    """Rows of each batch, longest cells first, so that no batch holds more tokens than allowed.
+
+    A cell that alone exceeds the budget gets a batch of its own.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of every cell, ``(n,)``.
+    tokens_per_batch
+        Most tokens of one batch.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    batches = []
+    start = 0
+    while start < len(order):
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + tokens_per_batch, side="right"))
+        stop = max(stop, start + 1)
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def plan_epoch(
+    lengths: Sequence[int] | Ints, tokens_per_batch: int, seed: Sequence[int], multiple: int = 1
+) -> list[Ints]:
+    """Rows of each training batch of one epoch: shuffled, yet cells of similar length together.
+
+    The shuffled cells are cut into buckets of about fifty batches; within a bucket cells are sorted by length and cut
+    into batches of about equal token numbers; the batches are then shuffled. Every epoch has the same number of batches.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of every cell, ``(n,)``.
+    tokens_per_batch
+        Tokens aimed at in one batch.
+    seed
+        Numbers that fix the order, such as seed and epoch.
+    multiple
+        The number of batches is a multiple of this (processes that share them).
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    rng = np.random.default_rng(list(seed))
+    n_batches = max(1, round(int(lengths.sum()) / tokens_per_batch))
+    n_batches = min(-(-n_batches // multiple) * multiple, len(lengths))
+    n_buckets = max(1, round(n_batches / _BATCHES_PER_BUCKET))
+    shuffled = rng.permutation(len(lengths))
+    batches: list[Ints] = []
+    for rows, share in zip(
+        np.array_split(shuffled, n_buckets), np.array_split(np.arange(n_batches), n_buckets), strict=True
+    ):
+        by_length = rows[np.argsort(-lengths[rows], kind="stable")]
+        batches.extend(_cut_evenly(by_length, lengths, len(share)))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _cut_evenly(rows: Ints, lengths: Ints, parts: int) -> list[Ints]:
+    """Consecutive parts of about equal token numbers, none of them empty."""
+    ends = np.cumsum(lengths[rows])
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts)
+    cuts = np.maximum(cuts, np.arange(1, parts))
+    cuts = np.minimum(
+        np.maximum.accumulate(cuts - np.arange(parts - 1)) + np.arange(parts - 1),
+        len(rows) - parts + np.arange(1, parts),
+    )
+    return np.split(rows, cuts)

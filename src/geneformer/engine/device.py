@@ -1,0 +1,165 @@
+"""The only file that names hardware; everything else receives a device or asks here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from geneformer.errors import DeviceUnavailableError, PlacementError
+
+_SAFE_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What is known about a device.
+
+    Attributes
+    ----------
+    device
+        PyTorch's name of it.
+    name
+        The vendor's, where it can be asked.
+    free_memory
+        Bytes that can be allocated now, where it can be asked.
+    fast_bfloat16
+        Whether it has instructions for bfloat16 matrix products.
+    """
+
+    device: str
+    name: str
+    free_memory: int | None
+    fast_bfloat16: bool
+
+
+def resolve_device(requested: str | torch.device = "auto") -> torch.device:
+    """The device to work on.
+
+    Parameters
+    ----------
+    requested
+        "auto" for the accelerator if there is one, else the CPU; or any PyTorch device.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        The device asked for is not on this machine, or is not a device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if requested == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        msg = f'device={requested!r} is not a device. Use "auto", "cpu"{_suggest(accelerator)}.'
+        raise DeviceUnavailableError(msg) from error
+    present = device.type in ("cpu", "meta") or (accelerator is not None and device.type == accelerator.type)
+    count = torch.accelerator.device_count() if present and accelerator is not None else 1
+    if not present or (device.type not in ("cpu", "meta") and (device.index or 0) >= count):
+        msg = f'device={str(requested)!r} is not available here. Use "auto", "cpu"{_suggest(accelerator)}.'
+        raise DeviceUnavailableError(msg)
+    return device
+
+
+def _suggest(accelerator: torch.device | None) -> str:
+    return f' or "{accelerator.type}"' if accelerator is not None else " (no accelerator was found)"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on the device now; ``None`` where it cannot be asked."""
+    if device.type == "cpu":
+        return _free_host_memory()
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    module = getattr(torch, device.type, None)
+    if module is None or not hasattr(module, "mem_get_info"):
+        return None
+    return int(module.mem_get_info(device)[0])
+
+
+def _free_host_memory() -> int | None:
+    """Memory the operating system could hand out, within the limit of a container."""
+    available = None
+    try:
+        with open("/proc/meminfo") as lines:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in lines)
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:  # noqa: PTH123
+            return min(available, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError):
+        return available
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run on instructions of their own."""
+    if device.type == "cpu":
+        flags = torch.backends.cpu.get_cpu_capability()
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        return flags.startswith("AVX512") and bool(supported or tiles)
+    module = getattr(torch, device.type, None)
+    asked = getattr(module, "is_bf16_supported", None)
+    return bool(asked()) if asked is not None else False
+
+
+def has_varlen_kernel(device: torch.device) -> bool:
+    """Whether PyTorch's variable-length attention kernel runs here."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def describe(device: torch.device) -> DeviceReport:
+    """Name, free memory and abilities of a device."""
+    module = getattr(torch, device.type, None)
+    named = getattr(module, "get_device_name", None)
+    return DeviceReport(
+        device=str(device),
+        name=str(named(device)) if named is not None else device.type,
+        free_memory=free_memory(device),
+        fast_bfloat16=has_fast_bfloat16(device),
+    )
+
+
+def verify_placement(model: nn.Module, device: torch.device) -> None:
+    """Check that every parameter is where it was sent.
+
+    Raises
+    ------
+    PlacementError
+        Some are not.
+    """
+    stray = [name for name, parameter in model.named_parameters() if parameter.device.type != device.type]
+    if stray:
+        msg = f"{len(stray)} parameters are not on {device}, among them {stray[0]}. Move the whole model with .to()."
+        raise PlacementError(msg)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn every device's way of running out of memory into `MemoryError`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if any(text in str(error).lower() for text in ("out of memory", "can't allocate memory", "alloc_cpu")):
+            raise MemoryError(str(error)) from error
+        raise
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back after memory ran out."""
+    module = getattr(torch, device.type, None)
+    release = getattr(module, "empty_cache", None)
+    if release is not None:
+        release()
+
+
+def safe_memory(device: torch.device) -> int | None:
+    """The part of the free memory a batch may plan with."""
+    free = free_memory(device)
+    return None if free is None else int(free * _SAFE_SHARE)

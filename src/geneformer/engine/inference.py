@@ -1,0 +1,145 @@
+"""Run a network over tokenized cells: packed batches, memory found out by itself, every cell accounted for."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geneformer.data.batching import plan_batches
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.engine.device import (
+    memory_errors,
+    release_memory,
+    resolve_device,
+    safe_memory,
+    verify_placement,
+)
+from geneformer.engine.precision import resolve_attention, resolve_dtype
+from geneformer.errors import DeviceMemoryError
+from geneformer.options import RuntimeOptions
+
+Ints = NDArray[np.int64]
+
+Progress = Callable[[int, int], None]
+"""Called with the cells done and the cells in all."""
+
+_CPU_TOKENS = 8192
+_MOST_TOKENS = 262_144
+_BYTES_PER_HIDDEN = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed cells on the device.
+
+    Attributes
+    ----------
+    rows
+        Their row numbers in the dataset, ``(B,)``.
+    input_ids
+        Token ids, ``(T,)``.
+    cu_seqlens
+        Where each cell starts, and the total, ``(B + 1,)``.
+    attention
+        Attention kernel for this device and arithmetic.
+    """
+
+    rows: Ints
+    input_ids: Tensor
+    cu_seqlens: Tensor
+    attention: str
+
+
+Step = Callable[[Batch], None]
+"""What is done with a batch; it keeps its own results and must not keep any from a batch that failed."""
+
+
+def run_batches(
+    tokens: TokenizedDataset,
+    network: nn.Module,
+    step: Step,
+    runtime: RuntimeOptions,
+    *,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Call `step` on every cell once, longest cells first, without gradients.
+
+    A batch that does not fit into memory is planned again at half the size; nothing finished is lost.
+
+    Parameters
+    ----------
+    tokens
+        Tokenized cells.
+    network
+        Moved to the device, and checked to have arrived.
+    step
+        Called on each batch, under the arithmetic chosen.
+    runtime
+        Device, arithmetic, batch size.
+    max_length
+        Cells are cut to this many tokens.
+    progress
+        Called after every batch.
+
+    Raises
+    ------
+    DeviceMemoryError
+        Not even one cell fits.
+    """
+    device = resolve_device(runtime.device)
+    dtype = resolve_dtype(runtime.dtype, device)
+    network.to(device)
+    verify_placement(network, device)
+    attention = resolve_attention(dtype, device)
+    lengths = tokens.lengths if max_length is None else np.minimum(tokens.lengths, max_length)
+    budget = runtime.tokens_per_batch or tokens_that_fit(network, device)
+    waiting = plan_batches(lengths, budget)[::-1]
+    done = 0
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        while waiting:
+            rows = waiting.pop()
+            try:
+                with memory_errors():
+                    step(_load(tokens, rows, device, attention, max_length))
+            except MemoryError as error:
+                release_memory(device)
+                if len(rows) == 1:
+                    msg = f"A cell of {lengths[rows[0]]:,} tokens does not fit into the memory of {device}: {error}"
+                    raise DeviceMemoryError(msg) from error
+                budget = max(int(lengths[rows].sum()) // 2, 1)
+                left = np.concatenate([rows, *waiting[::-1]])
+                waiting = [left[batch] for batch in plan_batches(lengths[left], budget)][::-1]
+                continue
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(tokens))
+
+
+def _load(tokens: TokenizedDataset, rows: Ints, device: torch.device, attention: str, max_length: int | None) -> Batch:
+    packed = tokens.gather(rows, max_length=max_length)
+    return Batch(
+        rows,
+        torch.from_numpy(packed.input_ids).long().to(device),
+        torch.from_numpy(packed.cu_seqlens).to(device),
+        attention,
+    )
+
+
+def tokens_that_fit(network: nn.Module, device: torch.device) -> int:
+    """Tokens of one batch by the memory that is free; on a CPU, as many as its caches like."""
+    if device.type == "cpu":
+        return _CPU_TOKENS
+    memory = safe_memory(device)
+    if memory is None:
+        return _CPU_TOKENS
+    widest = max((max(parameter.shape) for parameter in _matrices(network)), default=1)
+    return int(np.clip(memory // (widest * _BYTES_PER_HIDDEN), _CPU_TOKENS, _MOST_TOKENS))
+
+
+def _matrices(network: nn.Module) -> Iterator[Tensor]:
+    """Weights of the linear layers; embeddings do not widen the states."""
+    return (module.weight for module in network.modules() if isinstance(module, nn.Linear))

@@ -1,0 +1,200 @@
+"""`transformers.Trainer` over packed cells: batches under a token budget, a loss normalized over the whole step."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer
+
+from geneformer.data.batching import plan_batches, plan_epoch
+from geneformer.errors import TrainingError
+
+Key = tuple[int, int]
+"""Epoch and row; a batch depends on nothing else, so a resumed run repeats it exactly."""
+
+COUNTED = ("masked_loss", "contrastive_loss")
+
+Collate = Callable[[Sequence[Key]], dict[str, Tensor]]
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of one epoch after another, each shuffled anew from the seed and the epoch's number.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of every training cell, ``(n,)``.
+    tokens_per_batch
+        Tokens aimed at in one batch.
+    seed
+        Fixes the order.
+    multiple
+        Processes that share the batches.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], tokens_per_batch: int, seed: int, multiple: int = 1) -> None:
+        self.lengths = lengths
+        self.tokens_per_batch = tokens_per_batch
+        self.seed = seed
+        self.multiple = multiple
+        self.epoch = 0
+        self.batch_size = None
+        self.drop_last = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch the next pass belongs to."""
+        self.epoch = epoch
+
+    def _plan(self) -> list[NDArray[np.int64]]:
+        return plan_epoch(self.lengths, self.tokens_per_batch, (self.seed, self.epoch), self.multiple)
+
+    def __len__(self) -> int:
+        return len(self._plan())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        for rows in self._plan():
+            yield [(epoch, int(row)) for row in rows]
+
+
+class Keys(Dataset[Key]):
+    """A data set that hands its keys through; the collator does the reading."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, key: Any) -> Any:
+        """The key itself."""
+        return key
+
+
+class PackedTrainer(Trainer):
+    """Trainer whose batches are packed cells.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of every training cell, ``(n,)``.
+    collate
+        Makes a batch of training cells from keys.
+    eval_lengths, eval_collate
+        The same for held-out cells.
+    tokens_per_batch
+        Tokens aimed at in one batch of one device.
+    forward_options
+        Keyword arguments of every forward pass.
+    **kwargs
+        Passed to `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        lengths: NDArray[np.int64],
+        collate: Collate,
+        eval_lengths: NDArray[np.int64],
+        eval_collate: Collate,
+        tokens_per_batch: int,
+        forward_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._lengths, self._collate = lengths, collate
+        self.set_held_out(eval_lengths, eval_collate)
+        self._tokens_per_batch = tokens_per_batch
+        self._forward_options = dict(forward_options or {})
+        self._sums: dict[str, Any] = {}
+        super().__init__(train_dataset=Keys(len(lengths)), eval_dataset=Keys(len(eval_lengths)), **kwargs)
+
+    def set_held_out(self, lengths: NDArray[np.int64], collate: Collate) -> None:
+        """Choose the held-out cells of the next evaluations."""
+        self._eval_lengths, self._eval_collate = lengths, collate
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the coming epoch."""
+        sampler = EpochSampler(self._lengths, self._tokens_per_batch, self.args.seed, self.args.world_size)
+        loader: DataLoader[Any] = DataLoader(
+            Keys(len(self._lengths)),
+            batch_sampler=sampler,
+            collate_fn=self._collate,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one batch; its parts are kept for the next log line."""
+        loss, outputs = super().compute_loss(
+            model, {**inputs, **self._forward_options}, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        self._count(outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _count(self, outputs: Any) -> None:
+        """Add up on the device; nothing is read back before the next log line."""
+        for name in COUNTED:
+            if outputs.get(name) is not None:
+                self._sums[name] = self._sums.get(name, 0) + outputs[name].detach()
+        self._sums["n_batches"] = self._sums.get("n_batches", 0) + 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss and the accuracies since the last line; refuse to go on without a finite loss."""
+        if "loss" in logs and self._sums:
+            sums = {name: float(value) for name, value in self._sums.items()}
+            self._sums = {}
+            if not math.isfinite(sums["masked_loss"]):
+                msg = (
+                    f"The loss became {sums['masked_loss']} before step {self.state.global_step}. Lower learning_rate "
+                    f"(now {self.args.learning_rate:.2g}) or raise warmup_ratio, and resume from the last checkpoint."
+                )
+                raise TrainingError(msg)
+            logs |= _means(sums, "")
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Loss and masked-gene accuracy on the held-out cells, always under the same masks."""
+        was_training = self.model.training
+        self.model.eval()
+        sums: dict[str, float] = defaultdict(float)
+        with torch.no_grad():
+            for rows in plan_batches(self._eval_lengths, self._tokens_per_batch):
+                batch = self._prepare_inputs(self._eval_collate([(0, int(row)) for row in rows]))
+                with self.compute_loss_context_manager():
+                    outputs = self.model(**batch)
+                n_masked = float(outputs.n_masked)
+                sums["masked_loss"] += float(outputs.masked_loss) * n_masked
+                for name in ("n_masked", "n_top1", "n_top10"):
+                    sums[name] += float(outputs[name])
+        self.model.train(was_training)
+        sums["n_batches"] = sums["n_masked"]
+        metrics = _means(sums, f"{metric_key_prefix}_")
+        metrics[f"{metric_key_prefix}_loss"] = metrics.pop(f"{metric_key_prefix}_masked_loss", float("nan"))
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _means(sums: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Averages of what was summed up over batches."""
+    means = {f"{prefix}masked_loss": sums["masked_loss"] / max(sums["n_batches"], 1)}
+    if "contrastive_loss" in sums:
+        means[f"{prefix}contrastive_loss"] = sums["contrastive_loss"] / max(sums["n_batches"], 1)
+    for name in ("top1", "top10"):
+        if f"n_{name}" in sums:
+            means[f"{prefix}{name}"] = sums[f"n_{name}"] / max(sums["n_masked"], 1)
+    return means

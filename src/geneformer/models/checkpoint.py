@@ -1,0 +1,197 @@
+"""Checkpoint folders: `config.json` and `model.safetensors`, as `transformers` lays them out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BertConfig
+
+from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError
+from geneformer.models.architectures import check_architecture
+from geneformer.models.heads import GeneformerForMaskedLM
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+HEAD = "cls.predictions."
+"""Prefix of the vocabulary head."""
+
+TIED = (f"{HEAD}decoder.weight", f"{HEAD}decoder.bias")
+"""Copies of other entries, present in old files."""
+
+FINE_TUNED = ("classifier.", "bert.pooler.", "dropout.")
+"""Entries of task heads, of no use to the encoder."""
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def read_config(folder: Path) -> BertConfig:
+    """Configuration of a checkpoint folder.
+
+    Raises
+    ------
+    CheckpointError
+        No `config.json`, one that is not JSON, or another family of models.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        found = sorted(p.name for p in folder.iterdir())[:8]
+        msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {found}."
+        raise CheckpointError(msg)
+    _refuse_placeholder(path)
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        msg = f"{path} is not valid JSON ({error}). Download or copy it again."
+        raise CheckpointError(msg) from error
+    if content.get("model_type") != "bert":
+        msg = f"{path}: model_type={content.get('model_type')!r}; this package reads checkpoints with model_type 'bert'."
+        raise CheckpointError(msg)
+    config = BertConfig.from_dict(content)
+    check_architecture(config, path)
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Entries of `model.safetensors`, tied copies left out.
+
+    Raises
+    ------
+    ConversionNeededError
+        The folder only has pickled weights.
+    CheckpointError
+        No weights, or a damaged file.
+    PlaceholderFileError
+        A git-lfs pointer stands in for the weights.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        if (folder / PICKLED_WEIGHTS).is_file():
+            msg = (
+                f"{folder} only has {PICKLED_WEIGHTS}, a pickle. Convert it once, if you trust where it comes from: "
+                f"`geneformer models convert {folder} NEW_FOLDER`."
+            )
+            raise ConversionNeededError(msg)
+        msg = f"{folder} has no {WEIGHTS}. Found {sorted(p.name for p in folder.iterdir())[:8]}."
+        raise CheckpointError(msg)
+    _refuse_placeholder(path)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"{path} ({path.stat().st_size:,} bytes) is damaged or incomplete: {error}. Download or copy it again."
+        raise CheckpointError(msg) from error
+    return {name: value for name, value in weights.items() if name not in TIED}
+
+
+def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -> tuple[GeneformerForMaskedLM, bool]:
+    """A model with the weights of a checkpoint, in evaluation mode, and whether they include the vocabulary head.
+
+    Parameters
+    ----------
+    config
+        Configuration.
+    weights
+        Entries by name; those of a bare encoder may lack the prefix `bert.`.
+    where
+        Named in errors.
+
+    Raises
+    ------
+    CheckpointError
+        Entries missing, unknown or of the wrong shape, or values that are not finite.
+    """
+    if not any(name.startswith("bert.") for name in weights):
+        weights = {name if name.startswith(HEAD) else f"bert.{name}": value for name, value in weights.items()}
+    weights = {n: v for n, v in weights.items() if not n.startswith(FINE_TUNED) and not n.endswith("position_ids")}
+    with torch.device("meta"):
+        model = GeneformerForMaskedLM(config)
+    expected = model.state_dict()
+    has_head = any(name.startswith(HEAD) for name in weights)
+    missing = [name for name in expected if name not in weights and (has_head or not name.startswith(HEAD))]
+    unknown = [name for name in weights if name not in expected and not name.startswith("cls.seq_relationship.")]
+    if missing or unknown:
+        msg = f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}."
+        raise CheckpointError(msg)
+    for name, value in weights.items():
+        if name in expected and value.shape != expected[name].shape:
+            msg = f"{where}: {name} has shape {tuple(value.shape)}, {CONFIG} calls for {tuple(expected[name].shape)}."
+            raise CheckpointError(msg)
+        if not bool(torch.isfinite(value).all()):
+            msg = f"{where}: {name} holds values that are not finite. The checkpoint is damaged, or training diverged."
+            raise CheckpointError(msg)
+    values = {name: value.float() for name, value in weights.items() if name in expected}
+    values |= {name: torch.zeros(expected[name].shape) for name in expected if name not in values}
+    model.load_state_dict(values, assign=True)
+    return model.eval(), has_head
+
+
+def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that this package and plain `transformers` load.
+
+    Parameters
+    ----------
+    model
+        Encoder and head.
+    folder
+        Made if missing; files of the same names are replaced.
+    dtype
+        Storage of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_config(model.config, folder, dtype)
+
+
+def write_config(config: BertConfig, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write `config.json` under the architecture name `transformers` knows."""
+    config.architectures = ["BertForMaskedLM"]
+    content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def convert_pickled(folder: Path, output: Path) -> None:
+    """Turn a folder with pickled weights into one with safetensors.
+
+    The pickle is read by PyTorch's restricted loader, which builds tensors and nothing else.
+
+    Parameters
+    ----------
+    folder
+        Folder with `config.json` and `pytorch_model.bin`.
+    output
+        Folder to write.
+
+    Raises
+    ------
+    CheckpointError
+        The file asks for more than tensors, or does not fit its configuration.
+    """
+    config, path = read_config(folder), folder / PICKLED_WEIGHTS
+    _refuse_placeholder(path)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, KeyError) as error:
+        msg = f"{path} holds more than tensors, or is damaged: {str(error).splitlines()[0]}"
+        raise CheckpointError(msg) from error
+    except Exception as error:  # noqa: BLE001  the unpickler's own error class may not be imported
+        msg = f"{path} holds more than tensors: {str(error).splitlines()[0]}"
+        raise CheckpointError(msg) from error
+    kept = {name: value for name, value in weights.items() if name not in TIED}
+    model, _ = build_model(config, kept, str(path))
+    save_checkpoint(model, output)
+
+
+def _refuse_placeholder(path: Path) -> None:
+    if not path.is_file():
+        msg = f"{path} does not exist."
+        raise CheckpointError(msg)
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            msg = f"{path} is a {path.stat().st_size}-byte git-lfs pointer, not the file itself. Run `git lfs pull`."
+            raise PlaceholderFileError(msg)

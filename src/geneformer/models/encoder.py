@@ -1,0 +1,211 @@
+"""The encoder, top to bottom: BERT's parameters, written over packed tokens.
+
+Cells lie end to end, so no operation ever touches padding. Parameter names are those of `transformers`' BERT, so that
+published checkpoints load as they are and saved ones open there.
+
+Axes: ``B`` cells, ``T`` packed tokens, ``D`` hidden, ``H`` heads, ``K`` head size, ``F`` feed-forward.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+
+from geneformer.models.attention import KERNELS, Attention
+
+
+class Embeddings(nn.Module):
+    """Token, rank and type embeddings, summed and normalized."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids_T: Tensor, ranks_T: Tensor) -> Tensor:
+        """Embedded tokens, ``(T, D)``."""
+        hidden_TD = self.word_embeddings(input_ids_T)
+        hidden_TD = hidden_TD + self.token_type_embeddings.weight[0] + self.position_embeddings(ranks_T)
+        return self.dropout(self.LayerNorm(hidden_TD))
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values of one layer."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.n_heads = config.num_attention_heads
+        self.p_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_TD: Tensor, lengths: Sequence[int], attend: Attention) -> Tensor:
+        """What every token gathers from its cell, ``(T, D)``."""
+        query, key, value = (
+            project(hidden_TD).unflatten(-1, (self.n_heads, -1)) for project in (self.query, self.key, self.value)
+        )
+        context_THK = attend(query, key, value, lengths, self.p_dropout if self.training else 0.0)
+        return context_THK.flatten(1)
+
+
+class Residual(nn.Module):
+    """Dense, dropout, residual, layer norm: how both halves of a layer end."""
+
+    def __init__(self, in_features: int, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, update: Tensor, hidden_TD: Tensor) -> Tensor:
+        """Updated states, ``(T, D)``."""
+        return self.LayerNorm(self.dropout(self.dense(update)) + hidden_TD)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention and its residual."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Residual(config.hidden_size, config)
+
+    def forward(self, hidden_TD: Tensor, lengths: Sequence[int], attend: Attention) -> Tensor:
+        """Updated states, ``(T, D)``."""
+        return self.output(self.self(hidden_TD, lengths, attend), hidden_TD)
+
+
+class Intermediate(nn.Module):
+    """First half of the feed-forward network."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """Activations, ``(T, F)``."""
+        return self.activation(self.dense(hidden_TD))
+
+
+class Layer(nn.Module):
+    """One transformer layer, layer norm after each residual."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = AttentionBlock(config)
+        self.intermediate = Intermediate(config)
+        self.output = Residual(config.intermediate_size, config)
+
+    def forward(self, hidden_TD: Tensor, lengths: Sequence[int], attend: Attention) -> Tensor:
+        """Updated states, ``(T, D)``."""
+        hidden_TD = self.attention(hidden_TD, lengths, attend)
+        return self.output(self.intermediate(hidden_TD), hidden_TD)
+
+
+class Stack(nn.Module):
+    """The layers."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+
+class GeneformerModel(PreTrainedModel):
+    """Base of everything that carries the encoder: configuration class, names and initial weights."""
+
+    config_class = BertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class GeneformerEncoder(GeneformerModel):
+    """Contextual gene embeddings of packed cells.
+
+    Parameters
+    ----------
+    config
+        BERT configuration: sizes, dropout, activation.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Stack(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Token embeddings, as `transformers` and PEFT look them up."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings."""
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self, input_ids_T: Tensor, cu_seqlens: Tensor, *, layer: int = 0, attention: str | Attention = "sdpa"
+    ) -> Tensor:
+        """States of all tokens after one layer.
+
+        Parameters
+        ----------
+        input_ids_T
+            Token ids of all cells, end to end, ``(T,)``.
+        cu_seqlens
+            Where each cell starts, and the total, ``(B + 1,)``.
+        layer
+            Layer to read, counted back from the output: 0 is the last, -1 the one before it. Layers above it are not
+            computed.
+        attention
+            Name of a kernel, or a function of the same signature.
+
+        Returns
+        -------
+        Tensor
+            ``(T, D)``.
+        """
+        n_layers = len(self.encoder.layer) + layer
+        if not 0 <= n_layers <= len(self.encoder.layer):
+            msg = f"layer={layer} is outside the {len(self.encoder.layer)} layers of this encoder."
+            raise ValueError(msg)
+        attend = KERNELS[attention] if isinstance(attention, str) else attention
+        lengths: list[int] = torch.diff(cu_seqlens).tolist()
+        hidden_TD = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
+        for block in self.encoder.layer[:n_layers]:
+            hidden_TD = block(hidden_TD, lengths, attend)
+        return hidden_TD
+
+
+def ranks(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
+    """Position of every token within its cell, ``(T,)``."""
+    starts_T = torch.repeat_interleave(cu_seqlens[:-1], torch.diff(cu_seqlens), output_size=n_tokens)
+    return torch.arange(n_tokens, device=cu_seqlens.device) - starts_T
+
+
+def mean_pool(hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Mean over the tokens of each cell, in float32, ``(B, D)``; empty cells give zeros."""
+    lengths = torch.diff(cu_seqlens)
+    cells_T = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(hidden_TD))
+    sums_BD = hidden_TD.new_zeros((len(lengths), hidden_TD.shape[1]), dtype=torch.float32)
+    sums_BD = sums_BD.index_add(0, cells_T, hidden_TD.float())
+    return sums_BD / lengths.clamp(min=1).unsqueeze(1)
+
+

@@ -1,0 +1,234 @@
+"""From a name or a folder to a model, with the vocabulary it belongs to."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
+from geneformer.models.architectures import ARCHITECTURES
+from geneformer.models.checkpoint import build_model, read_config, read_weights
+from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.options._check import nearest
+from geneformer.vocab.vocabulary import Vocabulary
+
+BUNDLED = ("mini",)
+"""Models that come with the package."""
+
+VOCABULARY_KEY = "geneformer_vocabulary"
+"""Entry of `config.json` with the fingerprint of the vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """Where a published model lives.
+
+    Attributes
+    ----------
+    repository
+        Repository on the hub.
+    subfolder
+        Folder in it.
+    revision
+        Commit the files are taken from.
+    """
+
+    repository: str
+    subfolder: str
+    revision: str
+
+
+_V2_RELEASE = "7cf49a35a86ed13714473b420b65bfe4a910de79"
+_V1_RELEASE = "a34fbc27153a4c7e327b9471809a2dd51d1640eb"
+
+HUB = {
+    "V1-10M": HubModel("ctheodoris/Geneformer", "Geneformer-V1-10M", _V2_RELEASE),
+    "V1-12L": HubModel("ctheodoris/Geneformer", "gf-12L-30M-i2048", _V1_RELEASE),
+    "V2-104M": HubModel("ctheodoris/Geneformer", "Geneformer-V2-104M", _V2_RELEASE),
+    "V2-104M_CLcancer": HubModel("ctheodoris/Geneformer", "Geneformer-V2-104M_CLcancer", _V2_RELEASE),
+    "V2-316M": HubModel("ctheodoris/Geneformer", "Geneformer-V2-316M", _V2_RELEASE),
+}
+"""Published models, each pinned to a commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes
+    ----------
+    name
+        Name or folder it was asked for by.
+    folder
+        Folder the weights came from.
+    network
+        Encoder and vocabulary head, in evaluation mode, on the CPU in float32.
+    vocabulary
+        Vocabulary its token ids belong to.
+    has_head
+        Whether the checkpoint has a vocabulary head; without one, masked genes cannot be predicted.
+    """
+
+    name: str
+    folder: Path
+    network: GeneformerForMaskedLM
+    vocabulary: Vocabulary
+    has_head: bool
+
+    @property
+    def max_length(self) -> int:
+        """Longest cell the model has positions for."""
+        return int(self.network.config.max_position_embeddings)
+
+    @property
+    def n_layers(self) -> int:
+        """Encoder layers."""
+        return int(self.network.config.num_hidden_layers)
+
+    def __repr__(self) -> str:
+        config = self.network.config
+        size = f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}"
+        return f"LoadedModel({self.name}: {size}, {self.max_length} positions, vocabulary {self.vocabulary.name})"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names `load_model` knows: bundled models first, then published ones.
+
+    Parameters
+    ----------
+    pattern
+        Shell pattern the names must match.
+
+    Examples
+    --------
+    >>> from geneformer import list_models
+    >>> list_models("V1*")
+    ['V1-10M', 'V1-12L']
+    """
+    from fnmatch import fnmatchcase
+
+    return [name for name in (*BUNDLED, *HUB) if fnmatchcase(name, pattern)]
+
+
+def load_model(
+    model: str | Path,
+    *,
+    vocabulary: str | Path | Vocabulary | None = None,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+) -> LoadedModel:
+    """A pretrained model by name, folder or hub repository.
+
+    Parameters
+    ----------
+    model
+        Bundled ("mini") or published name (`list_models`), a checkpoint folder, or a hub repository as
+        "owner/name" or "owner/name/subfolder".
+    vocabulary
+        "V1", "V2", a folder or a `Vocabulary`; needed where neither the checkpoint's fingerprint nor its size tells.
+    revision
+        Commit, tag or branch on the hub; published names are pinned to a commit by default.
+    cache_dir
+        Where downloads are kept; by default the hub's cache. `HF_HUB_OFFLINE=1` keeps to what is there.
+
+    Raises
+    ------
+    UnknownModelError
+        No such name, folder or repository.
+    CheckpointError
+        A checkpoint that is incomplete, damaged or of another architecture.
+    UnknownVocabularyError
+        The vocabulary cannot be told; pass `vocabulary`.
+    VocabularyMismatchError
+        The vocabulary given is not the one the checkpoint was made with.
+
+    Examples
+    --------
+    >>> from geneformer import load_model
+    >>> load_model("mini").vocabulary.name
+    'V1'
+    """
+    folder = find_folder(model, revision=revision, cache_dir=cache_dir)
+    config = read_config(folder)
+    network, has_head = build_model(config, read_weights(folder), str(folder))
+    return LoadedModel(str(model), folder, network, recognize_vocabulary(config, folder, vocabulary), has_head)
+
+
+def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:
+    """Folder of a model: bundled, local, or downloaded from the hub."""
+    name = str(model)
+    if name in BUNDLED:
+        return Path(str(files("geneformer.models") / "assets" / name))
+    if name in HUB:
+        entry = HUB[name]
+        return _download(entry.repository, entry.subfolder, revision or entry.revision, cache_dir)
+    if Path(model).is_dir():
+        return Path(model)
+    known = (*BUNDLED, *HUB)
+    if Path(model).exists():
+        msg = f"model={name!r} is a file. Pass the folder that holds config.json and model.safetensors."
+        raise UnknownModelError(msg)
+    parts = name.split("/")
+    looks_local = name.startswith((".", "/", "~", "\\")) or len(parts) < 2 or not all(parts)
+    if looks_local or name in ARCHITECTURES:
+        msg = f"model={name!r} is neither a known name ({', '.join(known)}) nor a folder.{nearest(name, known)}"
+        raise UnknownModelError(msg)
+    return _download("/".join(parts[:2]), "/".join(parts[2:]), revision, cache_dir)
+
+
+def _download(repository: str, subfolder: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """Checkpoint files of a hub repository, from the cache where they are there already."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    wanted = [f"{prefix}{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")]
+    where = f"{repository}/{subfolder}".rstrip("/") + (f" at {revision}" if revision else "")
+    try:
+        root = snapshot_download(repository, revision=revision, allow_patterns=wanted, cache_dir=cache_dir)
+    except LocalEntryNotFoundError as error:
+        msg = (
+            f"{where} is not in the local cache and the hub cannot be reached. Connect once, copy the cache folder, or "
+            f'pass a checkpoint folder. Without a network, model="mini" always works.'
+        )
+        raise UnknownModelError(msg) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        msg = f"{where} cannot be fetched from the hub: {str(error).splitlines()[0]}"
+        raise UnknownModelError(msg) from error
+    folder = Path(root) / subfolder
+    if not folder.is_dir():
+        msg = f"{where}: the repository has no checkpoint there."
+        raise CheckpointError(msg)
+    return folder
+
+
+def recognize_vocabulary(config: object, folder: Path, asked: str | Path | Vocabulary | None) -> Vocabulary:
+    """Vocabulary of a checkpoint: by its fingerprint, by what was asked, or by its size.
+
+    Raises
+    ------
+    UnknownVocabularyError
+        It cannot be told.
+    VocabularyMismatchError
+        What was asked contradicts the checkpoint.
+    """
+    fingerprint = getattr(config, VOCABULARY_KEY, None)
+    size = int(getattr(config, "vocab_size", 0))
+    if asked is not None:
+        vocabulary = asked if isinstance(asked, Vocabulary) else Vocabulary.load(asked)
+        if fingerprint not in (None, vocabulary.fingerprint) or vocabulary.size != size:
+            msg = (
+                f"{folder} belongs to vocabulary {fingerprint or 'unknown'} of {size:,} tokens, not to "
+                f"{vocabulary.name} ({vocabulary.fingerprint}) of {vocabulary.size:,}. Leave vocabulary out, or pass its own."
+            )
+            raise VocabularyMismatchError(msg)
+        return vocabulary
+    bundled = [Vocabulary.load(name) for name in ("V1", "V2")]
+    for vocabulary in bundled:
+        if fingerprint == vocabulary.fingerprint or (fingerprint is None and size == vocabulary.size):
+            return vocabulary
+    sizes = ", ".join(f"{v.name} with {v.size:,}" for v in bundled)
+    msg = (
+        f"{folder} was made with {'vocabulary ' + fingerprint if fingerprint else 'an unnamed vocabulary'} of {size:,} "
+        f"tokens, which is none of those bundled ({sizes}). Pass its folder as vocabulary=."
+    )
+    raise UnknownVocabularyError(msg)

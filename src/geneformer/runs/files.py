@@ -1,0 +1,197 @@
+"""Outputs that appear whole or not at all: atomic files and folders, and the lock on a folder in the making."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geneformer.errors import OutputError, OutputExistsError, RunLockedError
+
+MANIFEST_NAME = "geneformer_manifest.json"
+"""File that says what an output was made from; a folder that has it is ours to replace."""
+
+_REASONS = {
+    errno.ENOSPC: "The disk is full. Free some space, or write elsewhere.",
+    errno.EDQUOT: "The disk quota is used up. Free some space, or write elsewhere.",
+    errno.EACCES: "Permission denied. Choose a folder you may write to.",
+    errno.EPERM: "Permission denied. Choose a folder you may write to.",
+    errno.EROFS: "The file system is read-only. Choose a folder you may write to.",
+    errno.ENAMETOOLONG: "The name is too long. Choose a shorter one.",
+}
+
+
+def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[str, ...] = (MANIFEST_NAME,)) -> Path:
+    """The path, once it is certain that something can be put there.
+
+    Parameters
+    ----------
+    path
+        File or folder to be made.
+    overwrite
+        Accept that something is there already.
+    markers
+        Files one of which a non-empty folder must hold before it may be replaced: guards against `-o ~`.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is there and was not to be overwritten, or is a folder that this package did not make.
+    OutputError
+        The parent folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        msg = f'Cannot write "{path}": there is no folder "{parent}". Make it first, or choose another place.'
+        raise OutputError(msg)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        msg = f'Cannot write "{path}": the folder "{parent}" is not writable. Choose a folder you may write to.'
+        raise OutputError(msg)
+    if not os.path.lexists(path):
+        return path
+    if not overwrite:
+        msg = f'"{path}" exists already. Choose another name, or allow it to be replaced with --overwrite.'
+        raise OutputExistsError(msg)
+    if path.is_dir() and any(path.iterdir()) and not any((path / marker).exists() for marker in markers):
+        msg = (
+            f'"{path}" is a folder without {" or ".join(markers)}, so it was not made by this package and is not '
+            "replaced. Choose another name."
+        )
+        raise OutputExistsError(msg)
+    return path
+
+
+@contextmanager
+def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write a file at; it takes the final name when the block ends well.
+
+    The temporary name keeps the suffix, for writers that choose the format by it. After an error nothing is left.
+
+    Raises
+    ------
+    OutputExistsError
+        The file exists and `overwrite` is false.
+    OutputError
+        The place cannot be written to, or the disk is full.
+    """
+    path = check_output(path, overwrite=overwrite)
+    if path.is_dir():
+        msg = f'"{path}" is a folder; a file is to be written. Give the name of a file.'
+        raise OutputExistsError(msg)
+    temporary = _sibling(path)
+    try:
+        with output_errors(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.absolute().parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(
+    path: str | Path, *, overwrite: bool = False, markers: tuple[str, ...] = (MANIFEST_NAME,)
+) -> Iterator[Path]:
+    """An empty folder beside `path` to fill; it takes the final name when the block ends well.
+
+    After an error nothing is left.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder exists and `overwrite` is false, or it was not made by this package.
+    OutputError
+        The place cannot be written to, or the disk is full.
+    """
+    path = check_output(path, overwrite=overwrite, markers=markers)
+    temporary = _sibling(path)
+    try:
+        with output_errors(path):
+            temporary.mkdir()
+            yield temporary
+            publish_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(finished: Path, path: Path) -> None:
+    """Give a finished folder its final name, in the place of whatever is there, and make that last.
+
+    Both must lie on one file system. What was there is moved aside first and deleted last, so that at any moment
+    one of the two is whole.
+    """
+    for file in sorted(finished.rglob("*")):
+        sync(file)
+    sync(finished)
+    aside = None
+    if os.path.lexists(path):
+        aside = _sibling(path)
+        path.rename(aside)
+    finished.rename(path)
+    sync(path.absolute().parent)
+    if aside is None:
+        return
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a missing permission and the like into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        msg = f'Cannot write "{path}". {_REASONS[error.errno]}'
+        raise OutputError(msg) from error
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the operating system frees it when the process ends, however it ends.
+
+    Raises
+    ------
+    RunLockedError
+        Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        msg = (
+            f'Another process is working on "{path.parent}" (it holds "{path.name}"). Wait for it to end, or write '
+            "elsewhere."
+        )
+        raise RunLockedError(msg) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, have reached the disk."""
+    if path.is_symlink() or (path.is_dir() and os.name == "nt"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sibling(path: Path) -> Path:
+    """A name beside `path` that is not taken, with the same suffix."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")

@@ -1,0 +1,94 @@
+"""The journal of a run that finishes in shards: one line per finished shard, so that a killed run resumes exactly."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geneformer.errors import RunMismatchError
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Finished shards of one run, as JSON lines below a header that says which run it is.
+
+    Parameters
+    ----------
+    path
+        The journal file.
+    identity
+        What the run is made from: inputs, options, versions. Anything JSON can hold.
+
+    Attributes
+    ----------
+    entries
+        Finished shards, oldest first.
+
+    Raises
+    ------
+    RunMismatchError
+        The journal at `path` belongs to a run with another identity.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        wanted = _plain(identity)
+        lines = _whole_lines(path) if path.exists() else []
+        if not lines:
+            path.write_bytes(_line({"identity": wanted}))
+            _sync(path)
+            return
+        found = json.loads(lines[0])["identity"]
+        if found != wanted:
+            msg = (
+                f'The half-finished run in "{path.parent}" was made from something else: {_difference(found, wanted)}. '
+                "Repeat the command it was started with, or start over with --overwrite."
+            )
+            raise RunMismatchError(msg)
+        self.entries = [json.loads(line) for line in lines[1:]]
+        # A line cut short by a kill would otherwise run into the next one.
+        os.truncate(path, sum(len(line) + 1 for line in lines))
+
+    @staticmethod
+    def has_entries(path: Path) -> bool:
+        """Whether the journal at `path` knows of a finished shard."""
+        return path.is_file() and len(_whole_lines(path)) > 1
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Record a finished shard; it is on the disk when this returns."""
+        with self.path.open("ab") as file:
+            file.write(_line(entry))
+            file.flush()
+            os.fsync(file.fileno())
+        self.entries.append(_plain(entry))
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Lines that were written to their end."""
+    *lines, _cut_short = path.read_bytes().split(b"\n")
+    return lines
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, sort_keys=True).encode() + b"\n"
+
+
+def _plain(entry: Mapping[str, Any]) -> Entry:
+    """The entry as it will be read back: lists for tuples, text for keys."""
+    plain: Entry = json.loads(_line(entry))
+    return plain
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first few keys that differ, with both values."""
+    keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    told = [f"{key} was {found.get(key)!r:.200}, now {wanted.get(key)!r:.200}" for key in keys[:3]]
+    return "; ".join(told)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

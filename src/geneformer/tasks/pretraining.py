@@ -1,0 +1,310 @@
+"""Masked language model pretraining, from tokens to a checkpoint folder."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import TrainingArguments, set_seed
+
+from geneformer.data.batching import plan_batches
+from geneformer.data.collate import Masked, concatenate, mask_genes, subsample_counts
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.engine.device import resolve_device
+from geneformer.engine.precision import resolve_dtype
+from geneformer.engine.training import EpochSampler, Key, PackedTrainer
+from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
+from geneformer.models.architectures import architecture_config
+from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.options import PretrainOptions, RuntimeOptions
+from geneformer.tasks.rank_baseline import RankBaseline
+from geneformer.vocab.vocabulary import Vocabulary
+
+CHECKPOINTS = "checkpoints"
+HISTORY = "pretraining.json"
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainResult:
+    """What a pretraining run came to.
+
+    Attributes
+    ----------
+    folder
+        Checkpoint folder.
+    n_train, n_held_out
+        Cells trained on and held out.
+    steps
+        Optimizer steps.
+    metrics
+        Loss and masked-gene accuracy on the held-out cells, with the baseline's beside them.
+    history
+        Log lines of the run.
+    """
+
+    folder: Path
+    n_train: int
+    n_held_out: int
+    steps: int
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+class MaskedBatches:
+    """Training batches from keys; what comes out depends on seed, epoch and rows only.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    rows
+        Cells the keys count through.
+    vocabulary
+        Their vocabulary.
+    max_length
+        Most tokens of one cell.
+    options
+        Masking, views and seed.
+    views
+        Make two count-subsampled views of every cell.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenizedDataset,
+        rows: Ints,
+        vocabulary: Vocabulary,
+        max_length: int,
+        options: PretrainOptions,
+        *,
+        views: bool,
+    ) -> None:
+        self.dataset, self.rows = dataset, rows
+        self.max_length, self.options, self.views = max_length, options, views
+        self.genes, self.mask_id = vocabulary.token_ids, vocabulary.mask_id
+        self.medians = np.full(vocabulary.size, np.nan)
+        self.medians[vocabulary.token_ids] = vocabulary.medians
+
+    @property
+    def lengths(self) -> Ints:
+        """Most tokens each cell brings to a batch, ``(n,)``."""
+        return np.minimum(self.dataset.lengths[self.rows], self.max_length) * (2 if self.views else 1)
+
+    def masked(self, keys: Sequence[Key]) -> Masked:
+        """The batch in numpy."""
+        rng = np.random.default_rng([self.options.seed, keys[0][0], keys[0][1], len(keys), int(self.views)])
+        rows = self.rows[[row for _, row in keys]]
+        packed = self.dataset.gather(rows, max_length=None if self.views else self.max_length, counts=self.views)
+        if self.views:
+            share = self.options.subsample_counts
+            packed = concatenate(
+                *(subsample_counts(packed, self.medians, share, self.max_length, rng) for _ in range(2))
+            )
+        return mask_genes(packed, self.genes, self.mask_id, self.options.mask_probability, rng)
+
+    def __call__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
+        """The batch as tensors."""
+        batch = self.masked(keys)
+        return {
+            "input_ids": torch.from_numpy(batch.input_ids),
+            "cu_seqlens": torch.from_numpy(batch.cu_seqlens),
+            "masked": torch.from_numpy(batch.masked),
+            "labels": torch.from_numpy(batch.labels),
+        }
+
+
+def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
+    """Rows to train on and rows held out.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells with their `source`.
+    held_out
+        Share of the cells of every source that is held out.
+    sources
+        Sources held out as a whole.
+    seed
+        Fixes the draw.
+
+    Raises
+    ------
+    DatasetError
+        A source to hold out that is not in the dataset.
+    NoCellsError
+        Nothing left to train on.
+    """
+    names = dataset.column("source").astype(str) if "source" in dataset.columns else np.full(len(dataset), "")
+    unknown = sorted(set(sources) - set(names))
+    if unknown:
+        msg = f"hold_out_sources names {unknown}, but the cells come from {sorted(set(names))}."
+        raise DatasetError(msg)
+    held = np.isin(names, list(sources))
+    for source in sorted(set(names) - set(sources)):
+        rows = np.flatnonzero(names == source)
+        rng = np.random.default_rng([seed, *source.encode()])
+        held[rng.choice(rows, round(held_out * len(rows)), replace=False)] = True
+    if held.all():
+        msg = f"All {len(dataset)} cells are held out; nothing is left to train on. Lower held_out or hold_out_sources."
+        raise NoCellsError(msg)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def pretrain(
+    dataset: TokenizedDataset,
+    vocabulary: Vocabulary,
+    output: Path,
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    *,
+    resume: bool = False,
+) -> PretrainResult:
+    """Train an encoder on masked genes and write a checkpoint folder that plain `transformers` opens.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells; with `counts` when views are wanted.
+    vocabulary
+        Their vocabulary.
+    output
+        Checkpoint folder; training checkpoints and logs go into it as well.
+    options, runtime
+        What to learn, and where.
+    resume
+        Go on from the last training checkpoint in `output`.
+
+    Raises
+    ------
+    VocabularyMismatchError
+        The tokens belong to another vocabulary.
+    DatasetError
+        Views wanted, but no counts stored.
+    """
+    if dataset.vocabulary not in (None, vocabulary.fingerprint):
+        msg = f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} ({vocabulary.fingerprint})."
+        raise VocabularyMismatchError(msg)
+    views = options.contrastive_weight > 0
+    if views and not dataset.has_counts:
+        msg = "contrastive_weight needs counts for its views. Tokenize with --counts, or set contrastive_weight to 0."
+        raise DatasetError(msg)
+    config = architecture_config(options.architecture, vocab_size=vocabulary.size)
+    config.geneformer_vocabulary = vocabulary.fingerprint
+    max_length = min(options.max_length or config.max_position_embeddings, config.max_position_embeddings)
+    train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
+
+    set_seed(options.seed)
+    model = GeneformerForMaskedLM(config)
+    train_batches = MaskedBatches(dataset, train_rows, vocabulary, max_length, options, views=views)
+    sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
+    sample_batches = MaskedBatches(dataset, np.sort(sampled), vocabulary, max_length, options, views=False)
+    held_batches = MaskedBatches(dataset, held_rows, vocabulary, max_length, options, views=False)
+    forward_options: dict[str, Any] = {}
+    if views:
+        forward_options = {
+            "contrastive_weight": options.contrastive_weight,
+            "temperature": options.contrastive_temperature,
+        }
+    trainer = PackedTrainer(
+        model=model,
+        args=training_arguments(output, options, runtime, planned_steps(train_batches.lengths, options)),
+        lengths=train_batches.lengths,
+        collate=train_batches,
+        eval_lengths=sample_batches.lengths,
+        eval_collate=sample_batches,
+        tokens_per_batch=options.tokens_per_batch,
+        forward_options=forward_options,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.set_held_out(held_batches.lengths, held_batches)
+    metrics = trainer.evaluate() | baseline_accuracy(dataset, train_rows, held_batches, max_length, options)
+    save_checkpoint(model, output)
+    result = PretrainResult(
+        folder=output,
+        n_train=len(train_rows),
+        n_held_out=len(held_rows),
+        steps=trainer.state.global_step,
+        metrics=metrics,
+        history=trainer.state.log_history,
+    )
+    write_history(result, options)
+    return result
+
+
+def planned_steps(lengths: Ints, options: PretrainOptions) -> int:
+    """Optimizer steps of the whole run on one device."""
+    if options.max_steps > 0:
+        return options.max_steps
+    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed))
+    return math.ceil(options.epochs * math.ceil(batches / options.accumulation))
+
+
+def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int) -> TrainingArguments:
+    """The options in the Trainer's words."""
+    device = resolve_device(runtime.device)
+    dtype = resolve_dtype(runtime.dtype, device, training=True)
+    return TrainingArguments(
+        output_dir=str(output / CHECKPOINTS),
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=round(options.warmup_ratio * steps),
+        weight_decay=options.weight_decay,
+        save_steps=options.save_steps,
+        eval_strategy="steps",
+        eval_steps=options.eval_steps,
+        logging_steps=options.logging_steps,
+        save_total_limit=2,
+        seed=options.seed,
+        data_seed=options.seed,
+        use_cpu=device.type == "cpu",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        disable_tqdm=not runtime.progress,
+        remove_unused_columns=False,
+        accelerator_config={"even_batches": False},
+        report_to=["tensorboard"] if _has_tensorboard() else [],
+        dataloader_pin_memory=device.type != "cpu",
+    )
+
+
+def baseline_accuracy(
+    dataset: TokenizedDataset, train_rows: Ints, batches: MaskedBatches, max_length: int, options: PretrainOptions
+) -> dict[str, float]:
+    """Accuracy, under the same masks, of guessing the genes commonest at each rank of the training cells."""
+    baseline = RankBaseline.fit(dataset, train_rows, max_length, seed=options.seed)
+    hits = np.zeros(3)
+    for rows in plan_batches(batches.lengths, options.tokens_per_batch):
+        hits += baseline.hits(batches.masked([(0, int(row)) for row in rows]))
+    n_masked = max(hits[0], 1)
+    return {"baseline_top1": float(hits[1] / n_masked), "baseline_top10": float(hits[2] / n_masked)}
+
+
+def write_history(result: PretrainResult, options: PretrainOptions) -> None:
+    """Options, figures and log lines, as JSON beside the weights."""
+    content = {
+        "options": asdict(options),
+        "n_train": result.n_train,
+        "n_held_out": result.n_held_out,
+        "steps": result.steps,
+        "metrics": result.metrics,
+        "history": result.history,
+    }
+    (result.folder / HISTORY).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _has_tensorboard() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("tensorboard") is not None

@@ -1,0 +1,68 @@
+"""Results in the order of the cells, ranked in this process, by threads, or by worker processes."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from geneformer.options import TokenizeOptions
+from geneformer.tokenization.preparation import Preparation
+from geneformer.tokenization.units import PreparedSource, UnitResult, rank_source, rank_unit
+from geneformer.tokenization.worker_pool import WorkerPool
+from geneformer.vocab.vocabulary import Vocabulary
+
+
+def results(
+    preparation: Preparation,
+    vocabulary: Vocabulary,
+    options: TokenizeOptions,
+    max_length: int,
+    *,
+    source: int = 0,
+    cell: int = 0,
+) -> Iterator[UnitResult]:
+    """Results of all cells from `cell` of `source` on, `options.chunk_size` cells each.
+
+    Files that can be read at any place are shared out among processes; matrices in memory among threads, because sorting
+    leaves the interpreter free. Text has to be read from the start, by this process.
+
+    Parameters
+    ----------
+    preparation
+        The inputs.
+    vocabulary, options, max_length
+        How to rank.
+    source, cell
+        Where to begin.
+    """
+    for number in range(source, len(preparation.sources)):
+        ready = preparation.sources[number]
+        first = cell if number == source else 0
+        if options.workers == 1 or not ready.source.matrix.seekable:
+            yield from rank_source(ready, vocabulary, options, max_length, first)
+        elif ready.source.path is None:
+            yield from _by_threads(ready, vocabulary, options, max_length, first)
+        else:
+            with WorkerPool(ready, vocabulary, options) as pool:
+                yield from pool.results(_spans(ready, options.chunk_size, first))
+
+
+def _spans(ready: PreparedSource, size: int, first: int) -> Iterator[tuple[int, int]]:
+    """The cells of each result; the first may begin within one after a resume."""
+    n = ready.source.n_cells
+    while first < n:
+        stop = min(first - first % size + size, n)
+        yield first, stop
+        first = stop
+
+
+def _by_threads(
+    ready: PreparedSource, vocabulary: Vocabulary, options: TokenizeOptions, max_length: int, first: int
+) -> Iterator[UnitResult]:
+    waiting: deque[Future[UnitResult]] = deque()
+    with ThreadPoolExecutor(options.workers) as threads:
+        for span in _spans(ready, options.chunk_size, first):
+            if len(waiting) > options.workers:
+                yield waiting.popleft().result()
+            waiting.append(threads.submit(rank_unit, ready, vocabulary, options, max_length, span))
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,208 @@
+"""From counts to a tokenized dataset: inputs checked, ranked in order, written as they come, and reported on."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from geneformer import keys
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.data.storage import read_dataset
+from geneformer.data.writing import MARKERS, DatasetWriter
+from geneformer.errors import GeneformerWarning
+from geneformer.options import TokenizeOptions
+from geneformer.runs.files import check_output
+from geneformer.runs.manifest import InputFile, Manifest, describe_inputs, installed_versions
+from geneformer.tokenization.account import Account
+from geneformer.tokenization.collecting import Collector
+from geneformer.tokenization.lengths import max_length_of
+from geneformer.tokenization.preparation import Preparation, prepare
+from geneformer.tokenization.report import TokenizeReport
+from geneformer.tokenization.scheduling import results
+from geneformer.tokenization.units import UnitResult
+from geneformer.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Progress = Callable[[int, int], object]
+"""Told after every run of cells: cells done, cells in all."""
+
+SHARD_BYTES = 64 * 2**20
+"""Size of the files of a dataset, and what a killed run loses at most."""
+
+_HASH_LIMIT = 4 * 2**30
+
+
+def tokenize_counts(
+    inputs: "str | Path | AnnData | Iterable[str | Path | AnnData]",
+    options: TokenizeOptions | None = None,
+    *,
+    output: str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> tuple[TokenizedDataset, TokenizeReport]:
+    """Rank value encodings of all cells, in the order of the inputs; and what came of them.
+
+    Memory does not grow with the number of cells when `output` is given. Inputs are never written to.
+
+    Parameters
+    ----------
+    inputs
+        AnnData objects and paths of files or folders, see `open_counts`.
+    options
+        How to tokenize.
+    output
+        Dataset folder to write. In memory by default.
+    vocabulary
+        Vocabulary to use instead of the one that `options` names.
+    overwrite
+        Replace what is at `output`.
+    resume
+        Continue a run for `output` that was killed; it must have had the same inputs and options.
+    progress
+        Called as work goes on.
+    shard_bytes
+        Size of the files the dataset is made of.
+
+    Raises
+    ------
+    CountsError
+        An input cannot be used; found before any work where that is possible, and nothing is written.
+    OutputError
+        `output` exists, cannot be written, or belongs to another run.
+
+    Warns
+    -----
+    GeneformerWarning
+        Something was repaired or looks wrong; also in the report.
+    """
+    options = options or TokenizeOptions()
+    vocabulary = vocabulary or Vocabulary.load(options.vocabulary)
+    job = _Job(options, vocabulary, progress)
+    if output is not None:
+        check_output(output, overwrite=overwrite, markers=MARKERS)
+    with ExitStack() as stack:
+        preparation = prepare(_several(inputs), vocabulary, options, stack)
+        _warn(preparation.remarks)
+        if output is None:
+            collector = Collector(_kinds(preparation), counts=options.counts)
+            report = job.run(collector, preparation)
+            dataset = collector.dataset(vocabulary.fingerprint)
+        else:
+            described = _described(preparation)
+            in_memory = any(ready.source.path is None for ready in preparation.sources)
+            with DatasetWriter(
+                output,
+                columns=_kinds(preparation),
+                counts=options.counts,
+                identity=_identity(described, options, vocabulary),
+                overwrite=overwrite,
+                resume=resume and not in_memory and not overwrite,
+                shard_bytes=shard_bytes,
+            ) as writer:
+                report = job.run(writer, preparation, writer.progress)
+                writer.finish(_manifest(described, options, vocabulary, report))
+            dataset = read_dataset(output)
+    _warn(report.warnings[len(preparation.remarks) :])
+    return dataset, report
+
+
+class _Job:
+    """One pass over the inputs."""
+
+    def __init__(self, options: TokenizeOptions, vocabulary: Vocabulary, progress: Progress | None) -> None:
+        self.options = options
+        self.vocabulary = vocabulary
+        self.progress = progress
+        self.max_length = max_length_of(options, vocabulary)
+
+    def run(
+        self, writer: Collector | DatasetWriter, preparation: Preparation, state: Mapping[str, Any] | None = None
+    ) -> TokenizeReport:
+        """Rank all cells that `state` does not have already, and hand them to the writer."""
+        account = Account(preparation, self.options, self.max_length)
+        if state is not None:
+            account.restore(state)
+        self._tell(account, preparation)
+        for result in results(
+            preparation, self.vocabulary, self.options, self.max_length, source=account.source, cell=account.cell
+        ):
+            described = _described_cells(preparation, account.source, result)
+            account.add(result)
+            ranked = result.ranked
+            writer.append(ranked.offsets, ranked.input_ids, described, counts=ranked.counts, progress=account.state())
+            self._tell(account, preparation)
+        return account.report()
+
+    def _tell(self, account: Account, preparation: Preparation) -> None:
+        if self.progress is not None:
+            self.progress(account.n_cells, preparation.n_cells)
+
+
+def _several(inputs: Any) -> list[Any]:
+    return [inputs] if isinstance(inputs, (str, Path)) or hasattr(inputs, "obs_names") else list(inputs)
+
+
+def _warn(remarks: Iterable[str]) -> None:
+    for remark in remarks:
+        warnings.warn(remark, GeneformerWarning, stacklevel=3)
+
+
+def _kinds(preparation: Preparation) -> dict[str, pa.DataType]:
+    """Types of the columns that describe cells."""
+    own = {keys.CELL_ID: pa.string(), keys.SOURCE: pa.string()}
+    return {**own, **{column.name: column.kind for column in preparation.columns}}
+
+
+def _described_cells(preparation: Preparation, number: int, result: UnitResult) -> dict[str, Any]:
+    """What is known about the cells of a result."""
+    ready = preparation.sources[number]
+    if not len(result.cells):
+        return {}
+    start, stop = int(result.cells[0]), int(result.cells[-1]) + 1
+    local = pa.array(result.cells - start)
+    columns: dict[str, Any] = {
+        keys.CELL_ID: pa.array(ready.source.cell_names(start, stop)[result.cells - start], pa.string()),
+        keys.SOURCE: pa.array(np.full(len(result.cells), ready.name, dtype=object), pa.string()),
+    }
+    for column in preparation.columns:
+        if column.origin in ready.source.obs.names:
+            columns[column.name] = ready.source.obs.column(column.origin, start, stop).take(local)
+        else:
+            columns[column.name] = pa.nulls(len(result.cells), column.kind)
+    return columns
+
+
+def _described(preparation: Preparation) -> tuple[InputFile, ...]:
+    files = [file for ready in preparation.sources for file in ready.source.files]
+    return describe_inputs(files, hash_limit=_HASH_LIMIT)
+
+
+def _identity(described: tuple[InputFile, ...], options: TokenizeOptions, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What must be the same for a run to go on; how many workers there are does not matter."""
+    chosen = asdict(options)
+    del chosen["workers"]
+    inputs = [[Path(file.path).name, file.size, file.sha256, file.modified] for file in described]
+    version = installed_versions()["geneformer"]
+    return {"inputs": inputs, "options": chosen, "vocabulary": vocabulary.fingerprint, "version": version}
+
+
+def _manifest(
+    described: tuple[InputFile, ...], options: TokenizeOptions, vocabulary: Vocabulary, report: TokenizeReport
+) -> Manifest:
+    return Manifest(
+        task="tokenize",
+        vocabulary=vocabulary.fingerprint,
+        inputs=described,
+        options={"tokenization": asdict(options)},
+        results=report.to_dict(),
+    )

@@ -1,0 +1,124 @@
+"""Outputs appear whole or not at all."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geneformer.errors import OutputError, OutputExistsError, RunLockedError
+from geneformer.runs.files import MANIFEST_NAME, atomic_file, atomic_folder, check_output, lock, output_errors
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_file_takes_its_name_at_the_end(tmp_path):
+    target = tmp_path / "embedding.csv"
+    with atomic_file(target) as temporary:
+        assert temporary.suffix == ".csv"
+        temporary.write_text("a,b\n")
+        assert not target.exists()
+    assert target.read_text() == "a,b\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["embedding.csv"]
+
+
+@pytest.mark.parametrize("context", [atomic_file, atomic_folder])
+def test_an_error_leaves_nothing(tmp_path, context):
+    def fail():
+        with context(tmp_path / "out") as temporary:
+            (temporary / "x" if temporary.is_dir() else temporary).write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_leaves_the_old_file(tmp_path):
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    code = """
+import os, signal, sys
+from geneformer.runs.files import atomic_file
+with atomic_file(sys.argv[1], overwrite=True) as temporary:
+    temporary.write_text("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert run(code, target).returncode == -9
+    assert target.read_text() == "old"
+
+
+def test_what_exists_stays(tmp_path):
+    (tmp_path / "out").write_text("old")
+    with pytest.raises(OutputExistsError, match="--overwrite"), atomic_file(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "old"
+    with atomic_file(tmp_path / "out", overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "out").read_text() == "new"
+
+
+def test_only_our_own_folders_are_replaced(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="not made by this package"), atomic_folder(home, overwrite=True):
+        pass
+    assert (home / "thesis.tex").exists()
+    with pytest.raises(OutputExistsError, match="folder"), atomic_file(home, overwrite=True):
+        pass
+    (home / MANIFEST_NAME).write_text("{}")
+    with atomic_folder(home, overwrite=True) as temporary:
+        (temporary / "new").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "new"]
+
+
+def test_places_that_cannot_be_written_are_named_before_any_work(tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match="no folder"):
+        check_output(tmp_path / "missing" / "out")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="not writable"):
+        check_output(tmp_path / "out")
+
+
+def test_a_full_disk_is_an_output_error(tmp_path):
+    def fill():
+        with atomic_folder(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="disk is full"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_system_errors_pass_unchanged():
+    with pytest.raises(OSError, match="Input/output") as caught, output_errors(Path("x")):
+        raise OSError(errno.EIO, "Input/output error")
+    assert not isinstance(caught.value, OutputError)
+
+
+def test_a_lock_keeps_other_processes_out_until_its_holder_dies(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from geneformer.runs.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunLockedError, match="Another process"), lock(tmp_path / "lock"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with lock(tmp_path / "lock"):
+        pass
