@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
     from geneformer.data.dataset import TokenizedDataset
     from geneformer.data.storage import read_dataset
-    from geneformer.models.loading import load_model
-    from geneformer.models.registry import list_models
+    from geneformer.models.loading import list_models, load_model
     from geneformer.vocab.vocabulary import Vocabulary
 
 __all__ = [
@@ -33,7 +32,7 @@ _MODULES = ("errors", "pl", "pp", "tl")
 _HOMES = {
     "TokenizedDataset": "data.dataset",
     "Vocabulary": "vocab.vocabulary",
-    "list_models": "models.registry",
+    "list_models": "models.loading",
     "load_model": "models.loading",
     "read_dataset": "data.storage",
 }

@@ -11,6 +11,10 @@ from geneformer.cli._output import FAILED, tell_error, warnings_told
 from geneformer.errors import GeneformerError
 
 COMMANDS = {
+    "demo": "Take 2,700 real blood cells from counts to a map.",
+    "embed": "Embed cells or genes with a pretrained encoder.",
+    "models": "List models, describe one, or convert old weights.",
+    "pretrain": "Train an encoder on masked genes.",
     "tokenize": "Turn counts into tokens.",
     "vocabulary": "Show a vocabulary, look up genes in it, or write it to a folder.",
 }

@@ -1,6 +1,7 @@
 """Which cells share a batch: plans under a token budget, cells of similar length together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,12 @@ def plan_batches(lengths: Sequence[int] | Ints, tokens_per_batch: int) -> list[I
 
 
 def plan_epoch(
-    lengths: Sequence[int] | Ints, tokens_per_batch: int, seed: Sequence[int], multiple: int = 1
+    lengths: Sequence[int] | Ints,
+    tokens_per_batch: int,
+    seed: Sequence[int],
+    *,
+    multiple: int = 1,
+    groups: NDArray[Any] | None = None,
 ) -> list[Ints]:
     """Rows of each training batch of one epoch: shuffled, yet cells of similar length together.
 
@@ -54,20 +60,32 @@ def plan_epoch(
         Numbers that fix the order, such as seed and epoch.
     multiple
         The number of batches is a multiple of this (processes that share them).
+    groups
+        Cells of different groups never share a batch, ``(n,)``.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     rng = np.random.default_rng(list(seed))
-    n_batches = max(1, round(int(lengths.sum()) / tokens_per_batch))
-    n_batches = min(-(-n_batches // multiple) * multiple, len(lengths))
-    n_buckets = max(1, round(n_batches / _BATCHES_PER_BUCKET))
-    shuffled = rng.permutation(len(lengths))
-    batches: list[Ints] = []
-    for rows, share in zip(
-        np.array_split(shuffled, n_buckets), np.array_split(np.arange(n_batches), n_buckets), strict=True
-    ):
-        by_length = rows[np.argsort(-lengths[rows], kind="stable")]
-        batches.extend(_cut_evenly(by_length, lengths, len(share)))
+    members = [np.arange(len(lengths))]
+    if groups is not None:
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    batches = [batch for rows in members for batch in _plan_group(rows, lengths, tokens_per_batch, multiple, rng)]
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _plan_group(
+    rows: Ints, lengths: Ints, tokens_per_batch: int, multiple: int, rng: np.random.Generator
+) -> list[Ints]:
+    """Batches of one group of cells."""
+    n_batches = max(1, round(int(lengths[rows].sum()) / tokens_per_batch))
+    n_batches = min(-(-n_batches // multiple) * multiple, len(rows))
+    n_buckets = max(1, round(n_batches / _BATCHES_PER_BUCKET))
+    shuffled = rng.permutation(rows)
+    shares = np.array_split(np.arange(n_batches), n_buckets)
+    batches: list[Ints] = []
+    for bucket, share in zip(np.array_split(shuffled, n_buckets), shares, strict=True):
+        by_length = bucket[np.argsort(-lengths[bucket], kind="stable")]
+        batches.extend(_cut_evenly(by_length, lengths, len(share)))
+    return batches
 
 
 def _cut_evenly(rows: Ints, lengths: Ints, parts: int) -> list[Ints]:

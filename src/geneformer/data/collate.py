@@ -106,9 +106,7 @@ def subsample_counts(
 
     first = np.zeros(len(cells), dtype=bool)
     first[packed.cu_seqlens[:-1][lengths > 0]] = True
-    value = np.where(
-        special, np.where(first, np.inf, 0.0), kept / np.where(special, 1.0, medians[packed.input_ids])
-    )
+    value = np.where(special, np.where(first, np.inf, 0.0), kept / np.where(special, 1.0, medians[packed.input_ids]))
     alive = np.flatnonzero((kept > 0) | special)
     alive = alive[np.lexsort((-value[alive], cells[alive]))]
     return _cut(packed.input_ids[alive], cells[alive], special[alive], len(lengths), max_length)

@@ -128,9 +128,7 @@ class TokenizedDataset:
         rows, local = self._rows[block], row - self._starts[block]
         return rows.values[rows.offsets[local] : rows.offsets[local + 1]]
 
-    def gather(
-        self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False
-    ) -> Packed:
+    def gather(self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False) -> Packed:
         """Cells of the given rows laid end to end, each cut to its first `max_length` tokens.
 
         Parameters

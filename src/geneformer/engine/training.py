@@ -36,13 +36,23 @@ class EpochSampler(Sampler[list[Key]]):
         Fixes the order.
     multiple
         Processes that share the batches.
+    groups
+        Cells of different groups never share a batch, ``(n,)``.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], tokens_per_batch: int, seed: int, multiple: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        tokens_per_batch: int,
+        seed: int,
+        multiple: int = 1,
+        groups: NDArray[Any] | None = None,
+    ) -> None:
         self.lengths = lengths
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed
         self.multiple = multiple
+        self.groups = groups
         self.epoch = 0
         self.batch_size = None
         self.drop_last = False
@@ -52,7 +62,8 @@ class EpochSampler(Sampler[list[Key]]):
         self.epoch = epoch
 
     def _plan(self) -> list[NDArray[np.int64]]:
-        return plan_epoch(self.lengths, self.tokens_per_batch, (self.seed, self.epoch), self.multiple)
+        seed = (self.seed, self.epoch)
+        return plan_epoch(self.lengths, self.tokens_per_batch, seed, multiple=self.multiple, groups=self.groups)
 
     def __len__(self) -> int:
         return len(self._plan())
@@ -90,6 +101,8 @@ class PackedTrainer(Trainer):
         The same for held-out cells.
     tokens_per_batch
         Tokens aimed at in one batch of one device.
+    groups
+        Cells of different groups never share a training batch, ``(n,)``.
     forward_options
         Keyword arguments of every forward pass.
     **kwargs
@@ -104,12 +117,14 @@ class PackedTrainer(Trainer):
         eval_lengths: NDArray[np.int64],
         eval_collate: Collate,
         tokens_per_batch: int,
+        groups: NDArray[Any] | None = None,
         forward_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self._lengths, self._collate = lengths, collate
         self.set_held_out(eval_lengths, eval_collate)
         self._tokens_per_batch = tokens_per_batch
+        self._groups = groups
         self._forward_options = dict(forward_options or {})
         self._sums: dict[str, Any] = {}
         super().__init__(train_dataset=Keys(len(lengths)), eval_dataset=Keys(len(eval_lengths)), **kwargs)
@@ -120,7 +135,9 @@ class PackedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of the coming epoch."""
-        sampler = EpochSampler(self._lengths, self._tokens_per_batch, self.args.seed, self.args.world_size)
+        sampler = EpochSampler(
+            self._lengths, self._tokens_per_batch, self.args.seed, self.args.world_size, self._groups
+        )
         loader: DataLoader[Any] = DataLoader(
             Keys(len(self._lengths)),
             batch_sampler=sampler,

@@ -1,0 +1,1 @@
+"""The network: encoder, heads, checkpoints, and where published ones are found."""

@@ -1,9 +1,13 @@
 """Architectures by name, and any other from its `config.json`."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import BertConfig
+from transformers.activations import ACT2FN
 
 from geneformer.errors import CheckpointError, UnknownModelError
 from geneformer.options._check import nearest
@@ -59,6 +63,12 @@ ARCHITECTURES = {
 }  # fmt: skip
 """Sizes of the published models (Theodoris et al., 2023; Chen et al., 2024) and of the bundled `mini`."""
 
+_SIZES = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size",
+}  # fmt: skip
+_NUMBERS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "initializer_range"}
+
 
 def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
     """Configuration of a named architecture, or of a `config.json`, for a vocabulary.
@@ -98,23 +108,63 @@ def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
     if not path.is_file():
         msg = f"architecture={str(name)!r} is neither a known name ({', '.join(ARCHITECTURES)}) nor a config.json."
         raise UnknownModelError(msg + nearest(str(name), ARCHITECTURES))
-    config = BertConfig.from_json_file(path)
-    check_architecture(config, path)
+    config = read_config_file(path)
     config.vocab_size = vocab_size
     return config
 
 
-def check_architecture(config: BertConfig, where: str | Path) -> None:
-    """Refuse a configuration this encoder does not implement."""
-    found = {
-        "model_type": (config.model_type, "bert"),
-        "position_embedding_type": (getattr(config, "position_embedding_type", None) or "absolute", "absolute"),
-        "is_decoder": (bool(getattr(config, "is_decoder", False)), False),
-    }
-    for key, (value, accepted) in found.items():
-        if value != accepted:
-            msg = f"{where}: {key}={value!r}; this encoder reads BERT checkpoints with {key}={accepted!r}."
-            raise CheckpointError(msg)
+def read_config_file(path: Path) -> BertConfig:
+    """Configuration in a `config.json`.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        Not JSON, another family of models, or sizes that are not sizes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path} is not valid JSON ({error}). Download or copy it again."
+        raise CheckpointError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} should hold a JSON object, found {type(content).__name__}. Download or copy it again."
+        raise CheckpointError(msg)
+    _check_entries(content, path)
+    config = BertConfig.from_dict(content)
     if config.hidden_size % config.num_attention_heads:
-        msg = f"{where}: hidden_size={config.hidden_size} is not a multiple of {config.num_attention_heads} heads."
+        msg = f"{path}: hidden_size={config.hidden_size} is not a multiple of {config.num_attention_heads} heads."
+        raise CheckpointError(msg)
+    return config
+
+
+def _check_entries(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse what this encoder does not implement, and values no network can be built from."""
+    accepted: dict[str, tuple[Any, ...]] = {
+        "model_type": ("bert",),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "hidden_act": tuple(ACT2FN),
+    }
+    defaults = {"model_type": None, "position_embedding_type": "absolute", "is_decoder": False, "hidden_act": "gelu"}
+    for key, choices in accepted.items():
+        value = content.get(key, defaults[key])
+        if value not in choices:
+            msg = f"{path}: {key}={value!r}; this encoder reads BERT checkpoints with {key}={choices[0]!r}."
+            raise CheckpointError(msg + nearest(value, map(str, choices)))
+    for key in _SIZES & content.keys():
+        if type(content[key]) is not int or content[key] < 1:
+            msg = f"{path}: {key}={content[key]!r} is not a whole number from 1. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    for key in _NUMBERS & content.keys():
+        if type(content[key]) not in (int, float):
+            msg = f"{path}: {key}={content[key]!r} is not a number. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    padding = content.get("pad_token_id", 0)
+    if padding is not None and padding not in range(content.get("vocab_size", 1)):
+        msg = f"{path}: pad_token_id={padding!r} is not among the {content.get('vocab_size'):,} tokens. Correct it."
         raise CheckpointError(msg)

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 Attention = Callable[[Tensor, Tensor, Tensor, Sequence[int], float], Tensor]
 """``(query_THK, key_THK, value_THK, lengths, dropout) -> context_THK``; every token sees the tokens of its own cell."""
@@ -23,11 +23,13 @@ def sdpa(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequenc
     """PyTorch's fused attention, one call for every run of equally long cells; no padding and no mask."""
     runs = equal_length_runs(lengths)
     # One split, not many slices: the backward pass of a slice fills a tensor of the whole batch with zeros.
-    parts = zip(*(x.split([cells * length for cells, length in runs]) for x in (query_THK, key_THK, value_THK)), strict=True)
+    parts = zip(
+        *(x.split([cells * length for cells, length in runs]) for x in (query_THK, key_THK, value_THK)), strict=True
+    )
     contexts = []
     for run, qkv in zip(runs, parts, strict=True):
         query, key, value = (x.unflatten(0, run).transpose(1, 2) for x in qkv)
-        context_GHLK = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        context_GHLK = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         contexts.append(context_GHLK.transpose(1, 2).flatten(0, 1))
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
@@ -41,8 +43,8 @@ def varlen(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Seque
         raise ValueError(msg)
     cu_seqlens = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(query_THK.device)
     longest = max(lengths)
-    context: Tensor = varlen_attn(query_THK, key_THK, value_THK, cu_seqlens, cu_seqlens, longest, longest)
-    return context
+    context = varlen_attn(query_THK, key_THK, value_THK, cu_seqlens, cu_seqlens, longest, longest)
+    return context if isinstance(context, Tensor) else context[0]
 
 
 def attention_weights(query_THK: Tensor, key_THK: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
@@ -62,7 +64,7 @@ def eager(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequen
     start = 0
     for weights_HLL in attention_weights(query_THK, key_THK, lengths):
         stop = start + weights_HLL.shape[-1]
-        kept = F.dropout(weights_HLL, dropout) if dropout else weights_HLL
+        kept = functional.dropout(weights_HLL, dropout) if dropout else weights_HLL
         contexts.append((kept @ value_THK[start:stop].transpose(0, 1)).transpose(0, 1))
         start = stop
     return torch.cat(contexts)

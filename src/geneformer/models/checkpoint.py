@@ -1,8 +1,10 @@
 """Checkpoint folders: `config.json` and `model.safetensors`, as `transformers` lays them out."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from safetensors import SafetensorError
@@ -10,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig
 
-from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError
-from geneformer.models.architectures import check_architecture
+from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
+from geneformer.models.architectures import read_config_file
 from geneformer.models.heads import GeneformerForMaskedLM
 
 CONFIG = "config.json"
@@ -36,7 +38,9 @@ def read_config(folder: Path) -> BertConfig:
     Raises
     ------
     CheckpointError
-        No `config.json`, one that is not JSON, or another family of models.
+        No `config.json`, one that is damaged, or another family of models.
+    PlaceholderFileError
+        A git-lfs pointer stands in for it.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -44,17 +48,7 @@ def read_config(folder: Path) -> BertConfig:
         msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {found}."
         raise CheckpointError(msg)
     _refuse_placeholder(path)
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        msg = f"{path} is not valid JSON ({error}). Download or copy it again."
-        raise CheckpointError(msg) from error
-    if content.get("model_type") != "bert":
-        msg = f"{path}: model_type={content.get('model_type')!r}; this package reads checkpoints with model_type 'bert'."
-        raise CheckpointError(msg)
-    config = BertConfig.from_dict(content)
-    check_architecture(config, path)
-    return config
+    return read_config_file(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -74,7 +68,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / PICKLED_WEIGHTS).is_file():
             msg = (
                 f"{folder} only has {PICKLED_WEIGHTS}, a pickle. Convert it once, if you trust where it comes from: "
-                f"`geneformer models convert {folder} NEW_FOLDER`."
+                f"`geneformer models --convert {folder} -o NEW_FOLDER`."
             )
             raise ConversionNeededError(msg)
         msg = f"{folder} has no {WEIGHTS}. Found {sorted(p.name for p in folder.iterdir())[:8]}."
@@ -156,7 +150,7 @@ def write_config(config: BertConfig, folder: Path, dtype: torch.dtype = torch.fl
 
 
 def convert_pickled(folder: Path, output: Path) -> None:
-    """Turn a folder with pickled weights into one with safetensors.
+    """Turn a folder with pickled weights into one with safetensors; every entry is kept, task heads included.
 
     The pickle is read by PyTorch's restricted loader, which builds tensors and nothing else.
 
@@ -169,22 +163,42 @@ def convert_pickled(folder: Path, output: Path) -> None:
 
     Raises
     ------
+    UnsafeFileError
+        The file asks for code to be run.
     CheckpointError
-        The file asks for more than tensors, or does not fit its configuration.
+        The file is damaged, holds more than tensors, or does not fit its configuration.
     """
     config, path = read_config(folder), folder / PICKLED_WEIGHTS
+    weights = {name: value for name, value in _unpickle(path).items() if name not in TIED}
+    build_model(config, weights, str(path))
+    output.mkdir(parents=True, exist_ok=True)
+    own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    save_file(own, output / WEIGHTS, metadata={"format": "pt"})
+    copyfile(folder / CONFIG, output / CONFIG)
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """Entries of a pickled file that holds tensors and nothing else."""
     _refuse_placeholder(path)
+    # `pickle` itself may not be imported in this package; its error is reached through PyTorch.
+    refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, KeyError) as error:
-        msg = f"{path} holds more than tensors, or is damaged: {str(error).splitlines()[0]}"
+    except refused as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked:
+            msg = f"{path} asks for {asked[1]} while it is read; tensors ask for nothing. Do not use this file."
+            raise UnsafeFileError(msg) from error
+        msg = f"{path} cannot be read as PyTorch weights. It is damaged, or another kind of pickle; get it again."
         raise CheckpointError(msg) from error
-    except Exception as error:  # noqa: BLE001  the unpickler's own error class may not be imported
-        msg = f"{path} holds more than tensors: {str(error).splitlines()[0]}"
+    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, LookupError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{path} ({path.stat().st_size:,} bytes) is damaged or incomplete: {reason}. Download or copy it again."
         raise CheckpointError(msg) from error
-    kept = {name: value for name, value in weights.items() if name not in TIED}
-    model, _ = build_model(config, kept, str(path))
-    save_checkpoint(model, output)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        msg = f"{path} does not hold tensors by name, as a saved network does. Found {type(weights).__name__}."
+        raise CheckpointError(msg)
+    return weights
 
 
 def _refuse_placeholder(path: Path) -> None:

@@ -120,6 +120,7 @@ class Stack(nn.Module):
 class GeneformerModel(PreTrainedModel):
     """Base of everything that carries the encoder: configuration class, names and initial weights."""
 
+    config: BertConfig
     config_class = BertConfig
     base_model_prefix = "bert"
     supports_gradient_checkpointing = False
@@ -156,7 +157,7 @@ class GeneformerEncoder(GeneformerModel):
         """Token embeddings, as `transformers` and PEFT look them up."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         """Replace the token embeddings."""
         self.embeddings.word_embeddings = value
 
@@ -188,7 +189,9 @@ class GeneformerEncoder(GeneformerModel):
             raise ValueError(msg)
         attend = KERNELS[attention] if isinstance(attention, str) else attention
         lengths: list[int] = torch.diff(cu_seqlens).tolist()
-        hidden_TD = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
+        hidden_TD: Tensor = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
+        if not len(input_ids_T):
+            return hidden_TD
         for block in self.encoder.layer[:n_layers]:
             hidden_TD = block(hidden_TD, lengths, attend)
         return hidden_TD
@@ -203,9 +206,9 @@ def ranks(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
 def mean_pool(hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Mean over the tokens of each cell, in float32, ``(B, D)``; empty cells give zeros."""
     lengths = torch.diff(cu_seqlens)
-    cells_T = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(hidden_TD))
+    cells_T = torch.repeat_interleave(
+        torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(hidden_TD)
+    )
     sums_BD = hidden_TD.new_zeros((len(lengths), hidden_TD.shape[1]), dtype=torch.float32)
     sums_BD = sums_BD.index_add(0, cells_T, hidden_TD.float())
     return sums_BD / lengths.clamp(min=1).unsqueeze(1)
-
-

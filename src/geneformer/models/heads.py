@@ -4,13 +4,15 @@ Axes: ``T`` packed tokens, ``M`` masked tokens, ``D`` hidden, ``V`` vocabulary, 
 """
 
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import BertConfig
 from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, mean_pool
@@ -63,7 +65,7 @@ class Predictions(nn.Module):
 
     def forward(self, hidden_MD: Tensor, embedding_VD: Tensor) -> Tensor:
         """Logits, ``(M, V)``."""
-        return F.linear(self.transform(hidden_MD), embedding_VD, self.bias)
+        return functional.linear(self.transform(hidden_MD), embedding_VD, self.bias)
 
 
 class MaskedLanguageHead(nn.Module):
@@ -84,13 +86,22 @@ class GeneformerForMaskedLM(GeneformerModel):
     """
 
     accepts_loss_kwargs = True
-    _keys_to_ignore_on_load_unexpected = (r"cls\.predictions\.decoder", r"position_ids", r"pooler", r"cls\.seq_")
+    _keys_to_ignore_on_load_unexpected = [r"cls\.predictions\.decoder", r"position_ids", r"pooler", r"cls\.seq_"]  # noqa: RUF012
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.bert = GeneformerEncoder(config)
         self.cls = MaskedLanguageHead(config)
         self.post_init()
+
+    def save_pretrained(
+        self, save_directory: str | PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write a folder that plain `transformers` opens: the parameters are BERT's, and so is the name in the file."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            self.config.architectures = ["BertForMaskedLM"]
+            self.config.save_pretrained(save_directory)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Scores of every vocabulary entry for the given token states, ``(M, V)``."""
@@ -160,8 +171,11 @@ def contrastive_loss(embedding_BD: Tensor, temperature: float) -> Tensor:
         Divides the cosine similarities.
     """
     n_cells = len(embedding_BD) // 2
-    unit_BD = F.normalize(embedding_BD.float(), dim=1)
+    # All cells have most of their genes in common; without the common part the rest decides from the first step on.
+    unit_BD = functional.normalize(embedding_BD - embedding_BD.mean(0), dim=1)
     similarity_BB = unit_BD @ unit_BD.T / temperature
-    similarity_BB = similarity_BB.masked_fill(torch.eye(2 * n_cells, dtype=torch.bool, device=unit_BD.device), -torch.inf)
+    similarity_BB = similarity_BB.masked_fill(
+        torch.eye(2 * n_cells, dtype=torch.bool, device=unit_BD.device), -torch.inf
+    )
     other = torch.arange(2 * n_cells, device=unit_BD.device).roll(n_cells)
-    return F.cross_entropy(similarity_BB, other)
+    return functional.cross_entropy(similarity_BB, other)

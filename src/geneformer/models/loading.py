@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
 from geneformer.models.architectures import ARCHITECTURES
-from geneformer.models.checkpoint import build_model, read_config, read_weights
+from geneformer.models.checkpoint import CONFIG, PICKLED_WEIGHTS, WEIGHTS, build_model, read_config, read_weights
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options._check import nearest
 from geneformer.vocab.vocabulary import Vocabulary
@@ -180,11 +180,17 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    prefix = f"{subfolder}/" if subfolder else ""
-    wanted = [f"{prefix}{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")]
     where = f"{repository}/{subfolder}".rstrip("/") + (f" at {revision}" if revision else "")
-    try:
+
+    def fetch(*names: str) -> Path:
+        wanted = [f"{subfolder}/{name}".lstrip("/") for name in names]
         root = snapshot_download(repository, revision=revision, allow_patterns=wanted, cache_dir=cache_dir)
+        return Path(root) / subfolder
+
+    try:
+        folder = fetch(CONFIG, WEIGHTS)
+        if not (folder / WEIGHTS).is_file():
+            folder = fetch(CONFIG, PICKLED_WEIGHTS)
     except LocalEntryNotFoundError as error:
         msg = (
             f"{where} is not in the local cache and the hub cannot be reached. Connect once, copy the cache folder, or "
@@ -194,7 +200,6 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
     except (HfHubHTTPError, HFValidationError) as error:
         msg = f"{where} cannot be fetched from the hub: {str(error).splitlines()[0]}"
         raise UnknownModelError(msg) from error
-    folder = Path(root) / subfolder
     if not folder.is_dir():
         msg = f"{where}: the repository has no checkpoint there."
         raise CheckpointError(msg)
@@ -218,7 +223,8 @@ def recognize_vocabulary(config: object, folder: Path, asked: str | Path | Vocab
         if fingerprint not in (None, vocabulary.fingerprint) or vocabulary.size != size:
             msg = (
                 f"{folder} belongs to vocabulary {fingerprint or 'unknown'} of {size:,} tokens, not to "
-                f"{vocabulary.name} ({vocabulary.fingerprint}) of {vocabulary.size:,}. Leave vocabulary out, or pass its own."
+                f"{vocabulary.name} ({vocabulary.fingerprint}) of {vocabulary.size:,}. Leave vocabulary out, or pass "
+                "its own."
             )
             raise VocabularyMismatchError(msg)
         return vocabulary

@@ -1,7 +1,7 @@
 """Cross-entropy over the vocabulary without ever holding the logits.
 
-A batch of masked genes times 25,000 vocabulary entries is the largest tensor of pretraining by far. Here logits live for
-one block of masked genes at a time, and their gradient is taken on the spot, while they are in the cache.
+A batch of masked genes times 25,000 vocabulary entries is the largest tensor of pretraining by far. Here logits live
+for one block of masked genes at a time, and their gradient is taken on the spot, while they are in the cache.
 
 Axes: ``M`` masked tokens, ``D`` hidden, ``V`` vocabulary, ``C`` masked tokens of one block.
 """
@@ -49,7 +49,7 @@ class VocabularyCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """The gradients of `forward`, scaled."""
         grad_hidden, grad_embedding, grad_bias = ctx.saved_tensors
         return grad_hidden * grad_loss, grad_embedding * grad_loss, grad_bias * grad_loss, None
@@ -83,9 +83,10 @@ def count_hits(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M
     """How many labels are the first, and among the first ten, guesses."""
     first = labels_M.new_zeros(())
     among_ten = labels_M.new_zeros(())
+    embedding = embedding_VD.to(hidden_MD.dtype)
     for start in range(0, len(hidden_MD), _BLOCK):
         block = slice(start, start + _BLOCK)
-        logits_CV = torch.addmm(bias_V, hidden_MD[block], embedding_VD.T)
+        logits_CV = torch.mm(hidden_MD[block], embedding.T).float().add_(bias_V)
         ahead_C = (logits_CV > logits_CV.gather(1, labels_M[block, None])).sum(1)
         first += (ahead_C < 1).sum()
         among_ten += (ahead_C < 10).sum()

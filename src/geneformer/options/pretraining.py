@@ -31,6 +31,12 @@ class PretrainOptions:
     subsample_counts: tuple[float, float] = (0.3, 1.0)
     """Range from which each view draws the share of counts it keeps."""
 
+    spectral_start: bool = False
+    """Start the token embeddings from principal axes of the training cells, and the output bias from frequencies."""
+
+    batch_by_source: bool = False
+    """Cells of different sources never share a batch, so that the contrastive term compares cells, not experiments."""
+
     epochs: float = 3.0
     """Passes over the training cells."""
 

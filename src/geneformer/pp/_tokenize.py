@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from geneformer.data.dataset import TokenizedDataset
 
 
-def tokenize(
+def tokenize(  # noqa: PLR0913
     adata: "AnnData",
     *,
     vocabulary: str = "V1",

@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainingArguments, set_seed
 
+from geneformer import keys
 from geneformer.data.batching import plan_batches
 from geneformer.data.collate import Masked, concatenate, mask_genes, subsample_counts
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.device import resolve_device
 from geneformer.engine.precision import resolve_dtype
 from geneformer.engine.training import EpochSampler, Key, PackedTrainer
-from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
+from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, RunMismatchError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
-from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.checkpoint import WEIGHTS, save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.tasks.rank_baseline import RankBaseline
+from geneformer.tasks.spectral_start import start_from_spectrum
 from geneformer.vocab.vocabulary import Vocabulary
 
 CHECKPOINTS = "checkpoints"
@@ -143,7 +145,7 @@ def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[st
     NoCellsError
         Nothing left to train on.
     """
-    names = dataset.column("source").astype(str) if "source" in dataset.columns else np.full(len(dataset), "")
+    names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
     unknown = sorted(set(sources) - set(names))
     if unknown:
         msg = f"hold_out_sources names {unknown}, but the cells come from {sorted(set(names))}."
@@ -194,8 +196,8 @@ def pretrain(
         msg = f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} ({vocabulary.fingerprint})."
         raise VocabularyMismatchError(msg)
     views = options.contrastive_weight > 0
-    if views and not dataset.has_counts:
-        msg = "contrastive_weight needs counts for its views. Tokenize with --counts, or set contrastive_weight to 0."
+    if (views or options.spectral_start) and not dataset.has_counts:
+        msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."
         raise DatasetError(msg)
     config = architecture_config(options.architecture, vocab_size=vocabulary.size)
     config.geneformer_vocabulary = vocabulary.fingerprint
@@ -204,6 +206,8 @@ def pretrain(
 
     set_seed(options.seed)
     model = GeneformerForMaskedLM(config)
+    if options.spectral_start:
+        start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
     train_batches = MaskedBatches(dataset, train_rows, vocabulary, max_length, options, views=views)
     sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
     sample_batches = MaskedBatches(dataset, np.sort(sampled), vocabulary, max_length, options, views=False)
@@ -222,6 +226,7 @@ def pretrain(
         eval_lengths=sample_batches.lengths,
         eval_collate=sample_batches,
         tokens_per_batch=options.tokens_per_batch,
+        groups=dataset.column(keys.SOURCE)[train_rows] if options.batch_by_source else None,
         forward_options=forward_options,
     )
     trainer.train(resume_from_checkpoint=resume or None)
@@ -248,7 +253,9 @@ def planned_steps(lengths: Ints, options: PretrainOptions) -> int:
     return math.ceil(options.epochs * math.ceil(batches / options.accumulation))
 
 
-def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int) -> TrainingArguments:
+def training_arguments(
+    output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int
+) -> TrainingArguments:
     """The options in the Trainer's words."""
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device, training=True)
@@ -277,6 +284,25 @@ def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeO
         report_to=["tensorboard"] if _has_tensorboard() else [],
         dataloader_pin_memory=device.type != "cpu",
     )
+
+
+def check_run_folder(output: Path, *, resume: bool) -> None:
+    """Refuse to mix runs, before any work.
+
+    Raises
+    ------
+    OutputExistsError
+        There is a run already, and it is not to be resumed.
+    RunMismatchError
+        There is nothing to resume.
+    """
+    started = any((output / CHECKPOINTS).glob("checkpoint-*"))
+    if (started or (output / WEIGHTS).exists()) and not resume:
+        msg = f"{output} holds a pretraining run already. Pass --resume to go on with it, or choose another folder."
+        raise OutputExistsError(msg)
+    if resume and not started:
+        msg = f"{output} has no training checkpoint to resume from. Start without --resume."
+        raise RunMismatchError(msg)
 
 
 def baseline_accuracy(

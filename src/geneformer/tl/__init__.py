@@ -1,0 +1,22 @@
+"""Tools: models applied to AnnData objects, results in their slots."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geneformer.tl._attention import attention
+    from geneformer.tl._embed import embed
+    from geneformer.tl._predict_masked import predict_masked
+
+__all__ = ["attention", "embed", "predict_masked"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"{__name__}._{name}"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Counts become rank value encodings: sources, checks, the ranking itself, and the run that ties them together."""

@@ -164,8 +164,14 @@ def _totals_remark(label: str, tally: Tally) -> str:
     if not tally.n_disagreeing:
         return ""
     kept = tally.n_cells - tally.n_filtered
-    told = f"{label}: `n_counts` differs by more than 1 % from the sum of the counts in {tally.n_disagreeing:,} of {kept:,} cells"
+    told = (
+        f"{label}: `n_counts` differs by more than 1 % from the sum of the counts in {tally.n_disagreeing:,} of "
+        f"{kept:,} cells"
+    )
     if tally.given > _SELECTED * tally.counted:
         share = tally.counted / tally.given
-        return f"{told}; the counts are {share:.0%} of it: genes were probably removed. Give the full matrix if there is one."
+        return (
+            f"{told}; the counts are {share:.0%} of it: genes were probably removed. Give the full matrix if there is "
+            "one."
+        )
     return f"{told}. It is used for scaled counts as it is; the order of tokens does not depend on it."

@@ -9,7 +9,16 @@ import numpy as np
 from geneformer.errors import UnreadableInputError
 from geneformer.tokenization.files import open_hdf5, open_zarr, reading
 from geneformer.tokenization.frames import MemoryFrame, stored_frame
-from geneformer.tokenization.matrices import DenseRows, RowMatrix, Sample, SparseRows, from_dense, joined, triples
+from geneformer.tokenization.matrices import (
+    DenseRows,
+    RowMatrix,
+    Sample,
+    SparseRows,
+    from_dense,
+    joined,
+    sampled_spans,
+    triples,
+)
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.source import RAW, CountSource, check_layer, place_of
 from geneformer.tokenization.transposition import SortedOnDisk, by_columns
@@ -145,12 +154,9 @@ class ViewRows:
 
     def sample(self, entries: int) -> Sample:
         """About `entries` entries from the first, middle and last cells."""
-        few = max(min(entries // max(self.shape[1], 1), 64), 8)
-        n = self.shape[0]
-        parts = []
-        for place in sorted({0, n // 2, max(n - few, 0)}):
-            parts.extend(triples(rows, place) for rows in self.chunks(few, place, min(place + few, n)))
-        return joined(parts)
+        cells = max(min(entries // max(self.shape[1], 1), 192), 24)
+        spans = sampled_spans(self.shape[0], cells)
+        return joined([triples(rows, first) for first, last in spans for rows in self.chunks(cells, first, last)])
 
 
 def _in_memory(matrix: Any) -> RowMatrix:

@@ -124,9 +124,9 @@ def _fractional(source: CountSource, sample: Sample, found: _Findings) -> NotRaw
 def _negative(source: CountSource, sample: Sample, found: _Findings) -> NotRawCountsError:
     share = found.negative.sum() / max(found.n, 1)
     msg = (
-        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {found.n:,} nonzero values looked at are "
-        f"negative, for example {_example(source, sample, found.negative)}: scaled or batch-corrected values have no "
-        f"rank. {_where_raw(source)}"
+        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {found.n:,} nonzero values looked at "
+        f"are negative, for example {_example(source, sample, found.negative)}: scaled or batch-corrected values have "
+        f"no rank. {_where_raw(source)}"
     )
     return NotRawCountsError(msg)
 
@@ -136,8 +136,8 @@ def _not_finite(source: CountSource, sample: Sample, found: _Findings) -> NonFin
     shown = ", ".join(_entry(source, sample, int(place)) for place in where[:_SHOWN])
     more = f" and {len(where) - _SHOWN:,} more" if len(where) > _SHOWN else ""
     msg = (
-        f"{source.label}: {source.place} holds missing or infinite values: {shown}{more}. Correct them, or take them for "
-        'zero with --missing zero (missing="zero").'
+        f"{source.label}: {source.place} holds missing or infinite values: {shown}{more}. Correct them, or take them "
+        'for zero with --missing zero (missing="zero").'
     )
     return NonFiniteCountsError(msg)
 
@@ -157,9 +157,10 @@ def _kind_of_scaling(sample: Sample, largest: float) -> str:
     """What was done to the counts, where sums of cells give it away."""
     cells = np.unique(sample.cells, return_inverse=True)[1]
     values = np.asarray(sample.values, dtype=np.float64)
-    for name, numbers in (("normalized", values), ("logarithms of normalized counts", np.expm1(values))):
-        if largest > _LOG_LIMIT and numbers is not values:
-            continue
+    scalings = {"normalized": values}
+    if largest < _LOG_LIMIT:
+        scalings["logarithms of normalized counts"] = np.expm1(values)
+    for name, numbers in scalings.items():
         sums = np.bincount(cells, weights=numbers)
         if len(sums) > 2 and np.ptp(sums) <= _SAME_SUM * abs(sums.mean()):
             return f" They are {name}: every cell sums up to {sums.mean():,.6g}."

@@ -1,6 +1,6 @@
 """Open counts wherever they are: AnnData objects, and files of every kind that is read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def open_counts(source: "str | Path | AnnData", layer: str | None = None) -> Cou
     name = path.name.lower()
     if name.endswith(_HDF5):
         return genes_only(_open_hdf5(path, layer))
-    single = None
+    single: Callable[[Path], CountSource] | None = None
     if name.endswith(MATRIX_NAMES):
         single = open_tenx_folder
     elif name.endswith(_TEXT):
@@ -102,17 +102,24 @@ def resolve_inputs(inputs: "Iterable[str | Path | AnnData]") -> "list[Path | Ann
 
 
 def source_names(sources: Sequence[CountSource]) -> list[str]:
-    """One name per source: the file name without suffix, with folders before it where that alone is ambiguous."""
+    """One name per source: the file name without suffix; where several have it, with folders before it or a number."""
     names = [source.name for source in sources]
-    depth = 1
-    while len(set(names)) < len(names) and depth < 32:
-        repeated = {name for name in names if names.count(name) > 1}
-        for number, source in enumerate(sources):
-            parents = source.path.absolute().parts[:-1] if source.path is not None else ()
-            if names[number] in repeated and depth <= len(parents):
-                names[number] = f"{parents[-depth]}/{names[number]}"
-        depth += 1
-    return [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
+    for name in {name for name in names if names.count(name) > 1}:
+        group = [number for number, other in enumerate(names) if other == name]
+        folders = [_parents(sources[number]) for number in group]
+        for depth in range(1, max(map(len, folders)) + 1):
+            longer = ["/".join([*parents[-depth:], name]) for parents in folders]
+            if len(set(longer)) == len(group):
+                break
+        else:
+            longer = [f"{name}-{place + 1}" for place in range(len(group))]
+        for number, new in zip(group, longer, strict=True):
+            names[number] = new
+    return names
+
+
+def _parents(source: CountSource) -> tuple[str, ...]:
+    return () if source.path is None else source.path.absolute().parent.parts[1:]
 
 
 def _members(folder: Path) -> list[Path]:

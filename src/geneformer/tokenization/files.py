@@ -17,6 +17,9 @@ ACCEPTED = ".h5ad, .zarr, .loom, 10x .h5, a folder with matrix.mtx, .csv, .tsv (
 """What `open_counts` reads, for messages."""
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_CACHE_BYTES = 8 * 2**20
+"""Holds a compressed block from one reading to the next, even a large one."""
+
 _POINTER = b"version https://git-lfs"
 
 
@@ -49,7 +52,10 @@ def check_file(path: Path) -> None:
         raise UnreadableInputError(msg)
     if start.startswith(_POINTER):
         size = path.stat().st_size
-        msg = f'"{path}" is a git-lfs pointer of {size} bytes, not the file itself. Run `git lfs pull` where it came from.'
+        msg = (
+            f'"{path}" is a git-lfs pointer of {size} bytes, not the file itself. Run `git lfs pull` where it came '
+            "from."
+        )
         raise PlaceholderFileError(msg)
 
 
@@ -72,7 +78,7 @@ def open_hdf5(path: Path) -> Any:
         )
         raise UnreadableInputError(msg)
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES)
     except BlockingIOError as error:
         msg = f'"{path}" is locked: another program is writing to it. Close that program, or work on a copy.'
         raise UnreadableInputError(msg) from error

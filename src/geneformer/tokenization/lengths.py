@@ -17,8 +17,8 @@ def max_length_of(options: TokenizeOptions, vocabulary: Vocabulary) -> int:
         return vocabulary.input_size
     if options.max_length > vocabulary.input_size:
         msg = (
-            f'max_length={options.max_length} is more than vocabulary "{vocabulary.name}" is made for. It takes at most '
-            f"{vocabulary.input_size}."
+            f'max_length={options.max_length} is more than vocabulary "{vocabulary.name}" is made for. It takes at '
+            f"most {vocabulary.input_size}."
         )
         raise OutOfRangeError(msg)
     return options.max_length

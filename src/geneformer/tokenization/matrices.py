@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from geneformer.tokenization.ranking import CellRows
 
-MAX_ENTRIES = 2_000_000
+MAX_ENTRIES = 500_000
 """Most entries of a sparse matrix in memory at a time, so that deep cells do not cost more than many cells."""
 
 MAX_DENSE = 8_000_000
@@ -79,13 +79,9 @@ class SparseRows:
     def sample(self, entries: int) -> Sample:
         """About `entries` entries from the first, middle and last cells."""
         n = self.shape[0]
-        parts = []
-        for place in sorted({0, n // 2, max(n - 1, 0)}):
-            wanted = int(self.indptr[place]) + entries // _SAMPLE_PLACES if n else 0
-            stop = min(max(int(np.searchsorted(self.indptr, wanted)), place + 1), place + 128, n)
-            if place < stop:
-                parts.append(triples(self.rows(place, stop), place))
-        return joined(parts)
+        per_cell = max(int(self.indptr[-1]) // max(n, 1), 1)
+        spans = sampled_spans(n, max(min(entries // per_cell, 300), 12))
+        return joined([triples(self.rows(start, stop), start) for start, stop in spans])
 
 
 class DenseRows:
@@ -122,13 +118,16 @@ class DenseRows:
     def sample(self, entries: int) -> Sample:
         """About `entries` entries from the first, middle and last cells."""
         n = self.shape[0]
-        few = max(min(entries // max(self.shape[1], 1), 32), 4)
-        parts = []
-        for place in sorted({0, n // 2, max(n - few, 0)}):
-            stop = min(place + few, n)
-            if place < stop:
-                parts.append(triples(self.rows(place, stop), place))
-        return joined(parts)
+        spans = sampled_spans(n, max(min(entries // max(self.shape[1], 1), 96), 12))
+        return joined([triples(self.rows(start, stop), start) for start, stop in spans])
+
+
+def sampled_spans(n: int, cells: int) -> list[tuple[int, int]]:
+    """About `cells` of `n` cells: from the start, the middle and the end."""
+    each = -(-cells // _SAMPLE_PLACES)
+    if n <= each * _SAMPLE_PLACES:
+        return [(0, n)] if n else []
+    return [(start, start + each) for start in (0, (n - each) // 2, n - each)]
 
 
 def from_dense(block: NDArray[Any]) -> CellRows:

@@ -106,8 +106,8 @@ def _prepare_source(
     remarks = []
     if source.n_genes < _FEW_GENES * len(vocabulary.genes):
         remarks.append(
-            f"{source.label} has only {source.n_genes:,} genes: it looks reduced to chosen genes. Ranks compare all genes "
-            "of a cell; give the full matrix if there is one."
+            f"{source.label} has only {source.n_genes:,} genes: it looks reduced to chosen genes. Ranks compare all "
+            "genes of a cell; give the full matrix if there is one."
         )
     repeated = _n_repeated_names(source)
     if repeated:
@@ -162,6 +162,6 @@ def _differing_genes(prepared: list[PreparedSource], matches: list[GeneMatch]) -
         return []
     listed = ", ".join(f"{ready.name} {len(genes):,}" for ready, genes in zip(prepared[:6], gene_sets[:6], strict=True))
     return [
-        f"The inputs measure different genes ({listed}; {len(everywhere):,} in all of them): a gene missing from one looks "
-        "like a gene not expressed there."
+        f"The inputs measure different genes ({listed}; {len(everywhere):,} in all of them): a gene missing from one "
+        "looks like a gene not expressed there."
     ]

@@ -1,6 +1,7 @@
 """Rank value encoding: genes of a cell ordered by count over median, as plain arrays; nothing here knows of files."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -132,7 +133,7 @@ def _blocks(indptr: NDArray[Any]) -> list[tuple[int, int]]:
         start = cuts[-1]
         stop = int(np.searchsorted(indptr, indptr[start] + _BLOCK_ENTRIES, side="right")) - 1
         cuts.append(min(max(stop, start + 1), n))
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def _shared_columns(positions: NDArray[np.int32], n_genes: int) -> NDArray[np.bool_] | None:
@@ -209,7 +210,7 @@ def _order(
     shift = max(int(highest - bits.min()).bit_length() + room - 64, 0)
     packed = (highest - bits) >> np.uint64(shift) << np.uint64(room) | genes.astype(np.uint64)
     bounds = entries.starts.tolist()
-    cells = list(zip(bounds[:-1], bounds[1:], strict=True))
+    cells = list(pairwise(bounds))
     counts = None
     if with_counts:
         order = np.empty(len(genes), dtype=np.int64)

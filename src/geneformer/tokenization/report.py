@@ -116,8 +116,7 @@ class TokenizeReport:
             ("tokens per cell", f"median {median:,.0f}, from {least:,} to {most:,}"),
             ("cells with more genes than fit", f"{self.n_truncated:,}"),
         ]
-        for source in self.sources:
-            lines.append((f"genes of {source.name}", _genes(source)))
+        lines.extend((f"genes of {source.name}", _genes(source)) for source in self.sources)
         missing = sum(source.n_missing for source in self.sources)
         if missing:
             lines.append(("missing values taken for zero", f"{missing:,}"))

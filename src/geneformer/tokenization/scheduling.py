@@ -22,8 +22,8 @@ def results(
 ) -> Iterator[UnitResult]:
     """Results of all cells from `cell` of `source` on, `options.chunk_size` cells each.
 
-    Files that can be read at any place are shared out among processes; matrices in memory among threads, because sorting
-    leaves the interpreter free. Text has to be read from the start, by this process.
+    Files that can be read at any place are shared out among processes; matrices in memory among threads, because
+    sorting leaves the interpreter free. Text has to be read from the start, by this process.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ def results(
         else:
             with WorkerPool(ready, vocabulary, options) as pool:
                 yield from pool.results(_spans(ready, options.chunk_size, first))
+        # Frees what sorting by cells may have put into memory or onto the disk; nothing asks this source again.
+        ready.source.close()
 
 
 def _spans(ready: PreparedSource, size: int, first: int) -> Iterator[tuple[int, int]]:

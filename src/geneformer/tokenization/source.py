@@ -130,8 +130,9 @@ class SelectedColumns:
     def sample(self, entries: int) -> Sample:
         """About `entries` entries."""
         cells, genes, values = self.matrix.sample(entries)
-        genes = self._renumbered[genes]
-        return Sample(cells[genes >= 0], genes[genes >= 0], values[genes >= 0])
+        renumbered = self._renumbered[genes].astype(np.int64)
+        kept = renumbered >= 0
+        return Sample(cells[kept], renumbered[kept], values[kept])
 
 
 def genes_only(source: CountSource) -> CountSource:

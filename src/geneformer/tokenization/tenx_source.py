@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
 from geneformer.tokenization.files import check_file, reading
 from geneformer.tokenization.frames import ArrayFrame
-from geneformer.tokenization.matrices import MAX_ENTRIES, Sample, SparseRows
+from geneformer.tokenization.matrices import Sample, SparseRows
 from geneformer.tokenization.source import CountSource
-from geneformer.tokenization.transposition import SortedOnDisk
+from geneformer.tokenization.transposition import BUCKET_ENTRIES, SortedOnDisk
 
 _FEATURES = {"id": "gene_ids", "name": "gene_symbol", "feature_type": "feature_types", "genome": "genome"}
 _HUMAN = ("GRCh38", "hg19", "hg38", "GRCh37")
@@ -153,7 +153,7 @@ def _entries(path: Path, n_skipped: int, n_entries: int, *, by_gene: bool) -> It
                 skiprows=n_skipped,
                 names=["row", "column", "value"],
                 dtype={"row": np.int64, "column": np.int64, "value": np.float64},
-                chunksize=MAX_ENTRIES,
+                chunksize=BUCKET_ENTRIES,
             )
             for block in blocks:
                 first, second = block["row"].to_numpy() - 1, block["column"].to_numpy() - 1

@@ -118,8 +118,9 @@ def _layout(path: Path) -> _Layout:
 
 
 def _opened(path: Path) -> Any:
-    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-    return opened
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
 
 
 def _first_field(line: str, separator: str) -> str:

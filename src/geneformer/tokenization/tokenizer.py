@@ -16,6 +16,7 @@ from geneformer.data.storage import read_dataset
 from geneformer.data.writing import MARKERS, DatasetWriter
 from geneformer.errors import GeneformerWarning
 from geneformer.options import TokenizeOptions
+from geneformer.options._files import to_table
 from geneformer.runs.files import check_output
 from geneformer.runs.manifest import InputFile, Manifest, describe_inputs, installed_versions
 from geneformer.tokenization.account import Account
@@ -203,6 +204,6 @@ def _manifest(
         task="tokenize",
         vocabulary=vocabulary.fingerprint,
         inputs=described,
-        options={"tokenization": asdict(options)},
+        options=to_table(options),
         results=report.to_dict(),
     )

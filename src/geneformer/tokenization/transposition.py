@@ -2,14 +2,18 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.tokenization.matrices import MAX_ENTRIES, Sample, joined
+from geneformer.tokenization.matrices import Sample, joined
 from geneformer.tokenization.ranking import CellRows
+
+BUCKET_ENTRIES = 2_000_000
+"""Entries sorted in memory at a time."""
 
 _MOST_BUCKETS = 256
 """Files open at a time."""
@@ -38,7 +42,7 @@ class SortedOnDisk:
     def __init__(self, entries: Callable[[], Iterable[Sample]], shape: tuple[int, int], *, expected: int) -> None:
         self.entries = entries
         self.shape = shape
-        n_buckets = min(max(expected // MAX_ENTRIES, 1), _MOST_BUCKETS, max(shape[0], 1))
+        n_buckets = min(max(expected // BUCKET_ENTRIES, 1), _MOST_BUCKETS, max(shape[0], 1))
         self._cells_per_bucket = max(-(-shape[0] // n_buckets), 1)
         self._n_buckets = -(-shape[0] // self._cells_per_bucket)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -81,8 +85,9 @@ class SortedOnDisk:
             self._only_bucket = np.concatenate(blocks) if blocks else np.empty(0, _ENTRY)
             return
         folder = tempfile.TemporaryDirectory(prefix="geneformer-")
-        files = [Path(folder.name, str(number)).open("wb") for number in range(self._n_buckets)]
-        try:
+        with ExitStack() as stack:
+            names = [Path(folder.name, str(number)) for number in range(self._n_buckets)]
+            files = [stack.enter_context(name.open("wb")) for name in names]
             for block in self.entries():
                 buckets = (block.cells // self._cells_per_bucket).astype(np.uint16)
                 order = np.argsort(buckets, kind="stable")
@@ -91,9 +96,6 @@ class SortedOnDisk:
                 for number, piece in enumerate(np.split(ordered, ends[:-1])):
                     if len(piece):
                         files[number].write(piece.tobytes())
-        finally:
-            for file in files:
-                file.close()
         self._folder = folder
 
     def _bucket(self, number: int) -> NDArray[Any]:
@@ -117,8 +119,8 @@ def by_columns(indptr: Any, indices: Any, data: Any, shape: tuple[int, int]) -> 
     total = int(starts[-1]) if len(starts) else 0
 
     def entries() -> Iterator[Sample]:
-        for first in range(0, total, MAX_ENTRIES):
-            last = min(first + MAX_ENTRIES, total)
+        for first in range(0, total, BUCKET_ENTRIES):
+            last = min(first + BUCKET_ENTRIES, total)
             genes = np.searchsorted(starts, np.arange(first, last), side="right") - 1
             yield Sample(np.asarray(indices[first:last], dtype=np.int64), genes, np.asarray(data[first:last]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,12 +152,12 @@ def rank_rows(
         cells = cells[kept]
         rows = select_cells(rows, kept)
     rows, tally.n_missing = checked(rows, cells, source, options)
-    sums = _sums(rows)
+    sums = _sums(_cells_of(rows), rows.data, len(cells))
     totals = _totals(prepared, cells, sums, tally)
     ranked = rank_cells(
         rows, prepared.positions, vocabulary, max_length=max_length, totals=totals if options.counts else None
     )
-    gene_counts = np.bincount(rows.indices, weights=rows.data, minlength=source.n_genes)
+    gene_counts = _sums(rows.indices, rows.data, source.n_genes)
     specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
     tally.n_truncated = int((ranked.n_genes > max_length - specials).sum())
     filled = ranked.n_genes > 0
@@ -206,11 +206,14 @@ def _aligned(chunks: Iterator[CellRows], first: int, size: int) -> Iterator[tupl
         first += n
 
 
-def _sums(rows: CellRows) -> NDArray[np.float64]:
-    """Sum of each cell; a cell's own entries alone enter, so that its neighbors cannot change a rounding."""
-    cells = np.repeat(np.arange(len(rows.indptr) - 1), np.diff(rows.indptr))
-    sums: NDArray[np.float64] = np.bincount(cells, weights=rows.data, minlength=len(rows.indptr) - 1)
-    return sums
+def _cells_of(rows: CellRows) -> NDArray[np.int64]:
+    """Number of the cell that each entry belongs to."""
+    return np.repeat(np.arange(len(rows.indptr) - 1), np.diff(rows.indptr))
+
+
+def _sums(places: NDArray[Any], values: NDArray[Any], n: int) -> NDArray[np.float64]:
+    """Sum of the values at each place, each sum of its own entries alone, so that neighbors change no rounding."""
+    return np.bincount(places, weights=values, minlength=n).astype(np.float64, copy=False)
 
 
 def _totals(

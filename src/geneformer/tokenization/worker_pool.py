@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geneformer import errors
 from geneformer.options import TokenizeOptions
@@ -126,8 +127,8 @@ def _received(worker: "subprocess.Popen[bytes]") -> UnitResult:
 
 def _lost(worker: "subprocess.Popen[bytes]") -> RuntimeError:
     msg = (
-        f"A worker process ended unexpectedly (exit status {worker.wait()}; its message is above). If it was killed for "
-        "memory, use fewer workers or a smaller chunk_size; the run can be resumed."
+        f"A worker process ended unexpectedly (exit status {worker.wait()}; its message is above). If it was killed "
+        "for memory, use fewer workers or a smaller chunk_size; the run can be resumed."
     )
     return RuntimeError(msg)
 
@@ -137,7 +138,14 @@ def write_result(stream: IO[bytes], result: UnitResult) -> None:
     ranked = result.ranked
     head = {"tally": asdict(result.tally), "counts": ranked.counts is not None}
     stream.write(json.dumps(head).encode() + b"\n")
-    arrays = [ranked.offsets, ranked.input_ids, ranked.n_genes, result.cells, result.empty, result.gene_counts]
+    arrays: list[NDArray[Any]] = [
+        ranked.offsets,
+        ranked.input_ids,
+        ranked.n_genes,
+        result.cells,
+        result.empty,
+        result.gene_counts,
+    ]
     arrays += [ranked.counts] if ranked.counts is not None else []
     for array in arrays:
         np.save(stream, array, allow_pickle=False)

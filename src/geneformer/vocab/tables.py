@@ -146,7 +146,9 @@ def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path, columns=list(columns), memory_map=False)
+        # Unlike `read_table`, this does not load pandas.
+        with parquet.ParquetFile(path) as file:
+            table = file.read(columns=list(columns))
         return [table.column(name).cast(kind).to_pylist() for name, kind in columns.items()]
     except (OSError, KeyError, pa.ArrowException) as error:
         msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {error}'

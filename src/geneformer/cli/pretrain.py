@@ -1,0 +1,44 @@
+"""`geneformer pretrain`: cells in, a checkpoint out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geneformer.cli._options import with_options
+from geneformer.cli._output import Outcome, progress_bar
+from geneformer.options import PretrainOptions, RuntimeOptions
+
+INPUTS = typer.Argument(
+    metavar="DATA...", help="Tokens (.dataset folders), or raw counts in any format.", show_default=False
+)
+OUTPUT = typer.Option("--output", "-o", metavar="DIR", help="Checkpoint folder to make.", show_default=False)
+RESUME = typer.Option("--resume", help="Go on from the last training checkpoint in the output folder.")
+
+
+@with_options(hide={RuntimeOptions: ("tokens_per_batch",)})
+def pretrain(
+    data: Annotated[list[Path], INPUTS],
+    *,
+    output: Annotated[Path, OUTPUT],
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    resume: Annotated[bool, RESUME] = False,
+) -> Outcome:
+    """Train an encoder on masked genes."""
+    from geneformer.tasks.corpus import open_corpus
+    from geneformer.tasks.pretraining import check_run_folder
+    from geneformer.tasks.pretraining import pretrain as run
+
+    check_run_folder(output, resume=resume)
+    with progress_bar("Tokenizing", shown=runtime.progress) as update:
+        tokens, vocabulary = open_corpus(data, output, options, progress=update)
+    result = run(tokens, vocabulary, output, options, runtime, resume=resume)
+    rows: list[tuple[str, object]] = [
+        ("Cells trained on", result.n_train),
+        ("Cells held out", result.n_held_out),
+        ("Optimizer steps", result.steps),
+        *((name, f"{value:.4f}") for name, value in result.metrics.items()),
+    ]
+    data_out = {"output": str(output), "steps": result.steps, "metrics": result.metrics}
+    return Outcome(f"Checkpoint in {output}", rows, data_out)

@@ -1,0 +1,120 @@
+"""`gf.pl.training_curve`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geneformer.errors import DatasetError, InputNotFoundError, UnreadableInputError
+from geneformer.pl._figures import INK, check_save, plotting_library, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HISTORY = "pretraining.json"
+"""File in a checkpoint folder with the figures of its pretraining."""
+
+TRAINED, HELD_OUT, BASELINE = "#88ccee", "#332288", "#cc6677"
+
+
+def training_curve(
+    history: str | Path | Mapping[str, Any], *, title: str | None = None, save: str | Path | None = None
+) -> "list[Axes]":
+    """Loss, and accuracy at masked genes beside its baseline, over the steps of a pretraining run.
+
+    The baseline, a dashed line, guesses the genes commonest at the rank of the masked one.
+
+    Parameters
+    ----------
+    history
+        Checkpoint folder, its `pretraining.json`, or the content of one.
+    title
+        Heading.
+    save
+        File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
+
+    Returns
+    -------
+    Axes of the loss and of the accuracy.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such file.
+    UnreadableInputError
+        The file is not JSON.
+    DatasetError
+        There is no loss in it.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> gf.pl.training_curve("my_model", save="curve.png")  # doctest: +SKIP
+    """
+    check_save(save)
+    content = history if isinstance(history, Mapping) else _read(Path(history))
+    lines = [line for line in content.get("history", ()) if "step" in line]
+    trained = _series(lines, "masked_loss") or _series(lines, "loss")
+    if not trained:
+        where = "history" if isinstance(history, Mapping) else f'"{history}"'
+        msg = f"{where} has no line with a step and a loss. Pass the folder or the {HISTORY} of a pretraining run."
+        raise DatasetError(msg)
+    pyplot = plotting_library("matplotlib.pyplot")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
+    if held_out := _series(lines, "eval_loss"):
+        left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label="held-out cells")
+    left.set(title="Loss at masked genes", ylabel="cross-entropy (nats)")
+    _draw_accuracy(right, lines, content.get("metrics", {}))
+    for ax in (left, right):
+        _frame(ax)
+    if title:
+        figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
+    save_figure(figure, save)
+    return [left, right]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    path = path / HISTORY if path.is_dir() else path
+    if not path.is_file():
+        msg = f'There is no "{path}". It is written beside the weights at the end of `geneformer pretrain`.'
+        raise InputNotFoundError(msg)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f'"{path}" is not valid JSON ({error}).'
+        raise UnreadableInputError(msg) from error
+    return content if isinstance(content, dict) else {"history": content}
+
+
+def _series(lines: list[Any], name: str) -> tuple[list[float], list[float]] | None:
+    """Steps and values of one quantity, or None where it was not logged."""
+    found = {line["step"]: line[name] for line in lines if name in line}
+    return (list(found), list(found.values())) if found else None
+
+
+def _draw_accuracy(ax: "Axes", lines: list[Any], metrics: Mapping[str, float]) -> None:
+    """Share of masked genes guessed right among the first one and the first ten, with the baselines."""
+    for among, style in (("top10", "-"), ("top1", "-")):
+        shade = 1.0 if among == "top10" else 0.55
+        told = "first 10 guesses" if among == "top10" else "first guess"
+        if series := _series(lines, f"eval_{among}"):
+            ax.plot(*series, style, color=HELD_OUT, alpha=shade, linewidth=2, marker="o", markersize=3, label=told)
+        if f"baseline_{among}" in metrics:
+            ax.axhline(
+                metrics[f"baseline_{among}"], linestyle="--", color=BASELINE, alpha=shade, label=f"{told}, baseline"
+            )
+    ax.set(title="Masked genes found in held-out cells", ylabel="share")
+    ax.set_ylim(bottom=0)
+
+
+def _frame(ax: "Axes") -> None:
+    ax.set_xlabel("optimizer steps", color=INK)
+    ax.title.set(color=INK, fontsize=12)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#eeeeee")
+    ax.set_axisbelow(True)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)

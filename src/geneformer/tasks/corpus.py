@@ -1,0 +1,78 @@
+"""One dataset to pretrain on, from dataset folders and counts in any mixture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from geneformer import keys
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.data.storage import read_dataset
+from geneformer.engine.inference import Progress
+from geneformer.errors import VocabularyMismatchError
+from geneformer.options import PretrainOptions, TokenizeOptions
+from geneformer.tokenization.tokenizer import tokenize_counts
+from geneformer.vocab.vocabulary import Vocabulary
+
+TOKENS = "tokens.dataset"
+"""Folder, within the output, of tokens made on the way."""
+
+
+def open_corpus(
+    inputs: Sequence[Path], output: Path, options: PretrainOptions, *, progress: Progress | None = None
+) -> tuple[TokenizedDataset, Vocabulary]:
+    """Cells of all inputs, in their order, and the vocabulary they share.
+
+    Counts are tokenized once, into the output folder; a run that is resumed finds them there.
+
+    Parameters
+    ----------
+    inputs
+        `.dataset` folders, and files or folders of counts.
+    output
+        Folder of the pretraining run.
+    options
+        Vocabulary, and whether counts are needed for views.
+    progress
+        Called while counts are tokenized.
+
+    Raises
+    ------
+    VocabularyMismatchError
+        Datasets of different vocabularies.
+    """
+    folders = [path for path in inputs if _is_dataset(path)]
+    counts = [path for path in inputs if not _is_dataset(path)]
+    vocabulary = Vocabulary.load(options.vocabulary)
+    parts = [read_dataset(path) for path in folders]
+    if counts:
+        parts.append(_tokens_of(counts, output / TOKENS, options, vocabulary, progress))
+    for part in parts:
+        if part.vocabulary not in (None, vocabulary.fingerprint):
+            msg = (
+                f"{part.path} was made with vocabulary {part.vocabulary}, but this run uses {vocabulary.name} "
+                f"({vocabulary.fingerprint}). Pass its vocabulary, or tokenize again."
+            )
+            raise VocabularyMismatchError(msg)
+    if len(parts) == 1:
+        return parts[0], vocabulary
+    shared = set.intersection(*(set(part.table.column_names) for part in parts))
+    wanted = [name for name in (keys.INPUT_IDS, keys.COUNTS, keys.CELL_ID, keys.SOURCE) if name in shared]
+    tables = [part.table.select(wanted) for part in parts]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    return TokenizedDataset(table, vocabulary=vocabulary.fingerprint), vocabulary
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
+
+
+def _tokens_of(
+    counts: list[Path], folder: Path, options: PretrainOptions, vocabulary: Vocabulary, progress: Progress | None
+) -> TokenizedDataset:
+    if _is_dataset(folder):
+        return read_dataset(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tokenizing = TokenizeOptions(vocabulary=options.vocabulary, keep=(), counts=options.contrastive_weight > 0 or options.spectral_start)
+    dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
+    return dataset

@@ -1,0 +1,137 @@
+"""Contextual predictions: what the model expects where a gene was masked."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from geneformer import keys
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.engine.inference import Batch, Progress, run_batches
+from geneformer.errors import CheckpointError, UnknownColumnError
+from geneformer.models.loading import LoadedModel
+from geneformer.options import RuntimeOptions
+from geneformer.options._check import check_range, nearest
+from geneformer.tasks.embedding import check_pairing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict_masked(
+    tokens: TokenizedDataset,
+    model: LoadedModel,
+    genes: Sequence[str],
+    runtime: RuntimeOptions,
+    *,
+    n_predictions: int = 10,
+    progress: Progress | None = None,
+) -> "pd.DataFrame":
+    """Genes expected in the place of a masked one, in every cell that expresses it.
+
+    Each gene is masked on its own; the rest of the cell is the context.
+
+    Parameters
+    ----------
+    tokens
+        Tokenized cells.
+    model
+        Pretrained model with its vocabulary head.
+    genes
+        Ensembl ids or symbols to mask.
+    runtime
+        Where it runs.
+    n_predictions
+        Genes listed per masked one.
+    progress
+        Called with the masked cells done and in all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Tidy: `cell_id`, `masked_gene`, `masked_symbol`, `rank_in_cell` (0 = highest), `order` (1 = most expected),
+        `predicted_gene`, `predicted_symbol`, `probability`, `rank_of_masked` and `probability_of_masked` (where the
+        masked gene itself came out).
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint has no vocabulary head.
+    UnknownColumnError
+        A gene that the vocabulary does not have.
+    PairingError
+        Tokens and model do not belong together.
+    """
+    import pandas as pd
+
+    check_range("n_predictions", n_predictions, low=1, high=model.vocabulary.size)
+    check_pairing(tokens, model, truncate=False)
+    if not model.has_head:
+        msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
+        raise CheckpointError(msg)
+    masked, rows, places, truth = _mask_each(tokens, model, [_token(gene, model) for gene in genes])
+    top = np.empty((len(masked), n_predictions), dtype=np.int64)
+    chance = np.empty((len(masked), n_predictions))
+    own_chance, own_order = np.empty(len(masked)), np.empty(len(masked), dtype=np.int64)
+
+    def step(batch: Batch) -> None:
+        hidden_TD = model.network.bert(batch.input_ids, batch.cu_seqlens, attention=batch.attention)
+        where = batch.cu_seqlens[:-1] + torch.from_numpy(places[batch.rows]).to(batch.cu_seqlens.device)
+        scores_BV = torch.softmax(model.network.logits(hidden_TD[where]).float(), dim=1)
+        best = scores_BV.topk(n_predictions)
+        own_B = scores_BV.gather(1, torch.from_numpy(truth[batch.rows, None]).to(scores_BV.device))
+        top[batch.rows], chance[batch.rows] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+        own_chance[batch.rows] = own_B[:, 0].cpu().numpy()
+        own_order[batch.rows] = (scores_BV > own_B).sum(1).cpu().numpy() + 1
+
+    if len(masked):
+        run_batches(masked, model.network, step, runtime, progress=progress)
+    vocabulary, repeat = model.vocabulary, n_predictions
+    predicted = vocabulary.gene_of[top.ravel()]
+    return pd.DataFrame(
+        {
+            "cell_id": np.repeat(tokens.cell_ids[rows], repeat),
+            "masked_gene": np.repeat(vocabulary.gene_of[truth], repeat),
+            "masked_symbol": np.repeat([vocabulary.symbol_of(g) for g in vocabulary.gene_of[truth]], repeat),
+            "rank_in_cell": np.repeat(places, repeat),
+            "order": np.tile(np.arange(1, repeat + 1), len(masked)),
+            "predicted_gene": predicted,
+            "predicted_symbol": [vocabulary.symbol_of(gene) for gene in predicted],
+            "probability": chance.ravel(),
+            "rank_of_masked": np.repeat(own_order, repeat),
+            "probability_of_masked": np.repeat(own_chance, repeat),
+        }
+    )
+
+
+def _token(gene: str, model: LoadedModel) -> int:
+    """Token id of an Ensembl id or symbol."""
+    vocabulary = model.vocabulary
+    identifier = gene.strip()
+    found = vocabulary.token_of.get(identifier)
+    if found is None:
+        alias = vocabulary.aliases.get(identifier.upper()) or vocabulary.symbols.get(identifier)
+        found = vocabulary.token_of.get(alias or "")
+    if found is None:
+        msg = f"Gene {gene!r} is not in vocabulary {vocabulary.name}.{nearest(gene, vocabulary.symbols)}"
+        raise UnknownColumnError(msg)
+    return int(found)
+
+
+def _mask_each(
+    tokens: TokenizedDataset, model: LoadedModel, wanted: list[int]
+) -> tuple[TokenizedDataset, np.ndarray, np.ndarray, np.ndarray]:
+    """One copy of a cell for each wanted gene it expresses, with that gene masked."""
+    packed = tokens.gather(np.arange(len(tokens)))
+    position = np.flatnonzero(np.isin(packed.input_ids, wanted))
+    row = np.searchsorted(packed.cu_seqlens, position, side="right") - 1
+    copies = tokens.gather(row)
+    place = position - packed.cu_seqlens[row]
+    truth = packed.input_ids[position].astype(np.int64)
+    ids = copies.input_ids.copy()
+    ids[copies.cu_seqlens[:-1] + place] = model.vocabulary.mask_id
+    lists = pa.LargeListArray.from_arrays(pa.array(copies.cu_seqlens, pa.int64()), pa.array(ids))
+    masked = TokenizedDataset(pa.table({keys.INPUT_IDS: lists}), vocabulary=tokens.vocabulary)
+    return masked, row, place, truth

@@ -1,0 +1,130 @@
+"""`gf.tl.embed`."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from geneformer import keys
+from geneformer.errors import GeneformerWarning
+from geneformer.models.loading import load_model
+from geneformer.options import EmbedOptions, RuntimeOptions
+from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
+from geneformer.tasks import embedding
+from geneformer.tl._tokens import tokens_for
+from geneformer.vocab.gene_ids import resolve_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from geneformer.vocab.vocabulary import Vocabulary
+
+
+def embed(
+    adata: "AnnData",
+    *,
+    model: str | Path = "mini",
+    vocabulary: "str | Path | Vocabulary | None" = None,
+    pooling: Literal["mean", "cls", "gene"] = "mean",
+    layer: int = -1,
+    counts_layer: str | None = None,
+    gene_ids: str | None = None,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    tokens_per_batch: int | None = None,
+    progress: bool = True,
+    key_added: str = keys.EMBEDDING,
+    copy: bool = False,
+) -> "AnnData | None":
+    """Embeddings of all cells, or of all genes averaged over cells, from a pretrained encoder.
+
+    Parameters
+    ----------
+    adata
+        Raw counts of cells by genes.
+    model
+        Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
+    vocabulary
+        Needed only where the checkpoint does not tell its own.
+    pooling
+        "mean" over the genes of a cell, the state of "cls" (V2 models), or "gene": one vector per gene.
+    layer
+        Layer to read, counted back from the output: 0 is the last, -1 the one before it.
+    counts_layer
+        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
+    gene_ids
+        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    device, dtype, tokens_per_batch, progress
+        Where and how the model runs; see `RuntimeOptions`.
+    key_added
+        Slot of the result.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    AnnData or None
+        With `copy=True`. Sets:
+
+        `.obsm[key_added]` : float32, ``(n_obs, hidden_size)``
+            Cell embeddings; rows of cells without a known gene are not a number.
+        `.varm[key_added]` : float32, ``(n_vars, hidden_size)``
+            Gene embeddings, for `pooling="gene"`; rows of genes never seen are not a number.
+        `.uns["geneformer"]`
+            Model, vocabulary, options and versions.
+
+    Raises
+    ------
+    CountsError
+        The counts or gene identifiers cannot be used.
+    PairingError
+        Model, vocabulary and options do not belong together.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> adata = gf.example_cells()
+    >>> gf.tl.embed(adata, model="mini", progress=False)
+    >>> adata.obsm["X_geneformer"].shape
+    (60, 128)
+    """
+    options = EmbedOptions(pooling=pooling, layer=layer)
+    runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
+    adata = adata.copy() if copy else adata
+    loaded = load_model(model, vocabulary=vocabulary)
+    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    result = embedding.embed(tokens, loaded, options, runtime)
+    if isinstance(result, CellEmbeddings):
+        _write_cells(adata, result, rows, key_added)
+    else:
+        _write_genes(adata, result, key_added, loaded.vocabulary, gene_ids)
+    adata.uns[keys.UNS] = dict(result.provenance) | {"key": key_added}
+    return adata if copy else None
+
+
+def _write_cells(adata: "AnnData", result: CellEmbeddings, rows: "np.ndarray", key: str) -> None:
+    """Cells without a row keep a place, and are named in a warning."""
+    values = np.full((adata.n_obs, result.values.shape[1]), np.nan, dtype=np.float32)
+    values[rows] = result.values
+    adata.obsm[key] = values
+    without = np.setdiff1d(np.arange(adata.n_obs), rows)
+    if len(without):
+        names = ", ".join(map(repr, adata.obs_names[without[:3]]))
+        msg = f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): {names} …"
+        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+
+
+def _write_genes(
+    adata: "AnnData", result: GeneEmbeddings, key: str, vocabulary: "Vocabulary", gene_ids: str | None
+) -> None:
+    """Every column of `adata` that was matched to a gene gets that gene's vector."""
+    columns = {name: adata.var[name] for name in adata.var.columns} | {"index": adata.var_names}
+    match = resolve_genes(columns, vocabulary, gene_ids)
+    row_of = {gene: row for row, gene in enumerate(result.genes)}
+    values = np.full((adata.n_vars, result.values.shape[1]), np.nan, dtype=np.float32)
+    for column, position in enumerate(match.positions):
+        row = row_of.get(vocabulary.genes[position]) if position >= 0 else None
+        if row is not None:
+            values[column] = result.values[row]
+    adata.varm[key] = values
