@@ -161,10 +161,11 @@ def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Pa
     if name in HUB:
         entry = HUB[name]
         return _download(entry.repository, entry.subfolder, revision or entry.revision, cache_dir)
-    if Path(model).is_dir():
-        return Path(model)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
     known = (*BUNDLED, *HUB)
-    if Path(model).exists():
+    if path.exists():
         msg = f"model={name!r} is a file. Pass the folder that holds config.json and model.safetensors."
         raise UnknownModelError(msg)
     parts = name.split("/")
@@ -180,6 +181,8 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # The HTTP library behind the hub's client differs between its releases; this is the base of its errors.
+    transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     where = f"{repository}/{subfolder}".rstrip("/") + (f" at {revision}" if revision else "")
 
     def fetch(*names: str) -> Path:
@@ -197,8 +200,9 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
             f'pass a checkpoint folder. Without a network, model="mini" always works.'
         )
         raise UnknownModelError(msg) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        msg = f"{where} cannot be fetched from the hub: {str(error).splitlines()[0]}"
+    except (HfHubHTTPError, HFValidationError, transport_error, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        msg = f"{where} cannot be fetched from the hub: {reason} Check the name, the network and the space in the cache."
         raise UnknownModelError(msg) from error
     if not folder.is_dir():
         msg = f"{where}: the repository has no checkpoint there."

@@ -43,7 +43,7 @@ class PretrainOptions:
     max_steps: int = -1
     """Optimizer steps; overrides `epochs` when positive."""
 
-    tokens_per_batch: int = 16384
+    tokens_per_batch: int = 8192
     """Tokens in one optimizer step and device, before accumulation."""
 
     accumulation: int = 1

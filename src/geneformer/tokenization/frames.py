@@ -82,7 +82,7 @@ class StoredFrame:
 
     def index(self, start: int, stop: int) -> NDArray[Any]:
         """Row names as text."""
-        return np.array([str(name) for name in _values(self._index, start, stop)], dtype=object)
+        return _names(_values(self._index, start, stop))
 
     def kind(self, name: str) -> pa.DataType:
         """Type of a column."""
@@ -137,8 +137,7 @@ class ArrayFrame:
 
     def index(self, start: int, stop: int) -> NDArray[Any]:
         """Row names as text."""
-        names = np.arange(start, stop) if self._index is None else _values(self._index, start, stop)
-        return np.array([str(name) for name in names], dtype=object)
+        return _names(np.arange(start, stop) if self._index is None else _values(self._index, start, stop))
 
     def kind(self, name: str) -> pa.DataType:
         """Type of a column."""
@@ -194,6 +193,12 @@ def to_pandas(frame: Frame) -> Any:
     return pd.DataFrame(columns, index=pd.Index(frame.index(0, frame.n_rows), dtype=object)).set_axis(
         list(columns), axis=1
     )
+
+
+def _names(values: NDArray[Any]) -> NDArray[np.object_]:
+    if values.dtype == object:
+        return values
+    return np.array([str(value) for value in values], dtype=object)
 
 
 def _values(array: Any, start: int, stop: int) -> NDArray[Any]:

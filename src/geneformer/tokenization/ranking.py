@@ -204,11 +204,14 @@ def _order(
     if not len(genes):
         return genes, (entries.counts if with_counts else None)
     values = entries.counts / medians[genes]
-    bits = values.view(np.uint64)  # positive doubles order as their bits do
-    highest = bits.max()
+    packed = values.view(np.uint64)  # positive doubles order as their bits do
+    highest = packed.max()
     room = max(int(genes.max()).bit_length(), 1)
-    shift = max(int(highest - bits.min()).bit_length() + room - 64, 0)
-    packed = (highest - bits) >> np.uint64(shift) << np.uint64(room) | genes.astype(np.uint64)
+    shift = max(int(highest - packed.min()).bit_length() + room - 64, 0)
+    np.subtract(highest, packed, out=packed)
+    np.right_shift(packed, np.uint64(shift), out=packed)
+    np.left_shift(packed, np.uint64(room), out=packed)
+    np.bitwise_or(packed, genes.astype(np.uint64), out=packed)
     bounds = entries.starts.tolist()
     cells = list(pairwise(bounds))
     counts = None
@@ -223,31 +226,31 @@ def _order(
             packed[start:stop].sort()
     ordered = (packed & np.uint64((1 << room) - 1)).astype(np.int32)
     if shift:
-        _resolve(ordered, counts, packed >> np.uint64(room), entries, values)
+        equal = np.flatnonzero(packed[1:] - packed[:-1] < np.uint64(1 << room))
+        _resolve(ordered, counts, equal, entries, medians)
     return ordered, counts
 
 
 def _resolve(
     ordered: NDArray[np.int32],
     counts: NDArray[np.float64] | None,
-    cut_values: NDArray[np.uint64],
+    equal: NDArray[np.int64],
     entries: _Entries,
-    values: NDArray[np.float64],
+    medians: NDArray[np.float64],
 ) -> None:
-    """Sort those cells again in which values that differ looked equal."""
-    equal = np.flatnonzero(cut_values[1:] == cut_values[:-1])
-    if not len(equal):
-        return
-    lookup = np.zeros(int(entries.positions.max()) + 1)
+    """Sort those cells again in which values that differ looked equal to the next one, at the places `equal`."""
     for cell in np.unique(np.searchsorted(entries.starts, equal, side="right") - 1):
         span = slice(int(entries.starts[cell]), int(entries.starts[cell + 1]))
-        lookup[entries.positions[span]] = values[span]
-        sorted_values = lookup[ordered[span]]
-        if np.any(sorted_values[1:] > sorted_values[:-1]):
-            again = np.lexsort((entries.positions[span], -values[span]))
-            ordered[span] = entries.positions[span][again]
+        genes, cell_counts = entries.positions[span], entries.counts[span]
+        values = cell_counts / medians[genes]
+        place = np.empty(int(genes.max()) + 1, dtype=np.int64)
+        place[genes] = np.arange(len(genes))
+        in_order = values[place[ordered[span]]]
+        if np.any(in_order[1:] > in_order[:-1]):
+            again = np.lexsort((genes, -values))
+            ordered[span] = genes[again]
             if counts is not None:
-                counts[span] = entries.counts[span][again]
+                counts[span] = cell_counts[again]
 
 
 def _ragged_index(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

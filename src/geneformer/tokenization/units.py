@@ -1,8 +1,9 @@
 """A run of cells from counts to tokens: the piece of work that processes share and a resumed run skips."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ def rank_source(
     """
     source, size = prepared.source, options.chunk_size
     pieces: list[UnitResult] = []
-    for start, rows in _aligned(source.chunks(size, first), first, size):
+    for start, rows in _aligned(_read_ahead(source.chunks(size, first)), first, size):
         pieces.append(rank_rows(prepared, vocabulary, options, max_length, start, rows))
         stop = start + len(rows.indptr) - 1
         if stop % size == 0 or stop == source.n_cells:
@@ -152,12 +153,9 @@ def rank_rows(
         cells = cells[kept]
         rows = select_cells(rows, kept)
     rows, tally.n_missing = checked(rows, cells, source, options)
-    sums = _sums(_cells_of(rows), rows.data, len(cells))
-    totals = _totals(prepared, cells, sums, tally)
-    ranked = rank_cells(
-        rows, prepared.positions, vocabulary, max_length=max_length, totals=totals if options.counts else None
-    )
-    gene_counts = _sums(rows.indices, rows.data, source.n_genes)
+    totals = _totals(prepared, options, cells, rows, tally)
+    ranked = rank_cells(rows, prepared.positions, vocabulary, max_length=max_length, totals=totals)
+    gene_counts = np.bincount(rows.indices, weights=rows.data, minlength=source.n_genes).astype(np.float64)
     specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
     tally.n_truncated = int((ranked.n_genes > max_length - specials).sum())
     filled = ranked.n_genes > 0
@@ -193,6 +191,15 @@ def join_results(pieces: list[UnitResult]) -> UnitResult:
     )
 
 
+def _read_ahead(chunks: Iterator[CellRows]) -> Iterator[CellRows]:
+    """The chunks, each read while the one before it is worked on: unpacking leaves the interpreter free."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, chunks, None)
+        while (rows := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield rows
+
+
 def _aligned(chunks: Iterator[CellRows], first: int, size: int) -> Iterator[tuple[int, CellRows]]:
     """Chunks cut where a multiple of `size` lies within them, with the number of their first cell."""
     for rows in chunks:
@@ -206,20 +213,13 @@ def _aligned(chunks: Iterator[CellRows], first: int, size: int) -> Iterator[tupl
         first += n
 
 
-def _cells_of(rows: CellRows) -> NDArray[np.int64]:
-    """Number of the cell that each entry belongs to."""
-    return np.repeat(np.arange(len(rows.indptr) - 1), np.diff(rows.indptr))
-
-
-def _sums(places: NDArray[Any], values: NDArray[Any], n: int) -> NDArray[np.float64]:
-    """Sum of the values at each place, each sum of its own entries alone, so that neighbors change no rounding."""
-    return np.bincount(places, weights=values, minlength=n).astype(np.float64, copy=False)
-
-
 def _totals(
-    prepared: PreparedSource, cells: NDArray[np.int64], sums: NDArray[np.float64], tally: Tally
-) -> NDArray[np.float64]:
-    """Totals that scale the counts: those given, else the sums."""
+    prepared: PreparedSource, options: TokenizeOptions, cells: NDArray[np.int64], rows: CellRows, tally: Tally
+) -> NDArray[np.float64] | None:
+    """Totals that scale the counts, if these are wanted: those given, else the sums; given ones are checked."""
+    if prepared.totals is None and not options.counts:
+        return None
+    sums = _sums(rows)
     if prepared.totals is None:
         return np.where(sums > 0, sums, 1.0)
     given = prepared.totals[cells]
@@ -228,4 +228,13 @@ def _totals(
         raise invalid_total(prepared.source, cells[impossible], prepared.totals)
     tally.n_disagreeing = int(np.sum(np.abs(given - sums) > _DISAGREEMENT * np.maximum(given, sums)))
     tally.given, tally.counted = float(given.sum()), float(sums.sum())
-    return np.where(given > 0, given, 1.0)
+    return np.where(given > 0, given, 1.0) if options.counts else None
+
+
+def _sums(rows: CellRows) -> NDArray[np.float64]:
+    """Sum of each cell, of its own entries alone, so that its neighbors change no rounding."""
+    sums = np.zeros(len(rows.indptr) - 1)
+    filled = np.diff(rows.indptr) > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(rows.data, rows.indptr[:-1][filled], dtype=np.float64)
+    return sums
