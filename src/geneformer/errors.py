@@ -29,7 +29,7 @@ class GeneformerError(Exception):
     code = "GF000"
 
     def __str__(self) -> str:
-        return f"{type(self).__name__} ({self.code}): {super().__str__()}"
+        return f"{type(self).__name__} ({self.code}): {Exception.__str__(self)}"  # KeyError would show the repr
 
 
 class OptionError(GeneformerError, ValueError):

@@ -57,7 +57,6 @@ class StandInHub:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: StandInHub
-    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         """Nothing is logged."""

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from models.reference_bert import small_config
 
 from geneformer.errors import CheckpointError, UnknownModelError
 from geneformer.models.architectures import ARCHITECTURES, architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from models.reference_bert import small_config
 
 PUBLISHED = {
     "V1-10M": (6, 256, 4, 512, 2048),

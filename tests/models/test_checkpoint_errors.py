@@ -5,13 +5,13 @@ import os
 
 import pytest
 import torch
-from models.reference_bert import ours, random_bert, random_cells, small_config
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import BertForSequenceClassification
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
 from geneformer.models.checkpoint import build_model, convert_pickled, read_config, read_weights, save_checkpoint
+from models.reference_bert import ours, random_bert, random_cells, small_config
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 41183536\n"
 

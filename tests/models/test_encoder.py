@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.reference_bert import ours, random_bert, random_cells, shape_config, small_config
 from torch.testing import assert_close
 
 from geneformer.models.attention import attention_weights, eager
 from geneformer.models.encoder import mean_pool
+from models.reference_bert import ours, random_bert, random_cells, shape_config, small_config
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SMALL_MODEL = ours(random_bert(small_config()))
@@ -88,7 +88,9 @@ def test_neither_the_order_nor_the_company_of_a_cell_matters(lengths, seed, data
         together = SMALL_MODEL.bert(cells.input_ids, cells.cu_seqlens).split(lengths)
         shuffled_ids = torch.cat([rows[i] for i in order])
         shuffled_lengths = [lengths[i] for i in order]
-        shuffled = SMALL_MODEL.bert(shuffled_ids, torch.tensor([0, *shuffled_lengths]).cumsum(0)).split(shuffled_lengths)
+        shuffled = SMALL_MODEL.bert(shuffled_ids, torch.tensor([0, *shuffled_lengths]).cumsum(0)).split(
+            shuffled_lengths
+        )
         for place, i in enumerate(order):
             assert_close(shuffled[place], together[i], atol=1e-6, rtol=0)
             alone = SMALL_MODEL.bert(rows[i], torch.tensor([0, lengths[i]]))

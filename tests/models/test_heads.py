@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from models.reference_bert import ours, random_bert, random_cells, small_config
 from torch.testing import assert_close
 
 from geneformer.models.heads import GeneformerForMaskedLM, contrastive_loss
+from models.reference_bert import ours, random_bert, random_cells, small_config
 
 LENGTHS = (4, 9, 9, 1)
 

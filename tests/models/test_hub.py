@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.reference_bert import ours, random_bert, small_config
-from models.stand_in_hub import StandInHub
 from safetensors.torch import load_file
 
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.loading import HUB
+from models.reference_bert import ours, random_bert, small_config
+from models.stand_in_hub import StandInHub
 
 NEWEST, TAGGED = "a" * 40, "b" * 40
 PINNED = HUB["V1-10M"].revision
 
 PRELUDE = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from urllib.request import urlopen
 from geneformer.errors import GeneformerError
@@ -41,6 +41,15 @@ def attempt(mark, name, **kwargs):
 
 def visit(mark):
     urlopen(sys.argv[1] + "/" + mark).close()
+
+def wait_until_refused():
+    while True:
+        try:
+            visit("mark/still-there")
+        except OSError as error:
+            if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
+                return
+        time.sleep(0.05)
 """
 
 ONLINE = """
@@ -63,6 +72,7 @@ attempt("no such folder", "someone/models/nothing")
 attempt("no such name", "someone/in valid")
 attempt("cut short", "someone/cut/cut")
 visit("stop")
+wait_until_refused()
 attempt("cached without network", "V1-10M")
 attempt("uncached without network", "V2-104M")
 """
@@ -94,6 +104,8 @@ def hub(tmp_path_factory):
     beside = {
         "Geneformer-V1-10M/pytorch_model.bin": b"not needed",
         "Geneformer-V1-10M/training_args.bin": b"",
+        "Geneformer-V2-104M/config.json": b"{}",
+        "Geneformer-V2-104M/model.safetensors": b"",
         "config.json": b"{}",
         "other/config.json": b"{}",
     }
@@ -185,7 +197,7 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(hub, online)
     [
         ("no such repository", "UnknownModelError", "someone/nothing cannot be fetched"),
         ("no such revision", "UnknownModelError", "someone/models at v9 cannot be fetched"),
-        ("no such folder", "CheckpointError", "someone/models/nothing: the repository has no checkpoint there"),
+        ("no such folder", "CheckpointError", "someone/models/nothing: there is no checkpoint"),
         ("no such name", "UnknownModelError", "someone/in valid cannot be fetched"),
         ("cut short", "UnknownModelError", "size 500"),
         ("uncached without network", "UnknownModelError", "hub cannot be reached"),

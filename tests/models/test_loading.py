@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from models.reference_bert import ours, random_bert, small_config
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.loading import HUB, find_folder, list_models, load_model
 from geneformer.vocab.vocabulary import Vocabulary
+from models.reference_bert import ours, random_bert, small_config
 
 SIZES = {"V1": 25_426, "V2": 20_275}
 

@@ -27,13 +27,14 @@ def pretrain(
 ) -> Outcome:
     """Train an encoder on masked genes."""
     from geneformer.tasks.corpus import open_corpus
-    from geneformer.tasks.pretraining import check_run_folder
     from geneformer.tasks.pretraining import pretrain as run
+    from geneformer.tasks.pretraining_folder import check_run_folder
 
     check_run_folder(output, resume=resume)
     with progress_bar("Tokenizing", shown=runtime.progress) as update:
         tokens, vocabulary = open_corpus(data, output, options, progress=update)
-    result = run(tokens, vocabulary, output, options, runtime, resume=resume)
+    with progress_bar("Training", shown=runtime.progress) as update:
+        result = run(tokens, vocabulary, output, options, runtime, resume=resume, progress=update)
     rows: list[tuple[str, object]] = [
         ("Cells trained on", result.n_train),
         ("Cells held out", result.n_held_out),

@@ -65,7 +65,7 @@ def plan_epoch(
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     rng = np.random.default_rng(list(seed))
-    members = [np.arange(len(lengths))]
+    members = [np.arange(len(lengths))] if len(lengths) else []
     if groups is not None:
         members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     batches = [batch for rows in members for batch in _plan_group(rows, lengths, tokens_per_batch, multiple, rng)]

@@ -67,17 +67,14 @@ def mask_genes(
     return Masked(ids, packed.cu_seqlens, masked, labels)
 
 
-def subsample_counts(
-    packed: Packed,
-    medians: NDArray[np.float64],
-    share: tuple[float, float],
-    max_length: int,
-    rng: np.random.Generator,
-) -> Packed:
-    """The cells as they would look at a lower sequencing depth, ranked again.
+def split_counts(
+    packed: Packed, medians: NDArray[np.float64], share: tuple[float, float], max_length: int, rng: np.random.Generator
+) -> tuple[Packed, Packed]:
+    """Two views of every cell, each with a part of its molecules, ranked again.
 
-    Every molecule is kept with a probability drawn per cell (binomial thinning); the smallest count of a cell is taken
-    as one molecule. Special tokens stay where they are: first and last.
+    Every molecule goes to one of the views and never to both (binomial count splitting; Neufeld et al., 2022), so that
+    the views share the cell's expression but none of its sampling noise. The smallest count of a cell is taken as one
+    molecule. Special tokens stay where they are: first and last.
 
     Parameters
     ----------
@@ -86,9 +83,9 @@ def subsample_counts(
     medians
         Nonzero median by token id, ``(V,)``; not a number for special tokens.
     share
-        Range of the share of molecules kept.
+        Range from which each cell draws the share of molecules of the first view; the second gets the rest.
     max_length
-        Most tokens of one cell.
+        Most tokens of one view.
     rng
         Source of randomness.
     """
@@ -97,17 +94,26 @@ def subsample_counts(
         raise ValueError(msg)
     lengths = np.diff(packed.cu_seqlens)
     cells = np.repeat(np.arange(len(lengths)), lengths)
-    special = np.isnan(medians[packed.input_ids])
+    genes = ~np.isnan(medians[packed.input_ids])
     unit = np.full(len(lengths), np.inf)
-    np.minimum.at(unit, cells[~special], packed.counts[~special])
+    np.minimum.at(unit, cells[genes], packed.counts[genes])
     molecules = np.zeros(len(cells), dtype=np.int64)
-    molecules[~special] = np.rint(packed.counts[~special] / unit[cells[~special]]).astype(np.int64)
-    kept = rng.binomial(molecules, rng.uniform(*share, len(lengths))[cells])
+    molecules[genes] = np.rint(packed.counts[genes] / unit[cells[genes]]).astype(np.int64)
+    first = rng.binomial(molecules, rng.uniform(*share, len(lengths))[cells])
+    one, other = (_rank_again(packed, kept, medians, max_length) for kept in (first, molecules - first))
+    return one, other
 
-    first = np.zeros(len(cells), dtype=bool)
-    first[packed.cu_seqlens[:-1][lengths > 0]] = True
-    value = np.where(special, np.where(first, np.inf, 0.0), kept / np.where(special, 1.0, medians[packed.input_ids]))
-    alive = np.flatnonzero((kept > 0) | special)
+
+def _rank_again(packed: Packed, molecules: Ints, medians: NDArray[np.float64], max_length: int) -> Packed:
+    """The cells with other numbers of molecules."""
+    lengths = np.diff(packed.cu_seqlens)
+    cells = np.repeat(np.arange(len(lengths)), lengths)
+    median = medians[packed.input_ids]
+    special = np.isnan(median)
+    opens = np.zeros(len(cells), dtype=bool)
+    opens[packed.cu_seqlens[:-1][lengths > 0]] = True
+    value = np.where(special, np.where(opens, np.inf, 0.0), molecules / np.where(special, 1.0, median))
+    alive = np.flatnonzero((molecules > 0) | special)
     alive = alive[np.lexsort((-value[alive], cells[alive]))]
     return _cut(packed.input_ids[alive], cells[alive], special[alive], len(lengths), max_length)
 

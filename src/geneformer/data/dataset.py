@@ -120,13 +120,19 @@ class TokenizedDataset:
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         """Token ids of one cell, ``(length,)``."""
-        if not -len(self) <= row < len(self):
-            msg = f"Row {row} of a dataset of {len(self)} cells."
-            raise IndexError(msg)
-        row %= len(self)
+        row = int(self._checked([row])[0])
         block = int(np.searchsorted(self._starts, row, side="right")) - 1
         rows, local = self._rows[block], row - self._starts[block]
         return rows.values[rows.offsets[local] : rows.offsets[local + 1]]
+
+    def _checked(self, rows: Sequence[int] | Ints) -> Ints:
+        """Row numbers counted from the start, ``(B,)``."""
+        rows = np.asarray(rows, dtype=np.int64)
+        outside = rows[(rows < -len(self)) | (rows >= len(self))]
+        if len(outside):
+            msg = f"Row {outside[0]} of a dataset of {len(self)} cells."
+            raise IndexError(msg)
+        return np.where(rows < 0, rows + len(self), rows)
 
     def gather(self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False) -> Packed:
         """Cells of the given rows laid end to end, each cut to its first `max_length` tokens.
@@ -140,7 +146,7 @@ class TokenizedDataset:
         counts
             Also gather the scaled counts.
         """
-        rows = np.asarray(rows, dtype=np.int64)
+        rows = self._checked(rows)
         lengths = self.lengths[rows]
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
@@ -169,6 +175,7 @@ class TokenizedDataset:
 def _blocks(table: pa.Table) -> list[_Rows]:
     """Views of the list columns, block by block, without copying."""
     ids = table.column(keys.INPUT_IDS)
+    _check_tokens(ids)
     counts = table.column(keys.COUNTS) if keys.COUNTS in table.column_names else None
     if counts is not None and [len(c) for c in counts.chunks] != [len(c) for c in ids.chunks]:
         table = table.combine_chunks()
@@ -190,12 +197,21 @@ def _blocks(table: pa.Table) -> list[_Rows]:
     return blocks
 
 
+def _check_tokens(ids: pa.ChunkedArray) -> None:
+    """Refuse anything but lists of integers, none of them missing."""
+    kind = ids.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+        msg = f"`input_ids` holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`."
+        raise DatasetError(msg)
+    if ids.null_count:
+        msg = f"Column `input_ids` has {ids.null_count} empty rows. Drop them, or tokenize again."
+        raise DatasetError(msg)
+    if any(chunk.values.null_count for chunk in ids.chunks):
+        msg = "Column `input_ids` has missing tokens. The dataset is damaged; make it again."
+        raise DatasetError(msg)
+
+
 def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
     """Offsets and values of a list array; the values are those of the whole buffer."""
-    if isinstance(chunk, pa.ExtensionArray):
-        chunk = chunk.storage
-    if chunk.null_count:
-        msg = f"Column `input_ids` has {chunk.null_count} empty rows. Drop them, or tokenize again."
-        raise DatasetError(msg)
     offsets = np.asarray(chunk.offsets.to_numpy(), dtype=np.int64)
     return offsets, chunk.values.to_numpy(zero_copy_only=False)

@@ -18,7 +18,7 @@ UNASSIGNED = "unassigned"
 """Label of cells that have none."""
 
 SYMBOL = "gene_symbol"
-"""Column of `var` with the gene symbols."""
+"""Column of `var` in the file with the gene symbols."""
 
 
 def pbmc3k_path() -> Path:
@@ -29,7 +29,7 @@ def pbmc3k_path() -> Path:
 def pbmc3k() -> "AnnData":
     """PBMC3k: raw counts of 2,700 blood cells by 32,738 genes, with cell types.
 
-    10x Genomics, CC BY 4.0. `obs` has `cell_type`, `var` has `gene_symbol` and `ensembl_id`; row names are unique.
+    10x Genomics, CC BY 4.0. `obs` has `cell_type`; genes are named by symbol, made unique, with `ensembl_id` in `var`.
 
     Examples
     --------
@@ -42,6 +42,6 @@ def pbmc3k() -> "AnnData":
     adata = ad.read_h5ad(pbmc3k_path())
     adata.X = adata.X.tocsr().astype(np.float32)
     adata.var[keys.ENSEMBL_ID] = adata.var_names.to_numpy()
-    adata.var_names = adata.var[SYMBOL].astype(str).to_numpy()
+    adata.var_names = adata.var.pop(SYMBOL).astype(str).to_numpy()
     adata.var_names_make_unique()
     return adata

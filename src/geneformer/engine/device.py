@@ -112,6 +112,17 @@ def has_varlen_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def can_pin_memory(device: torch.device) -> bool:
+    """Whether host memory can be pinned for copies to the device."""
+    if device.type == "cpu":
+        return False
+    try:
+        torch.empty(1).pin_memory()
+    except RuntimeError:
+        return False
+    return True
+
+
 def describe(device: torch.device) -> DeviceReport:
     """Name, free memory and abilities of a device."""
     module = getattr(torch, device.type, None)

@@ -1,19 +1,25 @@
 """`transformers.Trainer` over packed cells: batches under a token budget, a loss normalized over the whole step."""
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from geneformer.data.batching import plan_batches, plan_epoch
 from geneformer.errors import TrainingError
+
+_logger = logging.getLogger(__name__)
 
 Key = tuple[int, int]
 """Epoch and row; a batch depends on nothing else, so a resumed run repeats it exactly."""
@@ -88,6 +94,41 @@ class Keys(Dataset[Key]):
         return key
 
 
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Without the progress bars `transformers` shows on its own; as before afterwards."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+class Reporting(TrainerCallback):  # type: ignore[misc]
+    """Tells how far a run has come, and hands its log lines to `logging`.
+
+    Parameters
+    ----------
+    progress
+        Called with the optimizer steps done and in all.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more optimizer step."""
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        """One more line."""
+        if state.is_world_process_zero:
+            _logger.info("step %d: %s", state.global_step, logs)
+
+
 class PackedTrainer(Trainer):
     """Trainer whose batches are packed cells.
 
@@ -128,6 +169,8 @@ class PackedTrainer(Trainer):
         self._forward_options = dict(forward_options or {})
         self._sums: dict[str, Any] = {}
         super().__init__(train_dataset=Keys(len(lengths)), eval_dataset=Keys(len(eval_lengths)), **kwargs)
+        for printer in (PrinterCallback, ProgressCallback):  # they write to stdout, which is for results
+            self.remove_callback(printer)
 
     def set_held_out(self, lengths: NDArray[np.int64], collate: Collate) -> None:
         """Choose the held-out cells of the next evaluations."""
@@ -185,19 +228,22 @@ class PackedTrainer(Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss and masked-gene accuracy on the held-out cells, always under the same masks."""
-        was_training = self.model.training
-        self.model.eval()
+        if not len(self._eval_lengths):
+            return {}
+        model: torch.nn.Module = self.model  # type: ignore[assignment]
+        was_training = model.training
+        model.eval()
         sums: dict[str, float] = defaultdict(float)
         with torch.no_grad():
             for rows in plan_batches(self._eval_lengths, self._tokens_per_batch):
                 batch = self._prepare_inputs(self._eval_collate([(0, int(row)) for row in rows]))
                 with self.compute_loss_context_manager():
-                    outputs = self.model(**batch)
+                    outputs = model(**batch)
                 n_masked = float(outputs.n_masked)
                 sums["masked_loss"] += float(outputs.masked_loss) * n_masked
                 for name in ("n_masked", "n_top1", "n_top10"):
                     sums[name] += float(outputs[name])
-        self.model.train(was_training)
+        model.train(was_training)
         sums["n_batches"] = sums["n_masked"]
         metrics = _means(sums, f"{metric_key_prefix}_")
         metrics[f"{metric_key_prefix}_loss"] = metrics.pop(f"{metric_key_prefix}_masked_loss", float("nan"))

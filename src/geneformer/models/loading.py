@@ -201,11 +201,11 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
         )
         raise UnknownModelError(msg) from error
     except (HfHubHTTPError, HFValidationError, transport_error, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        msg = f"{where} cannot be fetched from the hub: {reason} Check the name, the network and the space in the cache."
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
+        msg = f"{where} cannot be fetched from the hub: {reason}. Check the name, the network and the space in the cache."
         raise UnknownModelError(msg) from error
     if not folder.is_dir():
-        msg = f"{where}: the repository has no checkpoint there."
+        msg = f"{where}: there is no checkpoint in the repository, or in the part of it that the cache holds."
         raise CheckpointError(msg)
     return folder
 

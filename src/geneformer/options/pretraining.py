@@ -28,8 +28,8 @@ class PretrainOptions:
     contrastive_temperature: float = 0.1
     """Temperature of the contrastive term."""
 
-    subsample_counts: tuple[float, float] = (0.3, 1.0)
-    """Range from which each view draws the share of counts it keeps."""
+    subsample_counts: tuple[float, float] = (0.3, 0.7)
+    """Range of the share of a cell's molecules that goes to its first view; the second view gets the others."""
 
     spectral_start: bool = False
     """Start the token embeddings from principal axes of the training cells, and the output bias from frequencies."""

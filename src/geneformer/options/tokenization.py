@@ -14,7 +14,7 @@ class TokenizeOptions:
     """"V1" (gc30M), "V2" (gc104M) or a folder with a vocabulary of one's own."""
 
     layer: str | None = None
-    """Layer that holds the raw counts; "raw" for `adata.raw`. By default `X`, or the one place with raw counts."""
+    """Layer that holds the raw counts; "raw" for `adata.raw`. `X` by default."""
 
     gene_ids: str | None = None
     """Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default."""

@@ -88,7 +88,8 @@ def embedding(
     colors = [color] if color is None or isinstance(color, str) else list(color)
     titles = [title] * len(colors) if title is None or isinstance(title, str) else list(title)
     if not colors or len(titles) != len(colors) or (ax is not None and len(colors) > 1):
-        msg = f"{len(colors)} columns to color by, {len(titles)} titles{'' if ax is None else ' and one ax'}: one of each."
+        axes = "" if ax is None else " and one ax"
+        msg = f"{len(colors)} columns to color by, {len(titles)} titles{axes}. Give one title and one map per column."
         raise OptionError(msg)
     columns = [None if name is None else column_of(adata, name) for name in colors]
     values_nd, rows = embedding_of(adata, basis)
@@ -136,7 +137,7 @@ def _draw_quantity(ax: "Axes", xy_n2: NDArray[np.float32], values: NDArray[np.fl
     _points(ax, xy_n2[~known], size, color=FAINT)
     drawn = _points(ax, xy_n2[known], size, c=values[known], cmap="viridis")
     bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.6, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def _draw_categories(ax: "Axes", xy_n2: NDArray[np.float32], categories: Categories, size: float) -> None:
@@ -158,12 +159,12 @@ def _number(ax: "Axes", xy_n2: NDArray[np.float32], categories: Categories, code
         return
     from matplotlib.patheffects import withStroke
 
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold", "color": INK, "zorder": 3}
+
     for code in np.unique(codes):
         inside = xy_n2[codes == code]
         middle = inside[np.argmin(((inside - np.median(inside, axis=0)) ** 2).sum(axis=1))]
-        text = ax.text(
-            *middle, categories.marks[code], ha="center", va="center", fontsize=9, weight="bold", color=INK, zorder=3
-        )
+        text = ax.text(middle[0], middle[1], categories.marks[code], **style)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 

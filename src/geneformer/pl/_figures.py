@@ -16,7 +16,7 @@ from geneformer.runs.files import atomic_file
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".tif")
 """Files figures are saved to."""
@@ -76,7 +76,8 @@ def column_of(adata: "AnnData", name: str) -> "pd.Series[Any]":
         columns = [str(column) for column in adata.obs.columns]
         msg = f"adata.obs has no column {name!r}; it has {columns or 'none'}.{nearest(name, columns)}"
         raise UnknownColumnError(msg)
-    return adata.obs[name]
+    column: pd.Series[Any] = adata.obs[name]
+    return column
 
 
 def check_save(save: str | Path | None) -> None:
@@ -85,9 +86,10 @@ def check_save(save: str | Path | None) -> None:
         check_choice("The suffix of save", Path(save).suffix.lower(), FORMATS)
 
 
-def save_figure(figure: "Figure", save: str | Path | None) -> None:
+def save_figure(figure: "Figure | SubFigure", save: str | Path | None) -> None:
     """Write the figure with everything that belongs to it, replacing what is there; nothing for None."""
     if save is None:
         return
     with atomic_file(save, overwrite=True) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", facecolor="white")
+        whole: Any = figure.figure  # axes may stand in a part of a figure
+        whole.savefig(temporary, dpi=150, bbox_inches="tight", facecolor="white")

@@ -103,8 +103,9 @@ def _draw_cells(n: int, n_cells: int | None, seed: int) -> NDArray[np.intp]:
 def _standardized(values_nd: NDArray[np.float32]) -> NDArray[np.float64]:
     """Dimensions with mean 0 and variance 1; constant ones are 0."""
     centered = values_nd.astype(np.float64) - values_nd.mean(axis=0, dtype=np.float64)
-    spread = centered.std(axis=0)
-    return centered / np.where(spread > 0, spread, 1)
+    deviation = centered.std(axis=0)
+    standardized: NDArray[np.float64] = centered / np.where(deviation > 0, deviation, 1)
+    return standardized
 
 
 def _categories(values: "pd.Series[Any]", adata: "AnnData", name: str) -> Categories:

@@ -35,7 +35,7 @@ def tokenize(  # noqa: PLR0913
     vocabulary
         "V1" (gc30M), "V2" (gc104M) or a folder with a vocabulary of one's own.
     layer
-        Layer that holds the raw counts; "raw" for `adata.raw`.
+        Layer that holds the raw counts; "raw" for `adata.raw`. `X` by default.
     gene_ids
         Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
     keep

@@ -4,21 +4,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import OutOfRangeError
-from geneformer.models.attention import attention_weights, eager
+from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
 from geneformer.options import RuntimeOptions
+from geneformer.options._check import check_range
 from geneformer.tasks.embedding import check_pairing, describe_run
+from geneformer.tasks.genes import token_of_gene
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
+
+_LEAST_MERGED = 4_000_000
+"""Pairs that may wait to be merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class CellAttention:
 class GeneAttention:
     """Attention gene by gene, averaged over heads and over the cells that express both genes.
 
+    With `min_weight`, over those cells in which the pair weighs at least as much.
+
     Attributes
     ----------
     genes
@@ -48,7 +54,7 @@ class GeneAttention:
     weights
         Mean attention paid by the row's gene to the column's, sparse ``(g, g)``.
     n_cells
-        Cells that express both, sparse ``(g, g)``.
+        Cells each mean is taken over, sparse ``(g, g)``.
     provenance
         Model, vocabulary fingerprint, options, versions.
     """
@@ -137,40 +143,82 @@ def gene_attention(
     layer
         Layer whose attention is read, counted back from the output: 0 is the last.
     genes
-        Ensembl ids to restrict rows and columns to. All genes of the vocabulary by default, which takes memory for
-        every pair that meets in a cell.
+        Ensembl ids or symbols to restrict rows and columns to. All genes of the vocabulary by default, which takes
+        memory for every pair that meets in a cell.
     min_weight
-        Weights below it, within a cell, count as zero and take no memory.
+        Pairs are left out of the cells in which they weigh less; saves memory.
     progress
         Called with the cells done and the cells in all.
-    """
-    from scipy.sparse import csr_matrix
 
-    size = model.vocabulary.size
-    wanted = np.ones(size, dtype=bool)
-    wanted[model.vocabulary.special_ids] = False
-    if genes is not None:
-        wanted[:] = False
-        wanted[[model.vocabulary.token_of[gene] for gene in genes if gene in model.vocabulary.token_of]] = True
-    sums, seen = csr_matrix((size, size)), csr_matrix((size, size))
+    Raises
+    ------
+    UnknownColumnError
+        A gene that the vocabulary does not have.
+    PairingError
+        Tokens and model do not belong together.
+    OutOfRangeError
+        A layer the model does not have.
+    """
+    check_range("min_weight", min_weight, low=0.0, high=1.0)
+    vocabulary = model.vocabulary
+    chosen = vocabulary.token_ids if genes is None else [token_of_gene(gene, vocabulary) for gene in genes]
+    wanted = np.zeros(vocabulary.size, dtype=bool)
+    wanted[chosen] = True
+    totals = _PairTotals(vocabulary.size)
+    met = np.zeros(vocabulary.size, dtype=bool)
 
     def add(_: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
-        nonlocal sums, seen
         places = np.flatnonzero(wanted[ids])
         mean_LL = weights_HLL.float().mean(0).cpu().numpy()[np.ix_(places, places)]
-        rows, columns = np.meshgrid(ids[places], ids[places], indexing="ij")
-        strong = mean_LL >= min_weight
-        pairs = (rows[strong], columns[strong])
-        sums = sums + csr_matrix((mean_LL[strong].astype(np.float64), pairs), shape=(size, size))
-        seen = seen + csr_matrix((np.ones(int(strong.sum()), dtype=np.int32), pairs), shape=(size, size))
+        row, column = np.nonzero(mean_LL >= min_weight)
+        totals.add(ids[places[row]], ids[places[column]], mean_LL[row, column])
+        met[ids[places]] = True
 
     _visit(tokens, model, runtime, layer, add, progress)
-    present = np.flatnonzero(wanted & ((np.diff(seen.indptr) > 0) | (np.diff(seen.tocsc().indptr) > 0)))
-    sums, seen = sums[present][:, present], seen[present][:, present]
+    sums, seen = totals.matrices(np.flatnonzero(met))
     means = sums.copy()
     means.data = sums.data / seen.data
     provenance = describe_run(model, attention={"layer": layer, "min_weight": min_weight})
-    return GeneAttention(model.vocabulary.gene_of[present], means.astype(np.float32), seen, provenance)
+    return GeneAttention(vocabulary.gene_of[met], means.astype(np.float32), seen, provenance)
+
+
+class _PairTotals:
+    """Sums and counts over pairs of tokens; merged only when as much has come in as is there already."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.sums: NDArray[np.float64] = np.empty(0)
+        self.counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        self.n_waiting = 0
+
+    def add(self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Add one value to each of some pairs."""
+        self.waiting.append((rows.astype(np.int64) * self.size + columns, values))
+        self.n_waiting += len(values)
+        if self.n_waiting > max(len(self.keys), _LEAST_MERGED):
+            self._merge()
+
+    def _merge(self) -> None:
+        keys = np.concatenate([self.keys, *(key for key, _ in self.waiting)])
+        sums = np.concatenate([self.sums, *(values for _, values in self.waiting)])
+        counts = np.concatenate([self.counts, np.ones(self.n_waiting, dtype=np.int64)])
+        self.keys, place = np.unique(keys, return_inverse=True)
+        self.sums = np.bincount(place, weights=sums, minlength=len(self.keys))
+        self.counts = np.bincount(place, weights=counts, minlength=len(self.keys)).astype(np.int64)
+        self.waiting, self.n_waiting = [], 0
+
+    def matrices(self, tokens: NDArray[np.int64]) -> "tuple[csr_matrix, csr_matrix]":
+        """Sums and counts among the given tokens, of the same sparsity."""
+        from scipy.sparse import csr_matrix
+
+        self._merge()
+        place = np.full(self.size, -1)
+        place[tokens] = np.arange(len(tokens))
+        pairs = (place[self.keys // self.size], place[self.keys % self.size])
+        shape = (len(tokens), len(tokens))
+        return csr_matrix((self.sums, pairs), shape=shape), csr_matrix((self.counts, pairs), shape=shape)
 
 
 def _visit(
@@ -184,24 +232,31 @@ def _visit(
     """Hand the weights of every cell, one at a time, to `visit(row, token ids, weights)`."""
     check_pairing(tokens, model, truncate=False)
     if not 0 <= -layer < model.n_layers:
-        msg = f"layer={layer}, but {model.name} has {model.n_layers} layers with attention. Use 0 to -{model.n_layers - 1}."
+        deepest = 1 - model.n_layers
+        msg = f"layer={layer}, but {model.name} has {model.n_layers} layers with attention. Use 0 to {deepest}."
         raise OutOfRangeError(msg)
     target = model.n_layers + layer - 1
+    visited = np.zeros(len(tokens), dtype=bool)
 
     def step(batch: Batch) -> None:
+        below = KERNELS[batch.attention]
         calls = 0
 
         def reading(query: Tensor, key: Tensor, value: Tensor, lengths: Any, dropout: float) -> Tensor:
             nonlocal calls
-            if calls == target:
-                starts = np.cumsum([0, *lengths])
-                ids = batch.input_ids.cpu().numpy()
-                for number, weights_HLL in enumerate(attention_weights(query, key, lengths)):
-                    visit(int(batch.rows[number]), ids[starts[number] : starts[number + 1]], weights_HLL)
             calls += 1
-            return eager(query, key, value, lengths, dropout) if calls <= target else value
+            if calls <= target:
+                return below(query, key, value, lengths, dropout)
+            ends = np.cumsum(lengths)
+            ids = batch.input_ids.cpu().numpy()
+            for number, weights_HLL in enumerate(attention_weights(query, key, lengths)):
+                row = int(batch.rows[number])
+                # A batch that ran out of memory halfway comes again.
+                if not visited[row]:
+                    visit(row, ids[ends[number] - lengths[number] : ends[number]], weights_HLL)
+                    visited[row] = True
+            return value
 
-        with torch.inference_mode():
-            model.network.bert(batch.input_ids, batch.cu_seqlens, layer=layer, attention=reading)
+        model.network.bert(batch.input_ids, batch.cu_seqlens, layer=layer, attention=reading)
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)

@@ -1,6 +1,7 @@
 """One dataset to pretrain on, from dataset folders and counts in any mixture."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,11 @@ from geneformer import keys
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
 from geneformer.engine.inference import Progress
-from geneformer.errors import VocabularyMismatchError
+from geneformer.errors import RunMismatchError, VocabularyMismatchError
 from geneformer.options import PretrainOptions, TokenizeOptions
+from geneformer.runs.manifest import Manifest, describe_inputs
+from geneformer.tasks.inputs import is_dataset
+from geneformer.tokenization.counts import open_counts, resolve_inputs
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.vocab.vocabulary import Vocabulary
 
@@ -40,9 +44,11 @@ def open_corpus(
     ------
     VocabularyMismatchError
         Datasets of different vocabularies.
+    RunMismatchError
+        The output folder has tokens of other counts.
     """
-    folders = [path for path in inputs if _is_dataset(path)]
-    counts = [path for path in inputs if not _is_dataset(path)]
+    folders = [path for path in inputs if is_dataset(path)]
+    counts = [path for path in inputs if not is_dataset(path)]
     vocabulary = Vocabulary.load(options.vocabulary)
     parts = [read_dataset(path) for path in folders]
     if counts:
@@ -63,16 +69,37 @@ def open_corpus(
     return TokenizedDataset(table, vocabulary=vocabulary.fingerprint), vocabulary
 
 
-def _is_dataset(path: Path) -> bool:
-    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
-
-
 def _tokens_of(
     counts: list[Path], folder: Path, options: PretrainOptions, vocabulary: Vocabulary, progress: Progress | None
 ) -> TokenizedDataset:
-    if _is_dataset(folder):
+    """Tokens of counts, from the folder where a run that broke off left them."""
+    tokenizing = TokenizeOptions(
+        vocabulary=options.vocabulary, keep=(), counts=options.contrastive_weight > 0 or options.spectral_start
+    )
+    if is_dataset(folder):
+        _check_same_cells(counts, folder, tokenizing)
         return read_dataset(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tokenizing = TokenizeOptions(vocabulary=options.vocabulary, keep=(), counts=options.contrastive_weight > 0 or options.spectral_start)
     dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
     return dataset
+
+
+def _check_same_cells(counts: list[Path], folder: Path, tokenizing: TokenizeOptions) -> None:
+    """Refuse tokens that are there already but come from other inputs."""
+    manifest = Manifest.read(folder)
+    made_from = [(Path(file.path).name, file.size) for file in manifest.inputs] if manifest is not None else []
+    with ExitStack() as stack:
+        sources = [open_counts(path) for path in resolve_inputs(counts)]
+        for source in sources:
+            stack.callback(source.close)
+        files = describe_inputs((file for source in sources for file in source.files), hash_limit=0)
+    found = [(Path(file.path).name, file.size) for file in files]
+    if made_from != found:
+        msg = (
+            f"{folder} holds tokens of {[name for name, _ in made_from]}, not of {[name for name, _ in found]}. Pass "
+            "the same counts, or choose another output folder."
+        )
+        raise RunMismatchError(msg)
+    if tokenizing.counts and not read_dataset(folder).has_counts:
+        msg = f"{folder} holds tokens without counts, made for other options. Delete it, or choose another output."
+        raise RunMismatchError(msg)

@@ -214,14 +214,14 @@ def _splits(
         rarest = int(sizes.argmin())
         if sizes[rarest] < folds:
             msg = (
-                f"folds={folds}, but label {classes[rarest]!r} has {sizes[rarest]} cells. Use fewer folds, or drop or "
+                f"folds={folds}, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or drop or "
                 "merge rare labels."
             )
             raise OutOfRangeError(msg)
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(values_nd, names))
     n_groups = len(np.unique(parts))
     if n_groups < 2:
-        msg = f"All cells belong to the group {parts[0]!r}. At least two groups are needed to hold one out."
+        msg = f"All cells belong to the group {str(parts[0])!r}. At least two groups are needed to hold one out."
         raise OptionError(msg)
     splitter = StratifiedGroupKFold(min(folds, n_groups), shuffle=True, random_state=seed)
     splits = list(splitter.split(values_nd, names, parts))

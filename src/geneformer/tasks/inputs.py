@@ -41,7 +41,7 @@ def open_tokens(
     OptionError
         Several dataset folders, or a mixture with counts.
     """
-    folders = [path for path in inputs if (path / "state.json").is_file()]
+    folders = [path for path in inputs if is_dataset(path)]
     if folders and len(inputs) > 1:
         msg = f"{folders[0]} is a dataset of tokens; pass it alone, or pass counts only. Got {len(inputs)} inputs."
         raise OptionError(msg)
@@ -53,3 +53,8 @@ def open_tokens(
         tokens, _ = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
     # The files stay readable through the memory map after their names are gone.
     return tokens
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder holds tokens rather than counts, in the layout of any `datasets` release."""
+    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()

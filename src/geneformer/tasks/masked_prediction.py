@@ -10,11 +10,12 @@ import torch
 from geneformer import keys
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
-from geneformer.errors import CheckpointError, UnknownColumnError
+from geneformer.errors import CheckpointError
 from geneformer.models.loading import LoadedModel
 from geneformer.options import RuntimeOptions
-from geneformer.options._check import check_range, nearest
+from geneformer.options._check import check_range
 from geneformer.tasks.embedding import check_pairing
+from geneformer.tasks.genes import token_of_gene
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ def predict_masked(
 ) -> "pd.DataFrame":
     """Genes expected in the place of a masked one, in every cell that expresses it.
 
-    Each gene is masked on its own; the rest of the cell is the context.
+    Each gene is masked on its own; the rest of the cell is the context. Special tokens are not among the predictions.
 
     Parameters
     ----------
@@ -66,12 +67,13 @@ def predict_masked(
     """
     import pandas as pd
 
-    check_range("n_predictions", n_predictions, low=1, high=model.vocabulary.size)
+    check_range("n_predictions", n_predictions, low=1, high=len(model.vocabulary.genes))
     check_pairing(tokens, model, truncate=False)
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    masked, rows, places, truth = _mask_each(tokens, model, [_token(gene, model) for gene in genes])
+    masked, rows, places, truth = _mask_each(tokens, model, [token_of_gene(gene, model.vocabulary) for gene in genes])
+    special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))
     own_chance, own_order = np.empty(len(masked)), np.empty(len(masked), dtype=np.int64)
@@ -79,7 +81,8 @@ def predict_masked(
     def step(batch: Batch) -> None:
         hidden_TD = model.network.bert(batch.input_ids, batch.cu_seqlens, attention=batch.attention)
         where = batch.cu_seqlens[:-1] + torch.from_numpy(places[batch.rows]).to(batch.cu_seqlens.device)
-        scores_BV = torch.softmax(model.network.logits(hidden_TD[where]).float(), dim=1)
+        logits_BV = model.network.logits(hidden_TD[where]).float()
+        scores_BV = torch.softmax(logits_BV.index_fill(1, special.to(logits_BV.device), -torch.inf), dim=1)
         best = scores_BV.topk(n_predictions)
         own_B = scores_BV.gather(1, torch.from_numpy(truth[batch.rows, None]).to(scores_BV.device))
         top[batch.rows], chance[batch.rows] = best.indices.cpu().numpy(), best.values.cpu().numpy()
@@ -104,20 +107,6 @@ def predict_masked(
             "probability_of_masked": np.repeat(own_chance, repeat),
         }
     )
-
-
-def _token(gene: str, model: LoadedModel) -> int:
-    """Token id of an Ensembl id or symbol."""
-    vocabulary = model.vocabulary
-    identifier = gene.strip()
-    found = vocabulary.token_of.get(identifier)
-    if found is None:
-        alias = vocabulary.aliases.get(identifier.upper()) or vocabulary.symbols.get(identifier)
-        found = vocabulary.token_of.get(alias or "")
-    if found is None:
-        msg = f"Gene {gene!r} is not in vocabulary {vocabulary.name}.{nearest(gene, vocabulary.symbols)}"
-        raise UnknownColumnError(msg)
-    return int(found)
 
 
 def _mask_each(

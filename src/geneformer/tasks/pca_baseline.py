@@ -61,6 +61,8 @@ def pca_embedding(
     if adata.n_vars > n_top_genes:
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
         adata = adata[:, adata.var["highly_variable"]].copy()
+    if not isinstance(adata.X, np.ndarray):
+        adata.X = adata.X.toarray()
     sc.pp.scale(adata, max_value=10)
     sc.pp.pca(adata, n_comps=min(n_components, adata.n_obs - 1, adata.n_vars - 1), random_state=seed)
     return np.ascontiguousarray(adata.obsm["X_pca"], dtype=np.float32)

@@ -11,25 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from geneformer import keys
 from geneformer.data.batching import plan_batches
-from geneformer.data.collate import Masked, concatenate, mask_genes, subsample_counts
+from geneformer.data.collate import Masked, concatenate, mask_genes, split_counts
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.engine.device import resolve_device
+from geneformer.engine.device import can_pin_memory, resolve_device
+from geneformer.engine.inference import Progress
+from geneformer.engine.placement import PlacedArguments
 from geneformer.engine.precision import resolve_dtype
-from geneformer.engine.training import EpochSampler, Key, PackedTrainer
-from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, RunMismatchError, VocabularyMismatchError
+from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, quiet_library
+from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
-from geneformer.models.checkpoint import WEIGHTS, save_checkpoint
+from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions, RuntimeOptions
+from geneformer.tasks.pretraining_folder import CHECKPOINTS, check_same_run
 from geneformer.tasks.rank_baseline import RankBaseline
 from geneformer.tasks.spectral_start import start_from_spectrum
 from geneformer.vocab.vocabulary import Vocabulary
 
-CHECKPOINTS = "checkpoints"
 HISTORY = "pretraining.json"
 
 Ints = NDArray[np.int64]
@@ -108,9 +110,7 @@ class MaskedBatches:
         packed = self.dataset.gather(rows, max_length=None if self.views else self.max_length, counts=self.views)
         if self.views:
             share = self.options.subsample_counts
-            packed = concatenate(
-                *(subsample_counts(packed, self.medians, share, self.max_length, rng) for _ in range(2))
-            )
+            packed = concatenate(*split_counts(packed, self.medians, share, self.max_length, rng))
         return mask_genes(packed, self.genes, self.mask_id, self.options.mask_probability, rng)
 
     def __call__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
@@ -169,6 +169,7 @@ def pretrain(
     runtime: RuntimeOptions,
     *,
     resume: bool = False,
+    progress: Progress | None = None,
 ) -> PretrainResult:
     """Train an encoder on masked genes and write a checkpoint folder that plain `transformers` opens.
 
@@ -184,6 +185,8 @@ def pretrain(
         What to learn, and where.
     resume
         Go on from the last training checkpoint in `output`.
+    progress
+        Called with the optimizer steps done and in all.
 
     Raises
     ------
@@ -191,9 +194,16 @@ def pretrain(
         The tokens belong to another vocabulary.
     DatasetError
         Views wanted, but no counts stored.
+    RunMismatchError
+        The run to resume was started with other cells or options.
+    TrainingError
+        The loss is no longer finite.
     """
     if dataset.vocabulary not in (None, vocabulary.fingerprint):
-        msg = f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} ({vocabulary.fingerprint})."
+        msg = (
+            f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} "
+            f"({vocabulary.fingerprint}). Pass theirs, or tokenize again."
+        )
         raise VocabularyMismatchError(msg)
     views = options.contrastive_weight > 0
     if (views or options.spectral_start) and not dataset.has_counts:
@@ -203,6 +213,7 @@ def pretrain(
     config.geneformer_vocabulary = vocabulary.fingerprint
     max_length = min(options.max_length or config.max_position_embeddings, config.max_position_embeddings)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
+    check_same_run(output, dataset, vocabulary, options, resume=resume)
 
     set_seed(options.seed)
     model = GeneformerForMaskedLM(config)
@@ -228,10 +239,14 @@ def pretrain(
         tokens_per_batch=options.tokens_per_batch,
         groups=dataset.column(keys.SOURCE)[train_rows] if options.batch_by_source else None,
         forward_options=forward_options,
+        callbacks=[Reporting(progress)],
     )
-    trainer.train(resume_from_checkpoint=resume or None)
+    with quiet_library():
+        trainer.train(resume_from_checkpoint=resume or None)
     trainer.set_held_out(held_batches.lengths, held_batches)
-    metrics = trainer.evaluate() | baseline_accuracy(dataset, train_rows, held_batches, max_length, options)
+    metrics = trainer.evaluate()
+    if len(held_rows):
+        metrics |= baseline_accuracy(dataset, train_rows, held_batches, max_length, options)
     save_checkpoint(model, output)
     result = PretrainResult(
         folder=output,
@@ -253,13 +268,12 @@ def planned_steps(lengths: Ints, options: PretrainOptions) -> int:
     return math.ceil(options.epochs * math.ceil(batches / options.accumulation))
 
 
-def training_arguments(
-    output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int
-) -> TrainingArguments:
+def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int) -> PlacedArguments:
     """The options in the Trainer's words."""
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device, training=True)
-    return TrainingArguments(
+    return PlacedArguments(
+        placed_on=str(device),
         output_dir=str(output / CHECKPOINTS),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps,
@@ -269,7 +283,7 @@ def training_arguments(
         warmup_steps=round(options.warmup_ratio * steps),
         weight_decay=options.weight_decay,
         save_steps=options.save_steps,
-        eval_strategy="steps",
+        eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
         eval_steps=options.eval_steps,
         logging_steps=options.logging_steps,
         save_total_limit=2,
@@ -278,38 +292,20 @@ def training_arguments(
         use_cpu=device.type == "cpu",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        disable_tqdm=not runtime.progress,
+        disable_tqdm=True,
         remove_unused_columns=False,
         accelerator_config={"even_batches": False},
         report_to=["tensorboard"] if _has_tensorboard() else [],
-        dataloader_pin_memory=device.type != "cpu",
+        dataloader_pin_memory=can_pin_memory(device),
     )
-
-
-def check_run_folder(output: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work.
-
-    Raises
-    ------
-    OutputExistsError
-        There is a run already, and it is not to be resumed.
-    RunMismatchError
-        There is nothing to resume.
-    """
-    started = any((output / CHECKPOINTS).glob("checkpoint-*"))
-    if (started or (output / WEIGHTS).exists()) and not resume:
-        msg = f"{output} holds a pretraining run already. Pass --resume to go on with it, or choose another folder."
-        raise OutputExistsError(msg)
-    if resume and not started:
-        msg = f"{output} has no training checkpoint to resume from. Start without --resume."
-        raise RunMismatchError(msg)
 
 
 def baseline_accuracy(
     dataset: TokenizedDataset, train_rows: Ints, batches: MaskedBatches, max_length: int, options: PretrainOptions
 ) -> dict[str, float]:
     """Accuracy, under the same masks, of guessing the genes commonest at each rank of the training cells."""
-    baseline = RankBaseline.fit(dataset, train_rows, max_length, seed=options.seed)
+    special_ids = np.flatnonzero(np.isnan(batches.medians))
+    baseline = RankBaseline.fit(dataset, train_rows, max_length, special_ids=special_ids, seed=options.seed)
     hits = np.zeros(3)
     for rows in plan_batches(batches.lengths, options.tokens_per_batch):
         hits += baseline.hits(batches.masked([(0, int(row)) for row in rows]))

@@ -1,5 +1,6 @@
 """The guess to beat in masked gene prediction: the genes seen most often at that rank."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ class RankBaseline:
         rows: NDArray[np.int64],
         max_length: int,
         *,
+        special_ids: Sequence[int] | NDArray[np.int64] = (),
         n_guesses: int = 10,
         max_cells: int = 50_000,
         seed: int = 0,
@@ -44,6 +46,8 @@ class RankBaseline:
             Cells to count in; a seeded sample of them when there are more than `max_cells`.
         max_length
             Ranks counted.
+        special_ids
+            Tokens that are no genes, and never guessed.
         n_guesses
             Genes kept per rank.
         max_cells
@@ -57,13 +61,14 @@ class RankBaseline:
         rank = _ranks(packed.cu_seqlens)
         order = np.argsort(rank, kind="stable")
         ids, rank = packed.input_ids[order].astype(np.int64), rank[order]
-        n_tokens = int(ids.max(initial=0)) + 1
+        n_tokens = max(int(ids.max(initial=0)) + 1, n_guesses, *(token + 1 for token in special_ids))
         guesses = np.zeros((max_length, n_guesses), dtype=np.int64)
         for start in range(0, max_length, _RANKS_AT_ONCE):
             stop = min(start + _RANKS_AT_ONCE, max_length)
             first, last = np.searchsorted(rank, [start, stop])
             key = (rank[first:last] - start) * n_tokens + ids[first:last]
             seen = np.bincount(key, minlength=(stop - start) * n_tokens).reshape(stop - start, n_tokens)
+            seen[:, list(special_ids)] = -1
             guesses[start:stop] = np.argsort(-seen, axis=1, kind="stable")[:, :n_guesses]
         return cls(guesses)
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer import keys
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.models.loading import LoadedModel
 from geneformer.options import TokenizeOptions
@@ -29,17 +28,22 @@ def tokens_for(
     counts_layer, gene_ids
         Where counts and gene identifiers are.
     """
-    import anndata as ad
     import pandas as pd
 
-    obs = pd.DataFrame(index=pd.RangeIndex(adata.n_obs).astype(str))
-    for column in (keys.N_COUNTS, keys.FILTER_PASS):
-        if column in adata.obs:
-            obs[column] = adata.obs[column].to_numpy()
-    layer = None if counts_layer in (None, "raw") else counts_layer
-    source = adata.raw if counts_layer == "raw" else adata
-    matrix = source.X if layer is None else adata.layers[layer]
-    numbered = ad.AnnData(X=matrix, obs=obs, var=source.var)
-    options = TokenizeOptions(vocabulary=model.vocabulary.name, gene_ids=gene_ids, keep=(), max_length=model.max_length)
-    tokens, _ = tokenize_counts(numbered, options, vocabulary=model.vocabulary)
-    return tokens, tokens.cell_ids.astype(np.int64)
+    adata = adata if adata.obs_names.is_unique else _numbered(adata)
+    options = TokenizeOptions(
+        vocabulary=model.vocabulary.name, layer=counts_layer, gene_ids=gene_ids, keep=(), max_length=model.max_length
+    )
+    tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary)
+    names = pd.Index(np.asarray(adata.obs_names, dtype=str))
+    return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
+
+
+def _numbered(adata: "AnnData") -> "AnnData":
+    """The same counts under cell names that tell the rows apart."""
+    import anndata as ad
+
+    adata = adata.to_memory() if adata.isbacked else adata
+    obs = adata.obs.set_axis(np.arange(adata.n_obs).astype(str), axis=0)
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": adata.raw.var, "varm": {}}
+    return ad.AnnData(adata.X, obs=obs, var=adata.var, layers=dict(adata.layers), raw=raw)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geneformer.tokenization.matrices import Sample, joined
 from geneformer.tokenization.ranking import CellRows
 
-BUCKET_ENTRIES = 2_000_000
+BUCKET_ENTRIES = 1_000_000
 """Entries sorted in memory at a time."""
 
 _MOST_BUCKETS = 256

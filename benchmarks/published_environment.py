@@ -1,0 +1,38 @@
+"""The environment of the published recipe: the `transformers` version its package pins, apart from ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TRANSFORMERS = "4.46.0"
+PACKAGES = ("torch", f"transformers=={TRANSFORMERS}", "numpy", "safetensors")
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+
+
+def default_folder() -> Path:
+    """Where the environment is kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache / "geneformer-benchmarks" / f"transformers-{TRANSFORMERS}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def published_python(folder: Path | None = None) -> Path:
+    """Python of that environment, which is made if it is not there; PyTorch is the same as ours."""
+    folder = folder or default_folder()
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ready = folder / ".ready"
+    if not ready.exists():
+        print(f"Making the environment of the published recipe in {folder} ...")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
+        subprocess.run([*pip, *PACKAGES], check=True)
+        ready.touch()
+    return python
+
+
+def published_versions(python: Path) -> str:
+    """Versions of what decides its speed."""
+    code = "import torch, transformers, numpy; print(torch.__version__, transformers.__version__, numpy.__version__)"
+    done = subprocess.run([python, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    torch, transformers, numpy = done.stdout.split()
+    return f"torch {torch}, transformers {transformers}, numpy {numpy}"
