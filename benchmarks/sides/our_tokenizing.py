@@ -15,10 +15,6 @@ def main() -> None:
     parser.add_argument("output")
     parser.add_argument("vocabulary")
     arguments = parser.parse_args()
-    # As for the other side, the clock starts when the libraries are there.
-    import anndata  # noqa: F401
-    import scipy.sparse  # noqa: F401
-
     started = time.perf_counter()
     options = TokenizeOptions(vocabulary=arguments.vocabulary)
     dataset, report = tokenize_counts(arguments.input, options, output=arguments.output)

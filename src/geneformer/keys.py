@@ -1,13 +1,16 @@
 """Every name this package reads from or writes into AnnData objects and tokenized datasets."""
 
 UNS = "geneformer"
-"""``uns`` slot with provenance: model, vocabulary fingerprint, options, versions."""
+"""``uns`` slot with the provenance of every result, by the slot it is in: model, vocabulary fingerprint, options."""
 
 EMBEDDING = "X_geneformer"
 """``obsm`` slot of cell embeddings."""
 
 GENE_EMBEDDING = "geneformer"
 """``varm`` slot of gene embeddings averaged over cells."""
+
+ATTENTION = "geneformer_attention"
+"""``varp`` slot of attention weights, gene by gene."""
 
 ENSEMBL_ID = "ensembl_id"
 """``var`` column of Ensembl ids in the published convention."""

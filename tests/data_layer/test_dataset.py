@@ -1,5 +1,6 @@
 """Rows come out as they were put in, however Arrow keeps them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,16 @@ def table(cells=CELLS, kind=KINDS["list of int32"], cuts=(), counts=False, count
     """Cells in as many chunks as the cuts make."""
 
     def chunked(rows, kind, cuts):
-        edges = [0, *cuts, len(rows)]
-        return pa.chunked_array([pa.array(rows[a:b], kind) for a, b in zip(edges, edges[1:], strict=False)], kind)
+        edges = pairwise([0, *cuts, len(rows)])
+        return pa.chunked_array([pa.array(rows[a:b], kind) for a, b in edges], kind)
 
     columns = {"input_ids": chunked(cells, kind, cuts)}
     columns["cell_id"] = pa.chunked_array([[f"cell{i}" for i in range(len(cells))]], pa.string())
     columns["length"] = pa.chunked_array([[len(cell) for cell in cells]], pa.int64())
     if counts:
-        columns["counts"] = chunked(counts_of(cells), pa.list_(pa.float32()), cuts if count_cuts is None else count_cuts)
+        columns["counts"] = chunked(
+            counts_of(cells), pa.list_(pa.float32()), cuts if count_cuts is None else count_cuts
+        )
     return pa.table(columns)
 
 
@@ -70,8 +73,8 @@ def test_slices_and_chunks_make_no_difference(cells, length, data):
     packed = dataset.gather(rows, max_length=length, counts=True)
     expected = [cells[start + row][:length] for row in rows]
     assert packed.cu_seqlens.tolist() == np.cumsum([0, *map(len, expected)]).tolist()
-    assert packed.input_ids.tolist() == sum(expected, [])
-    assert packed.counts.tolist() == sum(counts_of(expected), [])
+    assert packed.input_ids.tolist() == [token for cell in expected for token in cell]
+    assert packed.counts.tolist() == [count for cell in counts_of(expected) for count in cell]
     assert [dataset[row].tolist() for row in range(len(dataset))] == cells[start:stop]
 
 
@@ -137,7 +140,7 @@ def test_counts_are_only_gathered_where_they_are():
     dataset = TokenizedDataset(table())
     assert not dataset.has_counts
     assert dataset.gather([0]).counts is None
-    with pytest.raises(DatasetError, match="no `counts`. Tokenize with `--counts`"):
+    with pytest.raises(DatasetError, match=r"no `counts`\. Tokenize with `--counts`"):
         dataset.gather([0], counts=True)
 
 

@@ -184,6 +184,7 @@ def test_a_pickle_without_named_tensors_is_refused(pickled, tmp_path, content):
         convert_pickled(pickled, tmp_path / "converted")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"", b"hello world", b"\x80\x02}q\x00.", b"PK\x03\x04", b"\x80\x04\x95"])
 def test_a_damaged_pickle_is_refused(pickled, tmp_path, content):
     (pickled / "pytorch_model.bin").write_bytes(content)

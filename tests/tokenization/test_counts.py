@@ -65,6 +65,17 @@ def write_loom(adata, path):
     return path
 
 
+def write_old_h5ad(adata, path):
+    """As AnnData before 0.7 laid it out: records for tables, `h5sparse` for the matrix."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", adata.shape
+        group["data"], group["indices"], group["indptr"] = adata.X.data, adata.X.indices, adata.X.indptr
+        for name, index in (("obs", adata.obs_names), ("var", adata.var_names)):
+            file[name] = np.array([(text.encode(), 1) for text in index], dtype=[("index", "S20"), ("n", "i4")])
+    return path
+
+
 def table(adata):
     return pd.DataFrame(adata.X.toarray().astype(int), index=adata.obs_names, columns=adata.var_names)
 
@@ -108,6 +119,7 @@ MAKERS = {
     "h5ad": lambda a, f: stored(a, f / "a.h5ad", compression="gzip"),
     "h5ad csc": lambda a, f: stored(a, f / "a.h5ad", with_matrix(sp.csc_matrix)),
     "h5ad dense": lambda a, f: stored(a, f / "a.h5ad", DENSE),
+    "old h5ad": lambda a, f: write_old_h5ad(a, f / "a.h5ad"),
     "zarr 2": zarr_of(2),
     "zarr 3": zarr_of(3),
     "loom": lambda a, f: write_loom(a, f / "a.loom"),

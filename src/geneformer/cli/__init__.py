@@ -11,14 +11,16 @@ from geneformer.cli._output import FAILED, tell_error, warnings_told
 from geneformer.errors import GeneformerError
 
 COMMANDS = {
+    "attention": "Tabulate attention between genes, averaged over cells.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
     "embed": "Embed cells or genes with a pretrained encoder.",
     "models": "List models, describe one, or convert old weights.",
+    "predict-masked": "Tabulate the genes a model expects where one is masked.",
     "pretrain": "Train an encoder on masked genes.",
     "tokenize": "Turn counts into tokens.",
     "vocabulary": "Show a vocabulary, look up genes in it, or write it to a folder.",
 }
-"""Subcommands with the line `geneformer --help` shows; `geneformer.cli.<name>` holds the function `<name>`."""
+"""Subcommands with the line `geneformer --help` shows; see `command_function` for where they are."""
 
 
 class _LazyCommands(TyperGroup):
@@ -44,13 +46,18 @@ class _LazyCommands(TyperGroup):
             ctx.exit(130)
 
 
+def command_function(name: str) -> Any:
+    """What a subcommand runs: the function of its name in the module of its name, hyphens as underscores."""
+    name = name.replace("-", "_")
+    return getattr(importlib.import_module(f"geneformer.cli.{name}"), name)
+
+
 def load_command(name: str) -> Any:
     """The subcommand of that name, imported now."""
-    module = importlib.import_module(f"geneformer.cli.{name}")
     single = typer.Typer(
         add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
     )
-    single.command(name)(getattr(module, name))
+    single.command(name)(command_function(name))
     return typer.main.get_command(single)
 
 

@@ -5,21 +5,14 @@ from typing import Annotated
 
 import typer
 
+from geneformer.cli._model_flags import COUNTS_LAYER, INPUTS, MODEL, OVERWRITE, REVISION, VOCABULARY
 from geneformer.cli._options import with_options
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.options import EmbedOptions, RuntimeOptions
 
-INPUTS = typer.Argument(
-    metavar="IN...", help="Raw counts in any format, or one .dataset folder of tokens.", show_default=False
-)
 OUTPUT = typer.Option(
     "--output", "-o", metavar="OUT", help="File to make: .h5ad, .parquet or .csv.", show_default=False
 )
-MODEL = typer.Option("--model", "-m", help="Model name, checkpoint folder, or hub repository.")
-VOCABULARY = typer.Option("--vocabulary", help="Needed only where the checkpoint does not tell.", show_default=False)
-REVISION = typer.Option("--revision", help="Commit, tag or branch on the hub.", show_default=False)
-COUNTS_LAYER = typer.Option(help='Layer with the raw counts, "raw" for adata.raw.', show_default=False)
-OVERWRITE = typer.Option("--overwrite", help="Replace a file that is there.")
 
 
 @with_options()
@@ -37,12 +30,13 @@ def embed(
 ) -> Outcome:
     """Embed cells or genes with a pretrained encoder."""
     from geneformer.models.loading import load_model
-    from geneformer.results.embeddings import CellEmbeddings, check_suffix
+    from geneformer.results.embeddings import SUFFIXES, CellEmbeddings
+    from geneformer.results.tables import check_suffix
     from geneformer.runs.files import check_output
     from geneformer.tasks.embedding import embed as run
     from geneformer.tasks.inputs import open_tokens
 
-    check_output(check_suffix(output), overwrite=overwrite)
+    check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
     loaded = load_model(model, vocabulary=vocabulary, revision=revision)
     with progress_bar("Tokenizing", shown=runtime.progress) as update:
         tokens = open_tokens(inputs, loaded, layer=counts_layer, progress=update)

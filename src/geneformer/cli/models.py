@@ -25,12 +25,13 @@ def models(
     from geneformer.models.architectures import ARCHITECTURES
     from geneformer.models.checkpoint import convert_pickled
     from geneformer.models.loading import BUNDLED, list_models, load_model
+    from geneformer.runs.files import check_output
 
     if convert is not None:
         if output is None:
             msg = "--convert needs --output DIR, the folder for the converted weights."
             raise OptionError(msg)
-        convert_pickled(convert, output)
+        convert_pickled(convert, check_output(output))
         return Outcome(f"Checkpoint in {output}", [("Converted", str(convert))], {"output": str(output)})
     if name is not None:
         loaded = load_model(name)

@@ -48,7 +48,7 @@ def plan_epoch(
     """Rows of each training batch of one epoch: shuffled, yet cells of similar length together.
 
     The shuffled cells are cut into buckets of about fifty batches; within a bucket cells are sorted by length and cut
-    into batches of about equal token numbers; the batches are then shuffled. Every epoch has the same number of batches.
+    into batches of about equal token numbers; the batches are then shuffled. Every epoch has equally many batches.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class Masked:
 def mask_genes(
     packed: Packed, genes: NDArray[Any], mask_id: int, probability: float, rng: np.random.Generator
 ) -> Masked:
-    """Hide genes as BERT does: of those selected 80 % become `<mask>`, 10 % another gene, 10 % stay (Devlin et al., 2019).
+    """Hide genes as BERT does (Devlin et al., 2019): of those selected 80 % become `<mask>`, 10 % another, 10 % stay.
 
     Special tokens are never selected and never put in. At least one gene is selected.
 

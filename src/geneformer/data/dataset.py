@@ -68,7 +68,8 @@ class TokenizedDataset:
     def __init__(self, table: pa.Table, *, vocabulary: str | None = None, path: Path | None = None) -> None:
         where = f" in {path}" if path else ""
         if keys.INPUT_IDS not in table.column_names:
-            msg = f"No `input_ids`{where}; found the columns {table.column_names}. Make tokens with `geneformer tokenize`."
+            found = table.column_names
+            msg = f"No `input_ids`{where}; found the columns {found}. Make tokens with `geneformer tokenize`."
             raise DatasetError(msg)
         self.table = table
         self.vocabulary = vocabulary

@@ -106,7 +106,7 @@ def quiet_library() -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
-class Reporting(TrainerCallback):  # type: ignore[misc]
+class Reporting(TrainerCallback):
     """Tells how far a run has come, and hands its log lines to `logging`.
 
     Parameters

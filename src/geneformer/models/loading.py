@@ -202,7 +202,7 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
         raise UnknownModelError(msg) from error
     except (HfHubHTTPError, HFValidationError, transport_error, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
-        msg = f"{where} cannot be fetched from the hub: {reason}. Check the name, the network and the space in the cache."
+        msg = f"{where} cannot be fetched from the hub: {reason}. Check name, network and space in the cache."
         raise UnknownModelError(msg) from error
     if not folder.is_dir():
         msg = f"{where}: there is no checkpoint in the repository, or in the part of it that the cache holds."

@@ -1,8 +1,17 @@
 """Options: one frozen dataclass per task, checked when made; every surface derives from them."""
 
+from geneformer.options.attention import AttentionOptions
 from geneformer.options.embedding import EmbedOptions
+from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.runtime import RuntimeOptions
 from geneformer.options.tokenization import TokenizeOptions
 
-__all__ = ["EmbedOptions", "PretrainOptions", "RuntimeOptions", "TokenizeOptions"]
+__all__ = [
+    "AttentionOptions",
+    "EmbedOptions",
+    "PredictOptions",
+    "PretrainOptions",
+    "RuntimeOptions",
+    "TokenizeOptions",
+]

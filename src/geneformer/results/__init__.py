@@ -1,0 +1,1 @@
+"""What comes out, with the identity of what it describes, and files of it."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import UnsupportedFormatError
+from geneformer.results.tables import check_suffix, write_table
 from geneformer.runs.files import atomic_file
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class CellEmbeddings:
         import pandas as pd
 
         values = pd.DataFrame(self.values, columns=[str(i) for i in range(self.values.shape[1])])
-        return pd.concat([values, self.cells.to_pandas()], axis=1)
+        frame: pd.DataFrame = pd.concat([values, self.cells.to_pandas()], axis=1)
+        return frame
 
     def to_anndata(self) -> "AnnData":
         """Cells as `obs`, embeddings in ``obsm["X_geneformer"]``, provenance in ``uns["geneformer"]``."""
@@ -56,7 +57,7 @@ class CellEmbeddings:
         adata = ad.AnnData(obs=obs)
         adata.obs_names_make_unique()
         adata.obsm[keys.EMBEDDING] = self.values
-        adata.uns[keys.UNS] = dict(self.provenance)
+        adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
         return adata
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -69,14 +70,12 @@ class CellEmbeddings:
         OutputExistsError
             There is a file already.
         """
-        path = check_suffix(path)
+        path = check_suffix(path, SUFFIXES)
         with atomic_file(path, overwrite=overwrite) as temporary:
             if path.suffix == ".h5ad":
                 self.to_anndata().write_h5ad(temporary)
-            elif path.suffix == ".parquet":
-                _write_parquet(self.to_frame(), temporary, self.provenance)
             else:
-                self.to_frame().to_csv(temporary, index=False)
+                write_table(self.to_frame(), temporary, self.provenance, index=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,42 +115,14 @@ class GeneEmbeddings:
 
         adata = ad.AnnData(obs=pd.DataFrame({"n_cells": self.n_cells}, index=self.genes.astype(str)))
         adata.obsm[keys.EMBEDDING] = self.values
-        adata.uns[keys.UNS] = dict(self.provenance)
+        adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
         return adata
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all."""
-        path = check_suffix(path)
+        path = check_suffix(path, SUFFIXES)
         with atomic_file(path, overwrite=overwrite) as temporary:
             if path.suffix == ".h5ad":
                 self.to_anndata().write_h5ad(temporary)
-            elif path.suffix == ".parquet":
-                _write_parquet(self.to_frame(), temporary, self.provenance)
             else:
-                self.to_frame().to_csv(temporary)
-
-
-def check_suffix(path: str | Path) -> Path:
-    """The path, if its suffix is one embeddings are written to.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        It is not.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        msg = f"{path}: embeddings are written to {', '.join(SUFFIXES)}, not to {path.suffix or 'a name without suffix'!r}."
-        raise UnsupportedFormatError(msg)
-    return path
-
-
-def _write_parquet(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any]) -> None:
-    import json
-
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.Table.from_pandas(frame)
-    noted = {keys.UNS.encode(): json.dumps(provenance, default=str).encode()}
-    parquet.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | noted), path)
+                write_table(self.to_frame(), temporary, self.provenance, index=True)

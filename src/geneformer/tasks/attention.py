@@ -12,8 +12,7 @@ from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
-from geneformer.options import RuntimeOptions
-from geneformer.options._check import check_range
+from geneformer.options import AttentionOptions, RuntimeOptions
 from geneformer.tasks.embedding import check_pairing, describe_run
 from geneformer.tasks.genes import token_of_gene
 
@@ -82,14 +81,14 @@ class GeneAttention:
 def cell_attention(
     tokens: TokenizedDataset,
     model: LoadedModel,
+    options: AttentionOptions,
     runtime: RuntimeOptions,
     *,
-    layer: int = 0,
     progress: Progress | None = None,
 ) -> list[CellAttention]:
     """Attention weights of every cell in one layer.
 
-    Memory grows with the square of the genes of a cell: choose the cells first.
+    Memory grows with the square of the genes of a cell: choose the cells first. Special tokens are among the tokens.
 
     Parameters
     ----------
@@ -97,10 +96,8 @@ def cell_attention(
         Tokenized cells.
     model
         Pretrained model of the same vocabulary.
-    runtime
-        Where it runs.
-    layer
-        Layer whose attention is read, counted back from the output: 0 is the last.
+    options, runtime
+        Which layer, and where it runs; `genes` and `min_weight` do not apply.
     progress
         Called with the cells done and the cells in all.
 
@@ -116,18 +113,16 @@ def cell_attention(
     def keep(row: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
         kept[row] = CellAttention(model.vocabulary.gene_of[ids], weights_HLL.float().cpu().numpy())
 
-    _visit(tokens, model, runtime, layer, keep, progress)
+    _visit(tokens, model, runtime, options.layer, keep, progress)
     return [cell for cell in kept if cell is not None]
 
 
 def gene_attention(
     tokens: TokenizedDataset,
     model: LoadedModel,
+    options: AttentionOptions,
     runtime: RuntimeOptions,
     *,
-    layer: int = 0,
-    genes: list[str] | None = None,
-    min_weight: float = 0.0,
     progress: Progress | None = None,
 ) -> GeneAttention:
     """Attention gene by gene over all cells; nothing is kept per cell.
@@ -138,15 +133,8 @@ def gene_attention(
         Tokenized cells.
     model
         Pretrained model of the same vocabulary.
-    runtime
-        Where it runs.
-    layer
-        Layer whose attention is read, counted back from the output: 0 is the last.
-    genes
-        Ensembl ids or symbols to restrict rows and columns to. All genes of the vocabulary by default, which takes
-        memory for every pair that meets in a cell.
-    min_weight
-        Pairs are left out of the cells in which they weigh less; saves memory.
+    options, runtime
+        Which weights, and where the model runs.
     progress
         Called with the cells done and the cells in all.
 
@@ -159,26 +147,25 @@ def gene_attention(
     OutOfRangeError
         A layer the model does not have.
     """
-    check_range("min_weight", min_weight, low=0.0, high=1.0)
     vocabulary = model.vocabulary
-    chosen = vocabulary.token_ids if genes is None else [token_of_gene(gene, vocabulary) for gene in genes]
     wanted = np.zeros(vocabulary.size, dtype=bool)
-    wanted[chosen] = True
+    wanted[[token_of_gene(gene, vocabulary) for gene in options.genes] or vocabulary.token_ids] = True
     totals = _PairTotals(vocabulary.size)
     met = np.zeros(vocabulary.size, dtype=bool)
 
     def add(_: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
         places = np.flatnonzero(wanted[ids])
         mean_LL = weights_HLL.float().mean(0).cpu().numpy()[np.ix_(places, places)]
-        row, column = np.nonzero(mean_LL >= min_weight)
+        row, column = np.nonzero(mean_LL >= options.min_weight)
         totals.add(ids[places[row]], ids[places[column]], mean_LL[row, column])
         met[ids[places]] = True
 
-    _visit(tokens, model, runtime, layer, add, progress)
+    _visit(tokens, model, runtime, options.layer, add, progress)
     sums, seen = totals.matrices(np.flatnonzero(met))
     means = sums.copy()
     means.data = sums.data / seen.data
-    provenance = describe_run(model, attention={"layer": layer, "min_weight": min_weight})
+    chosen = {"layer": options.layer, "min_weight": options.min_weight, "genes": list(options.genes)}
+    provenance = describe_run(model, attention=chosen)
     return GeneAttention(vocabulary.gene_of[met], means.astype(np.float32), seen, provenance)
 
 
@@ -187,9 +174,9 @@ class _PairTotals:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self.sums: NDArray[np.float64] = np.empty(0)
-        self.counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.keys: NDArray[Any] = np.empty(0, dtype=np.int64)
+        self.sums: NDArray[Any] = np.empty(0)
+        self.counts: NDArray[Any] = np.empty(0, dtype=np.int64)
         self.waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self.n_waiting = 0
 

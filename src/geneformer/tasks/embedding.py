@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geneformer import keys
 from geneformer._version import __version__
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
@@ -163,8 +162,8 @@ def check_pairing(tokens: TokenizedDataset, model: LoadedModel, *, truncate: boo
         n_long = int((tokens.lengths > model.max_length).sum())
         msg = (
             f"{n_long:,} of {len(tokens):,} cells have more than the {model.max_length:,} tokens {model.name} has "
-            f"positions for (longest: {longest:,}). Pass truncate=True (--truncate) to keep their highest ranked genes, or "
-            f"tokenize with max_length={model.max_length}."
+            f"positions for (longest: {longest:,}). Pass truncate=True (--truncate) to keep their highest ranked "
+            f"genes, or tokenize with max_length={model.max_length}."
         )
         raise SequenceTooLongError(msg)
 
@@ -204,6 +203,5 @@ def describe_run(model: LoadedModel, **options: Any) -> dict[str, Any]:
         "vocabulary": model.vocabulary.name,
         "vocabulary_fingerprint": model.vocabulary.fingerprint,
         "geneformer_version": __version__,
-        "key": keys.EMBEDDING,
         **options,
     }

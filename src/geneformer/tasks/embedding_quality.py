@@ -214,8 +214,8 @@ def _splits(
         rarest = int(sizes.argmin())
         if sizes[rarest] < folds:
             msg = (
-                f"folds={folds}, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or drop or "
-                "merge rare labels."
+                f"folds={folds}, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or "
+                "drop or merge rare labels."
             )
             raise OutOfRangeError(msg)
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(values_nd, names))

@@ -1,6 +1,5 @@
 """Contextual predictions: what the model expects where a gene was masked."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from geneformer import keys
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
-from geneformer.errors import CheckpointError
+from geneformer.errors import CheckpointError, OptionError
 from geneformer.models.loading import LoadedModel
-from geneformer.options import RuntimeOptions
+from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.options._check import check_range
 from geneformer.tasks.embedding import check_pairing
 from geneformer.tasks.genes import token_of_gene
@@ -24,10 +23,9 @@ if TYPE_CHECKING:
 def predict_masked(
     tokens: TokenizedDataset,
     model: LoadedModel,
-    genes: Sequence[str],
+    options: PredictOptions,
     runtime: RuntimeOptions,
     *,
-    n_predictions: int = 10,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Genes expected in the place of a masked one, in every cell that expresses it.
@@ -40,12 +38,8 @@ def predict_masked(
         Tokenized cells.
     model
         Pretrained model with its vocabulary head.
-    genes
-        Ensembl ids or symbols to mask.
-    runtime
-        Where it runs.
-    n_predictions
-        Genes listed per masked one.
+    options, runtime
+        Which genes, how many predictions, and where the model runs.
     progress
         Called with the masked cells done and in all.
 
@@ -58,6 +52,8 @@ def predict_masked(
 
     Raises
     ------
+    OptionError
+        No genes.
     CheckpointError
         The checkpoint has no vocabulary head.
     UnknownColumnError
@@ -67,12 +63,18 @@ def predict_masked(
     """
     import pandas as pd
 
+    n_predictions = options.n_predictions
     check_range("n_predictions", n_predictions, low=1, high=len(model.vocabulary.genes))
+    if not options.genes:
+        msg = "No genes to mask. Name some by Ensembl id or symbol: genes=(...), or --genes on the command line."
+        raise OptionError(msg)
     check_pairing(tokens, model, truncate=False)
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    masked, rows, places, truth = _mask_each(tokens, model, [token_of_gene(gene, model.vocabulary) for gene in genes])
+    masked, rows, places, truth = _mask_each(
+        tokens, model, [token_of_gene(gene, model.vocabulary) for gene in options.genes]
+    )
     special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))
@@ -92,13 +94,14 @@ def predict_masked(
     if len(masked):
         run_batches(masked, model.network, step, runtime, progress=progress)
     vocabulary, repeat = model.vocabulary, n_predictions
+    opens = masked.gather(np.arange(len(masked)), max_length=1).input_ids == vocabulary.cls_id
     predicted = vocabulary.gene_of[top.ravel()]
     return pd.DataFrame(
         {
             "cell_id": np.repeat(tokens.cell_ids[rows], repeat),
             "masked_gene": np.repeat(vocabulary.gene_of[truth], repeat),
             "masked_symbol": np.repeat([vocabulary.symbol_of(g) for g in vocabulary.gene_of[truth]], repeat),
-            "rank_in_cell": np.repeat(places, repeat),
+            "rank_in_cell": np.repeat(places - opens, repeat),
             "order": np.tile(np.arange(1, repeat + 1), len(masked)),
             "predicted_gene": predicted,
             "predicted_symbol": [vocabulary.symbol_of(gene) for gene in predicted],

@@ -1,5 +1,6 @@
 """Masked language model pretraining, from tokens to a checkpoint folder."""
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from geneformer import keys
 from geneformer.data.batching import plan_batches
 from geneformer.data.collate import Masked, concatenate, mask_genes, split_counts
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.engine.device import can_pin_memory, resolve_device
+from geneformer.engine.device import can_pin_memory, resolve_device, verify_placement
 from geneformer.engine.inference import Progress
 from geneformer.engine.placement import PlacedArguments
 from geneformer.engine.precision import resolve_dtype
@@ -219,28 +220,11 @@ def pretrain(
     model = GeneformerForMaskedLM(config)
     if options.spectral_start:
         start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
-    train_batches = MaskedBatches(dataset, train_rows, vocabulary, max_length, options, views=views)
+    batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
+    held_batches = batches(held_rows, views=False)
     sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
-    sample_batches = MaskedBatches(dataset, np.sort(sampled), vocabulary, max_length, options, views=False)
-    held_batches = MaskedBatches(dataset, held_rows, vocabulary, max_length, options, views=False)
-    forward_options: dict[str, Any] = {}
-    if views:
-        forward_options = {
-            "contrastive_weight": options.contrastive_weight,
-            "temperature": options.contrastive_temperature,
-        }
-    trainer = PackedTrainer(
-        model=model,
-        args=training_arguments(output, options, runtime, planned_steps(train_batches.lengths, options)),
-        lengths=train_batches.lengths,
-        collate=train_batches,
-        eval_lengths=sample_batches.lengths,
-        eval_collate=sample_batches,
-        tokens_per_batch=options.tokens_per_batch,
-        groups=dataset.column(keys.SOURCE)[train_rows] if options.batch_by_source else None,
-        forward_options=forward_options,
-        callbacks=[Reporting(progress)],
-    )
+    training, sample = batches(train_rows, views=views), batches(np.sort(sampled), views=False)
+    trainer = _trainer(model, training, sample, output=output, options=options, runtime=runtime, progress=progress)
     with quiet_library():
         trainer.train(resume_from_checkpoint=resume or None)
     trainer.set_held_out(held_batches.lengths, held_batches)
@@ -258,6 +242,34 @@ def pretrain(
     )
     write_history(result, options)
     return result
+
+
+def _trainer(
+    model: GeneformerForMaskedLM,
+    train: MaskedBatches,
+    held_out: MaskedBatches,
+    *,
+    output: Path,
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    progress: Progress | None,
+) -> PackedTrainer:
+    """The Trainer of one run, with the model where it belongs."""
+    contrast = {"contrastive_weight": options.contrastive_weight, "temperature": options.contrastive_temperature}
+    trainer = PackedTrainer(
+        model=model,
+        args=training_arguments(output, options, runtime, planned_steps(train.lengths, options)),
+        lengths=train.lengths,
+        collate=train,
+        eval_lengths=held_out.lengths,
+        eval_collate=held_out,
+        tokens_per_batch=options.tokens_per_batch,
+        groups=train.dataset.column(keys.SOURCE)[train.rows] if options.batch_by_source else None,
+        forward_options=contrast if train.views else {},
+        callbacks=[Reporting(progress)],
+    )
+    verify_placement(model, trainer.args.device)
+    return trainer
 
 
 def planned_steps(lengths: Ints, options: PretrainOptions) -> int:

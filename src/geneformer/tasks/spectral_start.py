@@ -52,14 +52,14 @@ def start_from_spectrum(
         rows = np.sort(rng.choice(rows, max_cells, replace=False))
     packed = dataset.gather(rows, max_length=max_length, counts=True)
     expression = csr_matrix(
-        (np.log1p(packed.counts), packed.input_ids, packed.cu_seqlens), shape=(len(rows), vocabulary.size)
+        (np.log1p(np.asarray(packed.counts)), packed.input_ids, packed.cu_seqlens), shape=(len(rows), vocabulary.size)
     )
     frequency = np.bincount(packed.input_ids, minlength=vocabulary.size) / max(len(packed.input_ids), 1)
-    embedding = model.get_input_embeddings().weight
+    embedding = model.bert.embeddings.word_embeddings.weight
     width = embedding.shape[1]
     n_axes = min(width + 1, min(expression.shape) - 1)
     start = rng.standard_normal(min(expression.shape))
-    _, _, right = svds(expression, k=n_axes, v0=start, return_singular_vectors="vh")
+    _, _, right = svds(expression, k=n_axes, v0=start, return_singular_vectors="vh")  # type: ignore[arg-type]
     axes = np.zeros((vocabulary.size, width))
     axes[:, : n_axes - 1] = right[::-1][1:].T
 

@@ -12,8 +12,8 @@ from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
 from geneformer.tasks import embedding
+from geneformer.tl._slots import gene_positions, note
 from geneformer.tl._tokens import tokens_for
-from geneformer.vocab.gene_ids import resolve_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geneformer.vocab.vocabulary import Vocabulary
 
 
-def embed(
+def embed(  # noqa: PLR0913
     adata: "AnnData",
     *,
     model: str | Path = "mini",
@@ -71,7 +71,7 @@ def embed(
             Cell embeddings; rows of cells without a known gene are not a number.
         `.varm[key_added]` : float32, ``(n_vars, hidden_size)``
             Gene embeddings, for `pooling="gene"`; rows of genes never seen are not a number.
-        `.uns["geneformer"]`
+        `.uns["geneformer"][key_added]`
             Model, vocabulary, options and versions.
 
     Raises
@@ -84,7 +84,8 @@ def embed(
     Examples
     --------
     >>> import geneformer as gf
-    >>> adata = gf.example_cells()
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> adata = pbmc3k()[:60].copy()
     >>> gf.tl.embed(adata, model="mini", progress=False)
     >>> adata.obsm["X_geneformer"].shape
     (60, 128)
@@ -99,7 +100,7 @@ def embed(
         _write_cells(adata, result, rows, key_added)
     else:
         _write_genes(adata, result, key_added, loaded.vocabulary, gene_ids)
-    adata.uns[keys.UNS] = dict(result.provenance) | {"key": key_added}
+    note(adata, key_added, result.provenance)
     return adata if copy else None
 
 
@@ -111,7 +112,10 @@ def _write_cells(adata: "AnnData", result: CellEmbeddings, rows: "np.ndarray", k
     without = np.setdiff1d(np.arange(adata.n_obs), rows)
     if len(without):
         names = ", ".join(map(repr, adata.obs_names[without[:3]]))
-        msg = f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): {names} …"
+        told = f"{names} …" if len(without) > 3 else names
+        msg = (
+            f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): {told}"
+        )
         warnings.warn(msg, GeneformerWarning, stacklevel=3)
 
 
@@ -119,12 +123,11 @@ def _write_genes(
     adata: "AnnData", result: GeneEmbeddings, key: str, vocabulary: "Vocabulary", gene_ids: str | None
 ) -> None:
     """Every column of `adata` that was matched to a gene gets that gene's vector."""
-    columns = {name: adata.var[name] for name in adata.var.columns} | {"index": adata.var_names}
-    match = resolve_genes(columns, vocabulary, gene_ids)
+    positions = gene_positions(adata, vocabulary, gene_ids)
     row_of = {gene: row for row, gene in enumerate(result.genes)}
     values = np.full((adata.n_vars, result.values.shape[1]), np.nan, dtype=np.float32)
-    for column, position in enumerate(match.positions):
-        row = row_of.get(vocabulary.genes[position]) if position >= 0 else None
+    for column in np.flatnonzero(positions >= 0):
+        row = row_of.get(vocabulary.genes[positions[column]])
         if row is not None:
             values[column] = result.values[row]
     adata.varm[key] = values

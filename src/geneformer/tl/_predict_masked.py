@@ -1,0 +1,89 @@
+"""`gf.tl.predict_masked`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from geneformer.models.loading import load_model
+from geneformer.options import PredictOptions, RuntimeOptions
+from geneformer.tasks import masked_prediction
+from geneformer.tl._tokens import tokens_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from geneformer.vocab.vocabulary import Vocabulary
+
+
+def predict_masked(  # noqa: PLR0913
+    adata: "AnnData",
+    *,
+    genes: tuple[str, ...] = (),
+    model: str | Path = "mini",
+    vocabulary: "str | Path | Vocabulary | None" = None,
+    n_predictions: int = 10,
+    counts_layer: str | None = None,
+    gene_ids: str | None = None,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    tokens_per_batch: int | None = None,
+    progress: bool = True,
+) -> "pd.DataFrame":
+    """Genes a model expects in the place of a masked one, in every cell that expresses it, as a ranked table.
+
+    Each gene is masked on its own; the rest of the cell is the context. `adata` is not modified.
+
+    Parameters
+    ----------
+    adata
+        Raw counts of cells by genes.
+    genes
+        Ensembl ids or symbols of the genes to mask, each on its own.
+    model
+        Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
+    vocabulary
+        Needed only where the checkpoint does not tell its own.
+    n_predictions
+        Genes listed in the place of a masked one, the most expected first.
+    counts_layer
+        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
+    gene_ids
+        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    device, dtype, tokens_per_batch, progress
+        Where and how the model runs; see `RuntimeOptions`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per cell, masked gene and prediction: `cell_id` (the name in `obs`), `masked_gene`, `masked_symbol`,
+        `rank_in_cell` (0 = highest), `order` (1 = most expected), `predicted_gene`, `predicted_symbol`, `probability`,
+        `rank_of_masked` and `probability_of_masked` (where the masked gene itself came out).
+
+    Raises
+    ------
+    OptionError
+        No genes.
+    CountsError
+        The counts or gene identifiers cannot be used, or a gene is not known.
+    PairingError
+        Model, vocabulary and options do not belong together, or the checkpoint cannot predict.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> table = gf.tl.predict_masked(pbmc3k()[:5].copy(), genes=("MALAT1",), model="mini", progress=False)
+    >>> table.groupby("cell_id").size().tolist()
+    [10, 10, 10, 10, 10]
+    """
+    options = PredictOptions(genes=tuple(genes), n_predictions=n_predictions)
+    runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
+    loaded = load_model(model, vocabulary=vocabulary)
+    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    table = masked_prediction.predict_masked(tokens, loaded, options, runtime)
+    # Names made unique on the way are given back as they are in `obs`.
+    names = dict(zip(tokens.cell_ids.astype(str), np.asarray(adata.obs_names)[rows], strict=True))
+    table["cell_id"] = table["cell_id"].astype(str).map(names)
+    return table
