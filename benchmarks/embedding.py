@@ -83,7 +83,10 @@ def _speed(replies: dict, details: dict, arguments: argparse.Namespace) -> list[
         if side not in replies:
             notes.append('dtype="auto": this processor has no bfloat16 instructions, so that it chooses float32 here.')
             continue
-        faster, smaller = ratio(replies[side], published, "cells_per_second"), ratio(replies[side], published, "peak_bytes")
+        faster, smaller = (
+            ratio(replies[side], published, "cells_per_second"),
+            ratio(replies[side], published, "peak_bytes"),
+        )
         details[f"{side}_ratios"] = {"cells_per_second": faster, "peak_bytes": smaller}
         notes.append(
             f"{side}: {faster:.2f} times the cells per second (aim: {aim}), {smaller:.2f} of the peak memory "

@@ -13,7 +13,11 @@ CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 def default_folder() -> Path:
     """Where the environment is kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "geneformer-benchmarks" / f"transformers-{TRANSFORMERS}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    return (
+        cache
+        / "geneformer-benchmarks"
+        / f"transformers-{TRANSFORMERS}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    )
 
 
 def published_python(folder: Path | None = None) -> Path:

@@ -38,10 +38,14 @@ def main() -> None:
             faster = ratio(replies["geneformer"], replies["published recipe"], "cells_per_second")
             smaller = ratio(replies["geneformer"], replies["published recipe"], "peak_bytes")
             details[f"{vocabulary}_ratios"] = {"cells_per_second": faster, "peak_bytes": smaller}
-            notes.append(f"{vocabulary}: {faster:.1f} times the cells per second (aim: 10), {smaller:.2f} of the peak memory (aim: 0.25).")
+            notes.append(
+                f"{vocabulary}: {faster:.1f} times the cells per second (aim: 10), {smaller:.2f} of the peak memory (aim: 0.25)."
+            )
             notes.append(f"{vocabulary}: {_compare(folder, vocabulary)}")
     source = ", ".join(path.name for path in arguments.files) or "bundled PBMC3k, repeated"
-    notes.append(f"Input: {arguments.cells:,} cells of {source}; compression {arguments.compression}; one process each.")
+    notes.append(
+        f"Input: {arguments.cells:,} cells of {source}; compression {arguments.compression}; one process each."
+    )
     save("tokenizing", "Tokenizing: from .h5ad to .dataset", rows, notes, details)
 
 

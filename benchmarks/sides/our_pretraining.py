@@ -1,0 +1,38 @@
+"""This package's training step on the same cells under the same masks, with the same optimizer."""
+
+import argparse
+
+import numpy as np
+import torch
+from measuring import reply
+from training_steps import settings, timed_steps
+
+from geneformer.engine.precision import resolve_attention
+from geneformer.models.checkpoint import read_config, read_weights
+from geneformer.models.heads import GeneformerForMaskedLM
+
+
+def main() -> None:
+    from pathlib import Path
+
+    arguments = settings(argparse.ArgumentParser()).parse_args()
+    folder = Path(arguments.checkpoint)
+    config = read_config(folder)
+    if arguments.dropout is not None:
+        config.hidden_dropout_prob = arguments.dropout
+    if arguments.attention_dropout is not None:
+        config.attention_probs_dropout_prob = arguments.attention_dropout
+    model = GeneformerForMaskedLM(config)
+    model.load_state_dict(read_weights(folder))
+    model.train()
+    stored = np.load(arguments.batch)
+    arrays = {"input_ids": stored["ids"], "cu_seqlens": stored["starts"]}
+    arrays |= {"masked": stored["masked"], "labels": stored["labels"]}
+    batch = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
+    attention = resolve_attention(torch.float32, torch.device("cpu"))
+    n_tokens = len(stored["ids"])
+    reply(**timed_steps(model, lambda: model(**batch, attention=attention).loss, n_tokens, arguments.steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The published recipe's training step, written anew from its description.
+
+`BertForMaskedLM` on padded tensors, logits at every position, labels of -100 where nothing is asked, AdamW. Runs in
+the environment of the published recipe, without this package.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from measuring import reply
+from training_steps import settings, timed_steps
+from transformers import BertForMaskedLM
+
+
+def main() -> None:
+    parser = settings(argparse.ArgumentParser())
+    arguments = parser.parse_args()
+    dropout = {}
+    if arguments.dropout is not None:
+        dropout["hidden_dropout_prob"] = arguments.dropout
+    if arguments.attention_dropout is not None:
+        dropout["attention_probs_dropout_prob"] = arguments.attention_dropout
+    model = BertForMaskedLM.from_pretrained(arguments.checkpoint, **dropout).train()
+    stored = np.load(arguments.batch)
+    starts, masked = stored["starts"], stored["masked"]
+    lengths = np.diff(starts)
+    shape = (len(lengths), int(lengths.max()))
+    input_ids, mask, labels = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -100)
+    cells = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.arange(int(starts[-1])) - np.repeat(starts[:-1], lengths)
+    input_ids[cells, places], mask[cells, places] = stored["ids"], 1
+    labels[cells[masked], places[masked]] = stored["labels"]
+    batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+    batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+    reply(**timed_steps(model, lambda: model(**batch).loss, int(starts[-1]), arguments.steps))
+
+
+if __name__ == "__main__":
+    main()
