@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from inputs import random_checkpoint, token_file
 from measuring import RESULTS, SIDES, alternate, gibibytes, machine, median, ratio, run_side, save, versions
 from published_environment import published_python, published_versions

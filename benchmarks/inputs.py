@@ -58,7 +58,7 @@ def token_file(paths: Sequence[Path], n_cells: int, output: Path, *, seed: int =
 
 
 def random_checkpoint(folder: Path, *, architecture: str = "V1-10M", seed: int = 0) -> None:
-    """A checkpoint with seeded random weights; no bias at zero, no norm at one, so that nothing can be mixed up unseen."""
+    """A checkpoint with seeded random weights; no bias is zero and no norm one, so that no mix-up stays unseen."""
     import torch
 
     from geneformer.models.architectures import architecture_config

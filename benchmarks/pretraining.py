@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from inputs import random_checkpoint
-from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save, versions
-from published_environment import published_python, published_versions
 
 from geneformer.data.collate import mask_genes
 from geneformer.data.dataset import Packed
 from geneformer.vocab.vocabulary import Vocabulary
+from inputs import random_checkpoint
+from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save, versions
+from published_environment import published_python, published_versions
 
 MASKED = 0.15
 

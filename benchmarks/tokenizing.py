@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from inputs import counts_file
 from measuring import SIDES, alternate, gibibytes, machine, median, ratio, save, versions
 
@@ -39,7 +40,8 @@ def main() -> None:
             smaller = ratio(replies["geneformer"], replies["published recipe"], "peak_bytes")
             details[f"{vocabulary}_ratios"] = {"cells_per_second": faster, "peak_bytes": smaller}
             notes.append(
-                f"{vocabulary}: {faster:.1f} times the cells per second (aim: 10), {smaller:.2f} of the peak memory (aim: 0.25)."
+                f"{vocabulary}: {faster:.1f} times the cells per second (aim: 10), {smaller:.2f} of the peak memory "
+                "(aim: 0.25)."
             )
             notes.append(f"{vocabulary}: {_compare(folder, vocabulary)}")
     source = ", ".join(path.name for path in arguments.files) or "bundled PBMC3k, repeated"

@@ -5,10 +5,10 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pyarrow as pa
-from golden import GOLDEN, golden_tokens
 
 from geneformer import keys
 from geneformer.data.dataset import TokenizedDataset
+from golden import GOLDEN, golden_tokens
 
 
 def dataset_of(rows, **columns) -> TokenizedDataset:

@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from measuring import reply
-from operations import MatrixProductRate, encoder_operations
 
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.tasks.embedding import embed
+from measuring import reply
+from operations import MatrixProductRate, encoder_operations
 
 PASSES = 2
 

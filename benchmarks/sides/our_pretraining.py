@@ -4,12 +4,12 @@ import argparse
 
 import numpy as np
 import torch
-from measuring import reply
 from training_steps import settings, timed_steps
 
-from geneformer.engine.precision import resolve_attention
+from geneformer.engine.precision import resolve_training_attention
 from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.heads import GeneformerForMaskedLM
+from measuring import reply
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     arrays = {"input_ids": stored["ids"], "cu_seqlens": stored["starts"]}
     arrays |= {"masked": stored["masked"], "labels": stored["labels"]}
     batch = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
-    attention = resolve_attention(torch.float32, torch.device("cpu"))
+    attention = resolve_attention(torch.float32, torch.device("cpu"), dropout=config.attention_probs_dropout_prob)
     n_tokens = len(stored["ids"])
     reply(**timed_steps(model, lambda: model(**batch, attention=attention).loss, n_tokens, arguments.steps))
 

@@ -3,10 +3,9 @@
 import argparse
 import time
 
-from measuring import reply
-
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.tokenizer import tokenize_counts
+from measuring import reply
 
 
 def main() -> None:

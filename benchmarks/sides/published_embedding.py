@@ -10,8 +10,9 @@ import time
 
 import numpy as np
 import torch
-from measuring import reply
 from transformers import BertForMaskedLM
+
+from measuring import reply
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ import argparse
 
 import numpy as np
 import torch
-from measuring import reply
 from training_steps import settings, timed_steps
 from transformers import BertForMaskedLM
+
+from measuring import reply
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 import scipy.sparse as sp
 from datasets import Dataset
-from measuring import reply
 
 from geneformer.vocab.vocabulary import Vocabulary
+from measuring import reply
 
 CHUNK, TARGET = 512, 10_000
 
@@ -64,8 +64,8 @@ def tokenize_anndata(path, mapping, token_of, median_of):
         totals = chunk.obs["n_counts"].to_numpy()[:, None]
         scaled = sp.csr_matrix(chunk[:, coding].X / totals * TARGET / medians)
         cells += [rank_genes(scaled[i].data, tokens[scaled[i].indices]) for i in range(scaled.shape[0])]
-        for name, values in attributes.items():
-            values += chunk.obs[name].tolist()
+        for name in attributes:
+            attributes[name] += chunk.obs[name].tolist()
     filled = [len(cell) > 0 for cell in cells]
     attributes = {name: [v for v, full in zip(vs, filled, strict=True) if full] for name, vs in attributes.items()}
     return [cell for cell in cells if len(cell)], attributes

@@ -101,12 +101,11 @@ def difference(one, other) -> float:
 
 def embed_on(device: str, tokens, pooling: str):
     """Embeddings, and where the weights were."""
-    from golden import tiny_model
-
     from geneformer.models.loading import LoadedModel
     from geneformer.options import EmbedOptions, RuntimeOptions
     from geneformer.tasks.embedding import embed
     from geneformer.vocab.vocabulary import Vocabulary
+    from golden import tiny_model
 
     model = LoadedModel("tiny", Path(), tiny_model("V1"), Vocabulary.load("V1"), True)
     result = embed(tokens, model, EmbedOptions(pooling=pooling), RuntimeOptions(device=device, dtype="float32"))
@@ -116,12 +115,12 @@ def embed_on(device: str, tokens, pooling: str):
 def train_on(device: str, tokens, folder: Path):
     """Weights after one optimizer step, where they are, and the history of the run."""
     import numpy as np
-    from golden import tiny_config
 
     from geneformer.models.heads import GeneformerForMaskedLM
     from geneformer.options import PretrainOptions, RuntimeOptions
     from geneformer.tasks.pretraining import MaskedBatches, _trainer
     from geneformer.vocab.vocabulary import Vocabulary
+    from golden import tiny_config
 
     options = PretrainOptions(max_steps=1, tokens_per_batch=300, logging_steps=1, save_steps=1, eval_steps=1)
     batches = MaskedBatches(tokens, np.arange(len(tokens)), Vocabulary.load("V1"), 40, options, views=False)
@@ -138,9 +137,8 @@ def train_on(device: str, tokens, folder: Path):
 
 def main(folder: Path) -> None:
     """Everything on both devices."""
-    from small_cells import short_tokens
-
     from geneformer.engine.device import describe, resolve_device
+    from small_cells import short_tokens
 
     library = register()
     tokens = short_tokens(cells=6)

@@ -14,7 +14,7 @@ from geneformer.engine.device import (
     safe_memory,
     verify_placement,
 )
-from geneformer.engine.precision import resolve_attention, resolve_dtype
+from geneformer.engine.precision import resolve_attention, resolve_dtype, resolve_training_attention
 from geneformer.errors import DeviceUnavailableError, PlacementError
 
 CPU = torch.device("cpu")
@@ -88,10 +88,17 @@ def test_the_names_asked_of_pytorch_exist():
     assert isinstance(torch.backends.cpu.get_cpu_capability(), str)
 
 
+@pytest.mark.parametrize(
+    ("device", "dropout", "kernel"), [("cpu", 0.0, "sdpa"), ("cpu", 0.1, "blocked"), ("meta", 0.1, "sdpa")]
+)
+def test_training_with_attention_dropout_on_a_cpu_takes_the_kernel_that_has_it(device, dropout, kernel):
+    assert resolve_training_attention(dropout, torch.device(device)) == kernel
+
+
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_a_dtype_asked_for_is_taken(name):
     assert resolve_dtype(name, CPU) is getattr(torch, name)
-    assert resolve_attention(getattr(torch, name), CPU) == "sdpa"
+    assert resolve_attention(getattr(torch, name), CPU) == ("sdpa" if name == "float32" else "blocked")
 
 
 def test_a_description():
@@ -131,5 +138,4 @@ def test_a_real_allocation_that_is_too_large_is_a_memory_error():
 
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shape"), memory_errors():
-        msg = "shape mismatch"
-        raise RuntimeError(msg)
+        raise RuntimeError("shape mismatch")

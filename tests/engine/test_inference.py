@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from golden import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_cells import dataset_of, short_tokens
 
 from geneformer.engine.inference import run_batches, tokens_that_fit
 from geneformer.errors import DeviceMemoryError, DeviceUnavailableError
 from geneformer.models.encoder import mean_pool
 from geneformer.options import RuntimeOptions
+from golden import tiny_model
+from small_cells import dataset_of, short_tokens
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def runtime(tokens_per_batch=None, **changes):
 class Recorder:
     """A step that notes its rows, and runs out of memory above `limit` tokens or on chosen calls."""
 
-    def __init__(self, limit=None, error=MemoryError("no more"), failing_calls=()):
-        self.limit, self.error, self.failing_calls = limit, error, failing_calls
+    def __init__(self, limit=None, error=None, failing_calls=()):
+        self.limit, self.error, self.failing_calls = limit, error or MemoryError("no more"), failing_calls
         self.rows, self.calls, self.sizes = [], 0, []
 
     def __call__(self, batch):

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from golden import tiny_config
-from small_cells import short_tokens
 from transformers import set_seed
 
+from geneformer.data.batching import plan_batches
 from geneformer.engine.placement import PlacedArguments
 from geneformer.engine.training import EpochSampler, PackedTrainer, Reporting
 from geneformer.errors import TrainingError
@@ -14,6 +13,8 @@ from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions
 from geneformer.tasks.pretraining import MaskedBatches
 from geneformer.vocab.vocabulary import Vocabulary
+from golden import tiny_config
+from small_cells import short_tokens
 
 OPTIONS = PretrainOptions()
 LENGTHS = np.array([40, 30, 30, 20, 10, 40, 35, 25])
@@ -124,8 +125,6 @@ def test_metrics_are_those_counted_by_hand(batches, tmp_path):
     assert model.training
     losses, first, among_ten = [], 0, 0
     model.eval()
-    from geneformer.data.batching import plan_batches
-
     for rows in plan_batches(batches.lengths, 90):
         batch = batches([(0, int(row)) for row in rows])
         with torch.no_grad():
@@ -148,7 +147,9 @@ def test_without_held_out_cells_nothing_is_claimed(batches, tmp_path):
 
 def test_a_loss_that_is_lost_stops_the_run(batches, tmp_path):
     trainer = trainer_of(network(), batches, tmp_path, learning_rate=1e30, max_steps=20, lr_scheduler_type="constant")
-    with pytest.raises(TrainingError, match=r"\(GF504\).*The loss became (nan|inf).*Lower learning_rate \(now 1e\+30\)"):
+    with pytest.raises(
+        TrainingError, match=r"\(GF504\).*The loss became (nan|inf).*Lower learning_rate \(now 1e\+30\)"
+    ):
         trainer.train()
 
 
@@ -165,8 +166,8 @@ def test_progress_is_told_and_stdout_stays_free(batches, tmp_path, capsys):
 
 
 def test_arguments_go_where_they_are_sent(tmp_path):
-    arguments = PlacedArguments(output_dir=str(tmp_path), placed_on="meta", report_to=[])
-    # No accelerator answers for `meta`; what counts is that the choice is not replaced by one.
+    # No accelerator answers for `meta`; what counts is that the choice is not replaced by what there is.
     with pytest.raises(RuntimeError):
-        _ = arguments.device
-    assert PlacedArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[]).device == torch.device("cpu")
+        _ = PlacedArguments(output_dir=str(tmp_path), placed_on="meta", report_to=[]).device
+    arguments = PlacedArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    assert (arguments.device, arguments.n_gpu) == (torch.device("cpu"), 0)

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import tiny_config, tiny_model
-from small_cells import short_tokens
 from transformers import BertModel
 
 from geneformer.errors import OutOfRangeError, UnknownColumnError, VocabularyMismatchError
@@ -15,6 +13,8 @@ from geneformer.options import AttentionOptions, RuntimeOptions
 from geneformer.tasks import attention as task
 from geneformer.tasks.attention import cell_attention, gene_attention
 from geneformer.vocab.vocabulary import Vocabulary
+from golden import tiny_config, tiny_model
+from small_cells import short_tokens
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32", progress=False)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import golden_table, golden_tokens, tiny_config, tiny_model
-from small_cells import dataset_of, short_tokens
 from transformers import BertForMaskedLM
 
 from geneformer.errors import (
@@ -21,6 +19,8 @@ from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.tasks.embedding import embed
 from geneformer.vocab.vocabulary import Vocabulary
+from golden import golden_table, golden_tokens, tiny_config, tiny_model
+from small_cells import dataset_of, short_tokens
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32", progress=False)
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -151,9 +151,7 @@ def test_cells_that_are_too_long_need_consent(models):
     with pytest.raises(SequenceTooLongError, match=r"1 of 2 cells have more than the 2,048 tokens.*longest: 2,050"):
         run(long, models["V1"])
     cut = dataset_of([np.arange(2, 2050), np.arange(2, 60)])
-    np.testing.assert_allclose(
-        run(long, models["V1"], truncate=True).values, run(cut, models["V1"]).values, atol=2e-6
-    )
+    np.testing.assert_allclose(run(long, models["V1"], truncate=True).values, run(cut, models["V1"]).values, atol=2e-6)
 
 
 def test_cls_needs_cls(models):

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import tiny_config, tiny_model
-from small_cells import short_tokens
 from transformers import BertForMaskedLM
 
 from geneformer.errors import CheckpointError, OptionError, OutOfRangeError, UnknownColumnError
@@ -15,6 +13,8 @@ from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.tasks.masked_prediction import predict_masked
 from geneformer.vocab.vocabulary import Vocabulary
+from golden import tiny_config, tiny_model
+from small_cells import short_tokens
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32", progress=False)
 COLUMNS = [

@@ -26,5 +26,14 @@ def resolve_dtype(requested: str, device: torch.device, *, training: bool = Fals
 
 
 def resolve_attention(dtype: torch.dtype, device: torch.device) -> str:
-    """Name of the attention kernel for arithmetic and device."""
-    return "varlen" if dtype != torch.float32 and has_varlen_kernel(device) else "sdpa"
+    """Name of the attention kernel for arithmetic and device, outside training."""
+    if dtype == torch.float32:
+        return "sdpa"
+    if device.type == "cpu":
+        return "blocked"
+    return "varlen" if has_varlen_kernel(device) else "sdpa"
+
+
+def resolve_training_attention(dropout: float, device: torch.device) -> str:
+    """Name of the attention kernel for training with some dropout on the attention weights."""
+    return "blocked" if dropout and device.type == "cpu" else "sdpa"

@@ -88,6 +88,8 @@ class Intermediate(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
+        if isinstance(self.activation, nn.ReLU):
+            self.activation.inplace = True
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         """Activations, ``(T, F)``."""

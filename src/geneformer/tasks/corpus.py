@@ -25,7 +25,7 @@ TOKENS = "tokens.dataset"
 def open_corpus(
     inputs: Sequence[Path], output: Path, options: PretrainOptions, *, progress: Progress | None = None
 ) -> tuple[TokenizedDataset, Vocabulary]:
-    """Cells of all inputs, in their order, and the vocabulary they share.
+    """Cells of all inputs, datasets before counts, and the vocabulary they share.
 
     Counts are tokenized once, into the output folder; a run that is resumed finds them there.
 

@@ -21,7 +21,7 @@ from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.device import can_pin_memory, resolve_device, verify_placement
 from geneformer.engine.inference import Progress
 from geneformer.engine.placement import PlacedArguments
-from geneformer.engine.precision import resolve_dtype
+from geneformer.engine.precision import resolve_dtype, resolve_training_attention
 from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, quiet_library
 from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
@@ -256,6 +256,7 @@ def _trainer(
 ) -> PackedTrainer:
     """The Trainer of one run, with the model where it belongs."""
     contrast = {"contrastive_weight": options.contrastive_weight, "temperature": options.contrastive_temperature}
+    kernel = resolve_training_attention(model.config.attention_probs_dropout_prob, resolve_device(runtime.device))
     trainer = PackedTrainer(
         model=model,
         args=training_arguments(output, options, runtime, planned_steps(train.lengths, options)),
@@ -265,7 +266,7 @@ def _trainer(
         eval_collate=held_out,
         tokens_per_batch=options.tokens_per_batch,
         groups=train.dataset.column(keys.SOURCE)[train.rows] if options.batch_by_source else None,
-        forward_options=contrast if train.views else {},
+        forward_options={"attention": kernel, **(contrast if train.views else {})},
         callbacks=[Reporting(progress)],
     )
     verify_placement(model, trainer.args.device)

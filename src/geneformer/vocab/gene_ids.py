@@ -12,7 +12,7 @@ from geneformer.errors import (
     WrongSpeciesError,
 )
 from geneformer.options._check import nearest
-from geneformer.vocab.gene_lookup import MISSING_CODE, WITHHELD_CODE, Known, LookedUp, known_names, look_up
+from geneformer.vocab.gene_lookup import MISSING_CODE, WITHHELD_CODE, KnownNames, LookedUp, known_names, look_up
 from geneformer.vocab.gene_match import GeneMatch, check_matched_share
 from geneformer.vocab.identifiers import MOUSE_OR_RAT, UNSUPPORTED
 from geneformer.vocab.vocabulary import Vocabulary
@@ -104,7 +104,7 @@ def resolve_genes(
     )
 
 
-def _candidates(columns: Mapping[str, Sequence[Any]], column: str | None, known: dict[str, Known]) -> list[LookedUp]:
+def _candidates(columns: Mapping[str, Sequence[Any]], column: str | None, known: KnownNames) -> list[LookedUp]:
     """The columns that may hold identifiers, looked up, in order of preference."""
     if column is not None:
         if _are_row_numbers(columns.get(column, ())):
@@ -117,7 +117,12 @@ def _candidates(columns: Mapping[str, Sequence[Any]], column: str | None, known:
         return [look_up(column, columns[column], known)]
     lowered = {name: name.lower() for name in columns}
     order = sorted(columns, key=lambda name: _USUAL.index(lowered[name]) if lowered[name] in _USUAL else len(_USUAL))
-    return [look_up(name, columns[name], known) for name in order if not _are_row_numbers(columns[name])]
+    distinct: dict[str, list[Any]] = {}
+    for name in order:
+        entries = list(columns[name])
+        if not _are_row_numbers(entries) and entries not in distinct.values():
+            distinct[name] = entries
+    return [look_up(name, entries, known) for name, entries in distinct.items()]
 
 
 def _are_row_numbers(entries: Sequence[Any]) -> bool:

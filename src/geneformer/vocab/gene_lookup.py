@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -90,6 +90,55 @@ class LookedUp:
         return 2 * int(np.isin(hows, (HOW.index(ID), HOW.index(RETIRED))).sum()) > len(hows)
 
 
+class KnownNames:
+    """What each upper-case identifier stands for, genes without a token left out.
+
+    A vocabulary's own ids come first, then its symbols, then its table of aliases. Names are worked out when they are
+    asked for: a file has a fraction of those there are.
+
+    Parameters
+    ----------
+    vocabulary
+        Whose genes are meant.
+    borrow
+        Use the table of aliases of V2 for a vocabulary that has none.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, borrow: bool) -> None:
+        own = vocabulary.tables.aliases
+        self._place_of = vocabulary.position_of
+        self._ids = {gene.upper(): gene for gene in self._place_of}
+        self._symbols = {s.upper(): (s, gene) for s, gene in vocabulary.symbols.items() if gene in self._place_of}
+        self._borrowed = own is None
+        self._aliases: Mapping[str, str] = {}
+        self._official: dict[str, str] = {}
+        if own is not None or borrow:
+            history = vocabulary if own is not None else Vocabulary.load("V2")
+            self._aliases = history.aliases
+            self._official = {symbol.upper(): symbol for symbol in history.symbols}
+        self._found: dict[str, Known | None] = {}
+
+    def get(self, name: str) -> Known | None:
+        """What a name stands for, or nothing."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> Known | None:
+        if name in self._ids:
+            gene = self._ids[name]
+            return Known(self._place_of[gene], HOW.index(ID), gene, borrowed=False)
+        if name in self._symbols:
+            symbol, gene = self._symbols[name]
+            return Known(self._place_of[gene], HOW.index(SYMBOL), symbol, borrowed=False)
+        place = self._place_of.get(self._aliases.get(name, ""))
+        if place is None:
+            return None
+        how = RETIRED if _is_ensembl(name) else SYMBOL if name in self._official else ALIAS
+        spelled = self._official.get(name) or _ORF.sub(r"\1orf", name)
+        return Known(place, HOW.index(how), spelled, borrowed=self._borrowed)
+
+
 class _SameObject:
     """A vocabulary as a cache key: equal ones may still know different symbols."""
 
@@ -103,41 +152,17 @@ class _SameObject:
         return id(self.vocabulary)
 
 
-def known_names(vocabulary: Vocabulary, *, borrow: bool = True) -> dict[str, Known]:
-    """What each upper-case identifier stands for, genes without a token left out.
-
-    Its own ids come first, then its symbols, then its table of aliases. A vocabulary without such a table borrows the
-    one of V2.
-    """
+def known_names(vocabulary: Vocabulary, *, borrow: bool = True) -> KnownNames:
+    """The names of a vocabulary, put together once."""
     return _known_names(_SameObject(vocabulary), borrow)
 
 
 @lru_cache(maxsize=8)
-def _known_names(key: _SameObject, borrow: bool) -> dict[str, Known]:
-    vocabulary = key.vocabulary
-    position_of = vocabulary.position_of
-    own = vocabulary.tables.aliases
-    symbol_code, retired, alias = HOW.index(SYMBOL), HOW.index(RETIRED), HOW.index(ALIAS)
-    known: dict[str, Known] = {}
-    if own is not None or borrow:
-        history = vocabulary if own is not None else Vocabulary.load("V2")
-        official = {symbol.upper(): symbol for symbol in history.symbols}
-        for name, gene in history.aliases.items():
-            place = position_of.get(gene)
-            if place is not None:
-                code = retired if _is_ensembl(name) else symbol_code if name in official else alias
-                spelled = official.get(name) or _ORF.sub(r"\1orf", name)
-                known[name] = Known(place, code, spelled, borrowed=own is None)
-    for symbol, gene in vocabulary.symbols.items():
-        place = position_of.get(gene)
-        if place is not None:
-            known[symbol.upper()] = Known(place, symbol_code, symbol, borrowed=False)
-    for gene, place in position_of.items():
-        known[gene.upper()] = Known(place, HOW.index(ID), gene, borrowed=False)
-    return known
+def _known_names(key: _SameObject, borrow: bool) -> KnownNames:
+    return KnownNames(key.vocabulary, borrow=borrow)
 
 
-def look_up(column: str, entries: Iterable[object], known: dict[str, Known]) -> LookedUp:
+def look_up(column: str, entries: Iterable[object], known: KnownNames) -> LookedUp:
     """One column of names looked up, each by itself: ids and symbols may be mixed."""
     raw = list(entries)
     texts = [text_of(entry) for entry in raw]
@@ -172,16 +197,21 @@ def look_up(column: str, entries: Iterable[object], known: dict[str, Known]) -> 
     )
 
 
+_ENSEMBL_LENGTH = len("ENSG00000000003")
+
+
 def _is_ensembl(name: str) -> bool:
     return name.startswith("ENSG") and name[-10:].isdigit()
 
 
-def _find(text: str, known: dict[str, Known]) -> tuple[Known | None, tuple[str, ...]]:
+def _find(text: str, known: KnownNames) -> tuple[Known | None, tuple[str, ...]]:
     """What a name stands for and what had to be repaired."""
     match = known.get(text)
     if match is not None and match.spelled == text:
         return match, ()
     repairs: tuple[str, ...] = ()
+    if match is None and _is_ensembl(text) and len(text) == _ENSEMBL_LENGTH:
+        return None, repairs  # a proper id, of a gene without a token: nothing to repair
     match = known.get(text.upper())
     if match is None:
         upper, repairs = repaired(text)
