@@ -80,13 +80,13 @@ def test_embed_reads_tokens_and_writes_tables(counts, folder, tmp_path):
 
 
 def test_attention(counts, folder, tmp_path):
-    arguments = ("attention", counts, "-m", folder, "--genes", "MALAT1", "--genes", "ENSG00000205542", *QUIET)
+    arguments = ("attention", counts, "-m", folder, "--genes", "B2M", "--genes", "ENSG00000205542", *QUIET)
     report = told(*arguments, "-o", tmp_path / "a.parquet")
     table = pd.read_parquet(tmp_path / "a.parquet")
     assert list(table.columns) == ["source", "target", "attention", "n_cells"]
     assert len(table) == report["n"] == 4
     noted = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"geneformer"])
-    assert noted["attention"] == {"layer": 0, "min_weight": 0.0, "genes": ["MALAT1", "ENSG00000205542"]}
+    assert noted["attention"] == {"layer": 0, "min_weight": 0.0, "genes": ["B2M", "ENSG00000205542"]}
     assert call(*arguments, "-o", tmp_path / "a.csv").exit_code == 0
     assert pd.read_csv(tmp_path / "a.csv").shape == table.shape
 
@@ -98,7 +98,7 @@ def test_predict_masked(counts, folder, tmp_path):
         "-m",
         folder,
         "--genes",
-        "MALAT1",
+        "B2M",
         "--n-predictions",
         3,
         "-o",
@@ -108,7 +108,7 @@ def test_predict_masked(counts, folder, tmp_path):
     table = pd.read_csv(tmp_path / "p.csv")
     assert (report["masked"], report["n"]) == (10, 30) == (len(table) // 3, len(table))
     direct = gf.tl.predict_masked(
-        blood(10), genes=("MALAT1",), model=folder, n_predictions=3, device="cpu", dtype="float32"
+        blood(10), genes=("B2M",), model=folder, n_predictions=3, device="cpu", dtype="float32"
     )
     assert list(table["predicted_gene"]) == list(direct["predicted_gene"])
     assert list(table["cell_id"]) == list(direct["cell_id"])
@@ -147,11 +147,11 @@ def test_refusals_write_nothing(counts, folder, tmp_path, code, arguments):
 def test_files_that_are_there_stay(counts, folder, tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    for command in (["embed"], ["attention"], ["predict-masked", "--genes", "MALAT1"]):
+    for command in (["embed"], ["attention"], ["predict-masked", "--genes", "B2M"]):
         refused("GF401", *command, counts, "-m", folder, "-o", path, *QUIET)
     assert path.read_text() == "mine"
     assert (
-        call("attention", counts, "-m", folder, "--genes", "MALAT1", "-o", path, "--overwrite", *QUIET).exit_code == 0
+        call("attention", counts, "-m", folder, "--genes", "B2M", "-o", path, "--overwrite", *QUIET).exit_code == 0
     )
     assert path.read_text() != "mine"
 

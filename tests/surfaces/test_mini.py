@@ -12,10 +12,6 @@ from geneformer.demo.cells import pbmc3k
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning"),
-    pytest.mark.skipif(
-        not (Path(gf.__file__).parent / "models" / "assets" / "mini" / "model.safetensors").is_file(),
-        reason="THE CHECKPOINT mini IS NOT IN src/geneformer/models/assets: a release needs it",
-    ),
 ]
 
 NEEDING_MINI = ("models.loading", "tl._attention", "tl._embed", "tl._predict_masked")

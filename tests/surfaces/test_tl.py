@@ -72,7 +72,7 @@ def test_a_view_and_names_that_repeat(adata, folder, wanted):
     gf.tl.embed(adata, model=folder, **QUIET)
     close(adata.obsm["X_geneformer"], wanted)
     assert list(adata.obs_names)[:3] == ["a", "b", "a"]
-    table = gf.tl.predict_masked(adata, model=folder, genes=("MALAT1",), n_predictions=1, **QUIET)
+    table = gf.tl.predict_masked(adata, model=folder, genes=("B2M",), n_predictions=1, **QUIET)
     assert list(table["cell_id"]) == [name for name in adata.obs_names if name in set(table["cell_id"])]
 
 
@@ -135,14 +135,14 @@ def test_genes_get_their_vectors(adata, folder):
 
 def test_provenance_survives_a_file(adata, folder, tmp_path):
     gf.tl.embed(adata, model=folder, layer=0, **QUIET)
-    gf.tl.attention(adata, model=folder, genes=("CD3D", "MALAT1"), **QUIET)
+    gf.tl.attention(adata, model=folder, genes=("CD3D", "B2M"), **QUIET)
     adata.write_h5ad(tmp_path / "out.h5ad")
     found = anndata.read_h5ad(tmp_path / "out.h5ad")
     told = found.uns["geneformer"]
     assert set(told) == {"X_geneformer", "geneformer_attention"}
     assert told["X_geneformer"]["embedding"]["layer"] == 0
     assert told["X_geneformer"]["vocabulary_fingerprint"] == gf.Vocabulary.load("V1").fingerprint
-    assert list(told["geneformer_attention"]["attention"]["genes"]) == ["CD3D", "MALAT1"]
+    assert list(told["geneformer_attention"]["attention"]["genes"]) == ["CD3D", "B2M"]
     close(found.obsm["X_geneformer"], adata.obsm["X_geneformer"])
 
 
@@ -160,17 +160,17 @@ def test_attention_is_aligned_to_the_genes(adata, folder):
     assert inside.nnz == found.nnz == len(chosen) ** 2
     assert (inside.toarray() > 0).all()
     close(reordered.varp["geneformer_attention"].toarray()[::-1, ::-1], found.toarray())
-    copied = gf.tl.attention(adata, model=folder, genes=("MALAT1",), min_weight=0.5, key_added="m", copy=True, **QUIET)
+    copied = gf.tl.attention(adata, model=folder, genes=("B2M",), min_weight=0.5, key_added="m", copy=True, **QUIET)
     assert copied.varp["m"].nnz == 0
     assert "m" not in adata.varp
 
 
 def test_predictions_are_a_table_of_cells_and_genes(adata, folder):
     before = adata.copy()
-    table = gf.tl.predict_masked(adata, genes=["MALAT1", "ENSG00000205542"], model=folder, n_predictions=3, **QUIET)
+    table = gf.tl.predict_masked(adata, genes=["B2M", "ENSG00000205542"], model=folder, n_predictions=3, **QUIET)
     assert isinstance(table, pd.DataFrame)
     assert set(table["cell_id"]) <= set(adata.obs_names)
-    assert set(table["masked_symbol"]) == {"MALAT1", "TMSB4X"}
+    assert set(table["masked_symbol"]) == {"B2M", "TMSB4X"}
     assert (table.groupby(["cell_id", "masked_gene"]).size() == 3).all()
     assert (table["probability"] > 0).all()
     assert (adata.X != before.X).nnz == 0

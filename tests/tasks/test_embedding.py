@@ -136,6 +136,8 @@ def test_tokens_of_another_vocabulary_are_refused(models):
 
 def test_unsigned_tokens_that_cannot_fit_are_refused(models):
     with pytest.raises(UnknownVocabularyError, match="do not start with <cls>"):
+        run(dataset_of([[50, 60], [70, 80]]), models["V2"])
+    with pytest.raises(UnknownVocabularyError, match="do not look like V2"):
         run(short_tokens("V1"), models["V2"])
     with pytest.raises(UnknownVocabularyError, match="found token id 25426"):
         run(dataset_of([[5, 25_426]]), models["V1"])

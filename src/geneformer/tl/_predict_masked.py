@@ -74,7 +74,7 @@ def predict_masked(  # noqa: PLR0913
     --------
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> table = gf.tl.predict_masked(pbmc3k()[:5].copy(), genes=("MALAT1",), model="mini", progress=False)
+    >>> table = gf.tl.predict_masked(pbmc3k()[:5].copy(), genes=("B2M",), model="mini", progress=False)
     >>> table.groupby("cell_id").size().tolist()
     [10, 10, 10, 10, 10]
     """
