@@ -29,7 +29,7 @@ def main() -> None:
     arrays = {"input_ids": stored["ids"], "cu_seqlens": stored["starts"]}
     arrays |= {"masked": stored["masked"], "labels": stored["labels"]}
     batch = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
-    attention = resolve_attention(torch.float32, torch.device("cpu"), dropout=config.attention_probs_dropout_prob)
+    attention = resolve_training_attention(config.attention_probs_dropout_prob, torch.device("cpu"))
     n_tokens = len(stored["ids"])
     reply(**timed_steps(model, lambda: model(**batch, attention=attention).loss, n_tokens, arguments.steps))
 

@@ -150,9 +150,7 @@ def test_files_that_are_there_stay(counts, folder, tmp_path):
     for command in (["embed"], ["attention"], ["predict-masked", "--genes", "B2M"]):
         refused("GF401", *command, counts, "-m", folder, "-o", path, *QUIET)
     assert path.read_text() == "mine"
-    assert (
-        call("attention", counts, "-m", folder, "--genes", "B2M", "-o", path, "--overwrite", *QUIET).exit_code == 0
-    )
+    assert call("attention", counts, "-m", folder, "--genes", "B2M", "-o", path, "--overwrite", *QUIET).exit_code == 0
     assert path.read_text() != "mine"
 
 

@@ -38,13 +38,13 @@ def tokens(version):
 def reference(version, tokens):
     """Weights of BERT: one tuple of layers per cell."""
     config = tiny_config(version)
-    config._attn_implementation = "eager"
     bert = BertModel(config, add_pooling_layer=False).eval()
+    bert.set_attn_implementation("eager")
     weights = tiny_model(version).bert.state_dict()
     bert.load_state_dict(weights, strict=False)
     with torch.no_grad():
         return [
-            [layer[0].numpy() for layer in bert(torch.from_numpy(tokens[row]).long()[None], output_attentions=True)[-1]]
+            [layer[0].numpy() for layer in bert(torch.tensor(tokens[row]).long()[None], output_attentions=True)[-1]]
             for row in range(len(tokens))
         ]
 

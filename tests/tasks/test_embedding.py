@@ -76,7 +76,7 @@ def test_every_layer_is_that_of_bert(models, bert, version):
     tokens, vocabulary = short_tokens(version), models[version].vocabulary
     states = []
     for row in range(len(tokens)):
-        ids = torch.from_numpy(tokens[row]).long()[None]
+        ids = torch.tensor(tokens[row]).long()[None]
         with torch.no_grad():
             states.append(bert[version].bert(ids, output_hidden_states=True).hidden_states)
     for layer in range(0, -LAYERS - 1, -1):

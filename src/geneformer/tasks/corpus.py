@@ -80,7 +80,11 @@ def _tokens_of(
         _check_same_cells(counts, folder, tokenizing)
         return read_dataset(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
+    try:
+        dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
+    finally:
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
     return dataset
 
 

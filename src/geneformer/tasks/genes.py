@@ -26,9 +26,10 @@ def token_of_gene(gene: str, vocabulary: Vocabulary) -> int:
             return vocabulary.token_of[name]
     token = vocabulary.token_of.get(vocabulary.aliases.get(identifier.upper(), ""))
     if token is None:
+        known = (symbol for symbol, other in vocabulary.symbols.items() if other in vocabulary.token_of)
         msg = (
-            f"Gene {gene!r} has no token in vocabulary {vocabulary.name}. Pass an Ensembl id or a symbol."
-            f"{nearest(identifier, vocabulary.symbols)}"
+            f"Gene {gene!r} has no token in vocabulary {vocabulary.name}. Pass the Ensembl id or symbol of a gene that "
+            f"has one; `geneformer vocabulary {vocabulary.name} --gene NAME` tells.{nearest(identifier, known)}"
         )
         raise UnknownColumnError(msg)
     return token
