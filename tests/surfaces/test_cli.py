@@ -228,6 +228,7 @@ def interrupted(name):
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait(10)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
 module.Vocabulary.load = interrupted
 sys.argv = ["geneformer", "vocabulary"]
 cli.main()

@@ -9,9 +9,7 @@ import pytest
 import geneformer as gf
 from geneformer.demo.cells import pbmc3k
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
 
 NEEDING_MINI = ("models.loading", "tl._attention", "tl._embed", "tl._predict_masked")
 """Modules with examples that load it; `test_doctests.py` runs all others."""
@@ -33,15 +31,15 @@ def test_it_is_small_and_complete(mini):
 def test_it_beats_chance_by_far(mini):
     """Masked genes of real cells come out far ahead of where guessing would put them."""
     table = gf.tl.predict_masked(
-        pbmc3k()[:40].copy(), genes=("CD3D", "LYZ", "MS4A1"), model="mini", n_predictions=1, progress=False
+        pbmc3k()[:25].copy(), genes=("CD3D", "LYZ", "MS4A1"), model="mini", n_predictions=1, progress=False
     )
-    assert len(table) > 20
+    assert len(table) > 10
     assert table["rank_of_masked"].median() < len(mini.vocabulary.genes) / 20
 
 
 def test_its_embeddings_tell_cells_apart():
     cells = pbmc3k()
-    cells = cells[cells.obs["cell_type"].isin(["B cells", "CD14+ Monocytes", "NK cells"])][:150].copy()
+    cells = cells[cells.obs["cell_type"].isin(["B cells", "CD14+ Monocytes", "NK cells"])][:90].copy()
     gf.tl.embed(cells, model="mini", progress=False)
     values = cells.obsm["X_geneformer"] - cells.obsm["X_geneformer"].mean(0)
     values /= np.linalg.norm(values, axis=1, keepdims=True)

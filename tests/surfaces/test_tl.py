@@ -33,11 +33,11 @@ def adata():
 @pytest.fixture(scope="module")
 def wanted(folder):
     """Embeddings of the first eight cells, checked against the published package where it has them."""
-    adata = blood(120)
+    adata = blood(40)
     gf.tl.embed(adata, model=folder, **QUIET)
     golden = golden_table("embs_V1_cell_-1").set_index("cell_id")
     rows = adata.obs_names.get_indexer(golden.index)
-    assert (rows >= 0).sum() > 20
+    assert (rows >= 0).sum() > 10
     np.testing.assert_allclose(adata.obsm["X_geneformer"][rows[rows >= 0]], golden[rows >= 0], atol=1e-5)
     return adata.obsm["X_geneformer"][:8]
 
@@ -126,11 +126,9 @@ def test_genes_get_their_vectors(adata, folder):
     from geneformer.tasks.embedding import embed
 
     frame = embed(tokens, gf.load_model(folder), EmbedOptions(pooling="gene"), RuntimeOptions(**QUIET)).to_frame()
-    for gene, vector in zip(adata.var_names[known], vectors[: adata.n_vars][known], strict=True):
-        if gene in frame.index:
-            close(vector, frame.loc[gene, "0":].to_numpy(float))
-        else:
-            assert np.isnan(vector).all()
+    expected = frame.reindex(adata.var_names[known]).drop(columns="n_cells")
+    assert 0 < expected["0"].isna().sum() < len(expected)
+    close(vectors[: adata.n_vars][known], expected)
 
 
 def test_provenance_survives_a_file(adata, folder, tmp_path):
@@ -159,7 +157,7 @@ def test_attention_is_aligned_to_the_genes(adata, folder):
     inside = found[place][:, place]
     assert inside.nnz == found.nnz == len(chosen) ** 2
     assert (inside.toarray() > 0).all()
-    close(reordered.varp["geneformer_attention"].toarray()[::-1, ::-1], found.toarray())
+    assert abs(reordered.varp["geneformer_attention"][::-1][:, ::-1] - found).max() < 2e-6
     copied = gf.tl.attention(adata, model=folder, genes=("B2M",), min_weight=0.5, key_added="m", copy=True, **QUIET)
     assert copied.varp["m"].nnz == 0
     assert "m" not in adata.varp

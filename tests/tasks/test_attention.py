@@ -44,7 +44,10 @@ def reference(version, tokens):
     bert.load_state_dict(weights, strict=False)
     with torch.no_grad():
         return [
-            [layer[0].numpy() for layer in bert(torch.tensor(tokens[row]).long()[None], output_attentions=True)[-1]]
+            [
+                layer[0].numpy()
+                for layer in bert(torch.tensor(tokens[row]).long()[None], output_attentions=True).attentions
+            ]
             for row in range(len(tokens))
         ]
 

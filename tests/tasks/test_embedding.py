@@ -56,18 +56,17 @@ def run(tokens, model, **options):
     [("V1", "mean", 0), ("V1", "mean", -1), ("V2", "mean", -1), ("V2", "cls", 0), ("V2", "cls", -1)],
 )
 def test_cells_are_those_of_the_published_package(models, version, pooling, layer):
-    tokens = golden_tokens(version)
-    table = golden_table(f"embs_{version}_{'cell' if pooling == 'mean' else 'cls'}_{layer}")
+    some = range(0, 60, 6)
+    tokens = golden_tokens(version).take(some)
+    table = golden_table(f"embs_{version}_{'cell' if pooling == 'mean' else 'cls'}_{layer}").iloc[some]
     result = run(tokens, models[version], pooling=pooling, layer=layer)
     np.testing.assert_allclose(result.values, table.drop(columns="cell_id"), **CLOSE)
     assert result.cells.column("cell_id").to_pylist() == list(table["cell_id"])
 
 
-@pytest.mark.parametrize(("version", "layer"), [("V1", -1), ("V2", 0)])
-def test_genes_are_those_of_the_published_package(models, version, layer):
-    tokens = golden_tokens(version)
-    result = run(tokens, models[version], pooling="gene", layer=layer)
-    golden = golden_table(f"embs_{version}_gene_{layer}")
+def test_genes_are_those_of_the_published_package(models):
+    result = run(golden_tokens("V1"), models["V1"], pooling="gene")
+    golden = golden_table("embs_V1_gene_-1")
     np.testing.assert_allclose(result.to_frame().loc[golden.index].drop(columns="n_cells"), golden, **CLOSE)
 
 

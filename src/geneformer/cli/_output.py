@@ -2,21 +2,21 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from geneformer.errors import GeneformerWarning
+from geneformer.runs.progress import progress_bar
+
+__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error", "warnings_told"]
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FAILED = 1
 """Exit code of a refusal; 0 is success, 2 a wrong command line, 130 an interruption."""
-
-Progress = Callable[[int, int | None], None]
-"""Told how many are done, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +62,6 @@ def show(outcome: Outcome, *, as_json: bool = False) -> None:
         told = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         table.add_row(Text(label), Text(told))
     console().print(table)
-
-
-@contextmanager
-def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
-    """A progress bar while the block runs; silent where stderr is not a terminal.
-
-    Yields
-    ------
-    A function to call with how many are done, of how many (None: unknown).
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    target = console()
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=target,
-        disable=not (shown and target.is_terminal),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(label, total=None)
-
-        def update(done: int, total: int | None = None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
 
 
 def tell_error(error: Exception) -> None:

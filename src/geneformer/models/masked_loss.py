@@ -74,8 +74,21 @@ def vocabulary_cross_entropy(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Te
     Tensor
         Scalar; differentiable once.
     """
+    if not torch.is_grad_enabled():
+        return _loss_alone(hidden_MD, embedding_VD, bias_V, labels_M) / max(len(labels_M), 1)
     total: Tensor = VocabularyCrossEntropy.apply(hidden_MD, embedding_VD, bias_V, labels_M)
     return total / max(len(labels_M), 1)
+
+
+def _loss_alone(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M: Tensor) -> Tensor:
+    """The summed loss without its gradients: a third of the work."""
+    loss = hidden_MD.new_zeros((), dtype=torch.float32)
+    embedding = embedding_VD.to(hidden_MD.dtype)
+    for start in range(0, len(hidden_MD), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        logits_CV = (hidden_MD[block] @ embedding.T).float().add_(bias_V)
+        loss += torch.nn.functional.cross_entropy(logits_CV, labels_M[block], reduction="sum")
+    return loss
 
 
 @torch.no_grad()

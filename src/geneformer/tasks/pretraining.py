@@ -147,12 +147,13 @@ def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[st
         Nothing left to train on.
     """
     names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
-    unknown = sorted(set(sources) - set(names))
+    known = sorted(set(names.tolist()))
+    unknown = sorted(set(sources) - set(known))
     if unknown:
-        msg = f"hold_out_sources names {unknown}, but the cells come from {sorted(set(names))}."
+        msg = f"hold_out_sources names {unknown}, but the cells come from {known}."
         raise DatasetError(msg)
     held = np.isin(names, list(sources))
-    for source in sorted(set(names) - set(sources)):
+    for source in sorted(set(known) - set(sources)):
         rows = np.flatnonzero(names == source)
         rng = np.random.default_rng([seed, *source.encode()])
         held[rng.choice(rows, round(held_out * len(rows)), replace=False)] = True

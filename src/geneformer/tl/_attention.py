@@ -8,6 +8,7 @@ import numpy as np
 from geneformer import keys
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
+from geneformer.runs.progress import progress_bar
 from geneformer.tasks.attention import GeneAttention, gene_attention
 from geneformer.tl._slots import gene_positions, note
 from geneformer.tl._tokens import tokens_for
@@ -96,7 +97,8 @@ def attention(  # noqa: PLR0913
     adata = adata.copy() if copy else adata
     loaded = load_model(model, vocabulary=vocabulary)
     tokens, _ = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
-    result = gene_attention(tokens, loaded, options, runtime)
+    with progress_bar("Reading attention", shown=progress) as update:
+        result = gene_attention(tokens, loaded, options, runtime, progress=update)
     adata.varp[key_added] = _spread(result, gene_positions(adata, loaded.vocabulary, gene_ids), loaded.vocabulary)
     note(adata, key_added, result.provenance)
     return adata if copy else None

@@ -11,6 +11,7 @@ from geneformer.errors import GeneformerWarning
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
+from geneformer.runs.progress import progress_bar
 from geneformer.tasks import embedding
 from geneformer.tl._slots import gene_positions, note
 from geneformer.tl._tokens import tokens_for
@@ -95,7 +96,8 @@ def embed(  # noqa: PLR0913
     adata = adata.copy() if copy else adata
     loaded = load_model(model, vocabulary=vocabulary)
     tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
-    result = embedding.embed(tokens, loaded, options, runtime)
+    with progress_bar("Embedding", shown=progress) as update:
+        result = embedding.embed(tokens, loaded, options, runtime, progress=update)
     if isinstance(result, CellEmbeddings):
         _write_cells(adata, result, rows, key_added)
     else:

@@ -7,6 +7,7 @@ import numpy as np
 
 from geneformer.models.loading import load_model
 from geneformer.options import PredictOptions, RuntimeOptions
+from geneformer.runs.progress import progress_bar
 from geneformer.tasks import masked_prediction
 from geneformer.tl._tokens import tokens_for
 
@@ -82,7 +83,8 @@ def predict_masked(  # noqa: PLR0913
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     loaded = load_model(model, vocabulary=vocabulary)
     tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
-    table = masked_prediction.predict_masked(tokens, loaded, options, runtime)
+    with progress_bar("Predicting", shown=progress) as update:
+        table = masked_prediction.predict_masked(tokens, loaded, options, runtime, progress=update)
     # Names made unique on the way are given back as they are in `obs`.
     names = dict(zip(tokens.cell_ids.astype(str), np.asarray(adata.obs_names)[rows], strict=True))
     table["cell_id"] = table["cell_id"].astype(str).map(names)
