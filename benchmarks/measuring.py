@@ -48,7 +48,7 @@ def reply(**values: Any) -> None:
 
 def run_side(command: Sequence[str | Path], threads: int | None = None) -> Values:
     """Run one side in a process of its own and return what it replied."""
-    environment = dict(os.environ, PYTHONPATH=str(HERE), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    environment = dict(os.environ, PYTHONPATH=str(HERE), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run([str(part) for part in command], env=environment, stdout=subprocess.PIPE, text=True)  # noqa: PLW1510

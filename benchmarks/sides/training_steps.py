@@ -35,6 +35,6 @@ def timed_steps(model: torch.nn.Module, loss_of: Callable[[], Any], n_tokens: in
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:
-            first_loss = float(loss)
+            first_loss = float(loss.detach())
     seconds = (time.perf_counter() - started) / max(steps, 1)
     return {"seconds": seconds, "tokens_per_second": n_tokens / seconds, "first_loss": first_loss}
