@@ -108,7 +108,6 @@ class UnknownColumnError(CountsError, KeyError):
     """A column, layer or slot that the input does not have."""
 
     code = "GF208"
-    __str__ = GeneformerError.__str__
 
 
 class UnsupportedFormatError(CountsError):

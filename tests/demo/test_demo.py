@@ -119,6 +119,7 @@ def test_the_demo_goes_all_the_way(tiny, tmp_path):
     assert components["knn"]["mean"] > components["commonest"] + 0.2
     assert [step["name"] for step in content["steps"]] == [step.name for step in report.steps]
     text = (tmp_path / "out" / "report.md").read_text()
+    assert text.startswith("# 200 blood cells through Geneformer")
     assert "pretrained on" not in text
     assert all(str(row.as_given.knn) in text for row in report.quality)
 

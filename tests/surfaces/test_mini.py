@@ -11,7 +11,15 @@ from geneformer.demo.cells import pbmc3k
 
 pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
 
-NEEDING_MINI = ("models.loading", "tl._attention", "tl._embed", "tl._predict_masked")
+NEEDING_MINI = (
+    "models.loading",
+    "pl._embedding",
+    "pl._heatmap",
+    "pl._training_curve",
+    "tl._attention",
+    "tl._embed",
+    "tl._predict_masked",
+)
 """Modules with examples that load it; `test_doctests.py` runs all others."""
 
 

@@ -112,7 +112,7 @@ class DemoReport:
         ]
         return "\n".join(
             [
-                f"# 2,700 blood cells through Geneformer `{self.model}`",
+                f"# {self.tokens['n_cells']:,} blood cells through Geneformer `{self.model}`",
                 "",
                 "![Map of the cells](umap.png)",
                 "",

@@ -82,7 +82,12 @@ def embedding(
     Examples
     --------
     >>> import geneformer as gf
-    >>> gf.pl.embedding(adata, color="cell_type", save="map.png")  # doctest: +SKIP
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> adata = pbmc3k()[:100].copy()
+    >>> gf.tl.embed(adata, progress=False)
+    >>> axes = gf.pl.embedding(adata, color="cell_type", title="Blood")
+    >>> axes.get_title(loc="left")
+    'Blood'
     """
     check_save(save)
     colors = [color] if color is None or isinstance(color, str) else list(color)

@@ -73,7 +73,11 @@ def heatmap(
     Examples
     --------
     >>> import geneformer as gf
-    >>> gf.pl.heatmap(adata, groupby="cell_type", save="heatmap.png")  # doctest: +SKIP
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> adata = pbmc3k()[:100].copy()
+    >>> gf.tl.embed(adata, progress=False)
+    >>> gf.pl.heatmap(adata, groupby="cell_type").data.shape
+    (100, 128)
     """
     check_save(save)
     check_range("n_cells", n_cells, low=2)

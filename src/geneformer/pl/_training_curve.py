@@ -51,7 +51,9 @@ def training_curve(
     Examples
     --------
     >>> import geneformer as gf
-    >>> gf.pl.training_curve("my_model", save="curve.png")  # doctest: +SKIP
+    >>> loss, accuracy = gf.pl.training_curve(gf.load_model("mini").folder)
+    >>> loss.get_xlabel()
+    'optimizer steps'
     """
     check_save(save)
     content = history if isinstance(history, Mapping) else _read(Path(history))
