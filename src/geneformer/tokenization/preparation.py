@@ -124,7 +124,9 @@ def _prepare_source(
 def _match(names: dict[str, Any], vocabulary: Vocabulary, options: TokenizeOptions) -> GeneMatch:
     """Ensembl ids by the vocabulary's own tables alone, as published; symbols also by the history of another."""
     match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
-    return match if match.kind == "ensembl" else resolve_genes(names, vocabulary, options.gene_ids)
+    if match.kind == "ensembl" or vocabulary.tables.aliases is not None:
+        return match
+    return resolve_genes(names, vocabulary, options.gene_ids)
 
 
 def _check_share_of_sample(source: CountSource, match: GeneMatch, options: TokenizeOptions) -> None:
