@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=4)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=2, help="steps on the clock per repetition, after one to warm up")
+    parser.add_argument("--steps", type=int, default=1, help="steps on the clock per repetition, after one to warm up")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--environment", type=Path, default=None, help="folder for the published recipe's environment")

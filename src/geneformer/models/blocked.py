@@ -56,31 +56,32 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Gradients of queries, keys and values."""
+        """Gradients of queries, keys and values; summed up in float32."""
         query_THK, key_THK, value_THK, context_THK = ctx.saved_tensors
         grads = tuple(x.new_empty(x.shape) for x in (query_THK, key_THK, value_THK))
         dropped = iter(ctx.dropped)
         # What the softmax takes back from every query's gradients.
-        shared_TH = (grad_THK * context_THK).sum(-1, keepdim=True)
+        shared_TH = (grad_THK.float() * context_THK).sum(-1, keepdim=True)
         for piece in _pieces(ctx.lengths, query_THK.shape[1]):
-            query, key, value = (piece.heads_first(x) for x in (query_THK, key_THK, value_THK))
-            grad, shared = piece.heads_first(grad_THK), piece.heads_first(shared_TH)
+            query, key, value = (piece.heads_first(x).float() for x in (query_THK, key_THK, value_THK))
+            grad, shared = piece.heads_first(grad_THK).float() / ctx.keep, piece.heads_first(shared_TH)
             into_query, into_key, into_value = (piece.view(x) for x in grads)
-            grad_key, grad_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))
+            # Transposed, because a product that sums over few rows is faster into long rows than into short ones.
+            grad_key_NKL, grad_value_NKL = (x.new_zeros(x.mT.shape) for x in (key, value))
             scale = query.shape[-1] ** -0.5
             for rows in piece.blocks():
                 weights_NQL = _weights(query[:, rows], key)
-                grad_scores = torch.bmm(grad[:, rows] / ctx.keep, value.mT)
+                grad_scores = torch.bmm(grad[:, rows], value.mT)
                 if ctx.keep < 1:
                     grad_scores.view(-1).index_fill_(0, (lost := next(dropped)), 0.0)
                 grad_scores.sub_(shared[:, rows]).mul_(weights_NQL)
                 if ctx.keep < 1:
                     weights_NQL.view(-1).index_fill_(0, lost, 0.0)
-                grad_value += torch.bmm(weights_NQL.mT, grad[:, rows] / ctx.keep)
-                grad_key += torch.bmm(grad_scores.mT, query[:, rows] * scale)
-                into_query[:, :, rows] = (torch.bmm(grad_scores, key) * scale).unflatten(0, into_query.shape[:2])
-            into_key.copy_(grad_key.view(into_key.shape))
-            into_value.copy_(grad_value.view(into_value.shape))
+                grad_value_NKL.baddbmm_(grad[:, rows].mT, weights_NQL)
+                grad_key_NKL.baddbmm_(query[:, rows].mT, grad_scores, alpha=scale)
+                into_query[:, :, rows] = torch.bmm(grad_scores, key).mul_(scale).unflatten(0, into_query.shape[:2])
+            into_key.copy_(grad_key_NKL.mT.unflatten(0, into_key.shape[:2]))
+            into_value.copy_(grad_value_NKL.mT.unflatten(0, into_value.shape[:2]))
         return (*grads, None, None)
 
 
