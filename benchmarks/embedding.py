@@ -49,7 +49,7 @@ def main() -> None:
         print("  rate of matrix products:")
         rated = {"geneformer, rated": [*ours, folder / "again.npy", "--rate"]}
         details["rated"] = alternate(rated, 2, arguments.threads)["geneformer, rated"]
-        RESULTS.mkdir(exist_ok=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
         profile = RESULTS / f"{arguments.name}_profile.txt"
         run_side([*ours, folder / "again.npy", "--profile", profile], arguments.threads)
         notes = [*_agreement(folder, details), *_speed(replies, details, arguments), *_size(lengths, arguments)]

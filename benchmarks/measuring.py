@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SIDES = HERE / "sides"
-RESULTS = HERE / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", HERE / "results"))
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve")
 """Instructions that matter for matrix products."""
 
@@ -159,7 +159,7 @@ def save(name: str, title: str, rows: Sequence[tuple[str, ...]], notes: Sequence
         "",
     ]
     print("\n" + "\n".join(lines))
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
     stored = {"title": title, "date": today, "command": command_line(), **details}
     (RESULTS / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

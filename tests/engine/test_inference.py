@@ -138,7 +138,7 @@ def test_an_absent_device_is_refused_before_any_work(encoder):
 
 
 def test_the_budget_follows_the_memory(encoder, monkeypatch):
-    assert tokens_that_fit(encoder, torch.device("cpu")) == 8192
+    assert tokens_that_fit(encoder, torch.device("cpu")) == 2048 * torch.get_num_threads()
     sizes = []
     for memory in (None, 2**20, 2**27, 2**50):
         monkeypatch.setattr("geneformer.engine.inference.safe_memory", lambda _, memory=memory: memory)

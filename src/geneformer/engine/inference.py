@@ -26,7 +26,10 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """Called with the cells done and the cells in all."""
 
-_CPU_TOKENS = 8192
+_TOKENS_PER_THREAD = 2048
+"""On a CPU: few enough for a core's cache, many enough to hide the interpreter."""
+
+_LEAST_TOKENS = 8192
 _MOST_TOKENS = 262_144
 _BYTES_PER_HIDDEN = 48
 
@@ -132,12 +135,12 @@ def _load(tokens: TokenizedDataset, rows: Ints, device: torch.device, attention:
 def tokens_that_fit(network: nn.Module, device: torch.device) -> int:
     """Tokens of one batch by the memory that is free; on a CPU, as many as its caches like."""
     if device.type == "cpu":
-        return _CPU_TOKENS
+        return _TOKENS_PER_THREAD * torch.get_num_threads()
     memory = safe_memory(device)
     if memory is None:
-        return _CPU_TOKENS
+        return _LEAST_TOKENS
     widest = max((max(parameter.shape) for parameter in _matrices(network)), default=1)
-    return int(np.clip(memory // (widest * _BYTES_PER_HIDDEN), _CPU_TOKENS, _MOST_TOKENS))
+    return int(np.clip(memory // (widest * _BYTES_PER_HIDDEN), _LEAST_TOKENS, _MOST_TOKENS))
 
 
 def _matrices(network: nn.Module) -> Iterator[Tensor]:
