@@ -2,6 +2,7 @@
 
 from geneformer.options.attention import AttentionOptions
 from geneformer.options.embedding import EmbedOptions
+from geneformer.options.finetuning import FinetuneOptions
 from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.runtime import RuntimeOptions
@@ -10,6 +11,7 @@ from geneformer.options.tokenization import TokenizeOptions
 __all__ = [
     "AttentionOptions",
     "EmbedOptions",
+    "FinetuneOptions",
     "PredictOptions",
     "PretrainOptions",
     "RuntimeOptions",

@@ -1,0 +1,1 @@
+"""Learnt objects with `fit` and `predict`, for cells and for genes."""
