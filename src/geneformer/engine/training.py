@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +24,11 @@ _logger = logging.getLogger(__name__)
 Key = tuple[int, int]
 """Epoch and row; a batch depends on nothing else, so a resumed run repeats it exactly."""
 
-COUNTED = ("masked_loss", "contrastive_loss")
+Collate = Callable[[Sequence[Key]], dict[str, Any]]
+"""Makes a batch of keys: tensors, or tables of tensors, by the names the network takes them by."""
 
-Collate = Callable[[Sequence[Key]], dict[str, Tensor]]
+Scored = Iterable[tuple[dict[str, Any], Any]]
+"""Batches with what the network made of them, in evaluation mode."""
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -142,6 +144,8 @@ class PackedTrainer(Trainer):
         The same for held-out cells.
     tokens_per_batch
         Tokens aimed at in one batch of one device.
+    score
+        Metrics of the held-out batches, "loss" among them.
     groups
         Cells of different groups never share a training batch, ``(n,)``.
     forward_options
@@ -158,6 +162,7 @@ class PackedTrainer(Trainer):
         eval_lengths: NDArray[np.int64],
         eval_collate: Collate,
         tokens_per_batch: int,
+        score: "Callable[[Scored], dict[str, float]] | None" = None,
         groups: NDArray[Any] | None = None,
         forward_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -165,6 +170,7 @@ class PackedTrainer(Trainer):
         self._lengths, self._collate = lengths, collate
         self.set_held_out(eval_lengths, eval_collate)
         self._tokens_per_batch = tokens_per_batch
+        self._score = score or score_masked
         self._groups = groups
         self._forward_options = dict(forward_options or {})
         self._sums: dict[str, Any] = {}
@@ -207,9 +213,9 @@ class PackedTrainer(Trainer):
 
     def _count(self, outputs: Any) -> None:
         """Add up on the device; nothing is read back before the next log line."""
-        for name in COUNTED:
-            if outputs.get(name) is not None:
-                self._sums[name] = self._sums.get(name, 0) + outputs[name].detach()
+        for name, value in outputs.items():
+            if name.endswith("loss") and value is not None:
+                self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._sums["n_batches"] = self._sums.get("n_batches", 0) + 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -217,47 +223,45 @@ class PackedTrainer(Trainer):
         if "loss" in logs and self._sums:
             sums = {name: float(value) for name, value in self._sums.items()}
             self._sums = {}
-            if not math.isfinite(sums["masked_loss"]):
+            if not math.isfinite(sums["loss"]):
                 msg = (
-                    f"The loss became {sums['masked_loss']} before step {self.state.global_step}. Lower learning_rate "
+                    f"The loss became {sums['loss']} before step {self.state.global_step}. Lower learning_rate "
                     f"(now {self.args.learning_rate:.2g}) or raise warmup_ratio, and resume from the last checkpoint."
                 )
                 raise TrainingError(msg)
-            logs |= _means(sums, "")
+            n_batches = sums.pop("n_batches")
+            logs |= {name: value / n_batches for name, value in sums.items() if name != "loss"}
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Loss and masked-gene accuracy on the held-out cells, always under the same masks."""
+        """Metrics on the held-out cells; batches and views are the same every time."""
         if not len(self._eval_lengths):
             return {}
         model: torch.nn.Module = self.model  # type: ignore[assignment]
         was_training = model.training
         model.eval()
-        sums: dict[str, float] = defaultdict(float)
         with torch.no_grad():
-            for rows in plan_batches(self._eval_lengths, self._tokens_per_batch):
-                batch = self._prepare_inputs(self._eval_collate([(0, int(row)) for row in rows]))
-                with self.compute_loss_context_manager():
-                    outputs = model(**batch)
-                n_masked = float(outputs.n_masked)
-                sums["masked_loss"] += float(outputs.masked_loss) * n_masked
-                for name in ("n_masked", "n_top1", "n_top10"):
-                    sums[name] += float(outputs[name])
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._score(self._held_out()).items()}
         model.train(was_training)
-        sums["n_batches"] = sums["n_masked"]
-        metrics = _means(sums, f"{metric_key_prefix}_")
-        metrics[f"{metric_key_prefix}_loss"] = metrics.pop(f"{metric_key_prefix}_masked_loss", float("nan"))
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _held_out(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Held-out batches with the network's outputs."""
+        for rows in plan_batches(self._eval_lengths, self._tokens_per_batch):
+            batch = self._prepare_inputs(self._eval_collate([(0, int(row)) for row in rows]))
+            with self.compute_loss_context_manager():
+                yield batch, self.model(**batch)  # type: ignore[misc]
 
-def _means(sums: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """Averages of what was summed up over batches."""
-    means = {f"{prefix}masked_loss": sums["masked_loss"] / max(sums["n_batches"], 1)}
-    if "contrastive_loss" in sums:
-        means[f"{prefix}contrastive_loss"] = sums["contrastive_loss"] / max(sums["n_batches"], 1)
-    for name in ("top1", "top10"):
-        if f"n_{name}" in sums:
-            means[f"{prefix}{name}"] = sums[f"n_{name}"] / max(sums["n_masked"], 1)
-    return means
+
+def score_masked(scored: Scored) -> dict[str, float]:
+    """Loss and accuracy at masked genes."""
+    sums: dict[str, float] = defaultdict(float)
+    for _, outputs in scored:
+        n_masked = float(outputs.n_masked)
+        sums["loss"] += float(outputs.masked_loss) * n_masked
+        for name in ("n_masked", "n_top1", "n_top10"):
+            sums[name] += float(outputs[name])
+    n = max(sums["n_masked"], 1)
+    return {"loss": sums["loss"] / n, "top1": sums["n_top1"] / n, "top10": sums["n_top10"] / n}
