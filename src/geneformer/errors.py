@@ -9,6 +9,7 @@
     ├─ OutputError ............... GF4xx  where results go
     ├─ DeviceError ............... GF5xx  the machine
     ├─ UnsafeFileError ........... GF6xx  a file asks for code to be run
+    ├─ LabelError ................ GF7xx  what is to be learnt: labels, the split, lists of genes
     └─ MissingExtraError ......... GF901  an optional library is not installed
 """
 
@@ -258,6 +259,54 @@ class UnsafeFileError(GeneformerError, ValueError):
     """A file that asks for code to be run while it is read."""
 
     code = "GF601"
+
+
+class LabelError(GeneformerError, ValueError):
+    """Labels, or what cells are split by, cannot be used as they are."""
+
+    code = "GF700"
+
+
+class ConstantLabelError(LabelError):
+    """One class only: there is nothing to tell apart."""
+
+    code = "GF701"
+
+
+class MissingLabelError(LabelError):
+    """No cell has a label."""
+
+    code = "GF702"
+
+
+class RareClassError(LabelError):
+    """Too few cells of a class for what was asked."""
+
+    code = "GF703"
+
+
+class UnknownClassError(LabelError):
+    """A class that was never learnt, or is not among those named."""
+
+    code = "GF704"
+
+
+class LeakageError(LabelError):
+    """Cells of one group, such as a donor, would be on two sides of a split."""
+
+    code = "GF705"
+
+
+class UnknownIdError(LabelError, KeyError):
+    """A split names an id that no cell has."""
+
+    code = "GF706"
+
+
+class GeneListError(LabelError):
+    """A list of genes to learn from: unknown genes, genes in two classes, or too few."""
+
+    code = "GF711"
 
 
 class MissingExtraError(GeneformerError, ImportError):

@@ -6,6 +6,7 @@ from geneformer.options.finetuning import FinetuneOptions
 from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.runtime import RuntimeOptions
+from geneformer.options.splitting import SplitOptions
 from geneformer.options.tokenization import TokenizeOptions
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "PredictOptions",
     "PretrainOptions",
     "RuntimeOptions",
+    "SplitOptions",
     "TokenizeOptions",
 ]
