@@ -309,6 +309,12 @@ class GeneListError(LabelError):
     code = "GF711"
 
 
+class NotFittedError(GeneformerError, ValueError, AttributeError):
+    """An estimator that has learnt nothing yet was asked for what it learnt."""
+
+    code = "GF721"
+
+
 class MissingExtraError(GeneformerError, ImportError):
     """An optional library is not installed."""
 

@@ -13,7 +13,9 @@ MISSING = -100
 """Class number of a cell or gene without a label."""
 
 
-def cross_entropy(logits_BC: Tensor, codes_B: Tensor, weights_C: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits_BC: Tensor, codes_B: Tensor, weights_C: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Mean cross-entropy over labeled rows, weighted by class; 0 where no row has a label.
 
     Parameters

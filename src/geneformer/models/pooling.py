@@ -13,9 +13,7 @@ from geneformer.models.encoder import mean_pool
 def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
     """Cell of every token, ``(T,)``."""
     lengths = torch.diff(cu_seqlens)
-    return torch.repeat_interleave(
-        torch.arange(len(lengths), device=cu_seqlens.device), lengths, output_size=n_tokens
-    )
+    return torch.repeat_interleave(torch.arange(len(lengths), device=cu_seqlens.device), lengths, output_size=n_tokens)
 
 
 class MeanPool(nn.Module):

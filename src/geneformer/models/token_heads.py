@@ -47,7 +47,7 @@ class GeneformerForGenes(GeneformerModel):
         super().__init__(config)
         self.bert = GeneformerEncoder(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
         self.post_init()

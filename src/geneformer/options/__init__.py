@@ -1,6 +1,7 @@
 """Options: one frozen dataclass per task, checked when made; every surface derives from them."""
 
 from geneformer.options.attention import AttentionOptions
+from geneformer.options.classification import ClassifyOptions
 from geneformer.options.embedding import EmbedOptions
 from geneformer.options.finetuning import FinetuneOptions
 from geneformer.options.prediction import PredictOptions
@@ -11,6 +12,7 @@ from geneformer.options.tokenization import TokenizeOptions
 
 __all__ = [
     "AttentionOptions",
+    "ClassifyOptions",
     "EmbedOptions",
     "FinetuneOptions",
     "PredictOptions",

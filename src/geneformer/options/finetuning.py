@@ -40,8 +40,8 @@ class FinetuneOptions:
     """Start from the pretrained weights, or from random ones of the same shape."""
 
     pooling: Literal["mean", "cls", "attention", "pooler"] = "mean"
-    """How a cell becomes one vector: mean over its genes, state of its first token, a learnt weighting, or the dense layer
-    over the first token that published classifiers have."""
+    """How a cell becomes one vector: mean over its genes, state of its first token, a learnt weighting, or the dense
+    layer over the first token that published classifiers have."""
 
     relative_positions: int = 0
     """Learn relative positions, clipped at this distance, in place of absolute ones; 0 keeps absolute positions."""
@@ -98,8 +98,8 @@ class FinetuneOptions:
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
     patience: int = 0
-    """Stop when so many evaluations in a row did not improve, and go back to the best one; 0 trains to the end and keeps
-    the best evaluation all the same."""
+    """Stop when so many evaluations in a row did not improve; 0 trains to the end. Either way the weights of the best
+    evaluation are kept."""
 
     eval_steps: int = 0
     """Optimizer steps between evaluations on the validation cells; 0 for once per pass."""

@@ -19,6 +19,12 @@ class PretrainOptions:
     max_length: int | None = None
     """Tokens of a cell that are read. The number of positions of the architecture by default."""
 
+    relative_positions: int = 0
+    """Learn relative positions, clipped at this distance, in place of absolute ones; 0 leaves the architecture's."""
+
+    attention_window: int = 0
+    """Genes on either side that a gene attends to; 0 leaves the architecture's, which is all genes by default."""
+
     mask_probability: float = 0.15
     """Share of the genes of a cell that must be predicted."""
 
@@ -84,6 +90,8 @@ class PretrainOptions:
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
+        check_range("relative_positions", self.relative_positions, low=0)
+        check_range("attention_window", self.attention_window, low=0)
         check_range("mask_probability", self.mask_probability, above=0.0, high=0.9)
         check_range("contrastive_weight", self.contrastive_weight, low=0.0)
         check_range("contrastive_temperature", self.contrastive_temperature, above=0.0)

@@ -22,6 +22,7 @@ from geneformer.models.encoder import mean_pool
 from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
+from geneformer.tasks.adata_inputs import PairedModel
 
 
 def embed(
@@ -131,7 +132,7 @@ def _embed_genes(
     return GeneEmbeddings(means, model.vocabulary.gene_of[found], n_cells[found], provenance)
 
 
-def check_pairing(tokens: TokenizedDataset, model: LoadedModel, *, truncate: bool) -> None:
+def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:
     """Refuse tokens the model cannot read, before any work.
 
     Raises
@@ -168,7 +169,7 @@ def check_pairing(tokens: TokenizedDataset, model: LoadedModel, *, truncate: boo
         raise SequenceTooLongError(msg)
 
 
-def _check_ids(tokens: TokenizedDataset, model: LoadedModel) -> None:
+def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
     """For datasets without a fingerprint: every id must exist, and every cell must start as the vocabulary says."""
     size, cls_id = model.vocabulary.size, model.vocabulary.cls_id
     rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), 2000)).astype(np.int64))

@@ -8,16 +8,17 @@ from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
 from geneformer.engine.inference import Progress
 from geneformer.errors import OptionError
-from geneformer.models.loading import LoadedModel
 from geneformer.options import TokenizeOptions
+from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tokenization.tokenizer import tokenize_counts
 
 
 def open_tokens(
     inputs: Sequence[Path],
-    model: LoadedModel,
+    model: PairedModel,
     *,
     layer: str | None = None,
+    counts: bool = False,
     progress: Progress | None = None,
 ) -> TokenizedDataset:
     """Tokens of a dataset folder as they are, or of counts, made to fit the model.
@@ -33,6 +34,8 @@ def open_tokens(
         Decides vocabulary and length.
     layer
         Layer with the raw counts.
+    counts
+        Also keep each token's scaled count, where tokens are made.
     progress
         Called while counts are tokenized.
 
@@ -47,7 +50,7 @@ def open_tokens(
         raise OptionError(msg)
     if folders:
         return read_dataset(folders[0])
-    options = TokenizeOptions(vocabulary=model.vocabulary.name, layer=layer, max_length=model.max_length)
+    options = TokenizeOptions(vocabulary=model.vocabulary.name, layer=layer, counts=counts, max_length=model.max_length)
     with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
         tokens, _ = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)

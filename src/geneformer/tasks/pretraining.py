@@ -18,14 +18,16 @@ from geneformer import keys
 from geneformer.data.batching import plan_batches
 from geneformer.data.collate import Masked, concatenate, mask_genes, split_counts
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.engine.device import can_pin_memory, resolve_device, verify_placement
+from geneformer.engine import arguments
+from geneformer.engine.device import resolve_device, verify_placement
 from geneformer.engine.inference import Progress
 from geneformer.engine.placement import PlacedArguments
-from geneformer.engine.precision import resolve_dtype, resolve_training_attention
+from geneformer.engine.precision import resolve_training_attention
 from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, quiet_library
 from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
 from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.tasks.pretraining_folder import CHECKPOINTS, check_same_run
@@ -173,7 +175,9 @@ def pretrain(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> PretrainResult:
-    """Train an encoder on masked genes and write a checkpoint folder that plain `transformers` opens.
+    """Train an encoder on masked genes and write a checkpoint folder.
+
+    Plain `transformers` opens it too, unless positions are relative or attention has a window.
 
     Parameters
     ----------
@@ -213,6 +217,9 @@ def pretrain(
         raise DatasetError(msg)
     config = architecture_config(options.architecture, vocab_size=vocabulary.size)
     config.geneformer_vocabulary = vocabulary.fingerprint
+    for name, size in ((RELATIVE_CLIP, options.relative_positions), (ATTENTION_WINDOW, options.attention_window)):
+        if size:
+            setattr(config, name, size)
     max_length = min(options.max_length or config.max_position_embeddings, config.max_position_embeddings)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
     check_same_run(output, dataset, vocabulary, options, resume=resume)
@@ -284,11 +291,9 @@ def planned_steps(lengths: Ints, options: PretrainOptions) -> int:
 
 def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int) -> PlacedArguments:
     """The options in the Trainer's words."""
-    device = resolve_device(runtime.device)
-    dtype = resolve_dtype(runtime.dtype, device, training=True)
-    return PlacedArguments(
-        placed_on=str(device),
-        output_dir=str(output / CHECKPOINTS),
+    return arguments.training_arguments(
+        output / CHECKPOINTS,
+        runtime,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps,
         gradient_accumulation_steps=options.accumulation,
@@ -303,14 +308,6 @@ def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeO
         save_total_limit=2,
         seed=options.seed,
         data_seed=options.seed,
-        use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        accelerator_config={"even_batches": False},
-        report_to=["tensorboard"] if _has_tensorboard() else [],
-        dataloader_pin_memory=can_pin_memory(device),
     )
 
 
@@ -338,9 +335,3 @@ def write_history(result: PretrainResult, options: PretrainOptions) -> None:
         "history": result.history,
     }
     (result.folder / HISTORY).write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _has_tensorboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tensorboard") is not None

@@ -9,9 +9,9 @@ from geneformer import keys
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
 from geneformer.runs.progress import progress_bar
+from geneformer.tasks.adata_inputs import gene_positions, tokens_for
 from geneformer.tasks.attention import GeneAttention, gene_attention
-from geneformer.tl._slots import gene_positions, note
-from geneformer.tl._tokens import tokens_for
+from geneformer.tl._slots import note
 
 if TYPE_CHECKING:
     from anndata import AnnData

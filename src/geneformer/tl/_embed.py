@@ -13,8 +13,8 @@ from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks import embedding
-from geneformer.tl._slots import gene_positions, note
-from geneformer.tl._tokens import tokens_for
+from geneformer.tasks.adata_inputs import gene_positions, tokens_for
+from geneformer.tl._slots import note
 
 if TYPE_CHECKING:
     from anndata import AnnData

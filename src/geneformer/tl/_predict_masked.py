@@ -9,7 +9,7 @@ from geneformer.models.loading import load_model
 from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks import masked_prediction
-from geneformer.tl._tokens import tokens_for
+from geneformer.tasks.adata_inputs import tokens_for
 
 if TYPE_CHECKING:
     import pandas as pd

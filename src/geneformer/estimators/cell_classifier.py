@@ -1,0 +1,435 @@
+"""`gf.CellClassifier`: cell types, disease states and other classes of cells."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer.errors import NoCellsError
+from geneformer.estimators.cell_estimator import CellEstimator
+from geneformer.estimators.cells import CellInput, Cells
+from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
+from geneformer.models.losses import MISSING
+from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
+from geneformer.results.classification import ClassificationReport
+from geneformer.results.label_sets import LabelSetReport
+from geneformer.runs.progress import progress_bar
+from geneformer.tasks.calibration import expected_calibration_error, fit_temperature, softmax
+from geneformer.tasks.cell_learning import learn_cells
+from geneformer.tasks.class_baselines import classify_by_baselines
+from geneformer.tasks.finetuning import FinetuneResult
+from geneformer.tasks.label_set_metrics import evaluate_label_sets
+from geneformer.tasks.labels import Labels, cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
+from geneformer.tasks.metrics import evaluate_classes
+from geneformer.tasks.splits import Split, check_classes, draw_split
+from geneformer.vocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+UNKNOWN = "unknown"
+"""What a cell is called whose best class is too improbable."""
+
+TWIN = "random weights, same network"
+"""The network without its pretraining, in tables."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learnt:
+    """What baselines need of the training."""
+
+    cells: Cells
+    split: Split
+    targets: NDArray[Any]
+    counts: "sparse.csr_matrix | None"
+
+
+class CellClassifier(CellEstimator):
+    """A pretrained encoder that learns to tell classes of cells apart.
+
+    Parameters
+    ----------
+    model
+        Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
+    vocabulary
+        Needed only where the checkpoint does not tell its own.
+    finetuning, classify, split, runtime
+        Options as objects.
+    **changes
+        Single options by keyword, such as `epochs=3`, `strategy="lora"`, `test=0.2`, `device="cpu"`.
+
+    Attributes
+    ----------
+    classes_
+        Names of the classes, in the order of the probabilities.
+    report_
+        Evaluation on the test part of the split, beside the baselines.
+    temperature_
+        Divides the logits before they become probabilities.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> adata = pbmc3k()[:200].copy()
+    >>> classifier = gf.CellClassifier(model="mini", max_steps=2, baselines="none", progress=False)
+    >>> classifier = classifier.fit(adata, "cell_type")
+    >>> len(classifier.predict(adata))
+    200
+    """
+
+    kind = "cell_classifier"
+    task_fields = ("label_", "classes_", "multi_label_", "temperature_", "unknown_below_", "metrics_", "split_")
+
+    def __init__(  # noqa: PLR0913
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        classify: ClassifyOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        groups = {
+            "finetuning": finetuning or FinetuneOptions(),
+            "classify": classify or ClassifyOptions(),
+            "split": split or SplitOptions(),
+            "runtime": runtime or RuntimeOptions(),
+        }
+        super().__init__(model, vocabulary, groups, changes)
+
+    classify: ClassifyOptions
+    split: SplitOptions
+    label_: str | None = None
+    classes_: tuple[str, ...] | None = None
+    multi_label_: bool = False
+    temperature_: float = 1.0
+    unknown_below_: float = 0.0
+    metrics_: dict[str, float]
+    split_: dict[str, Any]
+    _training: _Learnt | None = None
+    _twin: GeneformerForCells | None = None
+
+    def fit(  # noqa: PLR0913
+        self,
+        cells: CellInput,
+        label: str,
+        *,
+        groups: str | None = None,
+        ids: str | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        deleted_genes: NDArray[Any] | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
+        callbacks: Any = (),
+    ) -> Self:
+        """Learn the classes in a column of `obs`, and evaluate on the test part of the split.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either.
+        label
+            Column with the classes.
+        groups
+            Column of donors, batches or the like; no group is on two sides of the split.
+        ids
+            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
+            default.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        deleted_genes
+            Token ids deleted in the second views of a contrastive term.
+        output
+            Folder for training checkpoints, from which a killed run can go on.
+        resume
+            Go on from there.
+        callbacks
+            Further callbacks of `transformers.Trainer`.
+
+        Raises
+        ------
+        LabelError
+            Labels or split cannot be used: missing, constant, unknown, leaking.
+        CountsError, PairingError
+            The cells cannot be used with the model.
+        """
+        base = self.base()
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        targets, codes, classes = self._encode(opened.column(label), label)
+        parts = self._draw(opened, codes, groups, ids or groups)
+        check_classes(parts, codes, classes)
+        self.label_, self.classes_, self.multi_label_ = label, classes, self.classify.multi_label
+        self.unknown_below_ = self.classify.unknown_below
+        self._training = _Learnt(opened, parts, targets, self._counts(opened, base))
+        self._twin, self.report_ = None, None
+        network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
+        self._learnt(network, result, base)
+        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify", "split")}
+        self.split_ = {
+            "method": parts.method, "train": len(parts.train), "valid": len(parts.valid), "test": len(parts.test),
+            "groups": groups, "shared_groups": {pair: list(names) for pair, names in parts.shared_groups.items()},
+        }  # fmt: skip
+        self.metrics_ = dict(result.metrics)
+        self._calibrate(opened, parts, targets)
+        if len(parts.test):
+            self.report_ = self._evaluate(opened, parts.test, targets, opened.column(groups) if groups else None)
+        return self
+
+    def _encode(self, values: Any, label: str) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
+        """Targets of the network, one class per cell to split by, and the classes."""
+        if self.classify.multi_label:
+            sets, classes = encode_label_sets(values, separator=self.classify.separator, name=label)
+            combined = np.unique(np.nan_to_num(sets, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
+            return sets, np.where(np.isnan(sets).any(axis=1), -1, combined).astype(np.int64), classes
+        labels = encode_labels(values, name=label)
+        if self.classify.rare_below:
+            labels = drop_rare(labels, self.classify.rare_below)
+        kept = self._capped(labels)
+        return np.where(kept >= 0, kept, MISSING), kept, labels.classes
+
+    def _capped(self, labels: Labels) -> NDArray[np.int64]:
+        """Codes of the cells that are used, -1 for all others."""
+        chosen = self.classify
+        if chosen.max_cells is None and chosen.max_cells_per_class is None:
+            return labels.codes
+        rows = cap_cells(
+            labels.codes,
+            max_cells=chosen.max_cells,
+            max_cells_per_class=chosen.max_cells_per_class,
+            seed=self.finetuning.seed,
+        )
+        codes = np.full(len(labels.codes), -1, dtype=np.int64)
+        codes[rows] = labels.codes[rows]
+        return codes
+
+    def _draw(self, cells: Cells, codes: NDArray[np.int64], groups: str | None, ids: str | None) -> Split:
+        attributes = {name: np.asarray(cells.column(name)) for name in self.split.balance}
+        return draw_split(
+            codes,
+            self.split,
+            groups=None if groups is None else np.asarray(cells.column(groups)),
+            ids=None if ids is None else np.asarray(cells.column(ids)),
+            attributes=attributes or None,
+        )
+
+    def _counts(self, cells: Cells, base: Any) -> "sparse.csr_matrix | None":
+        return None if self.classify.baselines == "none" else cells.counts(base)
+
+    def _learn(
+        self,
+        options: FinetuneOptions,
+        deleted_genes: NDArray[Any] | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
+        callbacks: Any = (),
+        title: str = "Training",
+    ) -> tuple[GeneformerForCells, FinetuneResult]:
+        """One network from the training part."""
+        training: _Learnt = self._fitted("_training")
+        name, classes = str(self.label_), tuple(self.classes_ or ())
+        spec = HeadSpec(name=name, kind="any_of" if self.multi_label_ else "one_of", classes=classes)
+        weights = None
+        if options.class_weights == "balanced":
+            weights = {name: self._weights(training.targets[training.split.train], len(classes))}
+        with progress_bar(title, shown=self.runtime.progress) as update:
+            return learn_cells(
+                self.base(),
+                training.cells.tokens,
+                [spec],
+                {name: training.targets},
+                training.split.train,
+                training.split.valid,
+                options,
+                self.runtime,
+                class_weights=weights,
+                deleted_genes=deleted_genes,
+                output=None if output is None else Path(output),
+                resume=resume,
+                callbacks=callbacks,
+                progress=update,
+            )
+
+    def _weights(self, targets: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
+        if not self.multi_label_:
+            return class_weights(np.where(targets == MISSING, -1, targets), n_classes)
+        positive = np.nansum(targets, axis=0)
+        return (np.sum(~np.isnan(targets[:, 0])) - positive) / np.maximum(positive, 1)
+
+    def _calibrate(self, cells: Cells, parts: Split, targets: NDArray[Any]) -> None:
+        """A temperature from the validation cells."""
+        self.temperature_ = 1.0
+        if self.multi_label_ or not self.classify.calibrate or not len(parts.valid):
+            return
+        valid = Cells(cells.tokens.take(parts.valid), np.arange(len(parts.valid)), len(parts.valid))
+        logits, codes = self.outputs(valid, progress=False)[str(self.label_)], targets[parts.valid]
+        before = expected_calibration_error(softmax(logits), codes)
+        self.temperature_ = fit_temperature(logits, codes)
+        after = expected_calibration_error(softmax(logits, self.temperature_), codes)
+        self.metrics_ |= {"calibration_error_before": before, "calibration_error": after}
+
+    def _proba(self, cells: Cells, network: GeneformerForCells | None = None) -> NDArray[np.float64]:
+        """Probabilities of the tokenized cells, ``(n, C)``."""
+        logits = self.outputs(cells, network=network)[str(self.label_)].astype(np.float64)
+        if self.multi_label_:
+            return 1.0 / (1.0 + np.exp(-logits))
+        return softmax(logits, self.temperature_)
+
+    def predict_proba(
+        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+    ) -> NDArray[np.float64]:
+        """Calibrated probability of every class, ``(n_cells, C)``; not a number for cells without a known gene.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either; no labels are needed.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        self._fitted("network_")
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        return opened.spread(self._proba(opened), np.nan)
+
+    def predict(
+        self,
+        cells: CellInput,
+        *,
+        unknown_below: float | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> NDArray[Any]:
+        """Most probable class of every cell, ``(n_cells,)``; "unknown" where even that one is too improbable.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either; no labels are needed.
+        unknown_below
+            Probability a class must reach; as fitted by default. With several labels per cell every label from 0.5 on
+            is listed.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        proba = self.predict_proba(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        return self.name_classes(proba, unknown_below)
+
+    def name_classes(self, proba: NDArray[np.float64], unknown_below: float | None = None) -> NDArray[Any]:
+        """Classes for probabilities, ``(n,)``; see `predict`."""
+        names = np.array(self._fitted("classes_"), dtype=object)
+        if self.multi_label_:
+            rows = [self.classify.separator.join(names[row >= 0.5]) for row in np.nan_to_num(proba)]
+            return np.array(rows, dtype=object)
+        least = self.unknown_below_ if unknown_below is None else unknown_below
+        missing = np.isnan(proba).any(axis=1)
+        filled = np.where(missing[:, None], 0.0, proba)
+        predicted = names[filled.argmax(axis=1)]
+        predicted[missing | (filled.max(axis=1) < least)] = UNKNOWN
+        return predicted
+
+    def evaluate(
+        self,
+        cells: CellInput,
+        label: str | None = None,
+        *,
+        groups: str | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> ClassificationReport | LabelSetReport:
+        """How right the predictions are on labeled cells, beside the baselines if this classifier was just fitted.
+
+        Cells whose label the classifier never learnt are left out and told of.
+
+        Parameters
+        ----------
+        cells
+            Cells that were not learnt from.
+        label
+            Column with the classes; the one learnt from by default.
+        groups
+            Column of donors or the like, to resample whole groups for the intervals.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        self._fitted("network_")
+        name = label or str(self.label_)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        targets: NDArray[Any]
+        if self.multi_label_:
+            targets = encode_label_sets(
+                opened.column(name), classes=self.classes_, separator=self.classify.separator, name=name,
+                others="leave_out",
+            )[0]  # fmt: skip
+        else:
+            targets = encode_labels(opened.column(name), classes=self.classes_, name=name, others="leave_out").codes
+        rows = np.flatnonzero(~np.isnan(targets).any(axis=1) if self.multi_label_ else targets >= 0)
+        return self._evaluate(opened, rows, targets, opened.column(groups) if groups else None)
+
+    def _evaluate(
+        self, cells: Cells, rows: NDArray[np.int64], targets: NDArray[Any], groups: Any
+    ) -> ClassificationReport | LabelSetReport:
+        """The report on some of the cells."""
+        if not len(rows):
+            msg = "No labeled cell to evaluate on. Check the labels and the split."
+            raise NoCellsError(msg)
+        part = Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
+        truth, proba = targets[rows], self._proba(part)
+        parts = None if groups is None else np.asarray(groups)[rows]
+        beside = self._baselines(cells, rows, part)
+        seed, classes = self.finetuning.seed, tuple(self.classes_ or ())
+        settings = {"model": self.model, "label": self.label_, "split": self.split_, **self._options}
+        if self.multi_label_:
+            return LabelSetReport(
+                evaluation=evaluate_label_sets(truth, proba, classes, groups=parts, seed=seed),
+                baselines={k: evaluate_label_sets(truth, p, classes, groups=parts, seed=seed) for k, p in beside.items()},
+                cell_ids=part.tokens.cell_ids,
+                truth=truth,
+                proba=proba,
+                settings=settings,
+            )
+        settings["temperature"] = self.temperature_
+        settings["expected_calibration_error"] = expected_calibration_error(proba, truth)
+        return ClassificationReport(
+            evaluation=evaluate_classes(truth, proba, classes, groups=parts, seed=seed),
+            baselines={k: evaluate_classes(truth, p, classes, groups=parts, seed=seed) for k, p in beside.items()},
+            cell_ids=part.tokens.cell_ids,
+            truth=truth,
+            predicted=proba.argmax(axis=1).astype(np.int64),
+            proba=proba,
+            settings=settings,
+        )
+
+    def _baselines(self, cells: Cells, rows: NDArray[np.int64], part: Cells) -> dict[str, NDArray[np.float64]]:
+        """Probabilities of what the model has to beat, by name."""
+        training = self._training
+        if training is None or self.classify.baselines == "none":
+            return {}
+        found: dict[str, NDArray[np.float64]] = {}
+        if self.classify.baselines == "all":
+            found[TWIN] = self._proba(part, self._random_twin())
+        counts = training.counts if cells is training.cells else cells.counts(self.base())
+        if training.counts is None or counts is None:
+            return found
+        learnt = training.split.train
+        return found | classify_by_baselines(
+            training.counts[learnt],
+            training.targets[learnt],
+            counts[rows],
+            n_classes=len(self.classes_ or ()),
+            n_top_genes=self.classify.n_top_genes,
+            seed=self.finetuning.seed,
+        )
+
+    def _random_twin(self) -> GeneformerForCells:
+        """The same network with the same training, but without the pretrained weights."""
+        if self._twin is None:
+            from dataclasses import replace
+
+            options = replace(self.finetuning, weights="random", strategy="full", freeze_layers=0, bits="full")
+            self._twin = self._learn(options, title="Training from random weights")[0]
+        return self._twin

@@ -1,0 +1,255 @@
+"""Training a network on labeled cells or genes: one loop for every task and strategy."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+
+from geneformer.engine.arguments import training_arguments
+from geneformer.engine.device import resolve_device, verify_placement
+from geneformer.engine.inference import Progress
+from geneformer.engine.placement import PlacedArguments
+from geneformer.engine.precision import resolve_training_attention
+from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, Scored, quiet_library
+from geneformer.errors import NoCellsError, OutputExistsError, RunMismatchError
+from geneformer.models.encoder import GeneformerModel
+from geneformer.models.strategies import TrainedShare, apply_strategy, merge_lora
+from geneformer.options import FinetuneOptions, RuntimeOptions
+from geneformer.runs.files import atomic_file
+
+CHECKPOINTS = "checkpoints"
+"""Folder of training checkpoints within the folder of a run."""
+
+STARTED = "run.json"
+"""File among them that says what the run was started with."""
+
+_MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
+
+
+class Batches(Protocol):
+    """Makes batches out of keys, each of them the same every time."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens each cell brings to a batch, ``(n,)``."""
+        ...
+
+    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The batch as the network takes it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    steps
+        Optimizer steps.
+    share
+        Parameters trained, of how many.
+    metrics
+        Of the validation cells at the weights that were kept.
+    history
+        Log lines.
+    """
+
+    steps: int
+    share: TrainedShare
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def finetune(  # noqa: PLR0913
+    network: GeneformerModel,
+    train: Batches,
+    valid: Batches | None,
+    options: FinetuneOptions,
+    runtime: RuntimeOptions,
+    *,
+    score: Callable[[Scored], dict[str, float]],
+    best_by: str = "loss",
+    forward_options: Mapping[str, Any] | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress | None = None,
+) -> FinetuneResult:
+    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU.
+
+    Parameters
+    ----------
+    network
+        Encoder (`network.bert`) and head.
+    train, valid
+        Batches to learn from, and to choose the weights by.
+    options, runtime
+        What to train, how, and where.
+    score
+        Metrics of validation batches.
+    best_by
+        Metric the weights are chosen by; less is better for "loss", more for all others.
+    forward_options
+        Keyword arguments of every forward pass in training.
+    output
+        Folder for training checkpoints; a temporary one by default.
+    resume
+        Go on from the last training checkpoint in `output`.
+    about
+        What else tells this run from others, kept beside the checkpoints and compared on resuming.
+    callbacks
+        Further callbacks of the Trainer.
+    progress
+        Called with the optimizer steps done and in all.
+
+    Raises
+    ------
+    NoCellsError
+        Nothing to learn from.
+    RunMismatchError
+        The run to resume was started with other cells or options, or there is none.
+    OutputExistsError
+        The folder holds a run that is not to be resumed.
+    TrainingError
+        The loss is no longer finite.
+    """
+    if not len(train.lengths):
+        msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
+        raise NoCellsError(msg)
+    has_valid = valid is not None and len(valid.lengths) > 0
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geneformer-")))
+        note_run(folder, {**asdict(options), "cells": len(train.lengths), **(about or {})}, resume=resume)
+        set_seed(options.seed)
+        share = apply_strategy(network, options)
+        steps = planned_steps(train.lengths, options)
+        device = resolve_device(runtime.device)
+        dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
+        early = [EarlyStoppingCallback(options.patience)] if options.patience and has_valid else []
+        trainer = PackedTrainer(
+            model=network,
+            args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
+            lengths=train.lengths,
+            collate=train,
+            eval_lengths=valid.lengths if valid is not None else np.empty(0, dtype=np.int64),
+            eval_collate=valid if valid is not None else train,
+            tokens_per_batch=options.tokens_per_batch,
+            score=score,
+            forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
+            callbacks=[Reporting(progress), *early, *callbacks],
+        )
+        verify_placement(network, trainer.args.device)
+        with quiet_library():
+            trainer.train(resume_from_checkpoint=resume or None)
+        history = trainer.state.log_history
+        steps_done = trainer.state.global_step
+        best = _best_line(history, best_by) if has_valid else {}
+    merge_lora(network)
+    network.to("cpu").eval()
+    metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
+    return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
+
+
+def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
+    """Optimizer steps of the whole run on one device."""
+    if options.max_steps > 0:
+        return options.max_steps
+    return math.ceil(options.epochs * _steps_per_epoch(lengths, options))
+
+
+def _steps_per_epoch(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
+    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed))
+    return max(math.ceil(batches / options.accumulation), 1)
+
+
+def _arguments(
+    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None
+) -> PlacedArguments:
+    """The options in the Trainer's words."""
+    when: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "epoch"}
+    if options.eval_steps:
+        when = {"save_strategy": "steps", "save_steps": options.eval_steps, "eval_steps": options.eval_steps}
+    if best_by is not None:
+        when |= {
+            "eval_strategy": when["save_strategy"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{best_by}",
+            "greater_is_better": best_by != "loss",
+        }
+    return training_arguments(
+        folder / CHECKPOINTS,
+        runtime,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=round(options.warmup_ratio * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        logging_steps=options.logging_steps,
+        save_total_limit=1,
+        seed=options.seed,
+        data_seed=options.seed,
+        **when,
+    )
+
+
+def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[str, Any]:
+    """The evaluation whose weights were kept."""
+    name = f"eval_{best_by}"
+    lines = [line for line in history if name in line]
+    if not lines:
+        return {}
+    return min(lines, key=lambda line: line[name] if best_by == "loss" else -line[name])
+
+
+def note_run(folder: Path, started: Mapping[str, Any], *, resume: bool) -> None:
+    """Note what a run is started with; one that is resumed must go on with the same.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    started
+        Options and whatever else decides the result.
+    resume
+        Whether a run is to go on.
+
+    Raises
+    ------
+    OutputExistsError
+        There is a run already, and it is not to be resumed.
+    RunMismatchError
+        There is nothing to resume, or it was started otherwise.
+    """
+    path = folder / CHECKPOINTS / STARTED
+    checkpoints = any((folder / CHECKPOINTS).glob("checkpoint-*"))
+    now = json.loads(json.dumps(dict(started), default=str))
+    if not resume:
+        if checkpoints:
+            msg = f"{folder} holds a training run already. Pass resume=True (--resume), or choose another folder."
+            raise OutputExistsError(msg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return
+    if not checkpoints or not path.is_file():
+        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
+        raise RunMismatchError(msg)
+    then = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in now if name not in _MAY_CHANGE and then.get(name) != now[name]]
+    if changed:
+        told = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in changed)
+        msg = f"The run in {folder} was started otherwise: {told}. Resume it as it was, or choose another folder."
+        raise RunMismatchError(msg)
