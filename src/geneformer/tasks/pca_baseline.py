@@ -1,19 +1,15 @@
 """The baseline every learnt embedding is measured against: principal components of variable genes."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import MissingExtraError, OutOfRangeError
 from geneformer.options._check import check_range
-
-if TYPE_CHECKING:
-    from scipy import sparse
+from geneformer.tasks.expression import Counts, log_normalized, variable_genes
 
 
 def pca_embedding(
-    counts: "sparse.csr_matrix | NDArray[np.float64]",
+    counts: Counts,
     *,
     n_components: int = 50,
     n_top_genes: int = 2000,
@@ -49,20 +45,12 @@ def pca_embedding(
     except ImportError as error:
         msg = "The PCA baseline needs scanpy. Install it with `pip install geneformer[plot]`."
         raise MissingExtraError(msg) from error
-    import anndata as ad
-
-    adata = ad.AnnData(counts.astype(np.float32))
-    sc.pp.filter_genes(adata, min_cells=1)
-    if adata.n_obs < 3 or adata.n_vars < 3:
-        msg = f"counts hold {adata.n_obs} cells and {adata.n_vars} genes with counts; components need three of each."
+    logged = log_normalized(counts)
+    seen = np.flatnonzero(logged.astype(bool).sum(axis=0))
+    if logged.shape[0] < 3 or len(seen) < 3:
+        msg = f"counts hold {logged.shape[0]} cells and {len(seen)} genes with counts; components need three of each."
         raise OutOfRangeError(msg)
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    if adata.n_vars > n_top_genes:
-        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
-        adata = adata[:, adata.var["highly_variable"]].copy()
-    if not isinstance(adata.X, np.ndarray):
-        adata.X = adata.X.toarray()
-    sc.pp.scale(adata, max_value=10)
-    sc.pp.pca(adata, n_comps=min(n_components, adata.n_obs - 1, adata.n_vars - 1), random_state=seed)
-    return np.ascontiguousarray(adata.obsm["X_pca"], dtype=np.float32)
+    genes = variable_genes(logged, n_top_genes) if len(seen) > n_top_genes else seen
+    scaled = sc.pp.scale(logged[:, genes].toarray(), max_value=10)
+    n_components = min(n_components, len(scaled) - 1, len(genes) - 1)
+    return np.ascontiguousarray(sc.pp.pca(scaled, n_comps=n_components, random_state=seed), dtype=np.float32)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from geneformer.errors import OptionError
 from geneformer.results.estimates import Estimate
@@ -86,6 +85,8 @@ class Bootstrap:
         n_draws
             Resamples.
         """
+        from scipy import sparse
+
         rng = np.random.default_rng(self.seed)
         counts = np.bincount(kinds)
         step = max(1, int(BATCH // len(counts)))
