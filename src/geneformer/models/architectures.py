@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BertConfig
 from transformers.activations import ACT2FN
 
 from geneformer.errors import CheckpointError, UnknownModelError
+from geneformer.models.extensions import EXTENSIONS, MODEL_TYPE, is_plain_bert
 from geneformer.options._check import nearest
 
 
@@ -135,17 +137,44 @@ def read_config_file(path: Path) -> BertConfig:
         msg = f"{path} should hold a JSON object, found {type(content).__name__}. Download or copy it again."
         raise CheckpointError(msg)
     _check_entries(content, path)
-    config = BertConfig.from_dict(content)
+    config = BertConfig.from_dict({key: value for key, value in content.items() if key != "model_type"})
     if config.hidden_size % config.num_attention_heads:
         msg = f"{path}: hidden_size={config.hidden_size} is not a multiple of {config.num_attention_heads} heads."
         raise CheckpointError(msg)
     return config
 
 
+def write_config(
+    config: BertConfig, folder: Path, dtype: torch.dtype = torch.float32, *, architecture: str = "BertForMaskedLM"
+) -> None:
+    """Write `config.json`; plain BERT under the architecture name `transformers` knows.
+
+    An encoder with relative positions, a window or adapters is written as another type of model, because `transformers`
+    would open it as BERT, leave out what it does not know, and compute something else.
+
+    Parameters
+    ----------
+    config
+        Configuration; its `architectures` are set.
+    folder
+        Where the file goes.
+    dtype
+        Storage of the weights.
+    architecture
+        Name of the network in `transformers`; "Bert" gives way to "Geneformer" where it is not plain BERT.
+    """
+    plain = is_plain_bert(config)
+    config.architectures = [architecture if plain else architecture.replace("Bert", "Geneformer", 1)]
+    content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    if not plain:
+        content["model_type"] = MODEL_TYPE
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
 def _check_entries(content: Mapping[str, Any], path: Path) -> None:
     """Refuse what this encoder does not implement, and values no network can be built from."""
     accepted: dict[str, tuple[Any, ...]] = {
-        "model_type": ("bert",),
+        "model_type": ("bert", MODEL_TYPE),
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
         "hidden_act": tuple(ACT2FN),
@@ -159,6 +188,10 @@ def _check_entries(content: Mapping[str, Any], path: Path) -> None:
     for key in _SIZES & content.keys():
         if type(content[key]) is not int or content[key] < 1:
             msg = f"{path}: {key}={content[key]!r} is not a whole number from 1. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    for key in set(EXTENSIONS) & content.keys():
+        if type(content[key]) is not int or content[key] < 0:
+            msg = f"{path}: {key}={content[key]!r} is not a whole number from 0. The file is damaged; get it again."
             raise CheckpointError(msg)
     for key in _NUMBERS & content.keys():
         if type(content[key]) not in (int, float):

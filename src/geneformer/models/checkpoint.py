@@ -1,6 +1,5 @@
 """Checkpoint folders: `config.json` and `model.safetensors`, as `transformers` lays them out."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
-from geneformer.models.architectures import read_config_file
+from geneformer.models.architectures import read_config_file, write_config
 from geneformer.models.heads import GeneformerForMaskedLM
 
 CONFIG = "config.json"
@@ -125,7 +124,7 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
 
 
 def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that this package and plain `transformers` load.
+    """Write a folder that this package loads and, where the encoder is plain BERT, plain `transformers` too.
 
     Parameters
     ----------
@@ -140,13 +139,6 @@ def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_config(model.config, folder, dtype)
-
-
-def write_config(config: BertConfig, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write `config.json` under the architecture name `transformers` knows."""
-    config.architectures = ["BertForMaskedLM"]
-    content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def convert_pickled(folder: Path, output: Path) -> None:

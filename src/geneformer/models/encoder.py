@@ -1,28 +1,38 @@
 """The encoder, top to bottom: BERT's parameters, written over packed tokens.
 
 Cells lie end to end, so no operation ever touches padding. Parameter names are those of `transformers`' BERT, so that
-published checkpoints load as they are and saved ones open there.
+published checkpoints load as they are and saved ones open there. Relative positions, a window and adapters come on top
+where the configuration asks for them (`models.extensions`).
 
 Axes: ``B`` cells, ``T`` packed tokens, ``D`` hidden, ``H`` heads, ``K`` head size, ``F`` feed-forward.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from geneformer.errors import PairingError
+from geneformer.models.adapters import Adapter, ZeroLinear
 from geneformer.models.attention import KERNELS, Attention
+from geneformer.models.extensions import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, describe_extensions, extension
+from geneformer.models.relative_positions import relative
+from geneformer.models.windowed import windowed
 
 
 class Embeddings(nn.Module):
-    """Token, rank and type embeddings, summed and normalized."""
+    """Token, rank and type embeddings, summed and normalized; without ranks where positions are relative."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        absolute = not extension(config, RELATIVE_CLIP)
+        self.position_embeddings = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size) if absolute else None
+        )
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -30,7 +40,9 @@ class Embeddings(nn.Module):
     def forward(self, input_ids_T: Tensor, ranks_T: Tensor) -> Tensor:
         """Embedded tokens, ``(T, D)``."""
         hidden_TD = self.word_embeddings(input_ids_T)
-        hidden_TD = hidden_TD + self.token_type_embeddings.weight[0] + self.position_embeddings(ranks_T)
+        hidden_TD = hidden_TD + self.token_type_embeddings.weight[0]
+        if self.position_embeddings is not None:
+            hidden_TD = hidden_TD + self.position_embeddings(ranks_T)
         return self.dropout(self.LayerNorm(hidden_TD))
 
 
@@ -44,28 +56,44 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.window, clip = extension(config, ATTENTION_WINDOW), extension(config, RELATIVE_CLIP)
+        head_size = config.hidden_size // config.num_attention_heads
+        self.distance_embedding = nn.Embedding(2 * clip + 1, head_size) if clip else None
 
     def forward(self, hidden_TD: Tensor, lengths: Sequence[int], attend: Attention) -> Tensor:
         """What every token gathers from its cell, ``(T, D)``."""
         query, key, value = (
             project(hidden_TD).unflatten(-1, (self.n_heads, -1)) for project in (self.query, self.key, self.value)
         )
+        attend = self.kernel(attend, lengths)
         context_THK = attend(query, key, value, lengths, self.p_dropout if self.training else 0.0)
         return context_THK.flatten(1)
 
+    def kernel(self, attend: Attention, lengths: Sequence[int]) -> Attention:
+        """The kernel chosen, unless this layer has attention of its own; a window wider than all cells is none."""
+        table_PK = None if self.distance_embedding is None else self.distance_embedding.weight
+        if self.window and max(lengths) > self.window + 1:
+            return partial(windowed, window=self.window, table_PK=table_PK)
+        return attend if table_PK is None else partial(relative, table_PK=table_PK)
+
 
 class Residual(nn.Module):
-    """Dense, dropout, residual, layer norm: how both halves of a layer end."""
+    """Dense, dropout, an adapter where there is one, residual, layer norm: how both halves of a layer end."""
 
     def __init__(self, in_features: int, config: BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(in_features, config.hidden_size)
+        size = extension(config, ADAPTER_SIZE)
+        self.adapter = Adapter(config.hidden_size, size) if size else None
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, update: Tensor, hidden_TD: Tensor) -> Tensor:
         """Updated states, ``(T, D)``."""
-        return self.LayerNorm(self.dropout(self.dense(update)) + hidden_TD)
+        update_TD = self.dropout(self.dense(update))
+        if self.adapter is not None:
+            update_TD = self.adapter(update_TD)
+        return self.LayerNorm(update_TD + hidden_TD)
 
 
 class AttentionBlock(nn.Module):
@@ -129,7 +157,7 @@ class GeneformerModel(PreTrainedModel):
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
+        std = 0.0 if isinstance(module, ZeroLinear) else self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -178,18 +206,26 @@ class GeneformerEncoder(GeneformerModel):
             Layer to read, counted back from the output: 0 is the last, -1 the one before it. Layers above it are not
             computed.
         attention
-            Name of a kernel, or a function of the same signature.
+            Name of a kernel, or a function of the same signature. Layers with relative positions or a window use their
+            own kernels instead.
 
         Returns
         -------
         Tensor
             ``(T, D)``.
+
+        Raises
+        ------
+        PairingError
+            A function as kernel, for an encoder whose attention it would not be.
         """
         n_layers = len(self.encoder.layer) + layer
         if not 0 <= n_layers <= len(self.encoder.layer):
             msg = f"layer={layer} is outside the {len(self.encoder.layer)} layers of this encoder."
             raise ValueError(msg)
         attend = KERNELS[attention] if isinstance(attention, str) else attention
+        if not isinstance(attention, str):
+            self._check_attention_is_plain(attend)
         lengths: list[int] = torch.diff(cu_seqlens).tolist()
         hidden_TD: Tensor = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
         if not len(input_ids_T):
@@ -197,6 +233,17 @@ class GeneformerEncoder(GeneformerModel):
         for block in self.encoder.layer[:n_layers]:
             hidden_TD = block(hidden_TD, lengths, attend)
         return hidden_TD
+
+    def _check_attention_is_plain(self, attend: Attention) -> None:
+        """Refuse a function that would never be called, such as one that reads attention weights."""
+        own = any(extension(self.config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
+        if own and attend not in KERNELS.values():
+            msg = (
+                f"This encoder has attention of its own ({describe_extensions(self.config)}), which no function from "
+                "outside can stand in for. Attention weights can be read from encoders with absolute positions and no "
+                "window."
+            )
+            raise PairingError(msg)
 
 
 def ranks(cu_seqlens: Tensor, n_tokens: int) -> Tensor:

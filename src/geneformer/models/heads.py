@@ -5,6 +5,7 @@ Axes: ``T`` packed tokens, ``M`` masked tokens, ``D`` hidden, ``V`` vocabulary, 
 
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.utils.generic import ModelOutput
 
+from geneformer.models.architectures import write_config
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, mean_pool
 from geneformer.models.masked_loss import count_hits, vocabulary_cross_entropy
@@ -97,11 +99,10 @@ class GeneformerForMaskedLM(GeneformerModel):
     def save_pretrained(
         self, save_directory: str | PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
-        """Write a folder that plain `transformers` opens: the parameters are BERT's, and so is the name in the file."""
+        """Write a folder that plain `transformers` opens, if the encoder is plain BERT: its parameters are named so."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
-            self.config.architectures = ["BertForMaskedLM"]
-            self.config.save_pretrained(save_directory)
+            write_config(self.config, Path(save_directory), self.dtype)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Scores of every vocabulary entry for the given token states, ``(M, V)``."""
