@@ -20,8 +20,8 @@ __all__ = [
     "ridge_regression",
 ]
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths of the penalty that a logistic regression chooses from."""
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Inverse strengths of the penalty that a logistic regression chooses from, strongest first."""
 
 STEPS = 5000
 """Most steps of the solver; it ends when it has converged."""
@@ -222,8 +222,9 @@ def _labeled(codes: ArrayLike, n_classes: int) -> tuple[NDArray[np.int64], NDArr
     """Codes, and rows of the cells that have a label."""
     check_range("n_classes", n_classes, low=1)
     values = np.asarray(codes)
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or values.max(initial=-1) >= n_classes:
-        largest = f", largest {values.max()}" if values.size else ""
+    whole = np.issubdtype(values.dtype, np.integer)
+    if values.ndim != 1 or not whole or values.max(initial=-1) >= n_classes:
+        largest = f", largest {values.max()}" if whole and values.size else ""
         msg = (
             f"train_codes holds {values.dtype} of shape {values.shape}{largest}. It takes one whole number per cell, "
             f"below n_classes={n_classes}, or -1 for no label."

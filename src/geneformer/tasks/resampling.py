@@ -98,7 +98,8 @@ class Bootstrap:
             n_groups = int(self.place.max()) + 1
             ones = np.ones(self.n, dtype=np.int64)
             held = sparse.csr_array((ones, (kinds, self.place)), shape=(len(counts), n_groups))
-            yield (held @ rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=count).T).T
+            drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=count)
+            yield np.asarray(held @ drawn.T).T
 
 
 def estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:

@@ -1,0 +1,263 @@
+"""Baselines against plain calculations, and that nothing of the test cells reaches them."""
+
+import sys
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from geneformer.errors import MissingExtraError, NoCellsError, OptionError
+from geneformer.tasks import baselines, expression, number_baselines
+from geneformer.tasks.baselines import (
+    label_shares,
+    library_size,
+    logistic_label_sets,
+    logistic_regression,
+    majority,
+    mean_value,
+    ridge_regression,
+)
+from geneformer.tasks.expression import ExpressionFeatures, draw_parts, log_normalized, variable_genes
+
+
+@pytest.fixture
+def cells():
+    """Three kinds of cells by 200 genes; kinds raise ten genes each."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=300)
+    rates = rng.gamma(0.5, 1.0, size=200) * np.ones((300, 1))
+    for kind in range(3):
+        rates[np.ix_(codes == kind, np.arange(10 * kind, 10 * kind + 10))] += 1.5
+    counts = rng.poisson(rates * rng.gamma(3.0, 0.4, size=(300, 1)))
+    return sparse.csr_matrix(counts), codes
+
+
+def test_counts_are_scaled_and_logged(cells):
+    counts = sparse.csr_matrix(cells[0][:50].toarray() * (np.arange(50) != 3)[:, None])
+    before = counts.copy()
+    dense = counts.toarray().astype(float)
+    expected = np.log1p(dense / np.maximum(dense.sum(axis=1, keepdims=True), 1) * 1e4)
+    for form in (counts, sparse.csr_array(counts), dense, counts.astype(np.uint16)):
+        np.testing.assert_allclose(log_normalized(form).toarray(), expected, rtol=1e-6)
+    assert (counts != before).nnz == 0
+
+
+@pytest.mark.parametrize("n_top_genes", [5, 40, 150])
+def test_variable_genes_are_those_of_scanpy(cells, n_top_genes):
+    sc = pytest.importorskip("scanpy")
+    logged = log_normalized(cells[0])
+    expressed = np.flatnonzero(logged.toarray().any(axis=0))  # scanpy lets genes without counts move its bins
+    adata = ad.AnnData(sparse.csr_matrix(logged[:, expressed]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
+    chosen = expressed[adata.var["highly_variable"]]
+    np.testing.assert_array_equal(variable_genes(logged, n_top_genes), chosen)
+
+
+def test_genes_that_never_vary_are_never_chosen():
+    counts = np.array([[5, 0, 5, 0], [5, 0, 1, 4], [5, 0, 4, 1]])
+    assert variable_genes(log_normalized(counts), 10).tolist() == [2, 3]
+    with pytest.raises(NoCellsError, match="No gene differs among the 2"):
+        ExpressionFeatures.fit(log_normalized([[1, 1], [1, 1]]))
+
+
+def test_features_are_standardized_by_the_cells_they_were_chosen_in(cells):
+    train, test = log_normalized(cells[0][:200]), log_normalized(cells[0][200:])
+    features = ExpressionFeatures.fit(train, n_top_genes=30)
+    seen = train.toarray()[:, features.genes]
+    for logged in (train, test):
+        expected = np.clip((logged.toarray()[:, features.genes] - seen.mean(axis=0)) / seen.std(axis=0), -10, 10)
+        np.testing.assert_allclose(features.transform(logged), expected, rtol=1e-3, atol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 3))
+def test_parts_keep_groups_whole_and_are_about_equal(n, n_groups, seed):
+    rows = np.arange(0, 2 * n, 2)
+    groups = np.random.default_rng(seed).integers(n_groups, size=2 * n)
+    parts = draw_parts(rows, groups, 2 * n, seed)
+    held = groups[rows]
+    if len(set(held)) > 1:
+        assert all(len(set(parts[held == group])) == 1 for group in set(held))
+        assert len(set(parts)) == min(3, len(set(held)))
+    alone = draw_parts(rows, None, 2 * n, seed)
+    assert np.ptp(np.bincount(alone, minlength=3)) <= 1
+    np.testing.assert_array_equal(alone, draw_parts(rows, None, 2 * n, seed))
+
+
+def test_of_many_cells_a_sample_takes_part(monkeypatch):
+    monkeypatch.setattr(expression, "CELLS_TO_CHOOSE", 10)
+    parts = draw_parts(np.arange(40), None, 40, 0)
+    assert (parts == -1).sum() == 30
+    with pytest.raises(OptionError, match=r"groups has the shape \(3,\) for 40 cells"):
+        draw_parts(np.arange(40), ["a", "b", "c"], 40, 0)
+
+
+def test_the_majority_is_the_shares_of_the_training_cells():
+    codes = [2, 2, -1, 0, 2]
+    np.testing.assert_allclose(majority(codes, 3, 4), [[0.25, 0, 0.75, 0]] * 3)
+    with pytest.raises(NoCellsError, match="None of the 2 training cells has a label"):
+        majority([-1, -1], 3, 2)
+    with pytest.raises(OptionError, match=r"largest 2\. .* below n_classes=2"):
+        majority([0, 2], 3, 2)
+    with pytest.raises(OptionError, match="holds <U1"):
+        majority(["a"], 1, 2)
+
+
+def test_library_size_tells_classes_by_depth_and_only_those():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=600)
+    totals = np.exp(rng.normal(size=600) * 0.2 + 7 + codes)  # class 1 lies between the others
+    proba = library_size(totals[:400], codes[:400], totals[400:], 4)
+    assert proba.shape == (200, 4)
+    assert (proba[:, 3] == 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert (proba.argmax(axis=1) == codes[400:]).mean() > 0.95
+    blind = library_size(np.full(400, 50), codes[:400], np.full(200, 50), 3)
+    np.testing.assert_allclose(blind, majority(codes[:400], 200, 3), atol=1e-3)
+    with pytest.raises(OptionError, match="2 totals for 3 codes"):
+        library_size([1, 2], [0, 1, 0], [1], 2)
+
+
+def test_logistic_regression_is_that_of_scikit_learn_at_the_penalty_that_held_out_cells_prefer(cells):
+    counts, exact = cells
+    rng = np.random.default_rng(0)
+    codes = np.where(rng.random(300) < 0.2, rng.integers(3, size=300), exact)
+    found = logistic_regression(counts[:200], codes[:200], counts[200:], 3, n_top_genes=50)
+    train, test = expression.train_and_test(counts[:200], counts[200:], 50)
+    parts = draw_parts(np.arange(200), None, 200, 0)
+    losses = {}
+    for strength in baselines.PENALTIES:
+        losses[strength] = 0.0
+        for part in range(3):
+            model = LogisticRegression(C=strength, max_iter=5000).fit(train[parts != part], codes[:200][parts != part])
+            held = model.predict_proba(train[parts == part])
+            losses[strength] -= np.log(held[np.arange(len(held)), codes[:200][parts == part]]).sum()
+    best = min(losses, key=losses.get)
+    assert baselines.PENALTIES[0] < best < baselines.PENALTIES[-1]
+    expected = LogisticRegression(C=best, max_iter=5000).fit(train, codes[:200]).predict_proba(test)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (found.argmax(axis=1) == exact[200:]).mean() > 0.9
+
+
+def test_logistic_regression_converges(cells):
+    counts, codes = cells
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logistic_regression(counts[:200], codes[:200], counts[200:], 3, n_top_genes=150)
+
+
+def test_nothing_is_learnt_from_test_cells_or_cells_without_a_label(cells):
+    counts, codes = cells
+    codes = np.where(np.arange(300) % 10 == 0, -1, codes)
+    train, test = counts[:200], counts[200:]
+    found = logistic_regression(train, codes[:200], test, 3, n_top_genes=50)
+    np.testing.assert_allclose(
+        logistic_regression(train, codes[:200], test[:1], 3, n_top_genes=50), found[:1], rtol=1e-5
+    )
+    other = train.tolil()
+    other[codes[:200] < 0] = 7
+    kept = logistic_regression(other.tocsr(), codes[:200], test, 3, n_top_genes=50)
+    np.testing.assert_array_equal(kept, found)
+    assert logistic_regression(train, codes[:200], test[:0], 3, n_top_genes=50).shape == (0, 3)
+
+
+def test_every_class_has_a_column_also_those_without_training_cells(cells):
+    counts, codes = cells
+    known = np.where(codes == 1, -1, codes)
+    found = logistic_regression(counts[:200], known[:200], counts[200:], 5, n_top_genes=50)
+    assert found.shape == (100, 5)
+    assert (found[:, [1, 3, 4]] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    one = logistic_regression(counts[:200], np.full(200, 2), counts[200:], 3, n_top_genes=50)
+    np.testing.assert_array_equal(one, np.tile([0.0, 0.0, 1.0], (100, 1)))
+    rare = np.where(np.arange(200) == 0, 2, 0)
+    assert logistic_regression(counts[:200], rare, counts[200:], 3, n_top_genes=50).shape == (100, 3)
+
+
+def test_a_penalty_is_chosen_across_groups_where_they_are_known(monkeypatch, cells):
+    counts, codes = cells
+    seen = {}
+
+    def note(train, codes, parts, n_classes):
+        seen["parts"] = parts
+        return 0.01
+
+    monkeypatch.setattr(baselines, "_best_strength", note)
+    donors = np.arange(200) % 7
+    codes = np.where(np.arange(300) % 5 == 0, -1, codes)
+    logistic_regression(counts[:200], codes[:200], counts[200:], 3, groups=donors, n_top_genes=50)
+    held = donors[codes[:200] >= 0]
+    assert len(seen["parts"]) == len(held)
+    assert all(len(set(seen["parts"][held == donor])) == 1 for donor in range(7))
+
+
+def test_each_label_of_a_set_has_a_regression_of_its_own(cells):
+    counts, codes = cells
+    truth = np.column_stack([codes == 0, codes > 0, np.ones(300), np.zeros(300)]).astype(float)
+    truth[:5] = np.nan
+    found = logistic_label_sets(counts[:200], truth[:200], counts[200:], n_top_genes=50)
+    one = logistic_regression(counts[5:200], (codes[5:200] == 0).astype(int), counts[200:], 2, n_top_genes=50)
+    np.testing.assert_allclose(found[:, 0], one[:, 1], atol=0.02)
+    assert (found[:, 2] == 1).all()
+    assert (found[:, 3] == 0).all()
+    np.testing.assert_allclose(label_shares(truth[:200], 2), [truth[5:200].mean(axis=0)] * 2)
+    with pytest.raises(NoCellsError, match="labels that are known"):
+        label_shares([[np.nan, 1.0]], 2)
+    with pytest.raises(OptionError, match="has 199 rows for 200 rows"):
+        logistic_label_sets(counts[:199], truth[:200], counts[200:])
+
+
+def test_ridge_regression_is_that_of_scikit_learn_at_the_penalty_that_held_out_cells_prefer(cells):
+    counts, codes = cells
+    values = codes + np.random.default_rng(1).normal(size=300) * 0.3
+    values[:10] = np.nan
+    found = ridge_regression(counts[:200], values[:200], counts[200:], n_top_genes=50)
+    train, test = expression.train_and_test(counts[10:200], counts[200:], 50)
+    parts = draw_parts(np.arange(10, 200), None, 200, 0)
+    kept = values[10:200]
+    errors = {}
+    for strength in number_baselines.SHRINKAGES:
+        errors[strength] = 0.0
+        for part in range(3):
+            model = Ridge(alpha=strength).fit(train[parts != part], kept[parts != part])
+            errors[strength] += ((model.predict(train[parts == part]) - kept[parts == part]) ** 2).sum()
+    best = min(errors, key=errors.get)
+    np.testing.assert_allclose(found, Ridge(alpha=best).fit(train, kept).predict(test), rtol=1e-3, atol=1e-3)
+    assert np.corrcoef(found, values[200:])[0, 1] > 0.8
+    np.testing.assert_allclose(mean_value(values, 2), [np.nanmean(values)] * 2)
+
+
+def test_numbers_must_fit(cells):
+    counts, _ = cells
+    with pytest.raises(NoCellsError, match="None of the 1 training cells has a number"):
+        mean_value([np.nan], 1)
+    with pytest.raises(OptionError, match="infinite values"):
+        mean_value([np.inf], 1)
+    with pytest.raises(OptionError, match="300 rows for 2 numbers"):
+        ridge_regression(counts, [1.0, 2.0], counts)
+
+
+def test_matrices_must_fit(cells):
+    counts, codes = cells
+    with pytest.raises(OptionError, match="200 genes and test counts 199"):
+        logistic_regression(counts, codes, counts[:, 1:], 3)
+    with pytest.raises(OptionError, match="299 rows for 300 codes"):
+        logistic_regression(counts[:-1], codes, counts, 3)
+
+
+def test_without_scikit_learn_the_extra_is_named(cells, monkeypatch):
+    counts, codes = cells
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    for draw in (
+        lambda: logistic_regression(counts, codes, counts, 3, n_top_genes=20),
+        lambda: ridge_regression(counts, codes, counts, n_top_genes=20),
+    ):
+        with pytest.raises(MissingExtraError, match=r"pip install geneformer\[train\]"):
+            draw()
