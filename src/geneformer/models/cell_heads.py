@@ -3,6 +3,7 @@
 Axes: ``T`` packed tokens, ``B`` cells, ``D`` hidden, ``C`` classes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from transformers.utils.generic import ModelOutput
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
 from geneformer.models.heads import contrastive_loss
-from geneformer.models.losses import OUTPUTS, binary_cross_entropy, cross_entropy, number_loss
+from geneformer.models.losses import MISSING, OUTPUTS, binary_cross_entropy, cross_entropy, number_loss
 from geneformer.models.pooling import POOLS
 
 
@@ -36,6 +37,8 @@ class HeadSpec:
         For numbers: key of `losses.NUMBER_LOSSES`.
     activation
         For numbers: what the predicted mean goes through.
+    scale
+        For numbers: what it is multiplied with after that, so that the network learns numbers around 1.
     """
 
     name: str
@@ -43,6 +46,7 @@ class HeadSpec:
     classes: tuple[str, ...] = ()
     loss: str = "squared_error"
     activation: Literal["linear", "relu", "softplus"] = "linear"
+    scale: float = 1.0
 
     @property
     def size(self) -> int:
@@ -57,6 +61,10 @@ class HeadSpec:
     def from_dict(cls, content: Mapping[str, Any]) -> "HeadSpec":
         """From what `to_dict` gave."""
         return cls(**{**content, "classes": tuple(content["classes"])})
+
+
+STARTS = {"relu": 1.0, "softplus": math.log(math.e - 1)}
+"""Bias with which a predicted mean starts at 1: a relu that starts below 0 would never learn."""
 
 
 @dataclass
@@ -108,6 +116,9 @@ class GeneformerForCells(GeneformerModel):
         self.task_weights = [1.0] * len(self.specs)
         self.label_smoothing = 0.0
         self.post_init()
+        for spec, head in zip(self.specs, self.heads, strict=True):
+            if spec.kind == "number" and spec.activation in STARTS:
+                nn.init.constant_(head.bias[:1], STARTS[spec.activation])
 
     def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
         """Cell vectors the heads see, ``(B, D)``."""
@@ -152,7 +163,7 @@ class GeneformerForCells(GeneformerModel):
         if targets is None:
             return CellOutput(predictions=predictions, pooled=pooled_BD)
         losses = [self._loss(spec, predictions[spec.name], targets[spec.name]) for spec in self.specs]
-        supervised = self._weigh(losses)
+        supervised = self._weigh(losses, [has_target(spec, targets[spec.name]) for spec in self.specs])
         loss, contrastive = supervised_weight * supervised, None
         if contrast:
             contrastive = contrastive_loss(pooled_BD, temperature)
@@ -176,17 +187,28 @@ class GeneformerForCells(GeneformerModel):
             return binary_cross_entropy(outputs, targets, weights)
         return number_loss(spec.loss, outputs, targets)
 
-    def _weigh(self, losses: Sequence[Tensor]) -> Tensor:
-        """Sum of the losses with fixed weights, or with learnt ones (Kendall et al., CVPR 2018)."""
+    def _weigh(self, losses: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+        """Sum of the losses with fixed weights, or with learnt ones (Kendall et al., CVPR 2018).
+
+        A task that no cell of the batch has a target for moves neither its head nor its weight.
+        """
         stacked = torch.stack(list(losses))
         if self.task_log_variance is not None:
-            return (torch.exp(-self.task_log_variance) * stacked + 0.5 * self.task_log_variance).sum()
+            terms = torch.exp(-self.task_log_variance) * stacked + 0.5 * self.task_log_variance
+            return (terms * torch.stack(list(known))).sum()
         return (stacked * stacked.new_tensor(self.task_weights)).sum()
 
 
+def has_target(spec: HeadSpec, targets: Tensor) -> Tensor:
+    """Whether any cell has a target for a head; a scalar."""
+    return (targets != MISSING).any() if spec.kind == "one_of" else (~torch.isnan(targets)).any()
+
+
 def _activated(outputs: Tensor, spec: HeadSpec) -> Tensor:
-    """Outputs with the activation on the predicted mean."""
-    if spec.kind != "number" or spec.activation == "linear":
+    """Outputs with activation and scale on the predicted mean."""
+    if spec.kind != "number" or (spec.activation == "linear" and spec.scale == 1):
         return outputs
-    activate = functional.relu if spec.activation == "relu" else functional.softplus
-    return torch.cat([activate(outputs[:, :1]), outputs[:, 1:]], dim=1)
+    mean, spread = outputs[:, :1].float(), outputs[:, 1:].float()  # half precision ends at 65,504
+    if spec.activation != "linear":
+        mean = functional.relu(mean) if spec.activation == "relu" else functional.softplus(mean)
+    return torch.cat([mean * spec.scale, spread], dim=1)
