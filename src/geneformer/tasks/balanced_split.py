@@ -1,6 +1,6 @@
 """Splits of donors, or of other ids, until the two sides do not differ in attributes such as age and sex."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,3 +176,40 @@ def _chi_square(learnt: NDArray[Any], held: NDArray[Any]) -> tuple[float, dict[s
         expected = np.array(scale) * len(learnt) / len(held)
         p = float(stats.chisquare(observed, expected).pvalue) if len(values) > 1 else 1.0
     return p, dict(zip(values, observed, strict=True)), dict(zip(values, scale, strict=True))
+
+
+def one_per_id(values: ArrayLike, place: NDArray[np.int64], ids: Sequence[str], name: str) -> NDArray[Any]:
+    """Value of an attribute for each id, ``(m,)``.
+
+    Parameters
+    ----------
+    values
+        Value of each cell, ``(n,)``.
+    place
+        Id of each cell as a place among `ids`, ``(n,)``; every id has cells.
+    ids
+        The ids, ``(m,)``.
+    name
+        The attribute, for messages.
+
+    Raises
+    ------
+    LabelError
+        An id has cells with several values.
+    """
+    import pandas as pd
+
+    codes, _ = pd.factorize(pd.Series(values).astype(object), use_na_sentinel=True)
+    _, first = np.unique(place, return_index=True)
+    differing = np.flatnonzero(codes != codes[first][place])
+    if len(differing):
+        row = differing[0]
+        column = pd.Series(values)
+        found = [str(column.iloc[i]) for i in (first[place[row]], row)]
+        msg = (
+            f"Attribute {name!r} differs between cells of id {ids[place[row]]!r}: {' and '.join(found)}. Balance what "
+            "belongs to the id, such as the age of a donor, or split by other ids."
+        )
+        raise LabelError(msg)
+    values_n: NDArray[Any] = np.asarray(pd.Series(values).iloc[first].array)
+    return values_n
