@@ -56,11 +56,19 @@ def split_loss(held: NDArray[np.float64], shares: NDArray[np.float64], all_learn
     all_learnt
         Whether the first part must have every class.
     """
-    squares = ((held - shares[:, None]) ** 2).sum(axis=-2)
+    loss: NDArray[np.float64] = _part_losses(held, shares, np.arange(len(shares)), all_learnt).sum(axis=-1)
+    return loss
+
+
+def _part_losses(
+    held: NDArray[np.float64], shares: NDArray[np.float64], parts: NDArray[np.int64], all_learnt: bool
+) -> NDArray[np.float64]:
+    """What each part adds to the loss, ``(...)``, for what it holds, ``(..., C + 1)``."""
+    squares = (held - shares[parts][..., None]) ** 2
     absent = held[..., :-1] == 0
     loss: NDArray[np.float64] = squares[..., :-1].mean(axis=-1) + squares[..., -1]
-    loss += _EMPTY * (held[..., -1] == 0).sum(axis=-1) + _ABSENT * absent.sum(axis=-2).mean(axis=-1)
-    return loss + _NOT_LEARNT * absent[..., 0, :].sum(axis=-1) if all_learnt else loss
+    loss += _EMPTY * (held[..., -1] == 0) + _ABSENT * absent.mean(axis=-1)
+    return loss + _NOT_LEARNT * absent.sum(axis=-1) * (parts == 0) if all_learnt else loss
 
 
 def _deal(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -93,27 +101,27 @@ def _improve(
 ) -> NDArray[np.int64]:
     """The best of many moves and swaps, again and again."""
     n_groups, n_parts = len(parts), len(shares)
-    loss = float(split_loss(_held(counts, parts, n_parts), shares, all_learnt))
     idle = 0
     for _ in range(_ROUNDS):
         first, second = rng.integers(n_groups, size=(2, _PROPOSALS))
         swaps = rng.random(_PROPOSALS) < 0.5
+        source = parts[first]
         to = np.where(swaps, parts[second], rng.integers(n_parts, size=_PROPOSALS))
-        held = np.tile(_held(counts, parts, n_parts), (_PROPOSALS, 1, 1))
-        each = np.arange(_PROPOSALS)
+        held = _held(counts, parts, n_parts)
+        losses = _part_losses(held, shares, np.arange(n_parts), all_learnt)
         moved = counts[first] - np.where(swaps[:, None], counts[second], 0)
-        held[each, parts[first]] -= moved
-        held[each, to] += moved
-        held[np.abs(held) < 1e-12] = 0
-        found = split_loss(held, shares, all_learnt)
-        best = int(found.argmin())
-        if found[best] < loss - 1e-12:
-            loss, idle = float(found[best]), 0
-            source = parts[first[best]]
+        without, with_it = held[source] - moved, held[to] + moved
+        without[np.abs(without) < 1e-12] = 0
+        change = _part_losses(without, shares, source, all_learnt) - losses[source]
+        change += _part_losses(with_it, shares, to, all_learnt) - losses[to]
+        change[source == to] = 0
+        best = int(change.argmin())
+        if change[best] < -1e-12:
+            idle = 0
             parts = parts.copy()
             parts[first[best]] = to[best]
             if swaps[best]:
-                parts[second[best]] = source
+                parts[second[best]] = source[best]
         elif (idle := idle + 1) == _PATIENCE:
             break
     return parts
