@@ -89,7 +89,7 @@ def _quotas(
 ) -> NDArray[np.int64]:
     """Cells of each class in a part, by largest remainder; equal ones by lot."""
     wanted = size * counts / counts.sum()
-    quotas = np.minimum(np.floor(wanted).astype(np.int64), caps)
+    quotas: NDArray[np.int64] = np.minimum(np.floor(wanted).astype(np.int64), caps)
     lot = rng.random(len(counts))
     while quotas.sum() < size:
         lacking = np.where(quotas < caps, wanted - quotas, -np.inf)
