@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
     from geneformer.data.dataset import TokenizedDataset
     from geneformer.data.storage import read_dataset
+    from geneformer.estimators.cell_classifier import CellClassifier
+    from geneformer.estimators.loading import load_classifier
     from geneformer.models.loading import list_models, load_model
     from geneformer.vocab.vocabulary import Vocabulary
 
 __all__ = [
+    "CellClassifier",
     "TokenizedDataset",
     "Vocabulary",
     "__version__",
     "errors",
     "list_models",
+    "load_classifier",
     "load_model",
     "pl",
     "pp",
@@ -30,9 +34,11 @@ __all__ = [
 
 _MODULES = ("errors", "pl", "pp", "tl")
 _HOMES = {
+    "CellClassifier": "estimators.cell_classifier",
     "TokenizedDataset": "data.dataset",
     "Vocabulary": "vocab.vocabulary",
     "list_models": "models.loading",
+    "load_classifier": "estimators.loading",
     "load_model": "models.loading",
     "read_dataset": "data.storage",
 }

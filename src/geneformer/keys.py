@@ -33,3 +33,8 @@ SOURCE = "source"
 
 RESERVED = (INPUT_IDS, LENGTH, COUNTS, CELL_ID, SOURCE)
 """Dataset columns an ``obs`` column cannot take; such a column is written as ``obs_<name>``."""
+
+
+def predicted(label: str) -> str:
+    """``obs`` slot of predicted classes; their probabilities are in ``<slot>_probability`` and ``<slot>_proba``."""
+    return f"geneformer_{label}"

@@ -10,6 +10,8 @@ from geneformer._version import __version__
 from geneformer.cli._output import FAILED, tell_error, warnings_told
 from geneformer.errors import GeneformerError
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+
 COMMANDS = {
     "attention": "Tabulate attention between genes, averaged over cells.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
@@ -23,19 +25,41 @@ COMMANDS = {
 """Subcommands with the line `geneformer --help` shows; see `command_function` for where they are."""
 
 
+GROUPS = {
+    "classify": {
+        "evaluate": "Score a fitted classifier on labeled cells it has not seen.",
+        "fit": "Fine-tune a pretrained model to tell classes of cells apart.",
+        "predict": "Tell the classes of cells.",
+        "search": "Search for the best training options, and fit with them.",
+    },
+}
+"""Subcommands that have subcommands of their own."""
+
+_SUMMARIES = {"classify": "Fine-tune a classifier of cells, use it, and score it."}
+
+
 class _LazyCommands(TyperGroup):
     """A group that knows its commands by name and imports only the one that is called."""
 
+    family = ""
+    """What stands before the names of its commands, where they are commands of a command."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        for name, summary in COMMANDS.items():
+        for name, summary in (GROUPS[self.family] if self.family else COMMANDS | _SUMMARIES).items():
             self.add_command(TyperCommand(name, help=summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
+        if self.family:
+            return name, load_command(f"{self.family}-{name}"), rest
+        if name in GROUPS:
+            return name, load_group(name), rest
         return name, load_command(name) if name in COMMANDS else command, rest
 
     def invoke(self, ctx: Any) -> Any:
+        if self.family:
+            return super().invoke(ctx)
         try:
             with warnings_told():
                 return super().invoke(ctx)
@@ -47,18 +71,33 @@ class _LazyCommands(TyperGroup):
 
 
 def command_function(name: str) -> Any:
-    """What a subcommand runs: the function of its name in the module of its name, hyphens as underscores."""
+    """What a subcommand runs: the function of its name in the module of its name, hyphens as underscores.
+
+    Those of a group carry its name before theirs: `classify-fit`.
+    """
     name = name.replace("-", "_")
     return getattr(importlib.import_module(f"geneformer.cli.{name}"), name)
 
 
 def load_command(name: str) -> Any:
     """The subcommand of that name, imported now."""
-    single = typer.Typer(
-        add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
-    )
-    single.command(name)(command_function(name))
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_HELP)
+    single.command(name.rsplit("-", 1)[-1] if _in_group(name) else name)(command_function(name))
     return typer.main.get_command(single)
+
+
+def _in_group(name: str) -> bool:
+    return any(name == f"{family}-{member}" for family, members in GROUPS.items() for member in members)
+
+
+def load_group(family: str) -> Any:
+    """The group of that name; its own commands are imported when they are called."""
+    members = type(f"_{family}", (_LazyCommands,), {"family": family})
+    group = typer.Typer(
+        cls=members, no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings=_HELP
+    )
+    group.callback(help=_SUMMARIES[family])(lambda: None)
+    return typer.main.get_command(group)
 
 
 app = typer.Typer(
@@ -66,7 +105,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help starts twice as fast and is wider
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
 )
 
 

@@ -10,6 +10,7 @@ from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.options._check import nearest
 from geneformer.vocab.vocabulary import Vocabulary
 
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pairing:
     """What tokens for a fine-tuned network depend on.

@@ -1,6 +1,7 @@
 """`gf.CellClassifier`: cell types, disease states and other classes of cells."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from geneformer.errors import NoCellsError
 from geneformer.estimators.cell_estimator import CellEstimator
 from geneformer.estimators.cells import CellInput, Cells
+from geneformer.estimators.splitting import draw_rows
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
-from geneformer.models.losses import MISSING
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.results.classification import ClassificationReport
 from geneformer.results.label_sets import LabelSetReport
@@ -19,11 +20,12 @@ from geneformer.runs.progress import progress_bar
 from geneformer.tasks.calibration import expected_calibration_error, fit_temperature, softmax
 from geneformer.tasks.cell_learning import learn_cells
 from geneformer.tasks.class_baselines import classify_by_baselines
+from geneformer.tasks.class_targets import ClassTargets, class_targets
 from geneformer.tasks.finetuning import FinetuneResult
 from geneformer.tasks.label_set_metrics import evaluate_label_sets
-from geneformer.tasks.labels import Labels, cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
+from geneformer.tasks.labels import encode_label_sets, encode_labels
 from geneformer.tasks.metrics import evaluate_classes
-from geneformer.tasks.splits import Split, check_classes, draw_split
+from geneformer.tasks.splits import Split, check_classes
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class _Learnt:
 
     cells: Cells
     split: Split
-    targets: NDArray[Any]
+    targets: ClassTargets
     counts: "sparse.csr_matrix | None"
 
 
@@ -83,7 +85,7 @@ class CellClassifier(CellEstimator):
     kind = "cell_classifier"
     task_fields = ("label_", "classes_", "multi_label_", "temperature_", "unknown_below_", "metrics_", "split_")
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         model: str | Path = "mini",
         *,
@@ -114,13 +116,14 @@ class CellClassifier(CellEstimator):
     _training: _Learnt | None = None
     _twin: GeneformerForCells | None = None
 
-    def fit(  # noqa: PLR0913
+    def fit(
         self,
         cells: CellInput,
         label: str,
         *,
         groups: str | None = None,
         ids: str | None = None,
+        split_rows: Split | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
         deleted_genes: NDArray[Any] | None = None,
@@ -141,6 +144,8 @@ class CellClassifier(CellEstimator):
         ids
             Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
             default.
+        split_rows
+            Split of the tokenized cells to use instead of drawing one.
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         deleted_genes
@@ -161,10 +166,10 @@ class CellClassifier(CellEstimator):
         """
         base = self.base()
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets, codes, classes = self._encode(opened.column(label), label)
-        parts = self._draw(opened, codes, groups, ids or groups)
-        check_classes(parts, codes, classes)
-        self.label_, self.classes_, self.multi_label_ = label, classes, self.classify.multi_label
+        targets = self.targets(opened, label)
+        parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
+        check_classes(parts, targets.codes, targets.classes)
+        self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
         self.unknown_below_ = self.classify.unknown_below
         self._training = _Learnt(opened, parts, targets, self._counts(opened, base))
         self._twin, self.report_ = None, None
@@ -176,47 +181,14 @@ class CellClassifier(CellEstimator):
             "groups": groups, "shared_groups": {pair: list(names) for pair, names in parts.shared_groups.items()},
         }  # fmt: skip
         self.metrics_ = dict(result.metrics)
-        self._calibrate(opened, parts, targets)
+        self._calibrate(opened, parts, targets.values)
         if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, targets, opened.column(groups) if groups else None)
+            self.report_ = self._evaluate(opened, parts.test, targets.values, opened.column(groups) if groups else None)
         return self
 
-    def _encode(self, values: Any, label: str) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
-        """Targets of the network, one class per cell to split by, and the classes."""
-        if self.classify.multi_label:
-            sets, classes = encode_label_sets(values, separator=self.classify.separator, name=label)
-            combined = np.unique(np.nan_to_num(sets, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
-            return sets, np.where(np.isnan(sets).any(axis=1), -1, combined).astype(np.int64), classes
-        labels = encode_labels(values, name=label)
-        if self.classify.rare_below:
-            labels = drop_rare(labels, self.classify.rare_below)
-        kept = self._capped(labels)
-        return np.where(kept >= 0, kept, MISSING), kept, labels.classes
-
-    def _capped(self, labels: Labels) -> NDArray[np.int64]:
-        """Codes of the cells that are used, -1 for all others."""
-        chosen = self.classify
-        if chosen.max_cells is None and chosen.max_cells_per_class is None:
-            return labels.codes
-        rows = cap_cells(
-            labels.codes,
-            max_cells=chosen.max_cells,
-            max_cells_per_class=chosen.max_cells_per_class,
-            seed=self.finetuning.seed,
-        )
-        codes = np.full(len(labels.codes), -1, dtype=np.int64)
-        codes[rows] = labels.codes[rows]
-        return codes
-
-    def _draw(self, cells: Cells, codes: NDArray[np.int64], groups: str | None, ids: str | None) -> Split:
-        attributes = {name: np.asarray(cells.column(name)) for name in self.split.balance}
-        return draw_split(
-            codes,
-            self.split,
-            groups=None if groups is None else np.asarray(cells.column(groups)),
-            ids=None if ids is None else np.asarray(cells.column(ids)),
-            attributes=attributes or None,
-        )
+    def targets(self, cells: Cells, label: str) -> ClassTargets:
+        """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
+        return class_targets(cells.column(label), self.classify, name=label, seed=self.split.seed)
 
     def _counts(self, cells: Cells, base: Any) -> "sparse.csr_matrix | None":
         return None if self.classify.baselines == "none" else cells.counts(base)
@@ -236,17 +208,17 @@ class CellClassifier(CellEstimator):
         spec = HeadSpec(name=name, kind="any_of" if self.multi_label_ else "one_of", classes=classes)
         weights = None
         if options.class_weights == "balanced":
-            weights = {name: self._weights(training.targets[training.split.train], len(classes))}
+            weights = {name: training.targets.weights(training.split.train)}
         with progress_bar(title, shown=self.runtime.progress) as update:
             return learn_cells(
                 self.base(),
                 training.cells.tokens,
                 [spec],
-                {name: training.targets},
-                training.split.train,
-                training.split.valid,
-                options,
-                self.runtime,
+                {name: training.targets.values},
+                train_rows=training.split.train,
+                valid_rows=training.split.valid,
+                options=options,
+                runtime=self.runtime,
                 class_weights=weights,
                 deleted_genes=deleted_genes,
                 output=None if output is None else Path(output),
@@ -254,12 +226,6 @@ class CellClassifier(CellEstimator):
                 callbacks=callbacks,
                 progress=update,
             )
-
-    def _weights(self, targets: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
-        if not self.multi_label_:
-            return class_weights(np.where(targets == MISSING, -1, targets), n_classes)
-        positive = np.nansum(targets, axis=0)
-        return (np.sum(~np.isnan(targets[:, 0])) - positive) / np.maximum(positive, 1)
 
     def _calibrate(self, cells: Cells, parts: Split, targets: NDArray[Any]) -> None:
         """A temperature from the validation cells."""
@@ -273,7 +239,7 @@ class CellClassifier(CellEstimator):
         after = expected_calibration_error(softmax(logits, self.temperature_), codes)
         self.metrics_ |= {"calibration_error_before": before, "calibration_error": after}
 
-    def _proba(self, cells: Cells, network: GeneformerForCells | None = None) -> NDArray[np.float64]:
+    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> NDArray[np.float64]:
         """Probabilities of the tokenized cells, ``(n, C)``."""
         logits = self.outputs(cells, network=network)[str(self.label_)].astype(np.float64)
         if self.multi_label_:
@@ -294,7 +260,7 @@ class CellClassifier(CellEstimator):
         """
         self._fitted("network_")
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        return opened.spread(self._proba(opened), np.nan)
+        return opened.spread(self.probabilities(opened), np.nan)
 
     def predict(
         self,
@@ -325,10 +291,10 @@ class CellClassifier(CellEstimator):
         if self.multi_label_:
             rows = [self.classify.separator.join(names[row >= 0.5]) for row in np.nan_to_num(proba)]
             return np.array(rows, dtype=object)
-        least = self.unknown_below_ if unknown_below is None else unknown_below
-        missing = np.isnan(proba).any(axis=1)
+        least: float = self.unknown_below_ if unknown_below is None else unknown_below
+        missing: NDArray[np.bool_] = np.isnan(proba).any(axis=1)
         filled = np.where(missing[:, None], 0.0, proba)
-        predicted = names[filled.argmax(axis=1)]
+        predicted: NDArray[Any] = names[filled.argmax(axis=1)]
         predicted[missing | (filled.max(axis=1) < least)] = UNKNOWN
         return predicted
 
@@ -378,31 +344,26 @@ class CellClassifier(CellEstimator):
             msg = "No labeled cell to evaluate on. Check the labels and the split."
             raise NoCellsError(msg)
         part = Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
-        truth, proba = targets[rows], self._proba(part)
+        truth, proba = targets[rows], self.probabilities(part)
         parts = None if groups is None else np.asarray(groups)[rows]
-        beside = self._baselines(cells, rows, part)
-        seed, classes = self.finetuning.seed, tuple(self.classes_ or ())
+        beside = self._beside = self._baselines(cells, rows, part)
         settings = {"model": self.model, "label": self.label_, "split": self.split_, **self._options}
+        evaluate: Any = evaluate_label_sets if self.multi_label_ else evaluate_classes
+        judged = partial(evaluate, truth, classes=self.classes_, groups=parts, seed=self.finetuning.seed)
+        shared: dict[str, Any] = {
+            "evaluation": judged(proba),
+            "baselines": {name: judged(values) for name, values in beside.items()},
+            "cell_ids": part.tokens.cell_ids,
+            "truth": truth,
+            "proba": proba,
+        }
         if self.multi_label_:
-            return LabelSetReport(
-                evaluation=evaluate_label_sets(truth, proba, classes, groups=parts, seed=seed),
-                baselines={k: evaluate_label_sets(truth, p, classes, groups=parts, seed=seed) for k, p in beside.items()},
-                cell_ids=part.tokens.cell_ids,
-                truth=truth,
-                proba=proba,
-                settings=settings,
-            )
-        settings["temperature"] = self.temperature_
-        settings["expected_calibration_error"] = expected_calibration_error(proba, truth)
-        return ClassificationReport(
-            evaluation=evaluate_classes(truth, proba, classes, groups=parts, seed=seed),
-            baselines={k: evaluate_classes(truth, p, classes, groups=parts, seed=seed) for k, p in beside.items()},
-            cell_ids=part.tokens.cell_ids,
-            truth=truth,
-            predicted=proba.argmax(axis=1).astype(np.int64),
-            proba=proba,
-            settings=settings,
-        )
+            return LabelSetReport(**shared, settings=settings)
+        calibration = {
+            "temperature": self.temperature_,
+            "expected_calibration_error": expected_calibration_error(proba, truth),
+        }
+        return ClassificationReport(**shared, predicted=proba.argmax(axis=1), settings=settings | calibration)
 
     def _baselines(self, cells: Cells, rows: NDArray[np.int64], part: Cells) -> dict[str, NDArray[np.float64]]:
         """Probabilities of what the model has to beat, by name."""
@@ -411,14 +372,14 @@ class CellClassifier(CellEstimator):
             return {}
         found: dict[str, NDArray[np.float64]] = {}
         if self.classify.baselines == "all":
-            found[TWIN] = self._proba(part, self._random_twin())
+            found[TWIN] = self.probabilities(part, self._random_twin())
         counts = training.counts if cells is training.cells else cells.counts(self.base())
         if training.counts is None or counts is None:
             return found
         learnt = training.split.train
         return found | classify_by_baselines(
             training.counts[learnt],
-            training.targets[learnt],
+            training.targets.values[learnt],
             counts[rows],
             n_classes=len(self.classes_ or ()),
             n_top_genes=self.classify.n_top_genes,

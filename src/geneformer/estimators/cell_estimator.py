@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer._version import __version__
 from geneformer.errors import VocabularyMismatchError
 from geneformer.estimators.base import Estimator, Pairing
 from geneformer.estimators.cells import CellInput, Cells, open_cells
@@ -58,6 +59,17 @@ class CellEstimator(Estimator):
         """The heads."""
         network: GeneformerForCells = self._fitted("network_")
         return network.specs
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where predictions come from: for `uns`, for files."""
+        pairing: Pairing = self._fitted("_pairing")
+        return {
+            "model": str(self.model),
+            "vocabulary": pairing.vocabulary.name,
+            "vocabulary_fingerprint": pairing.vocabulary.fingerprint,
+            "geneformer_version": __version__,
+        }
 
     def outputs(
         self, cells: Cells, *, network: GeneformerForCells | None = None, progress: bool | None = None
@@ -134,12 +146,12 @@ class CellEstimator(Estimator):
                 f"{stored.vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
             )
             raise VocabularyMismatchError(msg)
-        estimator = cls(stored.task["base_model"])
+        estimator = cls(stored.task["base_model"])  # type: ignore[call-arg]  # subclasses have defaults
         estimator.runtime = runtime or estimator.runtime
         for name in cls.task_fields:
             value = stored.task[name]
             setattr(estimator, name, tuple(value) if isinstance(value, list) else value)
         estimator.network_ = load_network(Path(folder), GeneformerForCells)
         estimator._pairing = Pairing(str(folder), stored.vocabulary, stored.task["preprocessing"]["max_length"])
-        estimator._history, estimator._options = list(stored.history), stored.task["options"]
+        estimator._history, estimator._options = [dict(line) for line in stored.history], stored.task["options"]
         return estimator

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-CellInput = Union["AnnData", TokenizedDataset, str, Path, Sequence[str | Path]]
-"""AnnData with raw counts, tokens, or files and folders of either."""
+CellInput = Union["AnnData", TokenizedDataset, "Cells", str, Path, Sequence[str | Path]]
+"""AnnData with raw counts, tokens, or files and folders of either; or cells that were opened already."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +119,8 @@ def open_cells(
     PairingError
         Tokens that do not belong to the model.
     """
+    if isinstance(cells, Cells):
+        return cells
     if isinstance(cells, TokenizedDataset):
         return _of_tokens(cells, model)
     if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
@@ -155,7 +157,7 @@ def _read(path: Path) -> "AnnData":
 
     try:
         return ad.read_h5ad(path)
-    except Exception as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         msg = f'"{path}" cannot be read as .h5ad: {error}. The file may be truncated; copy or download it again.'
         raise UnreadableInputError(msg) from error
 

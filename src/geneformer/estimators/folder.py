@@ -84,9 +84,9 @@ def write_folder(
         (temporary / HISTORY).write_text(json.dumps({"history": list(history)}, indent=1) + "\n", encoding="utf-8")
         if report is not None:
             report.save(temporary / "report")
-        Manifest(
-            task=str(task["kind"]), vocabulary=vocabulary.fingerprint, options=task.get("options", {})
-        ).write(temporary)
+        Manifest(task=str(task["kind"]), vocabulary=vocabulary.fingerprint, options=task.get("options", {})).write(
+            temporary
+        )
     return Path(folder)
 
 
@@ -111,7 +111,9 @@ def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> Stored:
     path = folder / TASK
     if not path.is_file():
         found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
-        plain = " It looks like a pretrained checkpoint; pass it as model= and fit." if (folder / CONFIG).is_file() else ""
+        plain = (
+            " It looks like a pretrained checkpoint; pass it as model= and fit." if (folder / CONFIG).is_file() else ""
+        )
         msg = f"{folder} holds no fine-tuned model: there is no {TASK} in it ({found}).{plain}"
         raise CheckpointError(msg)
     try:

@@ -19,6 +19,8 @@ def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
 class MeanPool(nn.Module):
     """Mean over the genes of each cell; special tokens do not count."""
 
+    special: Tensor
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         special = torch.tensor(sorted(config.geneformer_special_ids), dtype=torch.long)

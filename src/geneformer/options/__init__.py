@@ -3,10 +3,14 @@
 from geneformer.options.attention import AttentionOptions
 from geneformer.options.classification import ClassifyOptions
 from geneformer.options.embedding import EmbedOptions
+from geneformer.options.expression import ExpressionOptions
 from geneformer.options.finetuning import FinetuneOptions
+from geneformer.options.multi_task import MultiTaskOptions
 from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
+from geneformer.options.regression import RegressOptions
 from geneformer.options.runtime import RuntimeOptions
+from geneformer.options.search import SearchOptions
 from geneformer.options.splitting import SplitOptions
 from geneformer.options.tokenization import TokenizeOptions
 
@@ -14,10 +18,14 @@ __all__ = [
     "AttentionOptions",
     "ClassifyOptions",
     "EmbedOptions",
+    "ExpressionOptions",
     "FinetuneOptions",
+    "MultiTaskOptions",
     "PredictOptions",
     "PretrainOptions",
+    "RegressOptions",
     "RuntimeOptions",
+    "SearchOptions",
     "SplitOptions",
     "TokenizeOptions",
 ]

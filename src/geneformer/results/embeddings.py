@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.results.tables import check_suffix, write_table
+from geneformer.results.tables import cells_as_anndata, check_suffix, write_table
 from geneformer.runs.files import atomic_file
 
 if TYPE_CHECKING:
@@ -49,13 +49,7 @@ class CellEmbeddings:
 
     def to_anndata(self) -> "AnnData":
         """Cells as `obs`, embeddings in ``obsm["X_geneformer"]``, provenance in ``uns["geneformer"]``."""
-        import anndata as ad
-
-        obs = self.cells.to_pandas()
-        names = obs.pop(keys.CELL_ID) if keys.CELL_ID in obs else obs.index
-        obs.index = names.astype(str)
-        adata = ad.AnnData(obs=obs)
-        adata.obs_names_make_unique()
+        adata = cells_as_anndata(self.cells)
         adata.obsm[keys.EMBEDDING] = self.values
         adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
         return adata

@@ -10,6 +10,8 @@ from geneformer.runs.files import atomic_file
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    from anndata import AnnData
 
 TABLES = (".parquet", ".csv")
 """Files tables are written to."""
@@ -72,3 +74,21 @@ def write_table(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any]
     table = pa.Table.from_pandas(frame, preserve_index=index)
     noted = {keys.UNS.encode(): json.dumps(provenance, default=str).encode()}
     parquet.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | noted), path)
+
+
+def cells_as_anndata(cells: "pa.Table") -> "AnnData":
+    """AnnData without counts, with what is known about the cells as `obs`, under their names.
+
+    Parameters
+    ----------
+    cells
+        One row per cell.
+    """
+    import anndata as ad
+
+    obs = cells.to_pandas()
+    names = obs.pop(keys.CELL_ID) if keys.CELL_ID in obs else obs.index
+    obs.index = names.astype(str)
+    adata = ad.AnnData(obs=obs)
+    adata.obs_names_make_unique()
+    return adata

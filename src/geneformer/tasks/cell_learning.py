@@ -29,11 +29,11 @@ def learn_cells(  # noqa: PLR0913
     tokens: TokenizedDataset,
     specs: Sequence[HeadSpec],
     targets: Mapping[str, NDArray[Any]],
+    *,
     train_rows: Ints,
     valid_rows: Ints,
     options: FinetuneOptions,
     runtime: RuntimeOptions,
-    *,
     class_weights: Mapping[str, NDArray[np.float64]] | None = None,
     task_weights: Sequence[float] | None = None,
     learn_task_weights: bool = False,
@@ -184,7 +184,7 @@ def predict_cells(
     progress
         Called with the cells done and in all.
     """
-    network.eval()
+    network.train(False)
     outputs = {spec.name: np.empty((len(tokens), spec.size), dtype=np.float32) for spec in network.specs}
 
     def step(batch: Batch) -> None:
@@ -210,6 +210,5 @@ def embed_cells(
         pooled = network.embed(batch.input_ids, batch.cu_seqlens, attention=batch.attention)
         values[batch.rows] = pooled.float().cpu().numpy()
 
-    run_batches(tokens, network.eval(), step, runtime, max_length=max_length)
+    run_batches(tokens, network.train(False), step, runtime, max_length=max_length)
     return values
-

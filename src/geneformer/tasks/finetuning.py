@@ -155,7 +155,8 @@ def finetune(  # noqa: PLR0913
         steps_done = trainer.state.global_step
         best = _best_line(history, best_by) if has_valid else {}
     merge_lora(network)
-    network.to("cpu").eval()
+    network.cpu()
+    network.train(False)
     metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
     return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geneformer.tl._attention import attention
+    from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
     from geneformer.tl._predict_masked import predict_masked
 
-__all__ = ["attention", "embed", "predict_masked"]
+__all__ = ["attention", "classify", "embed", "predict_masked"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,41 @@
+"""The split of opened cells, by columns of what is known about them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer.estimators.cells import Cells
+from geneformer.options import SplitOptions
+from geneformer.tasks.splits import Split, draw_split
+
+
+def draw_rows(
+    cells: Cells, codes: NDArray[np.int64], options: SplitOptions, *, groups: str | None = None, ids: str | None = None
+) -> Split:
+    """Rows of the tokenized cells to learn from, to choose by and to test on.
+
+    Parameters
+    ----------
+    cells
+        Opened cells.
+    codes
+        What they are split by, -1 for cells that are not used, ``(n,)``.
+    options
+        How they are split.
+    groups, ids
+        Columns of donors or the like, and of the ids that the options list or balance.
+
+    Raises
+    ------
+    LabelError
+        The cells cannot be split like that.
+    UnknownColumnError
+        No such column.
+    """
+    attributes = {name: np.asarray(cells.column(name)) for name in options.balance}
+    return draw_split(
+        codes,
+        options,
+        groups=None if groups is None else np.asarray(cells.column(groups)),
+        ids=None if ids is None else np.asarray(cells.column(ids)),
+        attributes=attributes or None,
+    )

@@ -1,0 +1,86 @@
+"""`gf.tl.classify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.results.predictions import write_predictions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def classify(
+    adata: "AnnData",
+    classifier: "CellClassifier | str | Path",
+    *,
+    unknown_below: float | None = None,
+    counts_layer: str | None = None,
+    gene_ids: str | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> "AnnData | None":
+    """Classes of all cells from a fitted classifier.
+
+    Parameters
+    ----------
+    adata
+        Raw counts of cells by genes; no labels are needed.
+    classifier
+        A fitted `CellClassifier`, or the folder of a saved one.
+    unknown_below
+        Cells whose best probability is lower are called "unknown"; as fitted by default.
+    counts_layer
+        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
+    gene_ids
+        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    key_added
+        Slot of the result; `geneformer_<label>` by default.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    AnnData or None
+        With `copy=True`. Sets:
+
+        `.obs[key_added]` : categorical
+            Class, "unknown" where none is probable enough or the cell has no known gene.
+        `.obs[key_added + "_probability"]` : float
+            Calibrated probability of that class.
+        `.obsm[key_added + "_proba"]` : DataFrame, ``(n_obs, C)``
+            Probability of every class.
+        `.uns["geneformer"][key_added]`
+            Model, vocabulary, classes, options.
+
+    Raises
+    ------
+    CountsError
+        The counts or gene identifiers cannot be used.
+    CheckpointError
+        The folder holds no classifier.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.demo.cells import pbmc3k
+    >>> adata = pbmc3k()[:150].copy()
+    >>> classifier = gf.CellClassifier(max_steps=2, baselines="none", progress=False).fit(adata, "cell_type")
+    >>> gf.tl.classify(adata, classifier)
+    >>> adata.obsm["geneformer_cell_type_proba"].shape == (150, len(classifier.classes_))
+    True
+    """
+    fitted: Any = classifier if isinstance(classifier, CellClassifier) else CellClassifier.load(classifier)
+    adata = adata.copy() if copy else adata
+    proba = fitted.predict_proba(adata, counts_layer=counts_layer, gene_ids=gene_ids)
+    predicted = fitted.name_classes(proba, unknown_below)
+    write_predictions(
+        adata,
+        label=fitted.label_,
+        classes=fitted.classes_,
+        predicted=predicted,
+        proba=proba,
+        provenance=fitted.provenance,
+        key_added=key_added,
+    )
+    return adata if copy else None
