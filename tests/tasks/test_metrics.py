@@ -126,6 +126,16 @@ def test_long_curves_are_thinned_and_keep_their_shape_and_ends():
     assert sk.auc(roc.fpr, roc.tpr) == pytest.approx(roc.auc, abs=1e-3)
 
 
+def test_of_a_long_curve_with_few_corners_all_of_them_are_kept():
+    rng = np.random.default_rng(0)
+    positive = np.repeat(rng.random(40) < 0.5, 25)  # runs of cells of one kind
+    roc, _ = rank_curves.ClassRanking(-np.arange(1000.0), positive).curves()
+    fpr, tpr, _ = sk.roc_curve(positive, -np.arange(1000.0), drop_intermediate=True)
+    assert len(roc.fpr) < 45
+    assert {*zip(roc.fpr, roc.tpr, strict=True)} <= {*zip(fpr, tpr, strict=True)}
+    assert sk.auc(roc.fpr, roc.tpr) == pytest.approx(roc.auc, abs=1e-12)
+
+
 @settings(max_examples=100, deadline=None)
 @given(predictions(), st.integers(0, 5))
 def test_weighed_areas_are_those_of_scikit_learn(made, seed):

@@ -10,6 +10,7 @@ from geneformer.pl._figures import FAINT
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.colors import Colormap
 
 SAFE = ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
 """Paul Tol's muted scheme, made to be told apart with color-blind eyes. More categories cannot be; they get numbers."""
@@ -81,6 +82,14 @@ def spread(n: int) -> list[str]:
 
     lightness = (0.35, 0.55, 0.72)
     return [to_hex(colorsys.hls_to_rgb(i / n, lightness[i % 3], 0.62)) for i in range(n)]
+
+
+def sequential(*, bad: str) -> "Colormap":
+    """Colors of shares from 0 to 1, ever darker, and one for values that are missing."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = LinearSegmentedColormap.from_list("geneformer_shares", ["#f7f9fb", "#b9dcee", "#6a8fc7", SAFE[0]])
+    return colors.with_extremes(bad=bad)
 
 
 def chosen_colors(adata: "AnnData", column: str) -> list[str] | None:

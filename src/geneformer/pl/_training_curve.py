@@ -7,12 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from geneformer.errors import DatasetError, InputNotFoundError, UnreadableInputError
 from geneformer.pl._figures import INK, check_save, plotting_library, save_figure
+from geneformer.pl._palette import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HISTORY = "pretraining.json"
-"""File in a checkpoint folder with the figures of its pretraining."""
+HISTORIES = ("training.json", "pretraining.json")
+"""Files in a folder with the figures of its fine-tuning, or of its pretraining; the first one there is drawn."""
+
+PRETRAINING = ("masked_loss", "eval_top1", "eval_top10", "baseline_top1", "baseline_top10")
+"""Quantities that only pretraining logs."""
+
+SHARES = {
+    "eval_macro_f1": "macro F1",
+    "eval_micro_f1": "micro F1",
+    "eval_accuracy": "accuracy",
+    "eval_subset_accuracy": "subset accuracy",
+    "eval_r2": "R2",
+    "eval_pearson": "Pearson r",
+    "eval_spearman": "Spearman rho",
+}
+"""Figures of validation cells by their name in the log lines of fine-tuning; 1 is perfect."""
 
 TRAINED, HELD_OUT, BASELINE = "#88ccee", "#332288", "#cc6677"
 
@@ -20,14 +35,17 @@ TRAINED, HELD_OUT, BASELINE = "#88ccee", "#332288", "#cc6677"
 def training_curve(
     history: str | Path | Mapping[str, Any], *, title: str | None = None, save: str | Path | None = None
 ) -> "list[Axes]":
-    """Loss, and accuracy at masked genes beside its baseline, over the steps of a pretraining run.
+    """Loss and accuracy over the steps of a run: of pretraining, or of fine-tuning.
 
-    The baseline, a dashed line, guesses the genes commonest at the rank of the masked one.
+    Of pretraining, accuracy at masked genes is drawn beside its baseline, a dashed line, which guesses the genes
+    commonest at the rank of the masked one. Of fine-tuning, macro-averaged F1 and accuracy on validation cells, or
+    what else was measured there.
 
     Parameters
     ----------
     history
-        Checkpoint folder, its `pretraining.json`, or the content of one.
+        Folder of a checkpoint or of a saved classifier, its `pretraining.json` or `training.json`, or the content of
+        one.
     title
         Heading.
     save
@@ -61,15 +79,22 @@ def training_curve(
     trained = _series(lines, "masked_loss") or _series(lines, "loss")
     if not trained:
         where = "history" if isinstance(history, Mapping) else f'"{history}"'
-        msg = f"{where} has no line with a step and a loss. Pass the folder or the {HISTORY} of a pretraining run."
+        msg = f"{where} has no line with a step and a loss. Pass the folder or the {' or '.join(HISTORIES)} of a run."
         raise DatasetError(msg)
+    logged = {*content.get("metrics", ()), *(name for line in lines for name in line)}
+    pretrained = not logged.isdisjoint(PRETRAINING)
     pyplot = plotting_library("matplotlib.pyplot")
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
     if held_out := _series(lines, "eval_loss"):
-        left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label="held-out cells")
-    left.set(title="Loss at masked genes", ylabel="cross-entropy (nats)")
-    _draw_accuracy(right, lines, content.get("metrics", {}))
+        told = "held-out cells" if pretrained else "validation cells"
+        left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label=told)
+    if pretrained:
+        left.set(title="Loss at masked genes", ylabel="cross-entropy (nats)")
+        _draw_accuracy(right, lines, content.get("metrics", {}))
+    else:
+        left.set(title="Loss", ylabel="loss")
+        _draw_shares(right, lines)
     for ax in (left, right):
         _frame(ax)
     if title:
@@ -79,9 +104,14 @@ def training_curve(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    path = path / HISTORY if path.is_dir() else path
+    if path.is_dir():
+        there = [path / name for name in HISTORIES if (path / name).is_file()]
+        if not there:
+            msg = f'"{path}" holds no {" or ".join(HISTORIES)}. They are written beside the weights when a run ends.'
+            raise InputNotFoundError(msg)
+        path = there[0]
     if not path.is_file():
-        msg = f'There is no "{path}". It is written beside the weights at the end of `geneformer pretrain`.'
+        msg = f'There is no "{path}". Give a folder with {" or ".join(HISTORIES)}, or such a file.'
         raise InputNotFoundError(msg)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -110,6 +140,19 @@ def _draw_accuracy(ax: "Axes", lines: list[Any], metrics: Mapping[str, float]) -
             )
     ax.set(title="Masked genes found in held-out cells", ylabel="share")
     ax.set_ylim(bottom=0)
+
+
+def _draw_shares(ax: "Axes", lines: list[Any]) -> None:
+    """Figures of the validation cells."""
+    found = {told: series for name, told in SHARES.items() if (series := _series(lines, name))}
+    for (told, series), color in zip(found.items(), spread(len(found)), strict=True):
+        ax.plot(*series, color=color, linewidth=2, marker="o", markersize=3, label=told)
+    ax.set(title="Validation cells", ylabel="share" if found else "")
+    if not found:
+        ax.text(0.5, 0.5, "nothing measured", transform=ax.transAxes, ha="center", color=INK, fontsize=10)
+        return
+    lowest = min(min(series[1]) for series in found.values())
+    ax.set_ylim(min(0.0, lowest), 1.02)
 
 
 def _frame(ax: "Axes") -> None:

@@ -113,7 +113,11 @@ def _mean_areas(
 
 
 def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most `POINTS` points at about equal distances along a curve, both ends among them."""
+    """At most `POINTS` points of a curve, both ends among them: its corners, or points about equally far apart."""
+    if len(x) > POINTS:
+        turns = np.abs(np.diff(x)[1:] * np.diff(y)[:-1] - np.diff(x)[:-1] * np.diff(y)[1:]) > 1e-14
+        corners = np.concatenate([[0], np.flatnonzero(turns) + 1, [len(x) - 1]])
+        x, y = x[corners], y[corners]
     if len(x) <= POINTS:
         return x, y
     along = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
