@@ -15,7 +15,7 @@ from geneformer.estimators.folder import read_folder, write_folder
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.models.finetuned import load_network
 from geneformer.models.loading import LoadedModel
-from geneformer.options import RuntimeOptions
+from geneformer.options import RuntimeOptions, SplitOptions
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.cell_learning import embed_cells, predict_cells
 from geneformer.tasks.finetuning import FinetuneResult
@@ -36,6 +36,7 @@ class CellEstimator(Estimator):
     report_: Any = None
     """Evaluation on the test part of the split, if there was one."""
 
+    split: SplitOptions
     _pairing: Pairing | None = None
     _history: list[dict[str, Any]]
     _options: Mapping[str, Any]
@@ -44,6 +45,10 @@ class CellEstimator(Estimator):
         """Tokens for this estimator; see `open_cells`."""
         pairing = self._pairing if self._pairing is not None else self._pair(self.base())
         return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids)
+
+    def split_options(self, groups: str | None) -> SplitOptions:
+        """How `fit` splits the cells."""
+        return self.split
 
     def _pair(self, base: LoadedModel) -> Pairing:
         length = min(self.finetuning.max_length or base.max_length, base.max_length)

@@ -233,7 +233,7 @@ def search(
     metric = _metric(estimator, chosen.metric, ranges)
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     codes = estimator.targets(opened, label).codes
-    split = draw_rows(opened, codes, estimator.split, groups=groups, ids=ids or groups)
+    split = draw_rows(opened, codes, estimator.split_options(groups), groups=groups, ids=ids or groups)
     if not len(split.valid):
         msg = "There are no validation cells to judge trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)
