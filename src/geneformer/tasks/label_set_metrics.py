@@ -98,7 +98,7 @@ def _checked_truth(truth: ArrayLike, proba_nc: NDArray[np.floating]) -> tuple[ND
     if values_nc.shape != proba_nc.shape:
         msg = f"truth has the shape {values_nc.shape} and proba {proba_nc.shape}. Give both for every cell and label."
         raise OptionError(msg)
-    known = ~np.isnan(values_nc).any(axis=1)
+    known: NDArray[np.bool_] = np.asarray(~np.isnan(values_nc).any(axis=1))
     if not known.any():
         msg = f"None of the {len(known):,} cells has labels that are known, so nothing can be measured."
         raise NoCellsError(msg)

@@ -124,7 +124,8 @@ class _Order:
         """Rank of each value among those drawn, equal ones sharing their mean rank, centered, ``(draws, n)``."""
         held = np.add.reduceat(weights[:, self._order], self._starts, axis=1)
         middle = np.cumsum(held, axis=1) - held / 2 - weights.sum(axis=1, keepdims=True) / 2
-        return middle[:, self._group]
+        ranks: NDArray[np.float64] = middle[:, self._group]
+        return ranks
 
 
 def _correlation(weights: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
