@@ -46,8 +46,8 @@ def main() -> None:
                 smaller = ratio(ours, replies[side], "peak_bytes")
                 details[f"{vocabulary}_ratios_to_{side}"] = {"cells_per_second": faster, "peak_bytes": smaller}
                 notes.append(
-                    f"{vocabulary}, against the {side}: {faster:.1f} times the cells per second (aim: 10), {smaller:.2f} "
-                    "of the peak memory (aim: 0.25)."
+                    f"{vocabulary}, against the {side}: {faster:.1f} times the cells per second (aim: 10), "
+                    f"{smaller:.2f} of the peak memory (aim: 0.25)."
                 )
             notes.append(f"{vocabulary}: {_compare(folder, vocabulary)}")
     source = ", ".join(path.name for path in arguments.files) or "bundled PBMC3k, repeated"

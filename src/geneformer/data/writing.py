@@ -20,6 +20,7 @@ from geneformer.errors import DatasetError, GeneformerError, OutputError, Output
 from geneformer.runs.files import MANIFEST_NAME, check_output, lock, output_errors, publish_folder
 from geneformer.runs.journal import Journal
 from geneformer.runs.manifest import Manifest
+from geneformer.vocab.arrow_arrays import lists, numbers
 
 STATE = "state.json"
 INFO = "dataset_info.json"
@@ -167,20 +168,17 @@ class DatasetWriter:
             return
         offsets = np.asarray(offsets, dtype=np.int64)
         window = slice(int(offsets[0]), int(offsets[-1]))
-        starts = pa.array((offsets - offsets[0]).astype(np.int32))
-        arrays: dict[str, Any] = {
-            keys.INPUT_IDS: pa.ListArray.from_arrays(starts, pa.array(np.asarray(values[window], dtype=np.int32)))
-        }
+        starts = offsets - offsets[0]
+        arrays: dict[str, Any] = {keys.INPUT_IDS: lists(starts, np.asarray(values[window], dtype=np.int32))}
         if self._counts:
             if counts is None:
                 msg = "The dataset was announced with counts, but a batch has none."
                 raise DatasetError(msg)
-            scaled = pa.array(np.asarray(counts[window], dtype=np.float64))
-            arrays[keys.COUNTS] = pa.ListArray.from_arrays(starts, scaled)
+            arrays[keys.COUNTS] = lists(starts, np.asarray(counts[window], dtype=np.float64))
         described = dict(columns or {})
         if self._schema is None:
             self._schema = _schema({name: arrow_type(c) for name, c in described.items()}, counts=self._counts)
-        self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: np.diff(offsets)}, cells))
+        self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: numbers(np.diff(offsets))}, cells))
 
     def append_table(self, batch: pa.RecordBatch) -> None:
         """Write cells that are in Arrow already; all batches must have the columns of the first one."""
@@ -301,7 +299,9 @@ def _batch(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.Recor
         raise DatasetError(msg)
     arrays = []
     for name, kind in zip(schema.names, schema.types, strict=True):
-        array = arrow_column(name, columns[name], kind) if name in columns else pa.nulls(rows, kind)
+        array = columns[name] if name in columns else pa.nulls(rows, kind)
+        if not isinstance(array, pa.Array) or array.type != kind:
+            array = arrow_column(name, array, kind)
         if len(array) != rows:
             msg = f"Column {name!r} has {len(array)} values for {rows} cells."
             raise DatasetError(msg)

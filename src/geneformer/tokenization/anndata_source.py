@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geneformer.errors import UnreadableInputError
+from geneformer.tokenization.deflated import deflated
 from geneformer.tokenization.files import open_hdf5, open_zarr, reading
 from geneformer.tokenization.frames import MemoryFrame, stored_frame
 from geneformer.tokenization.matrices import (
@@ -121,7 +122,7 @@ def stored_matrix(element: Any, path: Path | None) -> RowMatrix:
         msg = f'A matrix of "{path}" is stored as "{kind}", which is not known. Write the file again with AnnData.'
         raise UnreadableInputError(msg)
     size = (int(shape[0]), int(shape[1]))
-    parts = (element["indptr"], element["indices"], element["data"])
+    parts = (element["indptr"], deflated(element["indices"]), deflated(element["data"]))
     return SparseRows(*parts, size) if kind.startswith("csr") else by_columns(*parts, size)
 
 

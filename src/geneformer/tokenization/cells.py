@@ -11,6 +11,7 @@ from geneformer import keys
 from geneformer.errors import FilterPassError, InvalidTotalsError, UnknownColumnError
 from geneformer.options._check import nearest
 from geneformer.tokenization.source import CountSource
+from geneformer.vocab.arrow_arrays import values_of
 
 _YES = {"true", "t", "yes", "y", "1", "1.0", "pass", "passed"}
 _NO = {"false", "f", "no", "n", "0", "0.0", "fail", "failed"}
@@ -96,11 +97,13 @@ def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray
     if keys.N_COUNTS not in source.obs.names:
         return None
     try:
-        column = source.obs.column(keys.N_COUNTS, 0, source.n_cells).cast(pa.float64())
+        column = source.obs.column(keys.N_COUNTS, 0, source.n_cells)
+        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+            column = column.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         msg = f"{source.label}: obs column `n_counts` does not hold numbers ({error}). Drop it to have it computed."
         raise InvalidTotalsError(msg) from error
-    totals = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    totals = np.asarray(values_of(column), dtype=np.float64)
     wrong = ~(np.isfinite(totals) & (totals >= 0))
     if kept is not None:
         wrong &= kept

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.data.columns import arrow_column
 from geneformer.data.dataset import TokenizedDataset
+from geneformer.vocab.arrow_arrays import lists, numbers
 
 
 class Collector:
@@ -41,11 +42,10 @@ class Collector:
         """Add a batch of cells, see `DatasetWriter.append`."""
         if len(offsets) < 2:
             return
-        starts = pa.array(offsets.astype(np.int32))
-        arrays = {keys.INPUT_IDS: pa.ListArray.from_arrays(starts, pa.array(values))}
+        arrays = {keys.INPUT_IDS: lists(offsets, values)}
         if counts is not None:
-            arrays[keys.COUNTS] = pa.ListArray.from_arrays(starts, pa.array(counts))
-        arrays[keys.LENGTH] = pa.array(np.diff(offsets))
+            arrays[keys.COUNTS] = lists(offsets, counts)
+        arrays[keys.LENGTH] = numbers(np.diff(offsets))
         whole = {**columns, **arrays}
         ordered = [arrow_column(field.name, whole[field.name], field.type) for field in self._schema]
         self._batches.append(pa.record_batch(ordered, schema=self._schema))

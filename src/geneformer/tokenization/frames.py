@@ -8,6 +8,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.data.columns import arrow_column, arrow_type
+from geneformer.vocab import arrow_arrays as arrow
+
+_TEXTS_AT_ONCE = 8_192
+"""Texts are read twice, as bytes and as text; this many of them."""
 
 
 class Frame(Protocol):
@@ -100,18 +104,26 @@ class StoredFrame:
         encoding = _encoding(element)
         if encoding == "categorical":
             codes = np.asarray(element["codes"][start:stop])
-            found = self._categories_of(name).take(pa.array(codes, mask=codes < 0))
+            found = self._categories_of(name).take(arrow.numbers(codes, missing=codes < 0))
         elif encoding.startswith("nullable-"):
             missing = np.asarray(element["mask"][start:stop], dtype=bool)
             found = pa.array(_values(element["values"], start, stop), mask=missing)
         else:
-            found = pa.array(_values(element, start, stop), from_pandas=True)
-        return arrow_column(name, found, self.kind(name))
+            found = _column(_values(element, start, stop))
+        return _of_kind(name, found, self.kind(name))
+
+    def is_plain_text(self, name: str) -> bool:
+        """Whether a column is text, stored as such and nowhere missing."""
+        return _encoding(self.group[name]) == "string-array" and _is_hdf5_text(self.group[name])
+
+    def values(self, name: str) -> NDArray[np.object_]:
+        """A whole column of plain text."""
+        return _values(self.group[name], 0, self.n_rows)
 
     def _categories_of(self, name: str) -> pa.Array:
         if name not in self._categories:
             categories = self.group[name]["categories"]
-            self._categories[name] = pa.array(_values(categories, 0, categories.shape[0]))
+            self._categories[name] = _column(_values(categories, 0, categories.shape[0]))
         return self._categories[name]
 
 
@@ -145,8 +157,7 @@ class ArrayFrame:
 
     def column(self, name: str, start: int, stop: int) -> pa.Array:
         """Values of a column."""
-        found = pa.array(_values(self.columns[name], start, stop), from_pandas=True)
-        return arrow_column(name, found, self.kind(name))
+        return _of_kind(name, _column(_values(self.columns[name], start, stop)), self.kind(name))
 
 
 def stored_frame(group: Any) -> Frame:
@@ -179,6 +190,8 @@ def _structured(rows: NDArray[Any]) -> Any:
 
 def texts(frame: Frame, name: str) -> NDArray[Any]:
     """A whole column as text objects, missing values as None, ``(rows,)``."""
+    if isinstance(frame, StoredFrame) and frame.is_plain_text(name):
+        return frame.values(name)
     values = frame.column(name, 0, frame.n_rows).to_pylist()
     return np.array([None if value is None else str(value) for value in values], dtype=object)
 
@@ -204,11 +217,27 @@ def _names(values: NDArray[Any]) -> NDArray[np.object_]:
 def _values(array: Any, start: int, stop: int) -> NDArray[Any]:
     """A slice of a stored array, text decoded."""
     if _is_hdf5_text(array):
-        return np.asarray(array.asstr()[start:stop], dtype=object)
+        texts = np.empty(stop - start, dtype=object)
+        for first in range(start, stop, _TEXTS_AT_ONCE):
+            last = min(first + _TEXTS_AT_ONCE, stop)
+            texts[first - start : last - start] = array.asstr()[first:last]
+        return texts
     values = np.asarray(array[start:stop])
     if values.dtype.kind in "TSO":
         return np.array([_text(value) for value in values], dtype=object)
     return values
+
+
+def _column(values: NDArray[Any]) -> pa.Array:
+    """Stored values in Arrow; NaN is missing."""
+    if values.dtype.kind == "O":
+        plain = all(type(value) is str for value in values)
+        return arrow.texts(values.tolist()) if plain else pa.array(values, from_pandas=True)
+    return arrow.numbers(values, missing=np.isnan(values) if values.dtype.kind == "f" else None)
+
+
+def _of_kind(name: str, found: pa.Array, kind: pa.DataType) -> pa.Array:
+    return found if found.type == kind else arrow_column(name, found, kind)
 
 
 def _stored_type(array: Any) -> pa.DataType:

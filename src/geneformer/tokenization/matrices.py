@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from geneformer.tokenization.ranking import CellRows
 
-MAX_ENTRIES = 500_000
+MAX_ENTRIES = 250_000
 """Most entries of a sparse matrix in memory at a time, so that deep cells do not cost more than many cells."""
 
 MAX_DENSE = 8_000_000

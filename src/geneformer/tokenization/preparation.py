@@ -124,7 +124,7 @@ def _prepare_source(
 def _match(names: dict[str, Any], vocabulary: Vocabulary, options: TokenizeOptions) -> GeneMatch:
     """Ensembl ids by the vocabulary's own tables alone, as published; symbols also by the history of another."""
     match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
-    if match.kind == "ensembl" or vocabulary.tables.aliases is not None:
+    if match.kind == "ensembl" or vocabulary.tables.has_aliases:
         return match
     return resolve_genes(names, vocabulary, options.gene_ids)
 

@@ -1,11 +1,15 @@
 """Rank value encoding: genes of a cell ordered by count over median, as plain arrays; nothing here knows of files."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geneformer.tokenization.doubles import SharedGenes
+from geneformer.tokenization.growing_order import GrowingOrder
+from geneformer.tokenization.pair_order import expressed
+from geneformer.tokenization.value_order import order_by_value
 
 TARGET_SUM = 10_000
 """Scaled counts of a cell sum up to this."""
@@ -66,13 +70,108 @@ class RankedGenes(Protocol):
     def eos_id(self) -> int | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """Expressed genes of a block of cells."""
+class _Block(NamedTuple):
+    """Entries of some cells, one per gene that is expressed.
 
+    Attributes
+    ----------
+    columns, counts
+        Column and count of each entry, ``(entries,)``; the count is zero where another entry has it.
+    starts
+        Where each cell starts, and the total, ``(n + 1,)``.
+    """
+
+    columns: NDArray[np.intp]
+    counts: NDArray[Any]
     starts: NDArray[np.int64]
-    positions: NDArray[np.int32]
-    counts: NDArray[np.float64]
+
+
+class _Ordered(NamedTuple):
+    """Vocabulary rows of some cells in the order of their tokens, with counts if wanted, and how many there are."""
+
+    genes: NDArray[np.int32]
+    counts: NDArray[np.float64] | None
+    lengths: NDArray[np.int64]
+
+
+class Ranker:
+    """Ranks the cells of one matrix: token ids by decreasing count over median, equal values in vocabulary order.
+
+    A cell's total scales all its genes alike, so that it has no say in their order. Threads may share a ranker.
+
+    Parameters
+    ----------
+    positions
+        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``. Columns that share one are
+        summed.
+    vocabulary
+        Token ids, medians and special tokens.
+    max_length
+        Most tokens of a cell, special tokens included.
+    """
+
+    def __init__(self, positions: NDArray[np.int32], vocabulary: RankedGenes, *, max_length: int) -> None:
+        specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
+        self.room = max_length - specials
+        self._positions = positions
+        self._vocabulary = vocabulary
+        self._shared = SharedGenes.of(positions, len(vocabulary.token_ids))
+        self._order = GrowingOrder(positions, vocabulary.medians)
+
+    def rank(self, rows: CellRows, totals: NDArray[np.float64] | None = None) -> RankedCells:
+        """Tokens of ``n`` cells.
+
+        Parameters
+        ----------
+        rows
+            Their counts: finite, not negative.
+        totals
+            Total of each cell, ``(n,)``. Scaled counts come back only when it is given.
+        """
+        parts = []
+        for first, last in _blocks(np.asarray(rows.indptr)):
+            ordered, counts, lengths = self._ordered(_block(rows, first, last, self._shared), totals is not None)
+            kept = np.minimum(lengths, self.room)
+            if np.any(kept < lengths):
+                index = _ragged_index(np.cumsum(lengths) - lengths, kept)
+                ordered = ordered[index]
+                counts = counts[index] if counts is not None else None
+            if counts is not None and totals is not None:
+                counts = counts / np.repeat(totals[first:last], kept) * TARGET_SUM
+            parts.append((self._vocabulary.token_ids.take(ordered), counts, kept, lengths))
+        if not parts:
+            none = np.empty(0, np.float64) if totals is not None else None
+            return RankedCells(np.zeros(1, np.int64), np.empty(0, np.int32), none, np.empty(0, np.int64))
+        ids, scaled, kept_all, lengths_all = zip(*parts, strict=True)
+        kept = np.concatenate(kept_all)
+        counts = np.concatenate(scaled) if totals is not None else None
+        return _framed(np.concatenate(ids), counts, kept, np.concatenate(lengths_all), self._vocabulary)
+
+    def _ordered(self, block: _Block, with_counts: bool) -> _Ordered:
+        pairs, whole = self._order.pairs, _whole(block.counts)
+        placed = None if pairs is None or whole is None else pairs.keys(block.columns, whole)
+        if pairs is None or placed is None:
+            genes = self._positions.take(block.columns)
+            if whole is not None:
+                self._order.note(genes, whole)
+            return self._by_value(genes, block.counts.astype(np.float64), block.starts, with_counts)
+        self._order.note(placed.genes, placed.counts)
+        for start, stop in pairwise(block.starts.tolist()):
+            placed.keys[start:stop].sort()
+        marks = expressed(placed.keys)
+        keys = placed.keys if marks.all() else placed.keys[marks]
+        return _Ordered(*pairs.entries(placed, keys, with_counts=with_counts), _n_marked(marks, block.starts))
+
+    def _by_value(
+        self, genes: NDArray[np.int32], counts: NDArray[np.float64], starts: NDArray[np.int64], with_counts: bool
+    ) -> _Ordered:
+        marks = (genes >= 0) & (counts != 0)
+        lengths = _n_marked(marks, starts)
+        if not marks.all():
+            genes, counts, starts = genes[marks], counts[marks], np.concatenate([[0], np.cumsum(lengths)])
+        return _Ordered(
+            *order_by_value(genes, counts, starts, self._vocabulary.medians, with_counts=with_counts), lengths
+        )
 
 
 def rank_cells(
@@ -83,46 +182,8 @@ def rank_cells(
     max_length: int,
     totals: NDArray[np.float64] | None = None,
 ) -> RankedCells:
-    """Token ids of every cell by decreasing count over median; equal values keep vocabulary order.
-
-    A cell's total scales all its genes alike, so that it has no say in their order.
-
-    Parameters
-    ----------
-    rows
-        Counts of ``n`` cells: finite, not negative.
-    positions
-        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``. Columns that share one are
-        summed.
-    vocabulary
-        Token ids, medians and special tokens.
-    max_length
-        Most tokens of a cell, special tokens included.
-    totals
-        Total of each cell, ``(n,)``. Scaled counts come back only when it is given.
-    """
-    shared = _shared_columns(positions, len(vocabulary.token_ids))
-    specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
-    parts = []
-    for first, last in _blocks(np.asarray(rows.indptr)):
-        entries = _expressed(rows, first, last, positions, shared)
-        ordered, counts = _order(entries, vocabulary.medians, with_counts=totals is not None)
-        lengths = np.diff(entries.starts)
-        kept = np.minimum(lengths, max_length - specials)
-        if np.any(kept < lengths):
-            index = _ragged_index(entries.starts[:-1], kept)
-            ordered = ordered[index]
-            counts = counts[index] if counts is not None else None
-        if counts is not None and totals is not None:
-            counts = counts / np.repeat(totals[first:last], kept) * TARGET_SUM
-        parts.append((vocabulary.token_ids[ordered], counts, kept, lengths))
-    if not parts:
-        none = np.empty(0, np.float64) if totals is not None else None
-        return RankedCells(np.zeros(1, np.int64), np.empty(0, np.int32), none, np.empty(0, np.int64))
-    ids, scaled, kept_all, lengths_all = zip(*parts, strict=True)
-    kept = np.concatenate(kept_all)
-    counts = np.concatenate(scaled) if totals is not None else None
-    return _framed(np.concatenate(ids), counts, kept, np.concatenate(lengths_all), vocabulary)
+    """Tokens of some cells by a `Ranker` of their own."""
+    return Ranker(positions, vocabulary, max_length=max_length).rank(rows, totals)
 
 
 def _blocks(indptr: NDArray[Any]) -> list[tuple[int, int]]:
@@ -136,128 +197,29 @@ def _blocks(indptr: NDArray[Any]) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def _shared_columns(positions: NDArray[np.int32], n_genes: int) -> NDArray[np.bool_] | None:
-    """Which columns share a gene with another one; nothing when none does."""
-    matched = positions >= 0
-    times = np.bincount(positions[matched], minlength=n_genes)
-    if not np.any(times > 1):
-        return None
-    shared = np.zeros(len(positions), dtype=bool)
-    shared[matched] = times[positions[matched]] > 1
-    return shared
-
-
-def _expressed(
-    rows: CellRows, first: int, last: int, positions: NDArray[np.int32], shared: NDArray[np.bool_] | None
-) -> _Entries:
-    """Entries above zero in genes of the vocabulary, one per gene."""
+def _block(rows: CellRows, first: int, last: int, genes: SharedGenes) -> _Block:
     offset, end = int(rows.indptr[first]), int(rows.indptr[last])
     starts = np.asarray(rows.indptr[first : last + 1], dtype=np.int64) - offset
-    columns, data = rows.indices[offset:end], rows.data[offset:end]
-    genes = positions[columns]
-    repeated = _repeats(columns, starts)
-    keep = (genes >= 0) & (data != 0)
-    summed = repeated if shared is None else shared[columns] | repeated
-    counts = data.astype(np.float64)
-    if np.any(summed):
-        _sum_into_first(counts, keep, genes, starts, np.flatnonzero(keep & summed))
-    if not keep.all():
-        starts = np.concatenate([[0], np.cumsum(keep)])[starts]
-        genes, counts = genes[keep], counts[keep]
-    return _Entries(starts, genes, counts)
+    columns = rows.indices[offset:end].astype(np.intp)
+    return _Block(columns, genes.summed(columns, rows.data[offset:end], starts), starts)
 
 
-def _repeats(columns: NDArray[Any], starts: NDArray[np.int64]) -> bool:
-    """Whether a cell may list a column twice: columns that do not rise."""
-    falls = columns[1:] <= columns[:-1]
-    inner = starts[1:-1]
-    falls[inner[(inner > 0) & (inner < len(columns))] - 1] = False
-    return bool(falls.any())
+def _whole(counts: NDArray[Any]) -> NDArray[np.int32] | None:
+    """Counts as small integers, or nothing where they are not."""
+    with np.errstate(invalid="ignore"):
+        whole = counts.astype(np.int32)
+    same = counts.dtype.kind == "b" or (
+        whole.min(initial=0) >= 0 and np.array_equal(whole.astype(counts.dtype), counts)
+    )
+    return whole if same else None
 
 
-def _sum_into_first(
-    counts: NDArray[np.float64],
-    keep: NDArray[np.bool_],
-    genes: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    where: NDArray[np.int64],
-) -> None:
-    """Add up entries of one gene in one cell; the first takes the sum, the others are not kept."""
-    cells = np.searchsorted(starts, where, side="right")
-    group = cells * (int(genes.max()) + 1) + genes[where]
-    ascending = np.sort(group)
-    doubled = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
-    if not len(doubled):
-        return
-    # Few entries have a double, even where many could: only those are worth an indirect sort.
-    involved = doubled[np.minimum(np.searchsorted(doubled, group), len(doubled) - 1)] == group
-    where, group = where[involved], group[involved]
-    _, leader, member = np.unique(group, return_index=True, return_inverse=True)
-    counts[where[leader]] = np.bincount(member, weights=counts[where])
-    keep[where] = False
-    keep[where[leader]] = True
-
-
-def _order(
-    entries: _Entries, medians: NDArray[np.float64], *, with_counts: bool
-) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
-    """Vocabulary rows of every cell by decreasing value, and their counts.
-
-    Value and row are packed into one integer each, because sorting integers in place is several times faster than an
-    indirect sort. Where the value has more bits than there is room for, its last ones are cut off, and cells in which
-    that makes a difference are sorted again in full.
-    """
-    genes = entries.positions
-    if not len(genes):
-        return genes, (entries.counts if with_counts else None)
-    values = entries.counts / medians[genes]
-    packed = values.view(np.uint64)  # positive doubles order as their bits do
-    highest = packed.max()
-    room = max(int(genes.max()).bit_length(), 1)
-    shift = max(int(highest - packed.min()).bit_length() + room - 64, 0)
-    np.subtract(highest, packed, out=packed)
-    np.right_shift(packed, np.uint64(shift), out=packed)
-    np.left_shift(packed, np.uint64(room), out=packed)
-    np.bitwise_or(packed, genes.astype(np.uint64), out=packed)
-    bounds = entries.starts.tolist()
-    cells = list(pairwise(bounds))
-    counts = None
-    if with_counts:
-        order = np.empty(len(genes), dtype=np.int64)
-        for start, stop in cells:
-            order[start:stop] = packed[start:stop].argsort()
-            order[start:stop] += start
-        packed, counts = packed[order], entries.counts[order]
-    else:
-        for start, stop in cells:
-            packed[start:stop].sort()
-    ordered = (packed & np.uint64((1 << room) - 1)).astype(np.int32)
-    if shift:
-        equal = np.flatnonzero(packed[1:] - packed[:-1] < np.uint64(1 << room))
-        _resolve(ordered, counts, equal, entries, medians)
-    return ordered, counts
-
-
-def _resolve(
-    ordered: NDArray[np.int32],
-    counts: NDArray[np.float64] | None,
-    equal: NDArray[np.int64],
-    entries: _Entries,
-    medians: NDArray[np.float64],
-) -> None:
-    """Sort those cells again in which values that differ looked equal to the next one, at the places `equal`."""
-    for cell in np.unique(np.searchsorted(entries.starts, equal, side="right") - 1):
-        span = slice(int(entries.starts[cell]), int(entries.starts[cell + 1]))
-        genes, cell_counts = entries.positions[span], entries.counts[span]
-        values = cell_counts / medians[genes]
-        place = np.empty(int(genes.max()) + 1, dtype=np.int64)
-        place[genes] = np.arange(len(genes))
-        in_order = values[place[ordered[span]]]
-        if np.any(in_order[1:] > in_order[:-1]):
-            again = np.lexsort((genes, -values))
-            ordered[span] = genes[again]
-            if counts is not None:
-                counts[span] = cell_counts[again]
+def _n_marked(marks: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many entries of each cell are marked."""
+    lengths = np.diff(starts)
+    filled = lengths > 0
+    lengths[filled] = np.add.reduceat(marks, starts[:-1][filled], dtype=np.int64)
+    return lengths
 
 
 def _ragged_index(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -275,19 +237,21 @@ def _framed(
     vocabulary: RankedGenes,
 ) -> RankedCells:
     """Tokens with `<cls>` first and `<eos>` last, where the vocabulary has them and the cell is not empty."""
-    before = np.where((kept > 0) & (vocabulary.cls_id is not None), 1, 0)
-    after = np.where((kept > 0) & (vocabulary.eos_id is not None), 1, 0)
-    offsets = np.concatenate([[0], np.cumsum(kept + before + after)]).astype(np.int64)
+    filled = kept > 0
+    first = filled & (vocabulary.cls_id is not None)
+    last = filled & (vocabulary.eos_id is not None)
+    offsets = np.concatenate([[0], np.cumsum(kept + first + last)]).astype(np.int64)
     if offsets[-1] == len(ids):
         return RankedCells(offsets, ids, counts, n_genes)
-    where = _ragged_index(offsets[:-1] + before, kept)
-    framed = np.empty(int(offsets[-1]), dtype=np.int32)
+    where = np.ones(int(offsets[-1]), dtype=bool)
+    where[offsets[:-1][first]] = False
+    where[offsets[1:][last] - 1] = False
+    framed = np.empty(len(where), dtype=np.int32)
     framed[where] = ids
-    filled = kept > 0
     if vocabulary.cls_id is not None:
-        framed[offsets[:-1][filled]] = vocabulary.cls_id
+        framed[offsets[:-1][first]] = vocabulary.cls_id
     if vocabulary.eos_id is not None:
-        framed[offsets[1:][filled] - 1] = vocabulary.eos_id
+        framed[offsets[1:][last] - 1] = vocabulary.eos_id
     if counts is not None:
         scaled = np.zeros(len(framed))
         scaled[where] = counts

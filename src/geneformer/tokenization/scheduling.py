@@ -1,4 +1,4 @@
-"""Results in the order of the cells, ranked in this process, by threads, or by worker processes."""
+"""Results in the order of the cells, ranked one run after the other or by threads."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.preparation import Preparation
+from geneformer.tokenization.ranking import Ranker
 from geneformer.tokenization.units import PreparedSource, UnitResult, rank_source, rank_unit
-from geneformer.tokenization.worker_pool import WorkerPool
 from geneformer.vocab.vocabulary import Vocabulary
 
 
@@ -22,8 +22,8 @@ def results(
 ) -> Iterator[UnitResult]:
     """Results of all cells from `cell` of `source` on, `options.chunk_size` cells each.
 
-    Files that can be read at any place are shared out among processes; matrices in memory among threads, because
-    sorting leaves the interpreter free. Text has to be read from the start, by this process.
+    Matrices that can be read at any place are shared out among threads, because unpacking and sorting leave the
+    interpreter free. Text has to be read from the start.
 
     Parameters
     ----------
@@ -37,13 +37,11 @@ def results(
     for number in range(source, len(preparation.sources)):
         ready = preparation.sources[number]
         first = cell if number == source else 0
+        ranker = Ranker(ready.positions, vocabulary, max_length=max_length)
         if options.workers == 1 or not ready.source.matrix.seekable:
-            yield from rank_source(ready, vocabulary, options, max_length, first)
-        elif ready.source.path is None:
-            yield from _by_threads(ready, vocabulary, options, max_length, first)
+            yield from rank_source(ready, ranker, options, first)
         else:
-            with WorkerPool(ready, vocabulary, options) as pool:
-                yield from pool.results(_spans(ready, options.chunk_size, first))
+            yield from _by_threads(ready, ranker, options, first)
         # Frees what sorting by cells may have put into memory or onto the disk; nothing asks this source again.
         ready.source.close()
 
@@ -57,14 +55,12 @@ def _spans(ready: PreparedSource, size: int, first: int) -> Iterator[tuple[int, 
         first = stop
 
 
-def _by_threads(
-    ready: PreparedSource, vocabulary: Vocabulary, options: TokenizeOptions, max_length: int, first: int
-) -> Iterator[UnitResult]:
+def _by_threads(ready: PreparedSource, ranker: Ranker, options: TokenizeOptions, first: int) -> Iterator[UnitResult]:
     waiting: deque[Future[UnitResult]] = deque()
     with ThreadPoolExecutor(options.workers) as threads:
         for span in _spans(ready, options.chunk_size, first):
             if len(waiting) > options.workers:
                 yield waiting.popleft().result()
-            waiting.append(threads.submit(rank_unit, ready, vocabulary, options, max_length, span))
+            waiting.append(threads.submit(rank_unit, ready, ranker, options, span))
         while waiting:
             yield waiting.popleft().result()

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from geneformer import keys
+from geneformer._version import __version__
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
 from geneformer.data.writing import MARKERS, DatasetWriter
@@ -18,7 +18,7 @@ from geneformer.errors import GeneformerWarning
 from geneformer.options import TokenizeOptions
 from geneformer.options._files import to_table
 from geneformer.runs.files import check_output
-from geneformer.runs.manifest import InputFile, Manifest, describe_inputs, installed_versions
+from geneformer.runs.manifest import InputFile, Manifest, describe_inputs
 from geneformer.tokenization.account import Account
 from geneformer.tokenization.collecting import Collector
 from geneformer.tokenization.lengths import max_length_of
@@ -26,6 +26,7 @@ from geneformer.tokenization.preparation import Preparation, prepare
 from geneformer.tokenization.report import TokenizeReport
 from geneformer.tokenization.scheduling import results
 from geneformer.tokenization.units import UnitResult
+from geneformer.vocab.arrow_arrays import numbers, texts
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class _Job:
             ranked = result.ranked
             writer.append(ranked.offsets, ranked.input_ids, described, counts=ranked.counts, progress=account.state())
             self._tell(account, preparation)
+            del result, ranked, described  # before the next ones are in memory
         return account.report()
 
     def _tell(self, account: Account, preparation: Preparation) -> None:
@@ -170,16 +172,18 @@ def _described_cells(preparation: Preparation, number: int, result: UnitResult) 
     if not len(result.cells):
         return {}
     start, stop = int(result.cells[0]), int(result.cells[-1]) + 1
-    local = pa.array(result.cells - start)
+    names = ready.source.cell_names(start, stop)
     columns: dict[str, Any] = {
-        keys.CELL_ID: pa.array(ready.source.cell_names(start, stop)[result.cells - start], pa.string()),
-        keys.SOURCE: pa.array(np.full(len(result.cells), ready.name, dtype=object), pa.string()),
+        keys.CELL_ID: texts(names[result.cells - start].tolist()),
+        keys.SOURCE: texts([ready.name] * len(result.cells)),
     }
     for column in preparation.columns:
-        if column.origin in ready.source.obs.names:
-            columns[column.name] = ready.source.obs.column(column.origin, start, stop).take(local)
-        else:
+        if column.origin not in ready.source.obs.names:
             columns[column.name] = pa.nulls(len(result.cells), column.kind)
+            continue
+        columns[column.name] = ready.source.obs.column(column.origin, start, stop)
+        if len(result.cells) < stop - start:
+            columns[column.name] = columns[column.name].take(numbers(result.cells - start))
     return columns
 
 
@@ -193,8 +197,7 @@ def _identity(described: tuple[InputFile, ...], options: TokenizeOptions, vocabu
     chosen = asdict(options)
     del chosen["workers"]
     inputs = [[Path(file.path).name, file.size, file.sha256, file.modified] for file in described]
-    version = installed_versions()["geneformer"]
-    return {"inputs": inputs, "options": chosen, "vocabulary": vocabulary.fingerprint, "version": version}
+    return {"inputs": inputs, "options": chosen, "vocabulary": vocabulary.fingerprint, "version": __version__}
 
 
 def _manifest(

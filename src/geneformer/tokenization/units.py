@@ -1,4 +1,4 @@
-"""A run of cells from counts to tokens: the piece of work that processes share and a resumed run skips."""
+"""A run of cells from counts to tokens: the piece of work that threads share and a resumed run skips."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +12,11 @@ from geneformer.options import TokenizeOptions
 from geneformer.tokenization.cells import invalid_total
 from geneformer.tokenization.checks import checked
 from geneformer.tokenization.matrices import select_cells
-from geneformer.tokenization.ranking import CellRows, RankedCells, RankedGenes, rank_cells
+from geneformer.tokenization.ranking import CellRows, RankedCells, Ranker
 from geneformer.tokenization.source import CountSource
 
 _DISAGREEMENT = 0.01
+_PIECE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,7 @@ class UnitResult:
     tally: Tally
 
 
-def rank_source(
-    prepared: PreparedSource, vocabulary: RankedGenes, options: TokenizeOptions, max_length: int, first: int
-) -> Iterator[UnitResult]:
+def rank_source(prepared: PreparedSource, ranker: Ranker, options: TokenizeOptions, first: int) -> Iterator[UnitResult]:
     """Results of all cells of a source from `first` on, `options.chunk_size` cells each.
 
     Cuts between results depend on nothing but the chunk size, so that they are the same however the cells are read.
@@ -112,36 +111,26 @@ def rank_source(
     source, size = prepared.source, options.chunk_size
     pieces: list[UnitResult] = []
     for start, rows in _aligned(_read_ahead(source.chunks(size, first)), first, size):
-        pieces.append(rank_rows(prepared, vocabulary, options, max_length, start, rows))
+        pieces.append(rank_rows(prepared, ranker, options, start, rows))
         stop = start + len(rows.indptr) - 1
         if stop % size == 0 or stop == source.n_cells:
-            yield join_results(pieces)
-            pieces = []
+            joined, pieces = join_results(pieces), []
+            yield joined
+            del joined
 
 
-def rank_unit(
-    prepared: PreparedSource,
-    vocabulary: RankedGenes,
-    options: TokenizeOptions,
-    max_length: int,
-    span: tuple[int, int],
-) -> UnitResult:
+def rank_unit(prepared: PreparedSource, ranker: Ranker, options: TokenizeOptions, span: tuple[int, int]) -> UnitResult:
     """Result of the cells in `span`, for sources that are read at any place."""
     start = span[0]
     pieces = []
     for rows in prepared.source.chunks(options.chunk_size, *span):
-        pieces.append(rank_rows(prepared, vocabulary, options, max_length, start, rows))
+        pieces.append(rank_rows(prepared, ranker, options, start, rows))
         start += len(rows.indptr) - 1
     return join_results(pieces)
 
 
 def rank_rows(
-    prepared: PreparedSource,
-    vocabulary: RankedGenes,
-    options: TokenizeOptions,
-    max_length: int,
-    first: int,
-    rows: CellRows,
+    prepared: PreparedSource, ranker: Ranker, options: TokenizeOptions, first: int, rows: CellRows
 ) -> UnitResult:
     """Result of cells that are in memory, `first` being the number of the first one."""
     source = prepared.source
@@ -154,10 +143,9 @@ def rank_rows(
         rows = select_cells(rows, kept)
     rows, tally.n_missing = checked(rows, cells, source, options)
     totals = _totals(prepared, options, cells, rows, tally)
-    ranked = rank_cells(rows, prepared.positions, vocabulary, max_length=max_length, totals=totals)
-    gene_counts = np.bincount(rows.indices, weights=rows.data, minlength=source.n_genes).astype(np.float64)
-    specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
-    tally.n_truncated = int((ranked.n_genes > max_length - specials).sum())
+    ranked = ranker.rank(rows, totals)
+    gene_counts = _gene_counts(rows, source.n_genes)
+    tally.n_truncated = int((ranked.n_genes > ranker.room).sum())
     filled = ranked.n_genes > 0
     empty = cells[~filled]
     if len(empty):
@@ -229,6 +217,15 @@ def _totals(
     tally.n_disagreeing = int(np.sum(np.abs(given - sums) > _DISAGREEMENT * np.maximum(given, sums)))
     tally.given, tally.counted = float(given.sum()), float(sums.sum())
     return np.where(given > 0, given, 1.0) if options.counts else None
+
+
+def _gene_counts(rows: CellRows, n_genes: int) -> NDArray[np.float64]:
+    """Sum of each column, a piece at a time that stays in a core's cache."""
+    sums = np.zeros(n_genes)
+    for start in range(0, len(rows.data), _PIECE):
+        span = slice(start, start + _PIECE)
+        sums += np.bincount(rows.indices[span], weights=rows.data[span], minlength=n_genes)
+    return sums
 
 
 def _sums(rows: CellRows) -> NDArray[np.float64]:

@@ -62,6 +62,8 @@ def _check_genes(where: str, genes: Sequence[str]) -> None:
     if not len(genes):
         msg = f"{where} has no genes."
         raise InvalidVocabularyError(msg)
+    if _are_plain(genes) and len(set(map(str.upper, genes))) == len(genes):
+        return
     seen: dict[str, str] = {}
     for gene in genes:
         if not isinstance(gene, str) or not gene.strip() or gene != gene.strip() or not gene.isprintable():
@@ -73,9 +75,20 @@ def _check_genes(where: str, genes: Sequence[str]) -> None:
         seen[gene.upper()] = gene
 
 
+def _are_plain(genes: Sequence[str]) -> bool:
+    """Whether all are printable texts without any space; told at once, most often so."""
+    if set(map(type, genes)) != {str} or not all(genes):
+        return False
+    joined = "".join(genes)
+    return joined.isprintable() and " " not in joined
+
+
 def _check_ids(where: str, genes: Sequence[str], token_ids: Sequence[int], special_tokens: Mapping[str, int]) -> None:
     owner: dict[int, str] = {}
     size = len(genes) + len(special_tokens)
+    numbers = [*special_tokens.values(), *token_ids]
+    if set(map(type, numbers)) == {int} and set(numbers) == set(range(size)):
+        return
     for entry, token in [*special_tokens.items(), *zip(genes, token_ids, strict=True)]:
         if isinstance(token, bool) or not isinstance(token, int):
             msg = f'{where} gives "{entry}" the id {token!r}. An id is a whole number.'
@@ -95,6 +108,8 @@ def _check_ids(where: str, genes: Sequence[str], token_ids: Sequence[int], speci
 
 
 def _check_medians(where: str, genes: Sequence[str], medians: Sequence[float]) -> None:
+    if all(map(math.isfinite, medians)) and min(medians) > 0:
+        return
     for gene, median in zip(genes, medians, strict=True):
         if not (math.isfinite(median) and median > 0):
             msg = f'{where} gives the gene "{gene}" the median {median}. A nonzero median is a positive number.'

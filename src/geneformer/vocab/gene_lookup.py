@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.vocab.identifiers import foreign_kind, looks_like_mouse_symbol, repaired, text_of
+from geneformer.vocab.identifiers import MISSING, foreign_kind, looks_like_mouse_symbol, repaired, text_of
 from geneformer.vocab.vocabulary import Vocabulary
 
 ID, RETIRED, SYMBOL, ALIAS = "id", "retired", "symbol", "alias"
@@ -94,7 +94,7 @@ class KnownNames:
     """What each upper-case identifier stands for, genes without a token left out.
 
     A vocabulary's own ids come first, then its symbols, then its table of aliases. Names are worked out when they are
-    asked for: a file has a fraction of those there are.
+    asked for, and the tables searched for those alone: a file has a fraction of the names there are.
 
     Parameters
     ----------
@@ -102,21 +102,42 @@ class KnownNames:
         Whose genes are meant.
     borrow
         Use the table of aliases of V2 for a vocabulary that has none.
+
+    Attributes
+    ----------
+    plain
+        Index into the genes of the vocabulary of each id that needs no second look.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, borrow: bool) -> None:
-        own = vocabulary.tables.aliases
+        own = vocabulary.tables.has_aliases
         self._place_of = vocabulary.position_of
-        self._ids = {gene.upper(): gene for gene in self._place_of}
-        self._symbols = {s.upper(): (s, gene) for s, gene in vocabulary.symbols.items() if gene in self._place_of}
-        self._borrowed = own is None
-        self._aliases: Mapping[str, str] = {}
+        self.plain = {
+            gene: place for gene, place in self._place_of.items() if gene.isupper() and gene.lower() not in MISSING
+        }
+        self._ids = {gene.upper(): gene for gene in self._place_of if gene not in self.plain}
+        self._borrowed = not own
+        self._tables = vocabulary.tables
+        history = vocabulary if own else Vocabulary.load("V2") if borrow else None
+        self._history = None if history is None else history.tables
+        self._symbols: dict[str, tuple[str, str]] = {}
+        self._aliases: dict[str, str] = {}
         self._official: dict[str, str] = {}
-        if own is not None or borrow:
-            history = vocabulary if own is not None else Vocabulary.load("V2")
-            self._aliases = history.aliases
-            self._official = {symbol.upper(): symbol for symbol in history.symbols}
         self._found: dict[str, Known | None] = {}
+        self._learnt: set[str] = set()
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Look names up in the tables, all at once: each time they are read to their end."""
+        wanted = set(names) - self._learnt
+        if not wanted:
+            return
+        self._learnt |= wanted
+        symbols = self._tables.symbols_spelling(wanted)
+        self._symbols |= {s.upper(): (s, gene) for s, gene in symbols.items() if gene in self._place_of}
+        if self._history is not None:
+            official = symbols if self._history is self._tables else self._history.symbols_spelling(wanted)
+            self._official |= {symbol.upper(): symbol for symbol in official}
+            self._aliases |= self._history.aliases_among(wanted)
 
     def get(self, name: str) -> Known | None:
         """What a name stands for, or nothing."""
@@ -125,9 +146,11 @@ class KnownNames:
         return self._found[name]
 
     def _find(self, name: str) -> Known | None:
-        if name in self._ids:
-            gene = self._ids[name]
+        gene = name if name in self.plain else self._ids.get(name)
+        if gene is not None:
             return Known(self._place_of[gene], HOW.index(ID), gene, borrowed=False)
+        if name not in self._learnt:
+            self.learn((name,))
         if name in self._symbols:
             symbol, gene = self._symbols[name]
             return Known(self._place_of[gene], HOW.index(SYMBOL), symbol, borrowed=False)
@@ -165,15 +188,21 @@ def _known_names(key: _SameObject, borrow: bool) -> KnownNames:
 def look_up(column: str, entries: Iterable[object], known: KnownNames) -> LookedUp:
     """One column of names looked up, each by itself: ids and symbols may be mixed."""
     raw = list(entries)
-    texts = [text_of(entry) for entry in raw]
-    positions, hows, borrowed = [-1] * len(texts), [UNMATCHED_CODE] * len(texts), [False] * len(texts)
+    positions = [known.plain.get(entry, -1) if type(entry) is str else -1 for entry in raw]
+    texts = [str(entry) if place >= 0 else text_of(entry) for entry, place in zip(raw, positions, strict=True)]
+    rest = [row for row, place in enumerate(positions) if place < 0]
+    known.learn(name for row in rest for name in _spellings(texts[row]))
+    hows, borrowed = [HOW.index(ID)] * len(texts), [False] * len(texts)
     repairs_of: dict[int, tuple[str, ...]] = {}
     foreign: Counter[str] = Counter()
     n_mouse_symbols = 0
-    for row, text in enumerate(texts):
+    for row in rest:
+        text = texts[row]
+        hows[row] = UNMATCHED_CODE if text else MISSING_CODE
         if not text:
-            hows[row] = MISSING_CODE
             continue
+        if text.startswith("ENSG0") and _is_proper_id(text) and known.get(text) is None:
+            continue  # a gene without a token, and nothing else
         match, repairs = _find(text, known)
         if match is not None:
             positions[row], hows[row], spelled, borrowed[row] = match
@@ -204,14 +233,23 @@ def _is_ensembl(name: str) -> bool:
     return name.startswith("ENSG") and name[-10:].isdigit()
 
 
+def _is_proper_id(text: str) -> bool:
+    return len(text) == _ENSEMBL_LENGTH and _is_ensembl(text)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """The names that `_find` may ask for."""
+    return (text,) if _is_proper_id(text) else (text, text.upper(), repaired(text)[0])
+
+
 def _find(text: str, known: KnownNames) -> tuple[Known | None, tuple[str, ...]]:
     """What a name stands for and what had to be repaired."""
     match = known.get(text)
     if match is not None and match.spelled == text:
         return match, ()
     repairs: tuple[str, ...] = ()
-    if match is None and _is_ensembl(text) and len(text) == _ENSEMBL_LENGTH:
-        return None, repairs  # a proper id, of a gene without a token: nothing to repair
+    if match is None and _is_proper_id(text):
+        return None, repairs  # of a gene without a token: nothing to repair
     match = known.get(text.upper())
     if match is None:
         upper, repairs = repaired(text)

@@ -72,25 +72,26 @@ def read_stored(path: Path) -> Stored:
 def _read_folder(folder: Path) -> Stored:
     meta = _read_meta(folder / META)
     genes, token_ids, medians = read_genes(folder)
-    rows = sorted(
-        (token, gene, float("nan") if median is None else median)
-        for gene, token, median in zip(genes, token_ids, medians, strict=True)
-        if token is not None
-    )
-    token_of = {gene: token for token, gene, _ in rows}
-    if len(token_of) != len(rows):
-        repeated = next(gene for token, gene, _ in rows if token_of[gene] != token)
+    tokens = [(token, row) for row, token in enumerate(token_ids) if token is not None]
+    tokens.sort()
+    token_of = {genes[row]: token for token, row in tokens}
+    if len(token_of) != len(tokens):
+        repeated = next(genes[row] for token, row in tokens if token_of[genes[row]] != token)
         msg = f'Vocabulary "{folder}" lists the gene "{repeated}" twice. Keep one line for each gene.'
         raise InvalidVocabularyError(msg)
     return Stored(
         name=meta.get("name", folder.name),
         token_of=token_of,
-        medians=[median for *_, median in rows],
+        medians=[_number(medians[row]) for _, row in tokens],
         special_tokens=meta["special_tokens"],
         input_size=meta["input_size"],
         tables=FolderTables(folder),
         fingerprint=meta.get("fingerprint"),
     )
+
+
+def _number(median: float | None) -> float:
+    return float("nan") if median is None else median
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The dictionaries behind a vocabulary, in memory or read from its folder when first asked for."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,10 @@ ALIASES = "aliases.parquet"
 """Upper-case symbol, retired or current id; gene. Absent where every id stands for itself."""
 
 
+_ROWS = 16_384
+"""Rows of a table that are in memory at a time."""
+
+
 class Tables(Protocol):
     """What a vocabulary reads only when it is asked for."""
 
@@ -34,6 +38,16 @@ class Tables(Protocol):
     def aliases(self) -> dict[str, str] | None:
         """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a table of aliases."""
+
+    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
+        """Those of `symbols` that are one of the names in upper case."""
+
+    def aliases_among(self, names: Set[str]) -> dict[str, str]:
+        """Those of `aliases` that are among the names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryTables:
@@ -42,6 +56,19 @@ class MemoryTables:
     medians: dict[str, float]
     symbols: dict[str, str]
     aliases: dict[str, str] | None
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a table of aliases."""
+        return self.aliases is not None
+
+    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
+        """Those of `symbols` that are one of the names in upper case."""
+        return {symbol: gene for symbol, gene in self.symbols.items() if symbol.upper() in names}
+
+    def aliases_among(self, names: Set[str]) -> dict[str, str]:
+        """Those of `aliases` that are among the names."""
+        return {name: gene for name, gene in (self.aliases or {}).items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,27 @@ class FolderTables:
         """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
         return _read_pairs(self.folder / ALIASES, "identifier")
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a table of aliases."""
+        return (self.folder / ALIASES).exists()
+
+    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
+        """Those of `symbols` that are one of the names in upper case; only these are ever in memory."""
+
+        def wanted(symbols: list[str]) -> list[int]:
+            return [row for row, symbol in enumerate(symbols) if symbol.upper() in names]
+
+        return _read_pairs(self.folder / SYMBOLS, "symbol", wanted) or {}
+
+    def aliases_among(self, names: Set[str]) -> dict[str, str]:
+        """Those of `aliases` that are among the names; only these are ever in memory."""
+
+        def wanted(aliases: list[str]) -> list[int]:
+            return [row for row, alias in enumerate(aliases) if alias in names]
+
+        return _read_pairs(self.folder / ALIASES, "identifier", wanted) or {}
+
 
 def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
     """Genes, token ids and medians of a vocabulary folder, row by row.
@@ -76,7 +124,7 @@ def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | 
         The file is missing, damaged, or has other columns.
     """
     genes, token_ids, medians = _read_columns(
-        folder / GENES, {"gene": "string", "token_id": "int32", "median": "float64"}
+        folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}
     )
     return genes, token_ids, medians
 
@@ -128,28 +176,61 @@ def _write(columns: dict[str, object], path: Path) -> None:
     )
 
 
-def _read_pairs(path: Path, column: str) -> dict[str, str] | None:
+def _every(keys: list[str]) -> Iterable[int]:
+    return range(len(keys))
+
+
+def _read_pairs(
+    path: Path, column: str, wanted: Callable[[list[str]], Iterable[int]] = _every
+) -> dict[str, str] | None:
+    """Text and gene of the wanted ones among some rows; nothing without the file."""
     if not path.exists():
         return None
-    keys, genes = _read_columns(path, {column: "string", "gene": "string"})
-    pairs: dict[str, str] = dict(zip(keys, genes, strict=True))
-    if len(pairs) != len(keys):
-        repeated = Counter(keys).most_common(1)[0][0]
-        msg = f'"{path}" lists {column} "{repeated}" twice. Keep one line for each {column}.'
-        raise InvalidVocabularyError(msg)
+    pairs: dict[str, str] = {}
+    for keys, genes in _read_batches(path, {column: "string", "gene": "string"}):
+        texts = keys.to_pylist()
+        for row in wanted(texts):
+            key = texts[row]
+            if key in pairs:
+                msg = f'"{path}" lists {column} "{key}" twice. Keep one line for each {column}.'
+                raise InvalidVocabularyError(msg)
+            pairs[key] = genes[row].as_py()
     return pairs
 
 
 def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
     """The columns of a Parquet file as lists of the kinds wanted."""
+    read: list[list[Any]] = [[] for _ in columns]
+    for batch in _read_batches(path, columns):
+        for values, array in zip(read, batch, strict=True):
+            values.extend(array.to_pylist())
+    return read
+
+
+def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]:
+    """The columns of a Parquet file as arrays of the kinds wanted, some thousand rows at a time."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         # Unlike `read_table`, this does not load pandas.
-        with parquet.ParquetFile(path) as file:
-            table = file.read(columns=list(columns))
-        return [table.column(name).cast(kind).to_pylist() for name, kind in columns.items()]
+        with _returned_memory(), parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS, columns=list(columns), use_threads=False):
+                arrays = [(batch.column(name), kind) for name, kind in columns.items()]
+                yield [array if str(array.type) == kind else array.cast(kind) for array, kind in arrays]
     except (OSError, KeyError, pa.ArrowException) as error:
         msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {error}'
         raise InvalidVocabularyError(msg) from error
+
+
+@contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Let Arrow give memory back when it is done: a table leaves ten times its size in the pool it uses else."""
+    import pyarrow as pa
+
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
