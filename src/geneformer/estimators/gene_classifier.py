@@ -1,43 +1,39 @@
 """`gf.GeneClassifier`: classes of genes, learnt from the cells they occur in."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.estimators.base import Estimator, Pairing
+from geneformer.errors import GeneformerWarning, GeneListError, OptionError
+from geneformer.estimators.base import Pairing
+from geneformer.estimators.cell_parts import TWIN, without_pretraining
 from geneformer.estimators.cells import CellInput, Cells
+from geneformer.estimators.gene_cells import LabeledGenes, open_genes
+from geneformer.estimators.gene_estimator import GeneEstimator
 from geneformer.models.token_heads import GeneformerForGenes
-from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.options.gene_classification import GeneClassifyOptions
-from geneformer.results.classification import PROBABILITY
-from geneformer.results.genes import GENE, N_CELLS, SYMBOL, GeneReport
-from geneformer.tasks.finetuning import FinetuneResult
-from geneformer.tasks.gene_features import GeneFeatures
-from geneformer.tasks.gene_folds import GeneParts, split_genes
+from geneformer.options import FinetuneOptions, GeneClassifyOptions, RuntimeOptions
+from geneformer.results.genes import GeneReport
+from geneformer.tasks.gene_baselines import classify_genes_by_baselines
+from geneformer.tasks.gene_features import GeneFeatures, gene_features
+from geneformer.tasks.gene_folds import GeneParts, draw_gene_folds, split_genes
 from geneformer.tasks.gene_learning import learn_genes
-from geneformer.tasks.gene_lists import GeneClasses, GeneLabels
+from geneformer.tasks.gene_lists import GeneClasses
+from geneformer.tasks.gene_validation import (
+    MODEL,
+    Told,
+    add_baselines,
+    cross_validate_genes,
+    report_genes,
+    tell_held_out,
+)
 from geneformer.vocab.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-LEARNT = "learnt"
-"""Column of predictions with the class a gene was learnt with."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
-    """Cells with labeled genes, and those genes."""
-
-    cells: Cells
-    labels: GeneLabels
-
-
-class GeneClassifier(Estimator):
+class GeneClassifier(GeneEstimator):
     """A pretrained encoder that learns to tell classes of genes apart by the company they keep in cells.
 
     The network learns from every occurrence of the labeled genes. What it says about a gene is its probability averaged
@@ -77,7 +73,6 @@ class GeneClassifier(Estimator):
     """
 
     kind = "gene_classifier"
-    task_fields = ("classes_", "gene_classes_", "parts_", "left_out_", "metrics_")
 
     def __init__(
         self,
@@ -97,18 +92,7 @@ class GeneClassifier(Estimator):
         super().__init__(model, vocabulary, groups, changes)
 
     classify: GeneClassifyOptions
-    classes_: tuple[str, ...] | None = None
-    gene_classes_: dict[str, list[str]]
-    parts_: dict[str, list[str]]
-    left_out_: dict[str, dict[str, Sequence[str]]]
-    metrics_: dict[str, float]
-    network_: GeneformerForGenes | None = None
-    result_: FinetuneResult | None = None
-    report_: GeneReport | None = None
-    _pairing: Pairing | None = None
-    _history: list[dict[str, Any]]
-    _options: Mapping[str, Any]
-    _training: _Prepared | None = None
+    _training: LabeledGenes | None = None
     _split: GeneParts | None = None
     _features: GeneFeatures | None = None
     _twin: GeneformerForGenes | None = None
@@ -154,7 +138,7 @@ class GeneClassifier(Estimator):
             The cells cannot be used with the model.
         """
         base, chosen, seed = self.base(), self.classify, self.finetuning.seed
-        prepared = self._prepare(cells, gene_classes, counts_layer, gene_ids)
+        prepared = self._open(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
         labels = prepared.labels
         parts = split_genes(labels.codes, valid=chosen.valid, test=chosen.test, classes=labels.classes, seed=seed)
         with self._bar("Training") as update:
@@ -165,7 +149,7 @@ class GeneClassifier(Estimator):
         self.network_, self.result_, self._history = network, result, result.history
         self._pairing, self._training, self._split = self._pair(), prepared, parts
         self._features, self._twin, self.report_ = None, None, None
-        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(base.vocabulary, parts.known)
+        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(base.vocabulary)
         names = base.vocabulary.gene_of[labels.tokens]
         self.parts_ = {name: names[getattr(parts, name)].tolist() for name in ("train", "valid", "test")}
         self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
@@ -174,53 +158,6 @@ class GeneClassifier(Estimator):
         if len(parts.test):
             self.report_ = self._report(prepared, parts.test)
         return self
-
-    def predict(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
-    ) -> "pd.DataFrame":
-        """Classes of all genes of the vocabulary, one row each.
-
-        Columns are `gene` (Ensembl id), `symbol`, `n_cells` (cells it occurs in), `learnt` (the class it was learnt
-        with, None for a gene that is new to the classifier), `probability_<class>` averaged over these cells, and
-        `predicted`. Genes that occur in no cell have no probabilities (NaN) and no class (None).
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        import pandas as pd
-
-        said, vocabulary = self._say(cells, counts_layer, gene_ids), self._vocabulary
-        proba, n_cells = said.proba[vocabulary.token_ids], said.n_cells[vocabulary.token_ids]
-        classes: tuple[str, ...] = self._fitted("classes_")
-        class_of = {gene: name for name, genes in self.gene_classes_.items() for gene in genes}
-        best = np.where(n_cells > 0, np.nan_to_num(proba).argmax(axis=1), -1)
-        columns = {
-            GENE: vocabulary.genes,
-            SYMBOL: [vocabulary.symbol_of(gene) for gene in vocabulary.genes],
-            N_CELLS: n_cells,
-            LEARNT: [class_of.get(gene) for gene in vocabulary.genes],
-            **{f"{PROBABILITY}{name}": proba[:, code] for code, name in enumerate(classes)},
-            "predicted": np.array([*classes, None], dtype=object)[best],
-        }
-        return pd.DataFrame(columns)
-
-    def predict_proba(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
-    ) -> NDArray[np.float64]:
-        """Probability of every class, averaged over cells, by gene of the vocabulary, ``(n_genes, C)``; NaN for others.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        return self._say(cells, counts_layer, gene_ids).proba[self._vocabulary.token_ids]
 
     def evaluate(
         self,
@@ -250,7 +187,148 @@ class GeneClassifier(Estimator):
             No gene to test on that was not learnt from; other classes than those learnt.
         """
         self._fitted("network_")
-        if gene_classes is None:
-            parts = self.parts_
-            truth = {name: [g for g in genes if g in set(parts["test"])] for name, genes in self._all_genes().items()}
-            truth = {name: genes for name, genes in truth.items() if genes}
+        given = self._test_genes() if gene_classes is None else gene_classes
+        opened = self._fitted("_training").cells if cells is None else cells
+        prepared = self._open(
+            opened, given, self._fitted("_pairing"), counts_layer=counts_layer, gene_ids=gene_ids, classes=self.classes_
+        )
+        labels, known = prepared.labels, self._known_genes()
+        learnt = np.array([gene in known for gene in self._vocabulary.gene_of[labels.tokens]])
+        if learnt.all() and not allow_learnt:
+            msg = (
+                f"All {len(labels):,} genes were learnt from. Give genes that were not, hold some out with test=0.2, "
+                "or use cross_validate, which holds out every gene once."
+            )
+            raise GeneListError(msg)
+        if learnt.any() and not allow_learnt:
+            msg = f"{learnt.sum():,} of {len(labels):,} genes were learnt from and are left out of the evaluation."
+            warnings.warn(msg, GeneformerWarning, stacklevel=2)
+        return self._report(prepared, np.flatnonzero(~learnt | allow_learnt))
+
+    def cross_validate(
+        self,
+        cells: CellInput | None = None,
+        gene_classes: GeneClasses | None = None,
+        n_folds: int = 5,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> GeneReport:
+        """How right the classes of genes are told by networks that did not learn from them, beside the baselines.
+
+        Every gene is held out once, with the classes evenly spread over the folds; in its fold its occurrences are
+        context without a label. All folds see the same cells. The networks of the folds are thrown away: a fitted
+        classifier stays as it is.
+
+        Parameters
+        ----------
+        cells, gene_classes
+            As in `fit`; those of `fit` by default.
+        n_folds
+            Number of folds, and of networks trained.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+
+        Raises
+        ------
+        GeneListError
+            The lists cannot be used, or a class has fewer genes than there are folds.
+        """
+        if (cells is None) is not (gene_classes is None):
+            msg = "cross_validate takes cells and gene_classes, or neither to use those of fit."
+            raise OptionError(msg)
+        if cells is None or gene_classes is None:
+            prepared: LabeledGenes = self._fitted("_training")
+        else:
+            prepared = self._open(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        base, labels, seed = self.base(), prepared.labels, self.finetuning.seed
+        folds = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
+        variants = {MODEL: self.finetuning}
+        if self.classify.baselines == "all":
+            variants[TWIN] = without_pretraining(self.finetuning)
+        results = cross_validate_genes(
+            base,
+            self._told(prepared, self._pair()),
+            folds,
+            variants,
+            self.runtime,
+            features=None if self.classify.baselines == "none" else self._features_of(prepared),
+            bar=self._bar,
+        )
+        self.report_ = report_genes(
+            results, labels, base.vocabulary, self._settings(prepared, n_folds=n_folds), seed=seed
+        )
+        return self.report_
+
+    def _open(
+        self, cells: CellInput | Cells, gene_classes: GeneClasses, pairing: Pairing, **places: Any
+    ) -> LabeledGenes:
+        return open_genes(cells, gene_classes, pairing, self.classify, seed=self.finetuning.seed, **places)
+
+    def _test_genes(self) -> dict[str, list[str]]:
+        test = set(self.parts_["test"])
+        if not test:
+            msg = "No gene was held out. Give genes that were not learnt from, or fit with test=0.2."
+            raise GeneListError(msg)
+        held_out = {name: [gene for gene in genes if gene in test] for name, genes in self.gene_classes_.items()}
+        return {name: genes for name, genes in held_out.items() if genes}
+
+    def _told(self, prepared: LabeledGenes, pairing: Pairing) -> Told:
+        return Told(prepared.cells.tokens, prepared.labels, pairing.max_length, pairing.vocabulary.size)
+
+    def _features_of(self, prepared: LabeledGenes) -> GeneFeatures:
+        """What the baselines see; kept for the cells of `fit`."""
+        if prepared is self._training and self._features is not None:
+            return self._features
+        base, length = self.base(), self._pair().max_length
+        with self._bar("Embedding genes") as update:
+            found = gene_features(
+                base, prepared.cells.tokens, self.runtime,
+                counts=prepared.cells.counts(base), max_length=length, progress=update,
+            )  # fmt: skip
+        if prepared is self._training:
+            self._features = found
+        return found
+
+    def _report(self, prepared: LabeledGenes, rows: NDArray[np.int64]) -> GeneReport:
+        """The report on some of the genes, which are all told by the one network."""
+        networks = {MODEL: self._fitted("network_")}
+        with_baselines = self._training is not None and self.classify.baselines != "none"
+        if with_baselines and self.classify.baselines == "all":
+            networks[TWIN] = self._random_twin()
+        told = self._told(prepared, self._fitted("_pairing"))
+        held_out = tell_held_out(networks, told, rows, self.runtime, self._bar)
+        seed = self.finetuning.seed
+        if with_baselines and self._training is not None and self._split is not None:
+            features, seen = self._features_of(self._training), self._features_of(prepared)
+            tokens = prepared.labels.tokens[rows]
+            beside = classify_genes_by_baselines(
+                self._training.labels, self._split.known, features, tokens, seen, seed=seed
+            )
+            add_baselines(held_out, prepared.labels, beside)
+        return report_genes([held_out], prepared.labels, self._vocabulary, self._settings(prepared), seed=seed)
+
+    def _random_twin(self) -> GeneformerForGenes:
+        """The same network with the same training, but without the pretrained weights."""
+        if self._twin is None:
+            training, parts = self._fitted("_training"), self._fitted("_split")
+            options = without_pretraining(self.finetuning)
+            with self._bar("Training from random weights") as update:
+                self._twin = learn_genes(
+                    self.base(), training.cells.tokens, training.labels, parts, options, self.runtime, progress=update
+                )[0]
+        return self._twin
+
+    def _settings(self, prepared: LabeledGenes, **more: Any) -> dict[str, Any]:
+        """How a report was made."""
+        labels = prepared.labels
+        options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify")}
+        return {
+            "model": str(self.model),
+            "cells": len(prepared.cells.tokens),
+            "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
+            "unknown": dict(labels.unknown),
+            "absent": dict(labels.absent),
+            **more,
+            **options,
+        }

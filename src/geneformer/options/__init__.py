@@ -5,6 +5,7 @@ from geneformer.options.classification import ClassifyOptions
 from geneformer.options.embedding import EmbedOptions
 from geneformer.options.expression import ExpressionOptions
 from geneformer.options.finetuning import FinetuneOptions
+from geneformer.options.gene_classification import GeneClassifyOptions
 from geneformer.options.multi_task import MultiTaskOptions
 from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
@@ -20,6 +21,7 @@ __all__ = [
     "EmbedOptions",
     "ExpressionOptions",
     "FinetuneOptions",
+    "GeneClassifyOptions",
     "MultiTaskOptions",
     "PredictOptions",
     "PretrainOptions",

@@ -111,12 +111,12 @@ class PerClass(Measured):
 
     def details(self) -> list[str]:
         """Sections of a text: what was left out, and a table of the classes."""
-        header = ["class", "precision", "recall", "F1", "ROC AUC", "average precision", "cells"]
+        header = ["class", "precision", "recall", "F1", "ROC AUC", "average precision", f"{self.unit}s"]
         rows = [[row.name, *(told(getattr(row, name)) for name in FIGURES), f"{row.n:,}"] for row in self.per_class]
         sections = ["## Classes", markdown_table(header, rows)]
         if self.absent:
             listed = ", ".join(self.absent)
-            sections.insert(0, f"No cell measured is of {listed}: averages over classes leave such classes out.")
+            sections.insert(0, f"No {self.unit} measured is of {listed}: averages over classes leave such classes out.")
         return sections
 
 

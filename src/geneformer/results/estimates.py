@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 UNDEFINED = "-"
 """What stands in a table for a figure that cannot be computed."""
@@ -55,6 +55,9 @@ class Measured:
         Seed of the resamples.
     """
 
+    unit: ClassVar[str] = "cell"
+    """What was measured one by one."""
+
     n: int
     metrics: Mapping[str, Estimate]
     n_unlabeled: int = 0
@@ -88,10 +91,10 @@ class Measured:
         left_out = f"; {self.n_unlabeled:,} without a label left out" if self.n_unlabeled else ""
         drawn = {count for count in self.draws.values() if count}
         if not drawn:
-            return f"{self.n:,} cells{left_out}. No intervals."
-        what = "cells" if self.n_groups is None else f"{self.n_groups:,} whole groups"
+            return f"{self.n:,} {self.unit}s{left_out}. No intervals."
+        what = f"{self.unit}s" if self.n_groups is None else f"{self.n_groups:,} whole groups"
         often = f"{min(drawn):,}" if len(drawn) == 1 else f"{min(drawn):,} to {max(drawn):,}"
-        return f"{self.n:,} cells{left_out}. In parentheses: 95% intervals from {often} resamples of {what}."
+        return f"{self.n:,} {self.unit}s{left_out}. In parentheses: 95% intervals from {often} resamples of {what}."
 
 
 def measured_fields(content: Mapping[str, Any]) -> dict[str, Any]:

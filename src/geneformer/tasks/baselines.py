@@ -15,6 +15,7 @@ __all__ = [
     "library_size",
     "logistic_label_sets",
     "logistic_regression",
+    "logistic_regression_on",
     "majority",
     "mean_value",
     "ridge_regression",
@@ -146,6 +147,45 @@ def logistic_regression(
     codes = codes[rows]
     train, test = train_and_test(train_counts[rows], test_counts, n_top_genes)
     return _fitted(train, codes, test, n_classes, strength=_best_strength(train, codes, parts, n_classes))
+
+
+def logistic_regression_on(
+    train: NDArray[Any], train_codes: ArrayLike, test: NDArray[Any], n_classes: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Probabilities from a linear model of given features, ``(n_test, C)``.
+
+    The features are standardized by the training rows; everything else is as in `logistic_regression`.
+
+    Parameters
+    ----------
+    train, test
+        Features of training and test rows, ``(n, d)``.
+    train_codes
+        Class of each training row, ``(n,)``; -1 for no label.
+    n_classes
+        Classes; those without training rows get the probability 0.
+    seed
+        Fixes the parts in which penalties are tried.
+
+    Raises
+    ------
+    OptionError
+        Features and codes that do not fit together.
+    NoCellsError
+        No training row has a label.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+    codes, rows = _labeled(train_codes, n_classes)
+    if len(train) != len(codes):
+        msg = f"train has {len(train):,} rows for {len(codes):,} codes. Give one code per row."
+        raise OptionError(msg)
+    seen = np.asarray(train, dtype=np.float64)[rows]
+    deviation = seen.std(axis=0)
+    scaled = [(part - seen.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0) for part in (seen, test)]
+    parts = draw_parts(rows, None, len(codes), seed)
+    strength = _best_strength(scaled[0], codes[rows], parts, n_classes)
+    return _fitted(scaled[0], codes[rows], scaled[1], n_classes, strength=strength)
 
 
 def label_shares(train_truth: ArrayLike, n_test: int) -> NDArray[np.float64]:
