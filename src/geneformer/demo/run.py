@@ -75,6 +75,10 @@ def run_demo(
             stages.add_components(adata, seed)
         with log.step("predict cell types"):
             quality = stages.predict(adata, name, random, seed)
+        with log.step("fine-tune a classifier"):
+            classifier = stages.fit_classifier(adata, model, runtime, seed)
+        with log.step("draw its confusion matrix"):
+            stages.write_classifier(classifier, folder)
         with log.step("write the cells"):
             stages.write_cells(adata, folder / "pbmc3k_geneformer.h5ad")
         report = DemoReport(
@@ -82,6 +86,7 @@ def run_demo(
             model=str(model),
             steps=tuple(log.steps),
             quality=tuple(quality),
+            classified=stages.figures(classifier.report_),
             tokens=told.to_dict(),
             seed=seed,
             versions=installed_versions(),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys, pl, tl
 from geneformer.demo.cells import LABEL, UNASSIGNED, pbmc3k, pbmc3k_path
+from geneformer.demo.classifying import figures, fit_classifier, write_classifier
 from geneformer.demo.comparison import Compared, compare
 from geneformer.demo.report import DemoReport
 from geneformer.models.loading import LoadedModel, load_model
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
-    "add_components", "draw", "embed", "embed_at_random", "lay_out", "load_cells", "load_libraries", "load_model",
-    "predict", "tokenize", "write_cells", "write_report",
+    "add_components", "draw", "embed", "embed_at_random", "figures", "fit_classifier", "lay_out", "load_cells",
+    "load_libraries", "load_model", "predict", "tokenize", "write_cells", "write_classifier", "write_report",
 ]  # fmt: skip
 
 UMAP, PCA = "X_umap", "X_pca"

@@ -45,6 +45,7 @@ class _Learnt:
     cells: Cells
     split: Split
     targets: ClassTargets
+    groups: NDArray[Any] | None
     counts: "sparse.csr_matrix | None"
 
 
@@ -68,6 +69,8 @@ class CellClassifier(CellEstimator):
         Names of the classes, in the order of the probabilities.
     report_
         Evaluation on the test part of the split, beside the baselines.
+    baseline_proba_
+        By baseline, its probabilities for the cells evaluated last, ``(n, C)``.
     temperature_
         Divides the logits before they become probabilities.
 
@@ -113,6 +116,7 @@ class CellClassifier(CellEstimator):
     unknown_below_: float = 0.0
     metrics_: dict[str, float]
     split_: dict[str, Any]
+    baseline_proba_: dict[str, NDArray[np.float64]]
     _training: _Learnt | None = None
     _twin: GeneformerForCells | None = None
 
@@ -171,7 +175,13 @@ class CellClassifier(CellEstimator):
         check_classes(parts, targets.codes, targets.classes)
         self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
         self.unknown_below_ = self.classify.unknown_below
-        self._training = _Learnt(opened, parts, targets, self._counts(opened, base))
+        self._training = _Learnt(
+            opened,
+            parts,
+            targets,
+            None if groups is None else np.asarray(opened.column(groups)),
+            self._counts(opened, base),
+        )
         self._twin, self.report_ = None, None
         network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
         self._learnt(network, result, base)
@@ -346,7 +356,7 @@ class CellClassifier(CellEstimator):
         part = Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
         truth, proba = targets[rows], self.probabilities(part)
         parts = None if groups is None else np.asarray(groups)[rows]
-        beside = self._beside = self._baselines(cells, rows, part)
+        beside = self.baseline_proba_ = self._baselines(cells, rows, part)
         settings = {"model": self.model, "label": self.label_, "split": self.split_, **self._options}
         evaluate: Any = evaluate_label_sets if self.multi_label_ else evaluate_classes
         judged = partial(evaluate, truth, classes=self.classes_, groups=parts, seed=self.finetuning.seed)
@@ -382,6 +392,7 @@ class CellClassifier(CellEstimator):
             training.targets.values[learnt],
             counts[rows],
             n_classes=len(self.classes_ or ()),
+            groups=None if training.groups is None else training.groups[learnt],
             n_top_genes=self.classify.n_top_genes,
             seed=self.finetuning.seed,
         )
