@@ -113,7 +113,9 @@ def held_out(cells: ad.AnnData, label: str, seed: int) -> Fold:
 
 def run(task: Task, folder: Path, seed: int, options: FinetuneOptions, model: str) -> dict[str, Any]:
     """Figures of one task for one seed, of the model and of what stands beside it."""
-    truth, said, classes, groups = [], {}, (), []
+    truth: list[np.ndarray] = []
+    said: dict[str, list[np.ndarray]] = {}
+    classes: tuple[str, ...] = ()
     for train, test in task.folds(folder, seed):
         classifier = gf.CellClassifier(
             model,
@@ -163,9 +165,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Mean over the seeds, with their spread, and the widest bootstrap interval of a seed."""
     lines = [
         "# Fine-tuned `mini` on five cell tasks", "",
-        "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest end of "
-        "their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. The command, "
-        "from the repository root, with the options of `recipes/cells.toml`:", "",
+        "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest end "
+        "of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. The "
+        "command, from the repository root, with the options of `recipes/cells.toml`:", "",
         "    python recipes/cell_tasks.py COUNTS_FOLDER -o docs/results", "",
     ]  # fmt: skip
     names = list(dict.fromkeys(name for entry in runs for name in entry["metrics"]))
