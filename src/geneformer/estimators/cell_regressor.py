@@ -343,7 +343,12 @@ class CellRegressor(CellEstimator):
         predicted, deviation = self.numbers(part)
         together = None if groups is None else np.asarray(cells.column(groups))[rows]
         judged = partial(evaluate_numbers, truth, groups=together, seed=self.finetuning.seed)
-        settings = {"model": self.model, "label": self.label_, "split": self.split_, "scale": self.scale_}
+        settings: dict[str, Any] = {
+            "model": self.model,
+            "label": self.label_,
+            "split": self.split_,
+            "scale": self.scale_,
+        }
         if deviation is not None:
             settings["within_two_deviations"] = float((np.abs(truth - predicted) <= 2 * deviation).mean())
         beside = self._baselines(cells, rows, part)

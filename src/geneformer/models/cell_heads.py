@@ -6,7 +6,7 @@ Axes: ``T`` packed tokens, ``B`` cells, ``D`` hidden, ``C`` classes.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class GeneformerForCells(GeneformerModel):
         self.post_init()
         for spec, head in zip(self.specs, self.heads, strict=True):
             if spec.kind == "number" and spec.activation in STARTS:
-                nn.init.constant_(head.bias[:1], STARTS[spec.activation])
+                nn.init.constant_(cast(nn.Linear, head).bias[:1], STARTS[spec.activation])
 
     def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
         """Cell vectors the heads see, ``(B, D)``."""
