@@ -20,7 +20,7 @@ class LabeledGenes:
     Attributes
     ----------
     cells
-        Cells that have any of the genes.
+        The cells that are used.
     labels
         Genes that occur in any of the cells.
     """
@@ -36,11 +36,12 @@ def open_genes(
     options: GeneClassifyOptions,
     *,
     classes: Sequence[str] | None = None,
+    all_cells: bool = False,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
     seed: int = 0,
 ) -> LabeledGenes:
-    """Cells that have any of the genes listed, and the genes that occur in them.
+    """Cells to learn about the genes listed from, and those of the genes that occur in them.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ def open_genes(
         What is done about unknown genes, and how many cells are used.
     classes
         Classes that are known already; those of the lists by default.
+    all_cells
+        Keep cells that have none of the genes.
     counts_layer, gene_ids
         Where counts and gene identifiers are.
     seed
@@ -75,6 +78,8 @@ def open_genes(
             "the model reads them. Use cells that express them, or other genes."
         )
         raise GeneListError(msg)
+    if all_cells:
+        rows = np.arange(len(cells.tokens))
     if options.max_cells is not None and len(rows) > options.max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, options.max_cells, replace=False))
     if len(rows) < len(cells.tokens):

@@ -187,11 +187,13 @@ class GeneClassifier(GeneEstimator):
             No gene to test on that was not learnt from; other classes than those learnt.
         """
         self._fitted("network_")
+        if cells is None and gene_classes is None and self._training is not None and self._split is not None:
+            self._test_genes()
+            return self._report(self._training, self._split.test)
         given = self._test_genes() if gene_classes is None else gene_classes
         opened = self._fitted("_training").cells if cells is None else cells
-        prepared = self._open(
-            opened, given, self._fitted("_pairing"), counts_layer=counts_layer, gene_ids=gene_ids, classes=self.classes_
-        )
+        places = {"counts_layer": counts_layer, "gene_ids": gene_ids}
+        prepared = self._open(opened, given, self._fitted("_pairing"), classes=self.classes_, all_cells=True, **places)
         labels, known = prepared.labels, self._known_genes()
         learnt = np.array([gene in known for gene in self._vocabulary.gene_of[labels.tokens]])
         if learnt.all() and not allow_learnt:
