@@ -25,7 +25,7 @@ from geneformer.tasks.finetuning import FinetuneResult
 from geneformer.tasks.label_set_metrics import evaluate_label_sets
 from geneformer.tasks.labels import encode_label_sets, encode_labels
 from geneformer.tasks.metrics import evaluate_classes
-from geneformer.tasks.splits import Split, check_classes
+from geneformer.tasks.splits import Split
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CellClassifier(CellEstimator):
     _training: _Learnt | None = None
     _twin: GeneformerForCells | None = None
 
-    def fit(
+    def fit(  # noqa: PLR0913
         self,
         cells: CellInput,
         label: str,
@@ -172,7 +172,7 @@ class CellClassifier(CellEstimator):
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, label)
         parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
-        check_classes(parts, targets.codes, targets.classes)
+        targets.check_split(parts)
         self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
         self.unknown_below_ = self.classify.unknown_below
         self._training = _Learnt(

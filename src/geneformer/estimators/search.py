@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 from transformers import TrainerCallback
 
 from geneformer.engine.device import memory_errors, release_memory, resolve_device
-from geneformer.errors import GeneformerError, OptionError, TrainingError
+from geneformer.errors import GeneformerError, GeneformerWarning, OptionError, TrainingError
 from geneformer.estimators.base import spread_options
 from geneformer.estimators.cells import CellInput, Cells, open_cells
 from geneformer.estimators.cloning import MEASURED_BY, clone, option_groups, training_groups, with_training_options
 from geneformer.estimators.splitting import draw_rows
-from geneformer.estimators.study import Claim, Study
+from geneformer.estimators.study import Claim, Study, import_optuna
 from geneformer.options import SearchOptions
 from geneformer.options.search import read_space
 from geneformer.runs.digest import digest
@@ -130,7 +131,9 @@ class _Objective:
         """The figure of the validation cells; the test cells are not in the split a trial gets."""
         blind = replace(self.split, test=np.empty(0, dtype=np.int64), shared_groups={})
         fitted = with_training_options(clone(self.estimator, **_plain(self.estimator)), options)
-        fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[watching])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GeneformerWarning)  # what there is to tell of the cells was told before
+            fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[watching])
         return float(fitted.result_.metrics[self.metric])
 
     def started(self, options: SearchOptions) -> dict[str, Any]:
@@ -227,6 +230,7 @@ def search(
     (['complete', 'complete'], ['learning_rate'])
     """
     chosen: SearchOptions = spread_options({"search": options or SearchOptions()}, changes)["search"]
+    import_optuna()
     base = estimator.base()
     table = read_space(space) if isinstance(space, (str, Path)) else space
     ranges = _ranges(estimator, default_space(base.n_layers) if table is None else table)

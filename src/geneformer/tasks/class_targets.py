@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from geneformer.errors import UnknownClassError
 from geneformer.models.losses import MISSING
 from geneformer.options import ClassifyOptions
 from geneformer.tasks.labels import cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
+from geneformer.tasks.splits import Split, check_classes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,31 @@ class ClassTargets:
         positive = np.nansum(values, axis=0)
         weights: NDArray[np.float64] = ((~np.isnan(values[:, 0])).sum() - positive) / np.maximum(positive, 1)
         return weights
+
+    def check_split(self, split: Split) -> None:
+        """Refuse a split that tests classes, or labels, without learning them.
+
+        Raises
+        ------
+        ConstantLabelError
+            Fewer than two classes are learnt.
+        UnknownClassError
+            A class or label in the validation or test part that is not learnt. New combinations of labels are.
+        """
+        if self.values.ndim == 1:
+            check_classes(split, self.codes, self.classes)
+            return
+        learnt = (self.values[split.train] == 1).any(axis=0)
+        for name in ("valid", "test"):
+            cells = (self.values[getattr(split, name)] == 1).sum(axis=0)
+            unknown = np.flatnonzero((cells > 0) & ~learnt)
+            if len(unknown):
+                told = ", ".join(f"{self.classes[i]!r} ({cells[i]:,} cells)" for i in unknown[:5])
+                msg = (
+                    f"{len(unknown)} labels of the {name} part are not learnt: {told}. They are never predicted; drop "
+                    "rare labels, or split by finer groups."
+                )
+                raise UnknownClassError(msg)
 
 
 def class_targets(column: ArrayLike, options: ClassifyOptions, *, name: str, seed: int = 0) -> ClassTargets:
