@@ -165,9 +165,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Mean over the seeds, with their spread, and the widest bootstrap interval of a seed."""
     lines = [
         "# Fine-tuned `mini` on five cell tasks", "",
-        "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest end "
-        "of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. The "
-        "command, from the repository root, with the options of `recipes/cells.toml`:", "",
+        "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest "
+        "end of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. "
+        "The command, from the repository root, with the options of `recipes/cells.toml`:", "",
         "    python recipes/cell_tasks.py COUNTS_FOLDER -o docs/results", "",
     ]  # fmt: skip
     names = list(dict.fromkeys(name for entry in runs for name in entry["metrics"]))

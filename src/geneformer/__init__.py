@@ -13,15 +13,24 @@ if TYPE_CHECKING:
     from geneformer.data.dataset import TokenizedDataset
     from geneformer.data.storage import read_dataset
     from geneformer.estimators.cell_classifier import CellClassifier
+    from geneformer.estimators.cell_regressor import CellRegressor
+    from geneformer.estimators.cross_validation import cross_validate
+    from geneformer.estimators.gene_classifier import GeneClassifier
     from geneformer.estimators.loading import load_classifier
+    from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
+    from geneformer.estimators.search import search
     from geneformer.models.loading import list_models, load_model
     from geneformer.vocab.vocabulary import Vocabulary
 
 __all__ = [
     "CellClassifier",
+    "CellRegressor",
+    "GeneClassifier",
+    "MultiTaskClassifier",
     "TokenizedDataset",
     "Vocabulary",
     "__version__",
+    "cross_validate",
     "errors",
     "list_models",
     "load_classifier",
@@ -29,18 +38,24 @@ __all__ = [
     "pl",
     "pp",
     "read_dataset",
+    "search",
     "tl",
 ]
 
 _MODULES = ("errors", "pl", "pp", "tl")
 _HOMES = {
     "CellClassifier": "estimators.cell_classifier",
+    "CellRegressor": "estimators.cell_regressor",
+    "GeneClassifier": "estimators.gene_classifier",
+    "MultiTaskClassifier": "estimators.multi_task_classifier",
     "TokenizedDataset": "data.dataset",
     "Vocabulary": "vocab.vocabulary",
+    "cross_validate": "estimators.cross_validation",
     "list_models": "models.loading",
     "load_classifier": "estimators.loading",
     "load_model": "models.loading",
     "read_dataset": "data.storage",
+    "search": "estimators.search",
 }
 
 
