@@ -98,7 +98,7 @@ def test_training_with_attention_dropout_on_a_cpu_takes_the_kernel_that_has_it(d
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_a_dtype_asked_for_is_taken(name):
     assert resolve_dtype(name, CPU) is getattr(torch, name)
-    assert resolve_attention(getattr(torch, name), CPU) == ("sdpa" if name == "float32" else "blocked")
+    assert resolve_attention(getattr(torch, name), CPU) == ("sdpa" if name == "float32" else "rounded")
 
 
 def test_a_description():

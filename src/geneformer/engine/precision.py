@@ -30,7 +30,7 @@ def resolve_attention(dtype: torch.dtype, device: torch.device) -> str:
     if dtype == torch.float32:
         return "sdpa"
     if device.type == "cpu":
-        return "blocked"
+        return "rounded"
     return "varlen" if has_varlen_kernel(device) else "sdpa"
 
 

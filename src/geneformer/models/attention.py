@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geneformer.models.blocked import blocked
+from geneformer.models.rounded import rounded
 
 Attention = Callable[[Tensor, Tensor, Tensor, Sequence[int], float], Tensor]
 """``(query_THK, key_THK, value_THK, lengths, dropout) -> context_THK``; every token sees the tokens of its own cell."""
@@ -72,5 +73,5 @@ def eager(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequen
     return torch.cat(contexts)
 
 
-KERNELS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "blocked": blocked, "eager": eager}
+KERNELS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "blocked": blocked, "rounded": rounded, "eager": eager}
 """Kernels by name; `engine.precision` chooses."""

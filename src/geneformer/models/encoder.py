@@ -9,6 +9,7 @@ Axes: ``B`` cells, ``T`` packed tokens, ``D`` hidden, ``H`` heads, ``K`` head si
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import BertConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from geneformer.errors import PairingError
+from geneformer.models import lean
 from geneformer.models.adapters import Adapter, ZeroLinear
 from geneformer.models.attention import KERNELS, Attention
 from geneformer.models.extensions import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, describe_extensions, extension
@@ -230,7 +232,10 @@ class GeneformerEncoder(GeneformerModel):
         hidden_TD: Tensor = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
         if not len(input_ids_T):
             return hidden_TD
-        for block in self.encoder.layer[:n_layers]:
+        blocks = cast("list[Layer]", list(self.encoder.layer[:n_layers]))
+        if lean.suits(blocks, hidden_TD):
+            return lean.run_layers(blocks, hidden_TD, lengths, attend)
+        for block in blocks:
             hidden_TD = block(hidden_TD, lengths, attend)
         return hidden_TD
 
