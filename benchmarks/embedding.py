@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from inputs import random_checkpoint, token_file
-from measuring import RESULTS, SIDES, alternate, gibibytes, machine, median, ratio, run_side, save, versions
-from published_environment import published_python, published_versions
+from measuring import RESULTS, SIDES, alternate, gibibytes, machine, median, ratio, run_side, save
+from published_environment import published_python, versions_of_both
 
 VOCABULARY, PUBLISHED_BATCH = 25_426, 100
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--name", default="embedding", help="name of the result files")
     arguments = parser.parse_args()
     python = published_python(arguments.environment)
-    details = {"machine": machine(), "versions": _versions(python)}
+    details = {"machine": machine(), "versions": versions_of_both(python)}
     with tempfile.TemporaryDirectory(prefix="geneformer-benchmark-") as name:
         folder = Path(name)
         random_checkpoint(folder / "checkpoint")
@@ -120,11 +120,6 @@ def _fast_bfloat16() -> bool:
     from geneformer.engine.device import has_fast_bfloat16
 
     return has_fast_bfloat16(torch.device("cpu"))
-
-
-def _versions(python: Path) -> dict[str, str]:
-    own = ", ".join(f"{k} {v}" for k, v in versions("torch", "transformers", "numpy").items())
-    return {"published recipe": published_versions(python), "geneformer": own}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,17 +60,33 @@ def token_file(paths: Sequence[Path], n_cells: int, output: Path, *, seed: int =
 
 def random_checkpoint(folder: Path, *, architecture: str = "V1-10M", seed: int = 0) -> None:
     """A checkpoint with seeded random weights; no bias is zero and no norm one, so that no mix-up stays unseen."""
+    from geneformer.models.checkpoint import save_checkpoint
+    from geneformer.models.heads import GeneformerForMaskedLM
+
+    save_checkpoint(_random_network(GeneformerForMaskedLM, architecture, seed), folder)
+
+
+def random_classifier(folder: Path, n_classes: int, *, architecture: str = "V1-10M", seed: int = 0) -> None:
+    """The same for `BertForSequenceClassification`, as published classifiers are stored."""
+    from transformers import BertForSequenceClassification
+
+    _random_network(BertForSequenceClassification, architecture, seed, num_labels=n_classes).save_pretrained(folder)
+
+
+def _random_network(kind: type[Any], architecture: str, seed: int, **entries: Any) -> Any:
+    """A network with seeded random weights, and entries of its configuration."""
     import torch
 
     from geneformer.models.architectures import architecture_config
-    from geneformer.models.checkpoint import save_checkpoint
-    from geneformer.models.heads import GeneformerForMaskedLM
     from geneformer.vocab.vocabulary import Vocabulary
 
     torch.manual_seed(seed)
-    network = GeneformerForMaskedLM(architecture_config(architecture, vocab_size=Vocabulary.load("V1").size))
+    config = architecture_config(architecture, vocab_size=Vocabulary.load("V1").size)
+    for name, value in entries.items():
+        setattr(config, name, value)
+    network = kind(config)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if weight.ndim == 1:
                 weight.add_(torch.randn_like(weight) * (0.1 if "LayerNorm" in name else 0.02))
-    save_checkpoint(network, folder)
+    return network

@@ -14,8 +14,8 @@ from geneformer.data.collate import mask_genes
 from geneformer.data.dataset import Packed
 from geneformer.vocab.vocabulary import Vocabulary
 from inputs import random_checkpoint
-from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save, versions
-from published_environment import published_python, published_versions
+from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save
+from published_environment import published_python, versions_of_both
 
 MASKED = 0.15
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=None, help="folder for the published recipe's environment")
     arguments = parser.parse_args()
     python = published_python(arguments.environment)
-    details = {"machine": machine(), "versions": _versions(python)}
+    details = {"machine": machine(), "versions": versions_of_both(python)}
     with tempfile.TemporaryDirectory(prefix="geneformer-benchmark-") as name:
         folder = Path(name)
         random_checkpoint(folder / "checkpoint")
@@ -78,11 +78,6 @@ def _batch(path: Path, n_cells: int, length: int) -> None:
     packed = Packed(ids.astype(np.int32), np.arange(n_cells + 1, dtype=np.int64) * length)
     batch = mask_genes(packed, vocabulary.token_ids, vocabulary.mask_id, MASKED, rng)
     np.savez(path, ids=batch.input_ids, starts=batch.cu_seqlens, masked=batch.masked, labels=batch.labels)
-
-
-def _versions(python: Path) -> dict[str, str]:
-    own = ", ".join(f"{k} {v}" for k, v in versions("torch", "transformers", "numpy").items())
-    return {"published recipe": published_versions(python), "geneformer": own}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measuring import versions
+
 TRANSFORMERS = "4.46.0"
 PACKAGES = ("torch", f"transformers=={TRANSFORMERS}", "numpy", "safetensors")
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
@@ -40,3 +42,9 @@ def published_versions(python: Path) -> str:
     done = subprocess.run([python, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
     torch, transformers, numpy = done.stdout.split()
     return f"torch {torch}, transformers {transformers}, numpy {numpy}"
+
+
+def versions_of_both(python: Path) -> dict[str, str]:
+    """Versions of what decides the speed of either side."""
+    own = ", ".join(f"{k} {v}" for k, v in versions("torch", "transformers", "numpy").items())
+    return {"published recipe": published_versions(python), "geneformer": own}

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 import torch
-from training_steps import settings, timed_steps
+from training_steps import dropout_entries, settings, timed_steps
 
 from geneformer.engine.precision import resolve_training_attention
 from geneformer.models.checkpoint import read_config, read_weights
@@ -18,10 +18,8 @@ def main() -> None:
     arguments = settings(argparse.ArgumentParser()).parse_args()
     folder = Path(arguments.checkpoint)
     config = read_config(folder)
-    if arguments.dropout is not None:
-        config.hidden_dropout_prob = arguments.dropout
-    if arguments.attention_dropout is not None:
-        config.attention_probs_dropout_prob = arguments.attention_dropout
+    for name, value in dropout_entries(arguments).items():
+        setattr(config, name, value)
     model = GeneformerForMaskedLM(config)
     model.load_state_dict(read_weights(folder))
     model.train()

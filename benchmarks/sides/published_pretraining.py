@@ -8,7 +8,7 @@ import argparse
 
 import numpy as np
 import torch
-from training_steps import settings, timed_steps
+from training_steps import dropout_entries, settings, timed_steps
 from transformers import BertForMaskedLM
 
 from measuring import reply
@@ -17,12 +17,7 @@ from measuring import reply
 def main() -> None:
     parser = settings(argparse.ArgumentParser())
     arguments = parser.parse_args()
-    dropout = {}
-    if arguments.dropout is not None:
-        dropout["hidden_dropout_prob"] = arguments.dropout
-    if arguments.attention_dropout is not None:
-        dropout["attention_probs_dropout_prob"] = arguments.attention_dropout
-    model = BertForMaskedLM.from_pretrained(arguments.checkpoint, **dropout).train()
+    model = BertForMaskedLM.from_pretrained(arguments.checkpoint, **dropout_entries(arguments)).train()
     stored = np.load(arguments.batch)
     starts, masked = stored["starts"], stored["masked"]
     lengths = np.diff(starts)

@@ -1,4 +1,4 @@
-"""What both sides of the pretraining benchmark do alike: the optimizer, the step, the clock."""
+"""What the sides of the training benchmarks do alike: their arguments, the optimizer, the step, the clock."""
 
 import argparse
 import time
@@ -20,21 +20,41 @@ def settings(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def timed_steps(model: torch.nn.Module, loss_of: Callable[[], Any], n_tokens: int, steps: int) -> dict[str, Any]:
-    """One step to warm up, then some on the clock; the first loss is that of the weights as loaded."""
+def dropout_entries(arguments: argparse.Namespace) -> dict[str, float]:
+    """Entries of the configuration that a side is told to change."""
+    told = {
+        "hidden_dropout_prob": arguments.dropout,
+        "attention_probs_dropout_prob": arguments.attention_dropout,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def timed_steps(
+    model: torch.nn.Module,
+    loss_of: Callable[[], Any],
+    n_tokens: float,
+    steps: int,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> dict[str, Any]:
+    """One step to warm up, then some on the clock, of so many tokens on average; each loss is that before its step."""
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    first_loss = 0.0
-    started = time.perf_counter()
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    losses = []
+    started, worked = time.perf_counter(), time.process_time()
     for step in range(steps + 1):
         if step == 1:
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
         loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
         optimizer.step()
         optimizer.zero_grad()
-        if step == 0:
-            first_loss = float(loss.detach())
+        losses.append(float(loss.detach()))
     seconds = (time.perf_counter() - started) / max(steps, 1)
-    return {"seconds": seconds, "tokens_per_second": n_tokens / seconds, "first_loss": first_loss}
+    return {
+        "seconds": seconds,
+        "processor_seconds": (time.process_time() - worked) / max(steps, 1),
+        "tokens_per_second": n_tokens / seconds,
+        "first_loss": losses[0],
+        "losses": losses,
+    }
