@@ -10,6 +10,7 @@ from geneformer.errors import (
     UnreadableInputError,
 )
 from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.estimators.cell_regressor import CellRegressor
 from geneformer.estimators.cells import open_cells
 from geneformer.estimators.cloning import clone
 from geneformer.estimators.cross_validation import _strata, cross_validate
@@ -160,6 +161,18 @@ def test_a_label_that_is_not_learnt_is_refused(model, cells):
     sets.obs["sets"] = ["odd;rare" if donor == "donor 3" else "odd" for donor in sets.obs["donor"]]
     with pytest.raises(UnknownClassError, match=r"'rare'.*6 cells"):
         cross_validate(CellClassifier(model, multi_label=True, **SETTINGS), sets, "sets", n_folds=3, groups="donor")
+
+
+def test_numbers(model, cells):
+    regressor = CellRegressor(model, **{**SETTINGS, "baselines": "cheap"})
+    found = cross_validate(regressor, cells, "age", n_folds=2)
+    assert found.report.truth.tolist() == cells.obs["age"].tolist()
+    assert "library size" in found.report.baselines
+    assert {"mae", "r2"} <= set(found.table().columns)
+    means = [fold.truth.mean() for fold in found.folds]
+    assert abs(means[0] - means[1]) < 3  # folds have about the same numbers
+    by_donor = cross_validate(regressor, cells, "age", n_folds=2, groups="donor")
+    assert by_donor.report.evaluation.n_groups == 4
 
 
 def test_lone_combinations_are_dealt_out_together():

@@ -18,6 +18,8 @@ from geneformer.errors import (
     UnknownOptionError,
 )
 from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.estimators.cell_regressor import CellRegressor
+from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
 from geneformer.estimators.search import search
 from geneformer.options import SearchOptions
 from small_finetuning import QUICK, labeled_blood, tiny_model
@@ -293,6 +295,25 @@ def test_label_sets_are_judged_by_their_loss(model, cells):
     assert found.metric == "loss"
     with pytest.raises(OptionError, match="not measured"):
         search(labels, sets, "sets", trials=1, metric="macro_f1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "space"),
+    [
+        (CellRegressor, "age", {"learning_rate": [1e-3, 1e-2]}),
+        (MultiTaskClassifier, ["kind", "side"], {"learn_task_weights": [True, False]}),
+    ],
+)
+def test_other_estimators(model, cells, kind, label, space):
+    estimator = kind(model, **SETTINGS)
+    sided = cells.copy()
+    sided.obs["side"] = ["left", "right"] * 12
+    found = search(estimator, sided, label, trials=2, space=space)
+    assert found.metric == ("loss" if kind is CellRegressor else "macro_f1")
+    assert found.trials["state"].tolist() == ["complete"] * 2
+    assert found.report is not None
+    (name,) = space
+    assert found.best_options[name] in space[name]
 
 
 def test_without_optuna_the_extra_is_named(classifier, cells, monkeypatch):

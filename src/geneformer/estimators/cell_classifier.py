@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.errors import NoCellsError
 from geneformer.estimators.cell_estimator import CellEstimator
+from geneformer.estimators.cell_parts import TWIN, describe_parts, part_of, without_pretraining
 from geneformer.estimators.cells import CellInput, Cells
 from geneformer.estimators.splitting import draw_rows
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 """What a cell is called whose best class is too improbable."""
-
-TWIN = "random weights, same network"
-"""The network without its pretraining, in tables."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,11 +183,7 @@ class CellClassifier(CellEstimator):
         network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
         self._learnt(network, result, base)
         self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify", "split")}
-        self.split_ = {
-            "method": parts.method, "train": len(parts.train), "valid": len(parts.valid), "test": len(parts.test),
-            "groups": groups, "shared_groups": {pair: list(names) for pair, names in parts.shared_groups.items()},
-        }  # fmt: skip
-        self.metrics_ = dict(result.metrics)
+        self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
         self._calibrate(opened, parts, targets.values)
         if len(parts.test):
             self.report_ = self._evaluate(opened, parts.test, targets.values, opened.column(groups) if groups else None)
@@ -242,7 +235,7 @@ class CellClassifier(CellEstimator):
         self.temperature_ = 1.0
         if self.multi_label_ or not self.classify.calibrate or not len(parts.valid):
             return
-        valid = Cells(cells.tokens.take(parts.valid), np.arange(len(parts.valid)), len(parts.valid))
+        valid = part_of(cells, parts.valid)
         logits, codes = self.outputs(valid, progress=False)[str(self.label_)], targets[parts.valid]
         before = expected_calibration_error(softmax(logits), codes)
         self.temperature_ = fit_temperature(logits, codes)
@@ -350,10 +343,7 @@ class CellClassifier(CellEstimator):
         self, cells: Cells, rows: NDArray[np.int64], targets: NDArray[Any], groups: Any
     ) -> ClassificationReport | LabelSetReport:
         """The report on some of the cells."""
-        if not len(rows):
-            msg = "No labeled cell to evaluate on. Check the labels and the split."
-            raise NoCellsError(msg)
-        part = Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
+        part = part_of(cells, rows)
         truth, proba = targets[rows], self.probabilities(part)
         parts = None if groups is None else np.asarray(groups)[rows]
         beside = self.baseline_proba_ = self._baselines(cells, rows, part)
@@ -400,8 +390,6 @@ class CellClassifier(CellEstimator):
     def _random_twin(self) -> GeneformerForCells:
         """The same network with the same training, but without the pretrained weights."""
         if self._twin is None:
-            from dataclasses import replace
-
-            options = replace(self.finetuning, weights="random", strategy="full", freeze_layers=0, bits="full")
+            options = without_pretraining(self.finetuning)
             self._twin = self._learn(options, title="Training from random weights")[0]
         return self._twin

@@ -82,6 +82,8 @@ class CellRegressor(CellEstimator):
         Between the numbers and the outputs of the network; see `NumberScale`.
     report_
         Evaluation on the test part of the split, beside the baselines.
+    baseline_numbers_
+        What the baselines predicted for those cells, by name.
 
     Examples
     --------
@@ -125,6 +127,7 @@ class CellRegressor(CellEstimator):
     scale_: dict[str, float]
     metrics_: dict[str, float]
     split_: dict[str, Any]
+    baseline_numbers_: dict[str, Floats]
     _training: _Learnt | None = None
     _twin: GeneformerForCells | None = None
 
@@ -351,7 +354,7 @@ class CellRegressor(CellEstimator):
         }
         if deviation is not None:
             settings["within_two_deviations"] = float((np.abs(truth - predicted) <= 2 * deviation).mean())
-        beside = self._baselines(cells, rows, part)
+        beside = self.baseline_numbers_ = self._baselines(cells, rows, part)
         return NumberReport(
             evaluation=judged(predicted),
             baselines={name: judged(said) for name, said in beside.items()},

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geneformer.estimators.base import Estimator
 from geneformer.estimators.cells import CellInput, Cells, open_cells
 from geneformer.estimators.cloning import clone
+from geneformer.estimators.splitting import targets_of
 from geneformer.results.cross_validation import CrossValidation
 from geneformer.results.report_sets import ReportSet
 from geneformer.results.reports import Report
@@ -17,7 +18,7 @@ from geneformer.tasks.class_targets import ClassTargets
 from geneformer.tasks.pooled_reports import pool_reports
 from geneformer.tasks.splits import Split, draw_folds
 
-OF_ONE_FOLD = ("split", "temperature", "task_weights", "expected_calibration_error")
+OF_ONE_FOLD = ("split", "temperature", "task_weights", "scale", "expected_calibration_error", "within_two_deviations")
 """Settings in the report of a fold that say nothing about all cells."""
 
 
@@ -84,7 +85,7 @@ def cross_validate(
     base = first.base()
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     seed = first.split.seed if seed is None else seed
-    targets = first.targets(opened, label)
+    targets = targets_of(first, opened, label, by_cell=groups is None)
     parts = None if groups is None else np.asarray(opened.column(groups))
     splits = draw_folds(_strata(targets), n_folds, groups=parts, valid=first.split.valid, seed=seed)
     folds = []
@@ -92,7 +93,8 @@ def cross_validate(
         fold = make()
         fold._base = base
         fold.fit(opened, label, groups=groups, split_rows=split)
-        folds.append(_Fold(fold.report_, split, getattr(fold, "baseline_proba_", {})))
+        said = getattr(fold, "baseline_proba_", None) or getattr(fold, "baseline_numbers_", {})
+        folds.append(_Fold(fold.report_, split, said))
     settings = {
         "n_folds": n_folds,
         "groups": groups,

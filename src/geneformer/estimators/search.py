@@ -17,7 +17,7 @@ from geneformer.errors import GeneformerError, GeneformerWarning, OptionError, T
 from geneformer.estimators.base import spread_options
 from geneformer.estimators.cells import CellInput, Cells, open_cells
 from geneformer.estimators.cloning import MEASURED_BY, clone, option_groups, training_groups, with_training_options
-from geneformer.estimators.splitting import draw_rows
+from geneformer.estimators.splitting import draw_rows, targets_of
 from geneformer.estimators.study import Claim, Study, import_optuna
 from geneformer.options import SearchOptions
 from geneformer.options.search import read_space
@@ -236,7 +236,7 @@ def search(
     ranges = _ranges(estimator, default_space(base.n_layers) if table is None else table)
     metric = _metric(estimator, chosen.metric, ranges)
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
-    codes = estimator.targets(opened, label).codes
+    codes = targets_of(estimator, opened, label, by_cell=groups is None and ids is None).codes
     split = draw_rows(opened, codes, estimator.split_options(groups), groups=groups, ids=ids or groups)
     if not len(split.valid):
         msg = "There are no validation cells to judge trials by. Set a share for them, such as valid=0.1."

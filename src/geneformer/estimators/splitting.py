@@ -1,5 +1,8 @@
 """The split of opened cells, by columns of what is known about them."""
 
+import inspect
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,3 +42,21 @@ def draw_rows(
         ids=None if ids is None else np.asarray(cells.column(ids)),
         attributes=attributes or None,
     )
+
+
+def targets_of(estimator: Any, cells: Cells, label: Any, *, by_cell: bool) -> Any:
+    """What an estimator would learn about opened cells; its `codes` are what they are split by.
+
+    Parameters
+    ----------
+    estimator
+        Estimator of cells.
+    cells
+        Opened cells.
+    label
+        What `fit` takes as labels.
+    by_cell
+        Whether cells are split one by one. Numbers are then split such that all parts have about the same.
+    """
+    ways = {"by_cell": by_cell} if "by_cell" in inspect.signature(estimator.targets).parameters else {}
+    return estimator.targets(cells, label, **ways)
