@@ -1,7 +1,7 @@
 """Layers where no gradient is needed, on CPUs: the same numbers with fewer passes over memory.
 
-Queries, keys and values come from one product; products add to the residual in place; and what follows attention runs
-over stretches of rows that stay in a cache. In half precision stretches have one of few sizes, because every new size
+Queries, keys and values come from one product, residuals are added in place, and what follows attention runs over
+stretches of rows that stay in a cache. In half precision stretches have one of few sizes, because every new size
 of a product costs time and memory to prepare.
 
 Axes: ``T`` packed tokens, ``R >= T`` rows, ``S`` rows of a stretch, ``D`` hidden, ``E = 3 D``.
@@ -93,21 +93,17 @@ def _project(projections: SelfAttention, states_RD: Tensor, n_tokens: int) -> It
 
 def _finish(layer: Layer, hidden_RD: Tensor, context_RD: Tensor) -> None:
     """What follows attention, in place."""
-    first, wide, last = layer.attention.output, layer.intermediate, layer.output
+    parts = layer.attention.output, layer.intermediate, layer.output
+    first, wide, last = parts
     dtype = context_RD.dtype
-    weights = [module.dense.weight.to(dtype).T for module in (first, wide, last)]
-    wide_bias = wide.dense.bias.to(dtype)
+    weights = [part.dense.weight.to(dtype).T for part in parts]
+    biases = [part.dense.bias.to(dtype) for part in parts]
     for hidden_SD, context_SD in zip(hidden_RD.split(_STRETCH), context_RD.split(_STRETCH), strict=True):
-        middle_SD = _residual(first, context_SD, weights[0], hidden_SD)
-        activations = wide.activation(torch.addmm(wide_bias, middle_SD.to(dtype), weights[1]))
-        hidden_SD.copy_(_residual(last, activations, weights[2], middle_SD))
+        middle_SD = _residual(first, context_SD, weights[0], biases[0], hidden_SD)
+        activations = wide.activation(torch.addmm(biases[1], middle_SD.to(dtype), weights[1]))
+        hidden_SD.copy_(_residual(last, activations, weights[2], biases[2], middle_SD))
 
 
-def _residual(residual: Residual, update: Tensor, weight: Tensor, hidden_SD: Tensor) -> Tensor:
+def _residual(residual: Residual, update: Tensor, weight: Tensor, bias: Tensor, hidden_SD: Tensor) -> Tensor:
     """Dense, residual, layer norm; overwrites the states it gets."""
-    hidden_SD.add_(residual.dense.bias)
-    if update.dtype == hidden_SD.dtype:
-        hidden_SD.addmm_(update, weight)
-    else:
-        hidden_SD.add_(update @ weight)
-    return residual.LayerNorm(hidden_SD)
+    return residual.LayerNorm(hidden_SD.add_(torch.addmm(bias, update, weight)))
