@@ -47,3 +47,9 @@ def labeled_blood(cells: int = 48, classes: int = 3, donors: int = 4):
     adata.obs["donor"] = [f"donor {i % donors}" for i in range(cells)]
     adata.obs["age"] = order.astype(float)
     return adata
+
+
+def same_weights(one, other) -> bool:
+    """Whether two networks have the same parameters bit for bit."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())

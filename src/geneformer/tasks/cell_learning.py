@@ -20,6 +20,7 @@ from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.tasks.cell_batches import CellBatches
 from geneformer.tasks.finetuning import FinetuneResult, finetune
+from geneformer.tasks.resuming import digest
 
 Ints = NDArray[np.int64]
 
@@ -108,7 +109,12 @@ def learn_cells(  # noqa: PLR0913
         },
         output=output,
         resume=resume,
-        about={"heads": [spec.to_dict() for spec in specs], "tokens": int(tokens.lengths[train_rows].sum())},
+        about={
+            "heads": [spec.to_dict() for spec in specs],
+            "tokens": int(tokens.lengths[train_rows].sum()),
+            "labels": digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
+            "model": digest(*(value.flatten()[:64].numpy() for value in base.network.state_dict().values())),
+        },
         callbacks=callbacks,
         progress=progress,
     )

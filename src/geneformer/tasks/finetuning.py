@@ -1,6 +1,5 @@
 """Training a network on labeled cells or genes: one loop for every task and strategy."""
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from geneformer.engine.arguments import training_arguments
-from geneformer.engine.device import resolve_device, verify_placement
+from geneformer.engine.device import memory_errors, release_memory, resolve_device, verify_placement
 from geneformer.engine.inference import Progress
 from geneformer.engine.placement import PlacedArguments
 from geneformer.engine.precision import resolve_training_attention
 from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, Scored, quiet_library
-from geneformer.errors import NoCellsError, OutputExistsError, RunMismatchError
+from geneformer.errors import DeviceMemoryError, NoCellsError
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.strategies import TrainedShare, apply_strategy, merge_lora
 from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.runs.files import atomic_file
-
-CHECKPOINTS = "checkpoints"
-"""Folder of training checkpoints within the folder of a run."""
-
-STARTED = "run.json"
-"""File among them that says what the run was started with."""
-
-_MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
+from geneformer.tasks.resuming import CHECKPOINTS, Patience, note_run
 
 
 class Batches(Protocol):
@@ -120,6 +111,8 @@ def finetune(  # noqa: PLR0913
         The run to resume was started with other cells or options, or there is none.
     OutputExistsError
         The folder holds a run that is not to be resumed.
+    DeviceMemoryError
+        A batch does not fit into memory.
     TrainingError
         The loss is no longer finite.
     """
@@ -127,38 +120,57 @@ def finetune(  # noqa: PLR0913
         msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
         raise NoCellsError(msg)
     has_valid = valid is not None and len(valid.lengths) > 0
+    steps = planned_steps(train.lengths, options)
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geneformer-")))
-        note_run(folder, {**asdict(options), "cells": len(train.lengths), **(about or {})}, resume=resume)
+        stage = note_run(folder, {**asdict(options), "cells": len(train.lengths), **(about or {})}, resume=resume)
         set_seed(options.seed)
         share = apply_strategy(network, options)
-        steps = planned_steps(train.lengths, options)
-        device = resolve_device(runtime.device)
-        dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
-        early = [EarlyStoppingCallback(options.patience)] if options.patience and has_valid else []
-        trainer = PackedTrainer(
-            model=network,
-            args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
-            lengths=train.lengths,
-            collate=train,
-            eval_lengths=valid.lengths if valid is not None else np.empty(0, dtype=np.int64),
-            eval_collate=valid if valid is not None else train,
-            tokens_per_batch=options.tokens_per_batch,
-            score=score,
-            forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
-            callbacks=[Reporting(progress), *early, *callbacks],
-        )
-        verify_placement(network, trainer.args.device)
-        with quiet_library():
-            trainer.train(resume_from_checkpoint=resume or None)
-        history = trainer.state.log_history
-        steps_done = trainer.state.global_step
+        if stage is not None and stage.is_done(steps, options.patience if has_valid else 0, best_by):
+            stage.fill(network)
+            steps_done, history = stage.steps, stage.history
+        else:
+            device = resolve_device(runtime.device)
+            dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
+            early = [Patience(options.patience, best_by)] if options.patience and has_valid else []
+            trainer = PackedTrainer(
+                model=network,
+                args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
+                lengths=train.lengths,
+                collate=train,
+                eval_lengths=valid.lengths if valid is not None else np.empty(0, dtype=np.int64),
+                eval_collate=valid if valid is not None else train,
+                tokens_per_batch=options.tokens_per_batch,
+                score=score,
+                forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
+                callbacks=[Reporting(progress), *early, *callbacks],
+            )
+            _train(trainer, network, options, None if stage is None else stage.checkpoint)
+            steps_done, history = trainer.state.global_step, trainer.state.log_history
         best = _best_line(history, best_by) if has_valid else {}
     merge_lora(network)
     network.cpu()
     network.train(False)
     metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
     return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
+
+
+def _train(trainer: PackedTrainer, network: GeneformerModel, options: FinetuneOptions, checkpoint: Path | None) -> None:
+    """Run a trainer, from a checkpoint if there is one."""
+    verify_placement(network, trainer.args.device)
+    try:
+        with quiet_library(), memory_errors():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except MemoryError as error:
+        device = trainer.args.device
+        network.cpu()
+        release_memory(device)
+        msg = (
+            f"Training does not fit into the memory of {device}: {error}. Lower tokens_per_batch (now "
+            f"{options.tokens_per_batch:,}) and raise accumulation (now {options.accumulation}) by the same factor, "
+            "lower max_length, or train less of the network with strategy."
+        )
+        raise DeviceMemoryError(msg) from error
 
 
 def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
@@ -199,7 +211,7 @@ def _arguments(
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         logging_steps=options.logging_steps,
-        save_total_limit=1,
+        save_total_limit=1 if best_by is None else 2,  # the last beside the best, to see that a run is done
         seed=options.seed,
         data_seed=options.seed,
         **when,
@@ -209,48 +221,7 @@ def _arguments(
 def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[str, Any]:
     """The evaluation whose weights were kept."""
     name = f"eval_{best_by}"
-    lines = [line for line in history if name in line]
+    lines = [line for line in history if name in line and not math.isnan(line[name])]
     if not lines:
         return {}
     return min(lines, key=lambda line: line[name] if best_by == "loss" else -line[name])
-
-
-def note_run(folder: Path, started: Mapping[str, Any], *, resume: bool) -> None:
-    """Note what a run is started with; one that is resumed must go on with the same.
-
-    Parameters
-    ----------
-    folder
-        Folder of the run.
-    started
-        Options and whatever else decides the result.
-    resume
-        Whether a run is to go on.
-
-    Raises
-    ------
-    OutputExistsError
-        There is a run already, and it is not to be resumed.
-    RunMismatchError
-        There is nothing to resume, or it was started otherwise.
-    """
-    path = folder / CHECKPOINTS / STARTED
-    checkpoints = any((folder / CHECKPOINTS).glob("checkpoint-*"))
-    now = json.loads(json.dumps(dict(started), default=str))
-    if not resume:
-        if checkpoints:
-            msg = f"{folder} holds a training run already. Pass resume=True (--resume), or choose another folder."
-            raise OutputExistsError(msg)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        return
-    if not checkpoints or not path.is_file():
-        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
-        raise RunMismatchError(msg)
-    then = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in now if name not in _MAY_CHANGE and then.get(name) != now[name]]
-    if changed:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in changed)
-        msg = f"The run in {folder} was started otherwise: {told}. Resume it as it was, or choose another folder."
-        raise RunMismatchError(msg)
