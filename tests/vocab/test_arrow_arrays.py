@@ -20,6 +20,7 @@ def test_numbers(dtype):
     assert arrow.numbers(values, missing=missing).equals(pa.array(native, mask=missing))
     assert arrow.numbers(values[:0]).equals(pa.array(native[:0]))
     np.testing.assert_array_equal(arrow.values_of(arrow.numbers(values).slice(2, 5)), native[2:7])
+    assert arrow.values_of(pa.array([], pa.from_numpy_dtype(native.dtype))).dtype == native.dtype
 
 
 def test_missing_numbers_come_back_as_nan():

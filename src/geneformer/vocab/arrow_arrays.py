@@ -54,5 +54,6 @@ def values_of(array: pa.Array) -> NDArray[Any]:
     """Numbers of an Arrow array, their memory shared where possible; missing ones are NaN."""
     if array.null_count or pa.types.is_boolean(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    values = np.frombuffer(array.buffers()[1], dtype=array.type.to_pandas_dtype())
+    buffer = array.buffers()[1]
+    values = np.frombuffer(b"" if buffer is None else buffer, dtype=array.type.to_pandas_dtype())
     return values[array.offset : array.offset + len(array)]
