@@ -37,4 +37,4 @@ RESERVED = (INPUT_IDS, LENGTH, COUNTS, CELL_ID, SOURCE)
 
 def predicted(label: str) -> str:
     """``obs`` slot of predicted classes; their probabilities are in ``<slot>_probability`` and ``<slot>_proba``."""
-    return f"geneformer_{label}"
+    return f"geneformer_{label.replace('/', '|')}"  # a slash would be a folder in the file

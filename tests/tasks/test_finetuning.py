@@ -305,9 +305,12 @@ def test_nothing_to_learn_from_is_refused(base, tokens):
 
 @pytest.mark.parametrize(
     "failure",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("Out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
     ids=["device", "cpu"],
-)  # fmt: skip
+)
 def test_memory_that_runs_out_is_told_with_the_remedy(base, tokens, tmp_path, monkeypatch, failure):
     step, calls = PackedTrainer.training_step, []
 

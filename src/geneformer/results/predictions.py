@@ -61,7 +61,8 @@ class CellPredictions:
         key = keys.predicted(self.label)
         found = {key: self.predicted, f"{key}_probability": self.proba.max(axis=1)}
         found |= {f"probability {name}": self.proba[:, i] for i, name in enumerate(self.classes)}
-        frame: pd.DataFrame = pd.concat([pd.DataFrame(found), self.cells.to_pandas()], axis=1)
+        known = self.cells.to_pandas()
+        frame: pd.DataFrame = pd.concat([pd.DataFrame(found), known.drop(columns=list(found), errors="ignore")], axis=1)
         return frame
 
     def to_anndata(self) -> "AnnData":
@@ -107,6 +108,8 @@ def write_predictions(
 ) -> None:
     """Put predictions into `adata`: `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]`, `uns`.
 
+    Columns in `obsm` are called by their classes, with "|" for "/", which files cannot hold.
+
     Parameters
     ----------
     adata
@@ -125,5 +128,6 @@ def write_predictions(
     known = ~np.isnan(proba).any(axis=1)
     best[known] = proba[known].max(axis=1)
     adata.obs[f"{key}_probability"] = best
-    adata.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=adata.obs_names, columns=list(classes))
+    columns = [name.replace("/", "|") for name in classes]  # a slash would be a folder in the file
+    adata.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=adata.obs_names, columns=columns)
     adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: {**provenance, "classes": list(classes)}}

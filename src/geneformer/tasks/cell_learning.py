@@ -88,15 +88,15 @@ def learn_cells(  # noqa: PLR0913
     network.label_smoothing = options.label_smoothing
     max_length = min(options.max_length or base.max_length, base.max_length)
     views: dict[str, Any] = {
-        "views": options.contrastive_weight > 0,
         "special": base.vocabulary.special_ids,
         "share": options.contrastive_delete,
         "chosen": deleted_genes,
-        "seed": options.seed,
     }
     result = finetune(
         network,
-        CellBatches(tokens, train_rows, targets, max_length, **views),
+        CellBatches(
+            tokens, train_rows, targets, max_length, views=options.contrastive_weight > 0, seed=options.seed, **views
+        ),
         CellBatches(tokens, valid_rows, targets, max_length),
         options,
         runtime,
@@ -113,12 +113,17 @@ def learn_cells(  # noqa: PLR0913
             "heads": [spec.to_dict() for spec in specs],
             "tokens": int(tokens.lengths[train_rows].sum()),
             "labels": digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
-            "model": digest(*(value.flatten()[:64].numpy() for value in base.network.state_dict().values())),
+            "model": _digest_of(base),
         },
         callbacks=callbacks,
         progress=progress,
     )
     return network, result
+
+
+def _digest_of(base: LoadedModel) -> str:
+    """Tells models apart, by a few of every parameter's values."""
+    return digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
 
 
 class score_cells:  # noqa: N801  used as a function
