@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.errors import DatasetError
 from geneformer.options._check import nearest
+from geneformer.vocab.arrow_arrays import values_of
 
 Ints = NDArray[np.int64]
 
@@ -110,7 +111,7 @@ class TokenizedDataset:
         if name not in self.columns:
             msg = f"No column {name!r} in the tokenized dataset; it has {self.columns}.{nearest(name, self.columns)}"
             raise DatasetError(msg)
-        return np.asarray(self.table.column(name).to_numpy())
+        return _values(self.table.column(name))
 
     @property
     def cell_ids(self) -> NDArray[Any]:
@@ -214,5 +215,11 @@ def _check_tokens(ids: pa.ChunkedArray) -> None:
 
 def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
     """Offsets and values of a list array; the values are those of the whole buffer."""
-    offsets = np.asarray(chunk.offsets.to_numpy(), dtype=np.int64)
-    return offsets, chunk.values.to_numpy(zero_copy_only=False)
+    return np.asarray(values_of(chunk.offsets), dtype=np.int64), values_of(chunk.values)
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    kind = column.type
+    if column.num_chunks and (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
+        return np.concatenate([values_of(chunk) for chunk in column.chunks])
+    return np.asarray(column.to_numpy())

@@ -41,7 +41,7 @@ class TokenizeOptions:
     """Cells read at a time."""
 
     workers: int = 1
-    """Processes that rank cells side by side. The result does not depend on it."""
+    """Threads that rank cells side by side. The result does not depend on it."""
 
     def __post_init__(self) -> None:
         check_choice("missing", self.missing, ("error", "zero"))
