@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer._version import __version__
-from geneformer.errors import VocabularyMismatchError
 from geneformer.estimators.base import Estimator, Pairing
 from geneformer.estimators.cells import CellInput, Cells, open_cells
+from geneformer.estimators.cloning import restore_options
 from geneformer.estimators.folder import read_folder, write_folder
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
+from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import load_network
 from geneformer.models.loading import LoadedModel
 from geneformer.options import RuntimeOptions, SplitOptions
@@ -27,7 +28,10 @@ class CellEstimator(Estimator):
     task_fields: ClassVar[tuple[str, ...]] = ()
     """Attributes kept in the folder beside the network."""
 
-    network_: GeneformerForCells | None = None
+    network_kind: ClassVar[type[GeneformerModel]] = GeneformerForCells
+    """Class of the network."""
+
+    network_: Any = None
     """Fine-tuned network."""
 
     result_: FinetuneResult | None = None
@@ -54,7 +58,7 @@ class CellEstimator(Estimator):
         length = min(self.finetuning.max_length or base.max_length, base.max_length)
         return Pairing(base.name, base.vocabulary, length)
 
-    def _learnt(self, network: GeneformerForCells, result: FinetuneResult, base: LoadedModel) -> None:
+    def _learnt(self, network: GeneformerModel, result: FinetuneResult, base: LoadedModel) -> None:
         """Keep what training gave."""
         self.network_, self.result_ = network, result
         self._pairing, self._history = self._pair(base), result.history
@@ -117,7 +121,7 @@ class CellEstimator(Estimator):
         task = {
             "kind": self.kind,
             **{name: getattr(self, name) for name in self.task_fields},
-            "base_model": pairing.name,
+            "base_model": str(self.model),
             "preprocessing": {"max_length": pairing.max_length, "normalize_to": 10_000},
             "options": self._options,
         }
@@ -144,19 +148,12 @@ class CellEstimator(Estimator):
             Network and vocabulary do not belong together.
         """
         stored = read_folder(folder, [cls.kind])
-        told = stored.task["vocabulary"]["fingerprint"]
-        if told != stored.vocabulary.fingerprint:
-            msg = (
-                f"{folder} was written with vocabulary {told[:12]}, but its network belongs to "
-                f"{stored.vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
-            )
-            raise VocabularyMismatchError(msg)
-        estimator = cls(stored.task["base_model"])  # type: ignore[call-arg]  # subclasses have defaults
-        estimator.runtime = runtime or estimator.runtime
+        estimator = cls(stored.told("base_model"), stored.vocabulary, {}, {})
+        restore_options(estimator, stored.told("options"), runtime)
         for name in cls.task_fields:
-            value = stored.task[name]
-            setattr(estimator, name, tuple(value) if isinstance(value, list) else value)
-        estimator.network_ = load_network(Path(folder), GeneformerForCells)
-        estimator._pairing = Pairing(str(folder), stored.vocabulary, stored.task["preprocessing"]["max_length"])
-        estimator._history, estimator._options = [dict(line) for line in stored.history], stored.task["options"]
+            setattr(estimator, name, stored.told(name))
+        estimator.network_ = load_network(Path(folder), cls.network_kind)
+        estimator._pairing = Pairing(str(folder), stored.vocabulary, stored.told("preprocessing")["max_length"])
+        estimator._history, estimator._options = list(stored.history), stored.told("options")
+        estimator.report_ = load_report(Path(folder) / "report") if (Path(folder) / "report").is_dir() else None
         return estimator

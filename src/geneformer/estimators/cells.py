@@ -99,7 +99,12 @@ class Cells:
 
 
 def open_cells(
-    cells: CellInput, model: PairedModel, *, counts_layer: str | None = None, gene_ids: str | None = None
+    cells: CellInput,
+    model: PairedModel,
+    *,
+    counts_layer: str | None = None,
+    gene_ids: str | None = None,
+    counts: bool = False,
 ) -> Cells:
     """Tokens for a model, with everything that is known about the cells.
 
@@ -111,6 +116,8 @@ def open_cells(
         Decides vocabulary and length.
     counts_layer, gene_ids
         Where counts and gene identifiers are; for counts.
+    counts
+        Also keep each token's scaled count, where tokens are made from AnnData; from files they always are.
 
     Raises
     ------
@@ -131,7 +138,7 @@ def open_cells(
     if not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
-    tokens, rows = tokens_for(cells, model, counts_layer=counts_layer, gene_ids=gene_ids)
+    tokens, rows = tokens_for(cells, model, counts_layer=counts_layer, gene_ids=gene_ids, counts=counts)
     check_pairing(tokens, model, truncate=True)
     return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
 

@@ -14,6 +14,7 @@ from geneformer.errors import CheckpointError
 from geneformer.models.cell_heads import GeneformerForCells
 from geneformer.models.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
 from geneformer.models.encoder import GeneformerModel
+from geneformer.models.expression_head import GeneformerForExpression
 from geneformer.models.finetuned_weights import load_encoder_weights
 from geneformer.models.loading import LoadedModel
 from geneformer.models.strategies import prepare_config
@@ -21,7 +22,7 @@ from geneformer.models.token_heads import GeneformerForGenes
 from geneformer.options import FinetuneOptions
 
 NETWORKS: dict[str, type[GeneformerModel]] = {
-    network.__name__: network for network in (GeneformerForCells, GeneformerForGenes)
+    network.__name__: network for network in (GeneformerForCells, GeneformerForExpression, GeneformerForGenes)
 }
 """Networks by the name `config.json` gives them."""
 
