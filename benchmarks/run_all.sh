@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every benchmark, one after the other, on a machine that does nothing else. About fifteen minutes on two cores.
+# Every benchmark, one after the other, on a machine that does nothing else. About twenty-five minutes on two cores.
 # Count matrices can be given (.h5ad); without them the bundled PBMC3k is used.
 set -eu
 here=$(dirname "$0")
@@ -7,3 +7,4 @@ python=${PYTHON:-"$here/../.venv/bin/python"}
 "$python" "$here/tokenizing.py" "$@"
 "$python" "$here/embedding.py"
 "$python" "$here/pretraining.py"
+"$python" "$here/finetuning.py"
