@@ -17,6 +17,7 @@ from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import load_network
 from geneformer.models.loading import LoadedModel
 from geneformer.options import RuntimeOptions, SplitOptions
+from geneformer.results.report_sets import load_report
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.cell_learning import embed_cells, predict_cells
 from geneformer.tasks.finetuning import FinetuneResult
@@ -148,7 +149,7 @@ class CellEstimator(Estimator):
             Network and vocabulary do not belong together.
         """
         stored = read_folder(folder, [cls.kind])
-        estimator = cls(stored.told("base_model"), stored.vocabulary, {}, {})
+        estimator = cls(stored.told("base_model"), vocabulary=stored.vocabulary)  # type: ignore[call-arg]
         restore_options(estimator, stored.told("options"), runtime)
         for name in cls.task_fields:
             setattr(estimator, name, stored.told(name))

@@ -56,13 +56,12 @@ class Cells:
         UnknownColumnError
             No such column.
         """
-        if self.adata is None:
-            return self.tokens.column(name)
-        columns = list(self.adata.obs.columns)
+        columns = self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
         if name not in columns:
-            msg = f"No column {name!r} in obs; it has {columns}.{nearest(name, columns)}"
+            where = "the tokenized dataset" if self.adata is None else "obs"
+            msg = f"No column {name!r} in {where}; it has {columns}.{nearest(name, columns)}"
             raise UnknownColumnError(msg)
-        return self.adata.obs[name].iloc[self.rows]
+        return self.tokens.column(name) if self.adata is None else self.adata.obs[name].iloc[self.rows]
 
     def spread(self, values: NDArray[Any], fill: Any) -> NDArray[Any]:
         """Values of the tokenized cells over all cells of the input, `fill` elsewhere, ``(n_input, …)``."""
@@ -79,10 +78,11 @@ class Cells:
 
         vocabulary = model.vocabulary
         if self.adata is not None:
-            positions = gene_positions(self.adata, vocabulary, self.gene_ids)
+            # The genes of `raw` are its own, usually more than those of `X`.
+            positions = gene_positions(self.adata.raw if self.layer == "raw" else self.adata, vocabulary, self.gene_ids)
             known = np.flatnonzero(positions >= 0)
             into = (np.ones(len(known), dtype=np.float32), (known, positions[known]))
-            merge = sparse.csr_matrix(into, shape=(self.adata.n_vars, len(vocabulary.genes)))
+            merge = sparse.csr_matrix(into, shape=(len(positions), len(vocabulary.genes)))
             matrix = _matrix(self.adata, self.layer)[self.rows]
             return sparse.csr_matrix(sparse.csr_matrix(matrix).astype(np.float32) @ merge)
         if not self.tokens.has_counts:
@@ -133,7 +133,7 @@ def open_cells(
     if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
         paths = [Path(path) for path in ([cells] if isinstance(cells, (str, Path)) else cells)]
         if len(paths) != 1 or paths[0].suffix != ".h5ad":
-            return _of_files(paths, model, counts_layer)
+            return _of_files(paths, model, counts_layer, gene_ids)
         cells = _read(paths[0])
     if not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
@@ -148,9 +148,9 @@ def _of_tokens(tokens: TokenizedDataset, model: PairedModel) -> Cells:
     return Cells(tokens, np.arange(len(tokens)), len(tokens))
 
 
-def _of_files(paths: list[Path], model: PairedModel, counts_layer: str | None) -> Cells:
+def _of_files(paths: list[Path], model: PairedModel, counts_layer: str | None, gene_ids: str | None) -> Cells:
     counts = not any(is_dataset(path) for path in paths)
-    return _of_tokens(open_tokens(paths, model, layer=counts_layer, counts=counts), model)
+    return _of_tokens(open_tokens(paths, model, layer=counts_layer, gene_ids=gene_ids, counts=counts), model)
 
 
 def _read(path: Path) -> "AnnData":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from geneformer.estimators.base import Estimator
@@ -43,6 +44,28 @@ def option_groups(estimator: Estimator) -> dict[str, Any]:
     taken = inspect.signature(type(estimator)).parameters
     found = {name: getattr(estimator, name, None) for name in taken}
     return {name: value for name, value in found.items() if dataclasses.is_dataclass(value)}
+
+
+def restore_options(
+    estimator: Estimator, told: Mapping[str, Mapping[str, Any]], runtime: RuntimeOptions | None
+) -> None:
+    """Give an estimator the options it was fitted with, and the machine it is to run on.
+
+    Parameters
+    ----------
+    estimator
+        Changed in place.
+    told
+        Fields of each options object, as JSON gives them; those that are not told stay.
+    runtime
+        The machine; as it was by default.
+    """
+    for name, group in option_groups(estimator).items():
+        fields = {field.name for field in dataclasses.fields(group)}
+        values = {key: value for key, value in told.get(name, {}).items() if key in fields}
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        setattr(estimator, name, dataclasses.replace(group, **values))
+    estimator.runtime = runtime or estimator.runtime
 
 
 def training_groups(estimator: Estimator) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geneformer.errors import CheckpointError
+from geneformer.errors import CheckpointError, VocabularyMismatchError
 from geneformer.models.checkpoint import CONFIG, read_config
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import save_network
@@ -31,6 +31,8 @@ class Stored:
 
     Attributes
     ----------
+    folder
+        The folder.
     task
         Content of `task.json`.
     history
@@ -39,9 +41,24 @@ class Stored:
         Vocabulary of the network.
     """
 
+    folder: Path
     task: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     vocabulary: Vocabulary
+
+    def told(self, name: str) -> Any:
+        """An entry of `task.json`; lists as tuples.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such entry.
+        """
+        if name not in self.task:
+            msg = f"{self.folder} is damaged: {TASK} does not tell {name!r}. Copy or write it again."
+            raise CheckpointError(msg)
+        value = self.task[name]
+        return tuple(value) if isinstance(value, list) else value
 
 
 def write_folder(
@@ -118,13 +135,20 @@ def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> Stored:
         raise CheckpointError(msg)
     try:
         task = json.loads(path.read_text(encoding="utf-8"))
-        history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))["history"]
-        kind = task["kind"]
-    except (OSError, ValueError, KeyError) as error:
+        history = [dict(line) for line in json.loads((folder / HISTORY).read_text(encoding="utf-8"))["history"]]
+        kind, told = task["kind"], str(task["vocabulary"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is damaged: {error!r} while its {TASK} and {HISTORY} were read. Copy or write it again."
         raise CheckpointError(msg) from error
     if kinds and kind not in kinds:
         msg = f"{folder} holds a {kind}, not a {' or '.join(kinds)}."
         raise CheckpointError(msg)
     own = folder / VOCABULARY if (folder / VOCABULARY).is_dir() else None
-    return Stored(task, history, recognize_vocabulary(read_config(folder), folder, own))
+    vocabulary = recognize_vocabulary(read_config(folder), folder, own)
+    if told != vocabulary.fingerprint:
+        msg = (
+            f"{folder} was written with vocabulary {told[:12]}, but its network belongs to "
+            f"{vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
+        )
+        raise VocabularyMismatchError(msg)
+    return Stored(folder, task, history, vocabulary)

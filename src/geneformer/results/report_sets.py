@@ -105,6 +105,28 @@ class ReportSet(dict[str, Report]):
         return cls({name: _loaded(folder / place, *home) for name, place, home in entries})
 
 
+def load_report(folder: str | Path) -> Report | ReportSet:
+    """Whatever report a folder holds: a single one of any kind, or several.
+
+    Raises
+    ------
+    InputNotFoundError
+        No report is there.
+    UnreadableInputError
+        A file is damaged.
+    """
+    folder = Path(folder)
+    try:
+        kind = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"]
+        home = _HOMES[kind] if kind != KIND else None
+    except FileNotFoundError:
+        home = None  # the set tells it
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f'The report in "{folder}" cannot be read ({error!r}). It is damaged; save it again.'
+        raise UnreadableInputError(msg) from error
+    return ReportSet.load(folder) if home is None else _loaded(folder, *home)
+
+
 def _loaded(folder: Path, module: str, name: str) -> Report:
     kind: type[Report] = getattr(import_module(f"geneformer.results.{module}"), name)
     return kind.load(folder)

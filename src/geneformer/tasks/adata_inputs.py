@@ -12,7 +12,7 @@ from geneformer.vocab.gene_ids import INDEX, resolve_genes
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from anndata import AnnData, Raw
 
 
 class PairedModel(Protocol):
@@ -84,7 +84,7 @@ def _numbered(adata: "AnnData") -> "AnnData":
     return ad.AnnData(adata.X, obs=obs, var=adata.var, layers=dict(adata.layers), raw=raw)
 
 
-def gene_positions(adata: "AnnData", vocabulary: Vocabulary, gene_ids: str | None) -> NDArray[np.int32]:
+def gene_positions(adata: "AnnData | Raw", vocabulary: Vocabulary, gene_ids: str | None) -> NDArray[np.int32]:
     """Index into `vocabulary.genes` of each column of `adata`, -1 where it is none of them, ``(n_vars,)``."""
     columns = {name: adata.var[name] for name in adata.var.columns} | {INDEX: adata.var_names}
     return resolve_genes(columns, vocabulary, gene_ids).positions

@@ -18,6 +18,7 @@ def open_tokens(
     model: PairedModel,
     *,
     layer: str | None = None,
+    gene_ids: str | None = None,
     counts: bool = False,
     progress: Progress | None = None,
 ) -> TokenizedDataset:
@@ -32,8 +33,8 @@ def open_tokens(
         One `.dataset` folder, or files and folders of counts.
     model
         Decides vocabulary and length.
-    layer
-        Layer with the raw counts.
+    layer, gene_ids
+        Where counts and gene identifiers are.
     counts
         Also keep each token's scaled count, where tokens are made.
     progress
@@ -50,7 +51,9 @@ def open_tokens(
         raise OptionError(msg)
     if folders:
         return read_dataset(folders[0])
-    options = TokenizeOptions(vocabulary=model.vocabulary.name, layer=layer, counts=counts, max_length=model.max_length)
+    options = TokenizeOptions(
+        vocabulary=model.vocabulary.name, layer=layer, gene_ids=gene_ids, counts=counts, max_length=model.max_length
+    )
     with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
         tokens, _ = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
