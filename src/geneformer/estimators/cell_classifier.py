@@ -9,30 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.estimators.cell_estimator import CellEstimator
-from geneformer.estimators.cell_parts import TWIN, describe_parts, part_of, without_pretraining
+from geneformer.estimators.cell_parts import (
+    TWIN,
+    check_deleted,
+    describe_parts,
+    name_classes,
+    part_of,
+    without_pretraining,
+)
 from geneformer.estimators.cells import CellInput, Cells
-from geneformer.estimators.splitting import draw_rows
+from geneformer.estimators.splitting import draw_rows, refuse_leaks
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
+from geneformer.options._check import check_range
 from geneformer.results.classification import ClassificationReport
 from geneformer.results.label_sets import LabelSetReport
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.calibration import expected_calibration_error, fit_temperature, softmax
 from geneformer.tasks.cell_learning import learn_cells
-from geneformer.tasks.class_baselines import classify_by_baselines
-from geneformer.tasks.class_targets import ClassTargets, class_targets
+from geneformer.tasks.class_baselines import LIBRARY, classify_by_baselines
+from geneformer.tasks.class_targets import ClassTargets, class_targets, known_targets
 from geneformer.tasks.finetuning import FinetuneResult
 from geneformer.tasks.label_set_metrics import evaluate_label_sets
-from geneformer.tasks.labels import encode_label_sets, encode_labels
 from geneformer.tasks.metrics import evaluate_classes
 from geneformer.tasks.splits import Split
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scipy import sparse
-
-UNKNOWN = "unknown"
-"""What a cell is called whose best class is too improbable."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +48,7 @@ class _Learnt:
     targets: ClassTargets
     groups: NDArray[Any] | None
     counts: "sparse.csr_matrix | None"
+    deleted_genes: NDArray[Any] | None
 
 
 class CellClassifier(CellEstimator):
@@ -150,7 +155,7 @@ class CellClassifier(CellEstimator):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         deleted_genes
-            Token ids deleted in the second views of a contrastive term.
+            Token ids deleted in the second views of the contrastive term, instead of a random share.
         output
             Folder for training checkpoints, from which a killed run can go on.
         resume
@@ -162,14 +167,20 @@ class CellClassifier(CellEstimator):
         ------
         LabelError
             Labels or split cannot be used: missing, constant, unknown, leaking.
+        OptionError
+            Genes to delete, but no contrastive term.
         CountsError, PairingError
             The cells cannot be used with the model.
         """
         base = self.base()
+        check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, label)
         parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
         targets.check_split(parts)
+        if split_rows is not None and groups is not None:
+            parts = refuse_leaks(parts, opened.column(groups), self.split)
+        self.network_, self._twin, self.report_ = None, None, None
         self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
         self.unknown_below_ = self.classify.unknown_below
         self._training = _Learnt(
@@ -177,10 +188,10 @@ class CellClassifier(CellEstimator):
             parts,
             targets,
             None if groups is None else np.asarray(opened.column(groups)),
-            self._counts(opened, base),
+            None if self.classify.baselines == "none" else opened.counts(base),
+            deleted_genes,
         )
-        self._twin, self.report_ = None, None
-        network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
+        network, result = self._learn(self.finetuning, output, resume, callbacks)
         self._learnt(network, result, base)
         self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify", "split")}
         self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
@@ -193,13 +204,9 @@ class CellClassifier(CellEstimator):
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
         return class_targets(cells.column(label), self.classify, name=label, seed=self.split.seed)
 
-    def _counts(self, cells: Cells, base: Any) -> "sparse.csr_matrix | None":
-        return None if self.classify.baselines == "none" else cells.counts(base)
-
     def _learn(
         self,
         options: FinetuneOptions,
-        deleted_genes: NDArray[Any] | None = None,
         output: str | Path | None = None,
         resume: bool = False,
         callbacks: Any = (),
@@ -223,7 +230,7 @@ class CellClassifier(CellEstimator):
                 options=options,
                 runtime=self.runtime,
                 class_weights=weights,
-                deleted_genes=deleted_genes,
+                deleted_genes=training.deleted_genes,
                 output=None if output is None else Path(output),
                 resume=resume,
                 callbacks=callbacks,
@@ -246,7 +253,7 @@ class CellClassifier(CellEstimator):
         """Probabilities of the tokenized cells, ``(n, C)``."""
         logits = self.outputs(cells, network=network)[str(self.label_)].astype(np.float64)
         if self.multi_label_:
-            return 1.0 / (1.0 + np.exp(-logits))
+            return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the logistic function, without overflow
         return softmax(logits, self.temperature_)
 
     def predict_proba(
@@ -275,13 +282,14 @@ class CellClassifier(CellEstimator):
     ) -> NDArray[Any]:
         """Most probable class of every cell, ``(n_cells,)``; "unknown" where even that one is too improbable.
 
+        With several labels per cell, every label from 0.5 on is listed. Cells without a known gene are "unknown".
+
         Parameters
         ----------
         cells
             AnnData with raw counts, tokens, or paths of either; no labels are needed.
         unknown_below
-            Probability a class must reach; as fitted by default. With several labels per cell every label from 0.5 on
-            is listed.
+            Probability a class must reach; as fitted by default. Of no effect with several labels per cell.
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         """
@@ -290,16 +298,10 @@ class CellClassifier(CellEstimator):
 
     def name_classes(self, proba: NDArray[np.float64], unknown_below: float | None = None) -> NDArray[Any]:
         """Classes for probabilities, ``(n,)``; see `predict`."""
-        names = np.array(self._fitted("classes_"), dtype=object)
-        if self.multi_label_:
-            rows = [self.classify.separator.join(names[row >= 0.5]) for row in np.nan_to_num(proba)]
-            return np.array(rows, dtype=object)
+        check_range("unknown_below", unknown_below, low=0.0, high=1.0)
         least: float = self.unknown_below_ if unknown_below is None else unknown_below
-        missing: NDArray[np.bool_] = np.isnan(proba).any(axis=1)
-        filled = np.where(missing[:, None], 0.0, proba)
-        predicted: NDArray[Any] = names[filled.argmax(axis=1)]
-        predicted[missing | (filled.max(axis=1) < least)] = UNKNOWN
-        return predicted
+        separator = self.classify.separator if self.multi_label_ else None
+        return name_classes(proba, self._fitted("classes_"), least=least, separator=separator)
 
     def evaluate(
         self,
@@ -328,15 +330,7 @@ class CellClassifier(CellEstimator):
         self._fitted("network_")
         name = label or str(self.label_)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets: NDArray[Any]
-        if self.multi_label_:
-            targets = encode_label_sets(
-                opened.column(name), classes=self.classes_, separator=self.classify.separator, name=name,
-                others="leave_out",
-            )[0]  # fmt: skip
-        else:
-            targets = encode_labels(opened.column(name), classes=self.classes_, name=name, others="leave_out").codes
-        rows = np.flatnonzero(~np.isnan(targets).any(axis=1) if self.multi_label_ else targets >= 0)
+        targets, rows = known_targets(opened.column(name), self._fitted("classes_"), self.classify, name=name)
         return self._evaluate(opened, rows, targets, opened.column(groups) if groups else None)
 
     def _evaluate(
@@ -374,10 +368,11 @@ class CellClassifier(CellEstimator):
         if self.classify.baselines == "all":
             found[TWIN] = self.probabilities(part, self._random_twin())
         counts = training.counts if cells is training.cells else cells.counts(self.base())
-        if training.counts is None or counts is None:
+        as_before = (cells.adata is None) == (training.cells.adata is None)  # counts with tokens are scaled ones
+        if training.counts is None or counts is None or not as_before:
             return found
         learnt = training.split.train
-        return found | classify_by_baselines(
+        found |= classify_by_baselines(
             training.counts[learnt],
             training.targets.values[learnt],
             counts[rows],
@@ -386,6 +381,9 @@ class CellClassifier(CellEstimator):
             n_top_genes=self.classify.n_top_genes,
             seed=self.finetuning.seed,
         )
+        if cells.adata is None:
+            del found[LIBRARY]
+        return found
 
     def _random_twin(self) -> GeneformerForCells:
         """The same network with the same training, but without the pretrained weights."""

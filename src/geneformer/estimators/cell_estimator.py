@@ -155,6 +155,6 @@ class CellEstimator(Estimator):
             setattr(estimator, name, stored.told(name))
         estimator.network_ = load_network(Path(folder), cls.network_kind)
         estimator._pairing = Pairing(str(folder), stored.vocabulary, stored.told("preprocessing")["max_length"])
-        estimator._history, estimator._options = list(stored.history), stored.told("options")
+        estimator._history, estimator._options = stored.history, stored.told("options")
         estimator.report_ = load_report(Path(folder) / "report") if (Path(folder) / "report").is_dir() else None
         return estimator

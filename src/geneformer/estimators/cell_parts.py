@@ -1,18 +1,22 @@
 """Parts of opened cells: to predict, to name, and to tell about."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.errors import NoCellsError
+from geneformer.errors import NoCellsError, OptionError
 from geneformer.estimators.cells import Cells
 from geneformer.options import FinetuneOptions
 from geneformer.tasks.splits import Split
 
 TWIN = "random weights, same network"
 """The network without its pretraining, in tables."""
+
+UNKNOWN = "unknown"
+"""What a cell is called whose best class is too improbable."""
 
 
 def part_of(cells: Cells, rows: NDArray[np.int64]) -> Cells:
@@ -34,6 +38,34 @@ def part_of(cells: Cells, rows: NDArray[np.int64]) -> Cells:
         msg = "No labeled cell to evaluate on. Check the labels and the split."
         raise NoCellsError(msg)
     return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
+
+
+def name_classes(
+    proba: NDArray[np.float64], classes: Sequence[str], *, least: float, separator: str | None = None
+) -> NDArray[Any]:
+    """Most probable classes, ``(n,)``; "unknown" for cells without probabilities.
+
+    Parameters
+    ----------
+    proba
+        Probability of every class, ``(n, C)``.
+    classes
+        Names of the classes.
+    least
+        Probability a class must reach.
+    separator
+        A cell has every class from 0.5 on, and this stands between them.
+    """
+    names = np.array(classes, dtype=object)
+    missing = np.asarray(np.isnan(proba).any(axis=1))
+    filled = np.where(missing[:, None], 0.0, proba)
+    if separator is not None:
+        predicted = np.array([separator.join(names[row >= 0.5]) for row in filled], dtype=object)
+    else:
+        predicted = names[filled.argmax(axis=1)]
+        missing = missing | (filled.max(axis=1) < least)
+    predicted[missing] = UNKNOWN
+    return predicted
 
 
 def cell_names(cells: Cells) -> NDArray[Any]:
@@ -61,6 +93,19 @@ def describe_parts(parts: Split, groups: str | None) -> dict[str, Any]:
         "groups": groups,
         "shared_groups": {pair: list(names) for pair, names in parts.shared_groups.items()},
     }
+
+
+def check_deleted(genes: NDArray[Any] | None, options: FinetuneOptions) -> None:
+    """Refuse genes to delete in second views where there are no second views.
+
+    Raises
+    ------
+    OptionError
+        There is no contrastive term.
+    """
+    if genes is not None and not options.contrastive_weight:
+        msg = "deleted_genes has no effect without a contrastive term. Pass contrastive_weight, or leave it out."
+        raise OptionError(msg)
 
 
 def without_pretraining(options: FinetuneOptions) -> FinetuneOptions:

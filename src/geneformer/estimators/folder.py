@@ -43,7 +43,7 @@ class Stored:
 
     folder: Path
     task: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
+    history: list[dict[str, Any]]
     vocabulary: Vocabulary
 
     def told(self, name: str) -> Any:

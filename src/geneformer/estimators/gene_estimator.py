@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.errors import VocabularyMismatchError
 from geneformer.estimators.base import Estimator, Pairing
 from geneformer.estimators.cells import CellInput, open_cells
+from geneformer.estimators.cloning import restore_options
 from geneformer.estimators.folder import read_folder, write_folder
 from geneformer.models.finetuned import load_network
 from geneformer.models.token_heads import GeneformerForGenes
@@ -152,20 +152,13 @@ class GeneEstimator(Estimator):
             Network and vocabulary do not belong together.
         """
         stored = read_folder(folder, [cls.kind])
-        told, task = stored.task["vocabulary"]["fingerprint"], stored.task
-        if told != stored.vocabulary.fingerprint:
-            msg = (
-                f"{folder} was written with vocabulary {told[:12]}, but its network belongs to "
-                f"{stored.vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
-            )
-            raise VocabularyMismatchError(msg)
-        classifier = cls(task["base_model"])  # type: ignore[call-arg]  # subclasses have defaults
-        classifier.runtime = runtime or classifier.runtime
+        classifier = cls(stored.told("base_model"), vocabulary=stored.vocabulary)  # type: ignore[call-arg]
+        restore_options(classifier, stored.told("options"), runtime)
         for name in cls.task_fields:
-            setattr(classifier, name, tuple(task[name]) if isinstance(task[name], list) else task[name])
+            setattr(classifier, name, stored.told(name))
         classifier.network_ = load_network(Path(folder), GeneformerForGenes)
-        classifier._pairing = Pairing(str(folder), stored.vocabulary, task["preprocessing"]["max_length"])
-        classifier._history, classifier._options = [dict(line) for line in stored.history], task["options"]
+        classifier._pairing = Pairing(str(folder), stored.vocabulary, stored.told("preprocessing")["max_length"])
+        classifier._history, classifier._options = stored.history, stored.told("options")
         return classifier
 
     @property

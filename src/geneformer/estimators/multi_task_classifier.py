@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import LabelError, OptionError, UnknownClassError
-from geneformer.estimators.cell_classifier import UNKNOWN
 from geneformer.estimators.cell_estimator import CellEstimator
-from geneformer.estimators.cell_parts import TWIN, cell_names, describe_parts, part_of, without_pretraining
+from geneformer.estimators.cell_parts import TWIN, UNKNOWN, cell_names, describe_parts, part_of, without_pretraining
 from geneformer.estimators.cells import CellInput, Cells
 from geneformer.estimators.multi_task_reports import Proba, TaskTraining, TestedCells, report_tasks
 from geneformer.estimators.splitting import draw_rows

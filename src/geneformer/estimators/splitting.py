@@ -1,14 +1,16 @@
 """The split of opened cells, by columns of what is known about them."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer.errors import LeakageError
 from geneformer.estimators.cells import Cells
 from geneformer.options import SplitOptions
-from geneformer.tasks.splits import Split, draw_split
+from geneformer.tasks.splits import Split, draw_split, shared_groups
 
 
 def draw_rows(
@@ -42,6 +44,32 @@ def draw_rows(
         ids=None if ids is None else np.asarray(cells.column(ids)),
         attributes=attributes or None,
     )
+
+
+def refuse_leaks(parts: Split, groups: Any, options: SplitOptions) -> Split:
+    """A split that came from elsewhere, with the groups that are on two of its sides; refused unless that is allowed.
+
+    Parameters
+    ----------
+    parts
+        The split.
+    groups
+        Donor, batch or the like of each cell, ``(n,)``.
+    options
+        Whether leakage is allowed.
+
+    Raises
+    ------
+    LeakageError
+        A group has cells on two sides.
+    """
+    shared = shared_groups(parts, np.asarray(groups))
+    if shared and not options.allow_leakage:
+        pair, names = next(iter(shared.items()))
+        told = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        msg = f"{len(names)} groups of split_rows are in both of {pair}: {told}. Mend it, or pass allow_leakage=True."
+        raise LeakageError(msg)
+    return replace(parts, shared_groups=shared)
 
 
 def targets_of(estimator: Any, cells: Cells, label: Any, *, by_cell: bool) -> Any:

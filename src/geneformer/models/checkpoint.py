@@ -26,8 +26,8 @@ TIED = (f"{HEAD}decoder.weight", f"{HEAD}decoder.bias")
 """Copies of other entries, present in old files."""
 
 FINE_TUNED = (
-    "bert.pooler.", "cell_norm.", "classifier.", "decoder.", "dropout.", "from_cell.", "from_gene.", "gene_norm.", "heads.",
-    "pool.", "spread", "task_log_variance", "usual",
+    "bert.pooler.", "cell_norm.", "classifier.", "decoder.", "dropout.", "from_cell.", "from_gene.", "gene_norm.",
+    "heads.", "pool.", "spread", "task_log_variance", "usual",
 )  # fmt: skip
 """Entries of task heads, of no use to the encoder."""
 

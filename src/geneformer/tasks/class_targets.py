@@ -1,5 +1,6 @@
 """From a column of labels to what a network is trained on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,36 @@ def class_targets(column: ArrayLike, options: ClassifyOptions, *, name: str, see
         labels = drop_rare(labels, options.rare_below)
     codes = _capped(labels.codes, options, seed)
     return ClassTargets(np.where(codes >= 0, codes, MISSING), codes, labels.classes)
+
+
+def known_targets(
+    column: ArrayLike, classes: Sequence[str], options: ClassifyOptions, *, name: str
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Classes, ``(n,)``, or label sets, ``(n, C)``, among those that were learnt; and the rows that have any.
+
+    Parameters
+    ----------
+    column
+        Label or labels of each cell, ``(n,)``.
+    classes
+        Those that were learnt; cells with others are left out and told of.
+    options
+        Whether a cell may have several labels.
+    name
+        Name of the column, for messages.
+
+    Raises
+    ------
+    MissingLabelError
+        No cell has a label that was learnt.
+    """
+    if options.multi_label:
+        sets, _ = encode_label_sets(
+            column, classes=classes, separator=options.separator, name=name, others="leave_out"  # type: ignore[arg-type]
+        )  # fmt: skip
+        return sets, np.flatnonzero(~np.isnan(sets).any(axis=1))
+    codes = encode_labels(column, classes=classes, name=name, others="leave_out").codes
+    return codes, np.flatnonzero(codes >= 0)
 
 
 def _capped(codes: NDArray[np.int64], options: ClassifyOptions, seed: int) -> NDArray[np.int64]:
