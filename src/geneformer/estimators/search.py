@@ -224,8 +224,9 @@ def search(
     >>> from geneformer.demo.cells import pbmc3k
     >>> from geneformer.estimators.search import search
     >>> adata = pbmc3k()[:200].copy()
+    >>> adata.obs["depth"] = ["deep" if n > 2000 else "shallow" for n in adata.X.sum(axis=1)]
     >>> classifier = gf.CellClassifier(model="mini", max_steps=2, baselines="none", progress=False)
-    >>> found = search(classifier, adata, "cell_type", space={"learning_rate": [1e-4, 1e-3]}, trials=2, refit="none")
+    >>> found = search(classifier, adata, "depth", space={"learning_rate": [1e-4, 1e-3]}, trials=2, refit="none")
     >>> found.trials["state"].tolist(), list(found.best_options)
     (['complete', 'complete'], ['learning_rate'])
     """
