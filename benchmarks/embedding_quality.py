@@ -29,11 +29,11 @@ from geneformer.errors import GeneformerWarning
 from geneformer.models.loading import find_folder, load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.runs.manifest import installed_versions
+from geneformer.tasks.adata_inputs import tokens_for
 from geneformer.tasks.embedding import embed
 from geneformer.tasks.embedding_quality import is_labeled
 from geneformer.tasks.pca_baseline import pca_embedding
 from geneformer.tasks.random_weights import save_random_weights
-from geneformer.tl._tokens import tokens_for
 
 
 def parse_arguments() -> argparse.Namespace:
