@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from geneformer.errors import (
     ConstantLabelError,
     GeneformerWarning,
     LabelError,
+    LeakageError,
     NotFittedError,
     OptionError,
     UnknownClassError,
@@ -22,9 +24,11 @@ from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.models.finetuned import build_network
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
-from geneformer.options import FinetuneOptions, MultiTaskOptions
+from geneformer.options import FinetuneOptions, MultiTaskOptions, TokenizeOptions
 from geneformer.results.report_sets import ReportSet
 from geneformer.tasks.cell_batches import CellBatches
+from geneformer.tasks.splits import Split
+from geneformer.tokenization.tokenizer import tokenize_counts
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
 TASKS = ["kind", "sex"]
@@ -256,3 +260,40 @@ def test_options_that_contradict_each_other():
 def test_an_unfitted_one_says_so(model, adata):
     with pytest.raises(NotFittedError):
         made(model).predict(adata)
+
+
+def test_a_given_split_that_leaks_is_refused(model, adata):
+    classifier = made(model)
+    opened = classifier.open(adata)
+    split = Split(np.arange(0, 32), np.arange(32, 40), np.arange(40, 48), "given")
+    assert classifier.fit(opened, TASKS, split_rows=split).split_["test"] == 8
+    with pytest.raises(LeakageError, match="donor"):
+        classifier.fit(opened, TASKS, split_rows=split, groups="donor")
+    allowed = made(model, allow_leakage=True).fit(opened, TASKS, split_rows=split, groups="donor")
+    assert allowed.split_["shared_groups"]
+
+
+def test_genes_to_delete_need_second_views(model, adata):
+    with pytest.raises(OptionError, match="deleted_genes"):
+        made(model).fit(adata, TASKS, deleted_genes=np.array([5]))
+    seen = made(model, contrastive_weight=0.5).fit(adata, TASKS, deleted_genes=np.array([5]))
+    assert any("contrastive_loss" in line for line in seen.result_.history)
+
+
+def test_scaled_counts_have_no_library_size(model, adata):
+    tokens = tokenize_counts(adata, TokenizeOptions(keep=("kind", "sex"), counts=True))[0]
+    baselines = made(model, baselines="cheap", test=0.25).fit(tokens, TASKS).report_["kind"].baselines
+    assert set(baselines) == {"logistic regression, variable genes", "majority class"}
+
+
+def test_an_unsuccessful_second_fit_leaves_nothing_behind(model, adata):
+    classifier = made(model).fit(adata, TASKS)
+    with pytest.raises(ValueError, match="stop"):
+        classifier.fit(adata, ["sex"], callbacks=[Stopping()])
+    with pytest.raises(NotFittedError):
+        classifier.predict(adata)
+
+
+class Stopping(TrainerCallback):
+    def on_step_begin(self, *_, **__):
+        raise ValueError("stop")

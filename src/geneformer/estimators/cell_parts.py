@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from geneformer.errors import NoCellsError, OptionError
 from geneformer.estimators.cells import Cells
 from geneformer.options import FinetuneOptions
+from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.splits import Split
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 TWIN = "random weights, same network"
 """The network without its pretraining, in tables."""
@@ -66,6 +70,26 @@ def name_classes(
         missing = missing | (filled.max(axis=1) < least)
     predicted[missing] = UNKNOWN
     return predicted
+
+
+def counts_like(learnt: Cells, counts: "sparse.csr_matrix | None", tested: Cells, model: PairedModel) -> Any:
+    """Counts of cells to test baselines on, ``(n, g)``, None where they are not like those the baselines learn from.
+
+    Parameters
+    ----------
+    learnt
+        Cells the baselines learn from.
+    counts
+        Their counts.
+    tested
+        Cells to test on.
+    model
+        Decides the genes.
+    """
+    if counts is None or tested is learnt:
+        return counts
+    # Counts kept with tokens are scaled ones.
+    return tested.counts(model) if (learnt.adata is None) == (tested.adata is None) else None
 
 
 def cell_names(cells: Cells) -> NDArray[Any]:

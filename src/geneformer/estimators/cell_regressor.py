@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from geneformer.errors import OptionError
 from geneformer.estimators.cell_estimator import CellEstimator
-from geneformer.estimators.cell_parts import TWIN, describe_parts, part_of, without_pretraining
+from geneformer.estimators.cell_parts import (
+    TWIN,
+    check_deleted,
+    counts_like,
+    describe_parts,
+    part_of,
+    without_pretraining,
+)
 from geneformer.estimators.cells import CellInput, Cells
-from geneformer.estimators.splitting import draw_rows
+from geneformer.estimators.splitting import draw_rows, refuse_leaks
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import FinetuneOptions, RegressOptions, RuntimeOptions, SplitOptions
 from geneformer.results.numbers import NumberReport
@@ -21,8 +28,14 @@ from geneformer.tasks.cell_learning import learn_cells
 from geneformer.tasks.finetuning import FinetuneResult
 from geneformer.tasks.labels import cap_cells
 from geneformer.tasks.number_metrics import evaluate_numbers
-from geneformer.tasks.number_targets import NumberScale, check_numbers, encode_numbers, number_strata
-from geneformer.tasks.regression_baselines import regress_by_baselines
+from geneformer.tasks.number_targets import (
+    NumberScale,
+    NumberTargets,
+    check_numbers,
+    encode_numbers,
+    number_strata,
+)
+from geneformer.tasks.regression_baselines import LIBRARY, regress_by_baselines
 from geneformer.tasks.splits import Split
 from geneformer.vocab.vocabulary import Vocabulary
 
@@ -33,29 +46,15 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NumberTargets:
-    """What is to be learnt about each cell.
-
-    Attributes
-    ----------
-    values
-        Numbers, not a number for none, ``(n,)``.
-    codes
-        What cells are split by, -1 for cells that are not used, ``(n,)``.
-    """
-
-    values: Floats
-    codes: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Learnt:
     """What baselines need of the training."""
 
     cells: Cells
     split: Split
     values: Floats
+    groups: NDArray[Any] | None
     counts: "sparse.csr_matrix | None"
+    deleted_genes: NDArray[Any] | None
 
 
 class CellRegressor(CellEstimator):
@@ -165,7 +164,7 @@ class CellRegressor(CellEstimator):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         deleted_genes
-            Token ids deleted in the second views of a contrastive term.
+            Token ids deleted in the second views of the contrastive term, instead of a random share.
         output
             Folder for training checkpoints, from which a killed run can go on.
         resume
@@ -179,19 +178,25 @@ class CellRegressor(CellEstimator):
             All numbers are the same.
         LabelError
             Not numbers, negative ones for a loss of counts, or a split that leaks.
+        OptionError
+            Genes to delete, but no contrastive term.
         CountsError, PairingError
             The cells cannot be used with the model.
         """
+        check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, label, by_cell=groups is None and ids is None)
         parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
         check_numbers(targets.values[parts.train], self.regress, name=label)
+        donors = None if groups is None else np.asarray(opened.column(groups))
+        if split_rows is not None and donors is not None:
+            parts = refuse_leaks(parts, donors, self.split)
+        self.network_, self._twin, self.report_ = None, None, None
         counts = None if self.regress.baselines == "none" else opened.counts(self.base())
         self.label_, self.loss_ = label, self.regress.loss
         self.scale_ = asdict(NumberScale.fit(targets.values[parts.train], self.regress))
-        self._training = _Learnt(opened, parts, targets.values, counts)
-        self._twin, self.report_ = None, None
-        network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
+        self._training = _Learnt(opened, parts, targets.values, donors, counts, deleted_genes)
+        network, result = self._learn(self.finetuning, output, resume, callbacks)
         self._learnt(network, result, self.base())
         self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "regress", "split")}
         self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
@@ -222,7 +227,6 @@ class CellRegressor(CellEstimator):
     def _learn(
         self,
         options: FinetuneOptions,
-        deleted_genes: NDArray[Any] | None = None,
         output: str | Path | None = None,
         resume: bool = False,
         callbacks: Any = (),
@@ -242,7 +246,7 @@ class CellRegressor(CellEstimator):
                 valid_rows=training.split.valid,
                 options=options,
                 runtime=self.runtime,
-                deleted_genes=deleted_genes,
+                deleted_genes=training.deleted_genes,
                 output=None if output is None else Path(output),
                 resume=resume,
                 callbacks=callbacks,
@@ -375,14 +379,18 @@ class CellRegressor(CellEstimator):
                 options = without_pretraining(self.finetuning)
                 self._twin = self._learn(options, title="Training from random weights")[0]
             found[TWIN] = self.numbers(part, self._twin)[0]
-        counts = training.counts if cells is training.cells else cells.counts(self.base())
+        counts = counts_like(training.cells, training.counts, cells, self.base())
         if training.counts is None or counts is None:
             return found
         learnt = training.split.train
-        return found | regress_by_baselines(
+        found |= regress_by_baselines(
             training.counts[learnt],
             training.values[learnt],
             counts[rows],
+            groups=None if training.groups is None else training.groups[learnt],
             n_top_genes=self.regress.n_top_genes,
             seed=self.finetuning.seed,
         )
+        if cells.adata is None:
+            del found[LIBRARY]  # scaled counts have no library size
+        return found

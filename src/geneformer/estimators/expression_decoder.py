@@ -13,7 +13,7 @@ from geneformer.estimators.base import Pairing
 from geneformer.estimators.cell_estimator import CellEstimator
 from geneformer.estimators.cell_parts import TWIN, cell_names, describe_parts, without_pretraining
 from geneformer.estimators.cells import CellInput, Cells, open_cells
-from geneformer.estimators.splitting import draw_rows
+from geneformer.estimators.splitting import draw_rows, refuse_leaks
 from geneformer.models.expression_head import GeneformerForExpression
 from geneformer.options import ExpressionOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.results.expression import expression_anndata
@@ -170,8 +170,10 @@ class ExpressionDecoder(CellEstimator):
             codes[:] = -1
             codes[cap_cells(codes + 1, max_cells=self.expression.max_cells, seed=self.split.seed)] = 0
         parts = split_rows or draw_rows(opened, codes, self.split_options(groups), groups=groups, ids=ids or groups)
-        self._training = self._look_at(opened, parts)
-        self.share_, self._twin, self.report_ = self.expression.share, None, None
+        if split_rows is not None and groups is not None:
+            parts = refuse_leaks(parts, opened.column(groups), self.split)
+        self.network_, self._twin, self.report_ = None, None, None
+        self._training, self.share_ = self._look_at(opened, parts), self.expression.share
         network, result = self._learn(self.finetuning, output, resume, callbacks)
         self._learnt(network, result, self.base())
         self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "expression", "split")}

@@ -10,12 +10,22 @@ from numpy.typing import NDArray
 
 from geneformer.errors import LabelError, OptionError, UnknownClassError
 from geneformer.estimators.cell_estimator import CellEstimator
-from geneformer.estimators.cell_parts import TWIN, UNKNOWN, cell_names, describe_parts, part_of, without_pretraining
+from geneformer.estimators.cell_parts import (
+    TWIN,
+    UNKNOWN,
+    cell_names,
+    check_deleted,
+    describe_parts,
+    name_classes,
+    part_of,
+    without_pretraining,
+)
 from geneformer.estimators.cells import CellInput, Cells
 from geneformer.estimators.multi_task_reports import Proba, TaskTraining, TestedCells, report_tasks
-from geneformer.estimators.splitting import draw_rows
+from geneformer.estimators.splitting import draw_rows, refuse_leaks
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import FinetuneOptions, MultiTaskOptions, RuntimeOptions, SplitOptions
+from geneformer.options._check import check_range
 from geneformer.results.report_sets import ReportSet
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.calibration import expected_calibration_error, fit_temperature, softmax
@@ -139,7 +149,7 @@ class MultiTaskClassifier(CellEstimator):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         deleted_genes
-            Token ids deleted in the second views of a contrastive term.
+            Token ids deleted in the second views of the contrastive term, instead of a random share.
         output
             Folder for training checkpoints, from which a killed run can go on.
         resume
@@ -152,26 +162,30 @@ class MultiTaskClassifier(CellEstimator):
         LabelError
             Labels or split cannot be used: missing, constant, unknown, leaking.
         OptionError
-            Another number of task weights than of tasks.
+            Another number of task weights than of tasks; or genes to delete, but no contrastive term.
         CountsError, PairingError
             The cells cannot be used with the model.
         """
         tasks = self._tasks(labels)
+        check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, tasks)
         options = self.split_options(groups)
         parts = split_rows or draw_rows(opened, targets.codes, options, groups=groups, ids=ids or groups)
         targets.check_split(parts)
+        donors = None if groups is None else np.asarray(opened.column(groups))
+        if split_rows is not None and donors is not None:
+            parts = refuse_leaks(parts, donors, self.split)
+        self.network_, self._twin, self.report_ = None, None, None
         self.tasks_, self.classes_ = tasks, targets.classes
         self.unknown_below_ = self.multi_task.unknown_below
         counts = None if self.multi_task.baselines == "none" else opened.counts(self.base())
-        self._training = TaskTraining(opened, parts, targets, counts)
-        self._twin, self.report_ = None, None
-        network, result = self._learn(self.finetuning, deleted_genes, output, resume, callbacks)
+        self._training = TaskTraining(opened, parts, targets, donors, counts, deleted_genes)
+        network, result = self._learn(self.finetuning, output, resume, callbacks)
         self._learnt(network, result, self.base())
         self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "multi_task", "split")}
         self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
-        self.task_weights_ = dict(zip(tasks, weights_of(network), strict=True))
+        self.task_weights_ = dict(zip(tasks, network.weights_now(), strict=True))
         self._calibrate(opened, parts, targets)
         if len(parts.test):
             self.report_ = self._evaluate(opened, parts.test, targets.by_task, groups)
@@ -207,7 +221,6 @@ class MultiTaskClassifier(CellEstimator):
     def _learn(
         self,
         options: FinetuneOptions,
-        deleted_genes: NDArray[Any] | None = None,
         output: str | Path | None = None,
         resume: bool = False,
         callbacks: Any = (),
@@ -229,7 +242,7 @@ class MultiTaskClassifier(CellEstimator):
                 class_weights=labels.weights(split.train) if options.class_weights == "balanced" else None,
                 task_weights=self.multi_task.task_weights or None,
                 learn_task_weights=self.multi_task.learn_task_weights,
-                deleted_genes=deleted_genes,
+                deleted_genes=training.deleted_genes,
                 output=None if output is None else Path(output),
                 resume=resume,
                 callbacks=callbacks,
@@ -297,16 +310,14 @@ class MultiTaskClassifier(CellEstimator):
         """
         import pandas as pd
 
+        check_range("unknown_below", unknown_below, low=0.0, high=1.0)
         self._fitted("network_")
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         least = self.unknown_below_ if unknown_below is None else unknown_below
         columns: dict[str, NDArray[Any]] = {}
         for name, proba in self.probabilities(opened).items():
-            best = proba.max(axis=1)
-            classes = np.array(self.classes_[name], dtype=object)
-            predicted = np.where(best < least, UNKNOWN, classes[proba.argmax(axis=1)])
-            columns[name] = opened.spread(predicted.astype(object), UNKNOWN)
-            columns[f"{name}_probability"] = opened.spread(best, np.nan)
+            columns[name] = opened.spread(name_classes(proba, self.classes_[name], least=least), UNKNOWN)
+            columns[f"{name}_probability"] = opened.spread(proba.max(axis=1), np.nan)
         return pd.DataFrame(columns, index=pd.Index(cell_names(opened)))
 
     def evaluate(
@@ -381,11 +392,3 @@ class MultiTaskClassifier(CellEstimator):
         loaded = super().load(folder, runtime=runtime)
         loaded.classes_ = {name: tuple(classes) for name, classes in loaded.classes_.items()}
         return loaded
-
-
-def weights_of(network: GeneformerForCells) -> list[float]:
-    """Weight of every task's loss in a network."""
-    if network.task_log_variance is None:
-        return [float(weight) for weight in network.task_weights]
-    weights: list[float] = network.task_log_variance.detach().neg().exp().tolist()
-    return weights

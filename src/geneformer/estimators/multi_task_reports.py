@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer.estimators.cell_parts import counts_like
 from geneformer.estimators.cells import Cells
 from geneformer.results.classification import ClassificationReport
 from geneformer.results.report_sets import ReportSet
 from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.calibration import expected_calibration_error
-from geneformer.tasks.class_baselines import classify_by_baselines
+from geneformer.tasks.class_baselines import LIBRARY, classify_by_baselines
 from geneformer.tasks.metrics import evaluate_classes
 from geneformer.tasks.splits import Split
 from geneformer.tasks.task_labels import TaskLabels
@@ -37,14 +38,20 @@ class TaskTraining:
         Their parts.
     labels
         Classes of every cell in every task.
+    groups
+        Donor or the like of every cell, ``(n,)``.
     counts
         Raw counts of the cells for the baselines, if there are to be any, ``(n, g)``.
+    deleted_genes
+        Token ids deleted in second views.
     """
 
     cells: Cells
     split: Split
     labels: TaskLabels
+    groups: NDArray[Any] | None
     counts: "sparse.csr_matrix | None"
+    deleted_genes: NDArray[Any] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,16 +151,20 @@ def _baselines(
     """Probabilities of what the model has to beat in one task, by name."""
     if training is None or training.counts is None:
         return {}
-    counts = training.counts if cells is training.cells else cells.counts(model)
+    counts = counts_like(training.cells, training.counts, cells, model)
     if counts is None:
         return {}
     codes = training.labels.by_task[task]
     learnt = training.split.train[codes[training.split.train] >= 0]
-    return classify_by_baselines(
+    found = classify_by_baselines(
         training.counts[learnt],
         codes[learnt],
         counts[rows],
         n_classes=len(training.labels.classes[task]),
+        groups=None if training.groups is None else training.groups[learnt],
         n_top_genes=n_top_genes,
         seed=seed,
     )
+    if cells.adata is None:
+        del found[LIBRARY]  # scaled counts have no library size
+    return found

@@ -120,6 +120,13 @@ class GeneformerForCells(GeneformerModel):
             if spec.kind == "number" and spec.activation in STARTS:
                 nn.init.constant_(cast(nn.Linear, head).bias[:1], STARTS[spec.activation])
 
+    def weights_now(self) -> list[float]:
+        """Weight of every task's loss; where weights are learnt, as they are now."""
+        if self.task_log_variance is None:
+            return [float(weight) for weight in self.task_weights]
+        weights: list[float] = self.task_log_variance.detach().neg().exp().tolist()
+        return weights
+
     def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
         """Cell vectors the heads see, ``(B, D)``."""
         hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)

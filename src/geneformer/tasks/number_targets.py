@@ -16,6 +16,22 @@ FEWEST = 5
 """Cells of a bin by which a split is stratified."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberTargets:
+    """What is to be learnt about each cell.
+
+    Attributes
+    ----------
+    values
+        Numbers, not a number for none, ``(n,)``.
+    codes
+        What cells are split by, -1 for cells that are not used, ``(n,)``.
+    """
+
+    values: Floats
+    codes: NDArray[np.int64]
+
+
 def encode_numbers(values: Any, *, name: str = "number") -> Floats:
     """The numbers of a column, not a number where there is none, ``(n,)``.
 
