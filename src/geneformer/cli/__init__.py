@@ -27,15 +27,42 @@ COMMANDS = {
 
 GROUPS = {
     "classify": {
+        "cross-validate": "Fit once per fold, and score every cell by a classifier that has not seen it.",
         "evaluate": "Score a fitted classifier on labeled cells it has not seen.",
         "fit": "Fine-tune a pretrained model to tell classes of cells apart.",
         "predict": "Tell the classes of cells.",
         "search": "Search for the best training options, and fit with them.",
     },
+    "classify-genes": {
+        "cross-validate": "Fit once per fold, and score every gene by a classifier that has not seen it.",
+        "fit": "Fine-tune a pretrained model to tell classes of genes apart.",
+        "predict": "Tell the classes of all genes.",
+    },
+    "decode-expression": {
+        "evaluate": "Score a fitted decoder on genes taken out of cells it has not seen.",
+        "fit": "Fine-tune a pretrained model to tell how much of each gene a cell expresses.",
+        "predict": "Tell values and ranks of genes in cells.",
+    },
+    "multi-task": {
+        "evaluate": "Score a fitted classifier in every task, on labeled cells it has not seen.",
+        "fit": "Fine-tune a pretrained model to tell several columns of classes at once.",
+        "predict": "Tell the classes of cells in every task.",
+    },
+    "regress": {
+        "evaluate": "Score a fitted model on cells with numbers it has not seen.",
+        "fit": "Fine-tune a pretrained model to tell a number of cells.",
+        "predict": "Tell the numbers of cells.",
+    },
 }
 """Subcommands that have subcommands of their own."""
 
-_SUMMARIES = {"classify": "Fine-tune a classifier of cells, use it, and score it."}
+_SUMMARIES = {
+    "classify": "Fine-tune a classifier of cells, use it, and score it.",
+    "classify-genes": "Fine-tune a classifier of genes, use it, and score it.",
+    "decode-expression": "Fine-tune a decoder of gene expression, use it, and score it.",
+    "multi-task": "Fine-tune a classifier of several columns at once, use it, and score it.",
+    "regress": "Fine-tune a model of a number of cells, use it, and score it.",
+}
 
 
 class _LazyCommands(TyperGroup):
@@ -82,17 +109,19 @@ def command_function(name: str) -> Any:
 def load_command(name: str) -> Any:
     """The subcommand of that name, imported now."""
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_HELP)
-    single.command(name.rsplit("-", 1)[-1] if _in_group(name) else name)(command_function(name))
+    single.command(_own_name(name))(command_function(name))
     return typer.main.get_command(single)
 
 
-def _in_group(name: str) -> bool:
-    return any(name == f"{family}-{member}" for family, members in GROUPS.items() for member in members)
+def _own_name(name: str) -> str:
+    """The name of a command without that of its group, which may have hyphens as well."""
+    members = {f"{family}-{member}": member for family in GROUPS for member in GROUPS[family]}
+    return members.get(name, name)
 
 
 def load_group(family: str) -> Any:
     """The group of that name; its own commands are imported when they are called."""
-    members = type(f"_{family}", (_LazyCommands,), {"family": family})
+    members = type("_Members", (_LazyCommands,), {"family": family})
     group = typer.Typer(
         cls=members, no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings=_HELP
     )

@@ -3,18 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from geneformer.cli._finetune_flags import FITTED, GENE_IDS
+from geneformer.cli._finetune_flags import CELLS_FILE, FITTED, GENE_IDS, UNKNOWN
 from geneformer.cli._model_flags import COUNTS_LAYER, INPUTS, OVERWRITE
 from geneformer.cli._options import with_options
 from geneformer.cli._output import Outcome
 from geneformer.options import RuntimeOptions
-
-OUTPUT = typer.Option(
-    "--output", "-o", metavar="OUT", help="File to make: .h5ad, .parquet or .csv.", show_default=False
-)
-UNKNOWN = typer.Option(help='Cells whose best probability is lower are called "unknown".', show_default=False)
 
 
 @with_options()
@@ -22,7 +15,7 @@ def classify_predict(
     inputs: Annotated[list[Path], INPUTS],
     *,
     model: Annotated[Path, FITTED],
-    output: Annotated[Path, OUTPUT],
+    output: Annotated[Path, CELLS_FILE],
     unknown_below: Annotated[float | None, UNKNOWN] = None,
     counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     gene_ids: Annotated[str | None, GENE_IDS] = None,

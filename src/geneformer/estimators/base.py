@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from geneformer._version import __version__
 from geneformer.errors import NotFittedError, UnknownOptionError
 from geneformer.models.loading import LoadedModel, load_model
 from geneformer.options import FinetuneOptions, RuntimeOptions
@@ -68,6 +69,17 @@ class Estimator:
         if self._base is None:
             self._base = load_model(self.model, vocabulary=self.vocabulary)
         return self._base
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where predictions come from: for `uns`, for files."""
+        pairing: Pairing = self._fitted("_pairing")
+        return {
+            "model": str(self.model),
+            "vocabulary": pairing.vocabulary.name,
+            "vocabulary_fingerprint": pairing.vocabulary.fingerprint,
+            "geneformer_version": __version__,
+        }
 
     def _fitted(self, name: str) -> Any:
         """An attribute that `fit` sets.

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer._version import __version__
 from geneformer.estimators.base import Estimator, Pairing
 from geneformer.estimators.cells import CellInput, Cells, open_cells
 from geneformer.estimators.cloning import restore_options
@@ -69,17 +68,6 @@ class CellEstimator(Estimator):
         """The heads."""
         network: GeneformerForCells = self._fitted("network_")
         return network.specs
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where predictions come from: for `uns`, for files."""
-        pairing: Pairing = self._fitted("_pairing")
-        return {
-            "model": str(self.model),
-            "vocabulary": pairing.vocabulary.name,
-            "vocabulary_fingerprint": pairing.vocabulary.fingerprint,
-            "geneformer_version": __version__,
-        }
 
     def outputs(
         self, cells: Cells, *, network: GeneformerForCells | None = None, progress: bool | None = None
