@@ -12,13 +12,14 @@ from geneformer.estimators.cell_estimator import CellEstimator
 from geneformer.estimators.cell_parts import (
     TWIN,
     check_deleted,
+    counts_like,
     describe_parts,
     name_classes,
     part_of,
     without_pretraining,
 )
 from geneformer.estimators.cells import CellInput, Cells
-from geneformer.estimators.splitting import draw_rows, refuse_leaks
+from geneformer.estimators.splitting import draw_rows, given_rows
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._check import check_range
@@ -176,10 +177,12 @@ class CellClassifier(CellEstimator):
         check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, label)
-        parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
+        together = None if groups is None else np.asarray(opened.column(groups))
+        if split_rows is None:
+            parts = draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
+        else:
+            parts = given_rows(split_rows, targets.codes, together, self.split)
         targets.check_split(parts)
-        if split_rows is not None and groups is not None:
-            parts = refuse_leaks(parts, opened.column(groups), self.split)
         self.network_, self._twin, self.report_ = None, None, None
         self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
         self.unknown_below_ = self.classify.unknown_below
@@ -187,7 +190,7 @@ class CellClassifier(CellEstimator):
             opened,
             parts,
             targets,
-            None if groups is None else np.asarray(opened.column(groups)),
+            together,
             None if self.classify.baselines == "none" else opened.counts(base),
             deleted_genes,
         )
@@ -197,7 +200,7 @@ class CellClassifier(CellEstimator):
         self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
         self._calibrate(opened, parts, targets.values)
         if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, targets.values, opened.column(groups) if groups else None)
+            self.report_ = self._evaluate(opened, parts.test, targets.values, together)
         return self
 
     def targets(self, cells: Cells, label: str) -> ClassTargets:
@@ -367,9 +370,8 @@ class CellClassifier(CellEstimator):
         found: dict[str, NDArray[np.float64]] = {}
         if self.classify.baselines == "all":
             found[TWIN] = self.probabilities(part, self._random_twin())
-        counts = training.counts if cells is training.cells else cells.counts(self.base())
-        as_before = (cells.adata is None) == (training.cells.adata is None)  # counts with tokens are scaled ones
-        if training.counts is None or counts is None or not as_before:
+        counts = counts_like(training.cells, training.counts, cells, self.base())
+        if training.counts is None or counts is None:
             return found
         learnt = training.split.train
         found |= classify_by_baselines(

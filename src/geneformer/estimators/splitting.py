@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geneformer.errors import LeakageError
 from geneformer.estimators.cells import Cells
 from geneformer.options import SplitOptions
+from geneformer.tasks.split_methods import PARTS
 from geneformer.tasks.splits import Split, draw_split, shared_groups
 
 
@@ -46,15 +47,17 @@ def draw_rows(
     )
 
 
-def refuse_leaks(parts: Split, groups: Any, options: SplitOptions) -> Split:
-    """A split that came from elsewhere, with the groups that are on two of its sides; refused unless that is allowed.
+def given_rows(parts: Split, codes: NDArray[np.int64], groups: Any, options: SplitOptions) -> Split:
+    """A split that came from elsewhere, without cells that are not used; refused if it leaks, unless that is allowed.
 
     Parameters
     ----------
     parts
         The split.
+    codes
+        What is to be learnt about each cell, -1 for cells that are not used, ``(n,)``.
     groups
-        Donor, batch or the like of each cell, ``(n,)``.
+        Donor, batch or the like of each cell, ``(n,)``, or None.
     options
         Whether leakage is allowed.
 
@@ -63,6 +66,10 @@ def refuse_leaks(parts: Split, groups: Any, options: SplitOptions) -> Split:
     LeakageError
         A group has cells on two sides.
     """
+    rows = {name: getattr(parts, name) for name in PARTS}
+    parts = replace(parts, **{name: found[codes[found] >= 0] for name, found in rows.items()})
+    if groups is None:
+        return parts
     shared = shared_groups(parts, np.asarray(groups))
     if shared and not options.allow_leakage:
         pair, names = next(iter(shared.items()))
