@@ -19,7 +19,7 @@ from geneformer.estimators.cell_parts import (
     without_pretraining,
 )
 from geneformer.estimators.cells import CellInput, Cells
-from geneformer.estimators.splitting import draw_rows, refuse_leaks
+from geneformer.estimators.splitting import draw_rows, given_rows
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import FinetuneOptions, RegressOptions, RuntimeOptions, SplitOptions
 from geneformer.results.numbers import NumberReport
@@ -88,10 +88,9 @@ class CellRegressor(CellEstimator):
     --------
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> from geneformer.estimators.cell_regressor import CellRegressor
     >>> adata = pbmc3k()[:200].copy()
     >>> adata.obs["depth"] = adata.X.sum(axis=1)
-    >>> regressor = CellRegressor(model="mini", loss="gaussian", max_steps=2, baselines="none", progress=False)
+    >>> regressor = gf.CellRegressor(model="mini", loss="gaussian", max_steps=2, baselines="none", progress=False)
     >>> numbers, spread = regressor.fit(adata, "depth").predict(adata, return_std=True)
     >>> numbers.shape, bool((spread > 0).all())
     ((200,), True)
@@ -186,11 +185,12 @@ class CellRegressor(CellEstimator):
         check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, label, by_cell=groups is None and ids is None)
-        parts = split_rows or draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
-        check_numbers(targets.values[parts.train], self.regress, name=label)
         donors = None if groups is None else np.asarray(opened.column(groups))
-        if split_rows is not None and donors is not None:
-            parts = refuse_leaks(parts, donors, self.split)
+        if split_rows is None:
+            parts = draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
+        else:
+            parts = given_rows(split_rows, targets.codes, donors, self.split)
+        check_numbers(targets.values[parts.train], self.regress, name=label)
         self.network_, self._twin, self.report_ = None, None, None
         counts = None if self.regress.baselines == "none" else opened.counts(self.base())
         self.label_, self.loss_ = label, self.regress.loss

@@ -13,7 +13,7 @@ from geneformer.estimators.base import Pairing
 from geneformer.estimators.cell_estimator import CellEstimator
 from geneformer.estimators.cell_parts import TWIN, cell_names, describe_parts, without_pretraining
 from geneformer.estimators.cells import CellInput, Cells, open_cells
-from geneformer.estimators.splitting import draw_rows, refuse_leaks
+from geneformer.estimators.splitting import draw_rows, given_rows
 from geneformer.models.expression_head import GeneformerForExpression
 from geneformer.options import ExpressionOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.results.expression import expression_anndata
@@ -71,10 +71,10 @@ class ExpressionDecoder(CellEstimator):
 
     Examples
     --------
+    >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> from geneformer.estimators.expression_decoder import ExpressionDecoder
     >>> adata = pbmc3k()[:100].copy()
-    >>> decoder = ExpressionDecoder(model="mini", max_steps=2, report_cells=10, baselines="none", progress=False)
+    >>> decoder = gf.ExpressionDecoder(model="mini", max_steps=2, report_cells=10, baselines="none", progress=False)
     >>> predicted = decoder.fit(adata).predict(adata, ["CD3E", "LYZ"])
     >>> predicted.shape, list(predicted.var["symbol"]), list(predicted.layers)
     ((100, 2), ['CD3E', 'LYZ'], ['rank'])
@@ -169,9 +169,10 @@ class ExpressionDecoder(CellEstimator):
         if self.expression.max_cells is not None:
             codes[:] = -1
             codes[cap_cells(codes + 1, max_cells=self.expression.max_cells, seed=self.split.seed)] = 0
-        parts = split_rows or draw_rows(opened, codes, self.split_options(groups), groups=groups, ids=ids or groups)
-        if split_rows is not None and groups is not None:
-            parts = refuse_leaks(parts, opened.column(groups), self.split)
+        if split_rows is None:
+            parts = draw_rows(opened, codes, self.split_options(groups), groups=groups, ids=ids or groups)
+        else:
+            parts = given_rows(split_rows, codes, opened.column(groups) if groups else None, self.split)
         self.network_, self._twin, self.report_ = None, None, None
         self._training, self.share_ = self._look_at(opened, parts), self.expression.share
         network, result = self._learn(self.finetuning, output, resume, callbacks)

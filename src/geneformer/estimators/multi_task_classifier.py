@@ -22,7 +22,7 @@ from geneformer.estimators.cell_parts import (
 )
 from geneformer.estimators.cells import CellInput, Cells
 from geneformer.estimators.multi_task_reports import Proba, TaskTraining, TestedCells, report_tasks
-from geneformer.estimators.splitting import draw_rows, refuse_leaks
+from geneformer.estimators.splitting import draw_rows, given_rows
 from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
 from geneformer.options import FinetuneOptions, MultiTaskOptions, RuntimeOptions, SplitOptions
 from geneformer.options._check import check_range
@@ -70,10 +70,9 @@ class MultiTaskClassifier(CellEstimator):
     --------
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
     >>> adata = pbmc3k()[:200].copy()
     >>> adata.obs["depth"] = ["deep" if n > 2000 else "shallow" for n in adata.X.sum(axis=1)]
-    >>> tasks = MultiTaskClassifier(model="mini", max_steps=2, baselines="none", progress=False)
+    >>> tasks = gf.MultiTaskClassifier(model="mini", max_steps=2, baselines="none", progress=False)
     >>> tasks = tasks.fit(adata, ["cell_type", "depth"])
     >>> list(tasks.predict(adata).columns)
     ['cell_type', 'cell_type_probability', 'depth', 'depth_probability']
@@ -170,12 +169,12 @@ class MultiTaskClassifier(CellEstimator):
         check_deleted(deleted_genes, self.finetuning)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         targets = self.targets(opened, tasks)
-        options = self.split_options(groups)
-        parts = split_rows or draw_rows(opened, targets.codes, options, groups=groups, ids=ids or groups)
-        targets.check_split(parts)
         donors = None if groups is None else np.asarray(opened.column(groups))
-        if split_rows is not None and donors is not None:
-            parts = refuse_leaks(parts, donors, self.split)
+        if split_rows is None:
+            parts = draw_rows(opened, targets.codes, self.split_options(groups), groups=groups, ids=ids or groups)
+        else:
+            parts = given_rows(split_rows, targets.codes, donors, self.split)
+        targets.check_split(parts)
         self.network_, self._twin, self.report_ = None, None, None
         self.tasks_, self.classes_ = tasks, targets.classes
         self.unknown_below_ = self.multi_task.unknown_below

@@ -18,8 +18,8 @@ class MultiTaskOptions:
     """Learn the weights from the uncertainty of each task (Kendall et al., CVPR 2018) in place of fixed ones."""
 
     rare_below: float = 0.0
-    """Classes with less than this share of the labeled cells of their task, or fewer cells than this number if it is 1
-    or more, are left out of it."""
+    """Classes with at most this share of the labeled cells of their task, or this many cells if it is 1 or more, are
+    left out of it; 0 keeps all."""
 
     max_cells: int | None = None
     """Cells used, drawn at random. All by default."""

@@ -1,0 +1,102 @@
+"""Numbers as users have them, their scale for a network and back, and bins to split by."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError
+from geneformer.options import RegressOptions
+from geneformer.tasks.number_targets import NumberScale, check_numbers, encode_numbers, number_strata
+from geneformer.tasks.regression_baselines import LIBRARY, MEAN, RIDGE, by_library_size, regress_by_baselines
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2.5, 30],
+        ["1", " 2.5", "30"],
+        pd.Series([1, 2.5, 30], dtype="Float64"),
+        pd.Categorical(["1", "2.5", "30"]),
+        np.array([1, 2.5, 30], dtype=object),
+    ],
+)
+def test_numbers_in_any_form(values):
+    assert encode_numbers(values).tolist() == [1.0, 2.5, 30.0]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_numbers_are_told_of(missing):
+    with pytest.warns(GeneformerWarning, match="1 of 3"):
+        found = encode_numbers([1.0, missing, 3.0])
+    np.testing.assert_array_equal(found, [1.0, np.nan, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        (["34-year-old", 3], LabelError),
+        ([True, False], LabelError),
+        ([1.0, True], LabelError),
+        ([np.inf, 1.0], LabelError),
+        ([None, np.nan], MissingLabelError),
+    ],
+)
+def test_what_is_no_number_is_refused(values, error):
+    with pytest.raises(error):
+        encode_numbers(values, name="age")
+
+
+def test_checks_depend_on_loss_and_output():
+    values = np.array([-1.0, 2.0, np.nan])
+    check_numbers(values, RegressOptions(loss="gaussian"))
+    for options in (RegressOptions(loss="poisson"), RegressOptions(activation="relu")):
+        with pytest.raises(LabelError, match="-1"):
+            check_numbers(values, options)
+    with pytest.raises(ConstantLabelError):
+        check_numbers(np.array([2.0, 2.0, np.nan]), RegressOptions())
+
+
+@given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=1, max_size=80))
+def test_bins_hold_about_as_many_cells_each_and_are_in_order(values):
+    numbers = np.array(values)
+    strata = number_strata(numbers)
+    known = ~np.isnan(numbers)
+    assert (strata[~known] == -1).all()
+    if not known.any():
+        return
+    sizes = np.bincount(strata[known])
+    assert sizes.max() - sizes.min() <= 1
+    assert len(sizes) == np.clip(known.sum() // 5, 1, 10)
+    order = np.argsort(numbers[known], kind="stable")
+    assert (np.diff(strata[known][order]) >= 0).all()
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "gaussian", "poisson", "negative_binomial"])
+@pytest.mark.parametrize("activation", ["auto", "relu"])
+def test_to_the_network_and_back(loss, activation):
+    values = np.random.default_rng(0).gamma(2, 500, 50)
+    scale = NumberScale.fit(values, RegressOptions(loss=loss, activation=activation))
+    inside = scale.to_network(values)
+    np.testing.assert_allclose(scale.mean(inside[:, None]), values, rtol=1e-5)
+    if scale.inside == 1:
+        assert abs(inside.mean()) == pytest.approx(0 if scale.center else 1, abs=1e-5)
+    else:
+        assert scale.inside == pytest.approx(values.mean())
+
+
+def test_baselines_by_name():
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(rng.gamma(2, 2, size=(80, 1)) * rng.gamma(1, 2, size=(1, 30)))
+    values = np.log1p(counts.sum(axis=1)) ** 2
+    found = regress_by_baselines(counts[:60], values[:60], counts[60:])
+    assert set(found) == {RIDGE, LIBRARY, MEAN}
+    np.testing.assert_allclose(found[LIBRARY], values[60:], rtol=0.02)
+    np.testing.assert_allclose(found[MEAN], values[:60].mean())
+
+
+def test_library_size_does_not_run_away_beyond_the_training_cells():
+    totals = np.array([100.0, 200.0, 400.0, 800.0])
+    said = by_library_size(totals, np.array([1.0, 2.0, 4.0, 8.0]), np.array([800.0, 1e9]))
+    assert said[0] == said[1]
