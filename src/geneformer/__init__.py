@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from geneformer.estimators.cell_classifier import CellClassifier
     from geneformer.estimators.cell_regressor import CellRegressor
     from geneformer.estimators.cross_validation import cross_validate
+    from geneformer.estimators.expression_decoder import ExpressionDecoder
     from geneformer.estimators.gene_classifier import GeneClassifier
     from geneformer.estimators.loading import load_classifier
     from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CellClassifier",
     "CellRegressor",
+    "ExpressionDecoder",
     "GeneClassifier",
     "MultiTaskClassifier",
     "TokenizedDataset",
@@ -46,6 +48,7 @@ _MODULES = ("errors", "pl", "pp", "tl")
 _HOMES = {
     "CellClassifier": "estimators.cell_classifier",
     "CellRegressor": "estimators.cell_regressor",
+    "ExpressionDecoder": "estimators.expression_decoder",
     "GeneClassifier": "estimators.gene_classifier",
     "MultiTaskClassifier": "estimators.multi_task_classifier",
     "TokenizedDataset": "data.dataset",

@@ -189,7 +189,7 @@ def occurring(labels: GeneLabels, n_cells: NDArray[np.int64], vocabulary: Vocabu
     return kept
 
 
-def _checked_lists(gene_classes: Any) -> dict[str, list[Any]]:
+def _checked_lists(gene_classes: object) -> dict[str, list[Any]]:
     """Lists by class name."""
     if not isinstance(gene_classes, Mapping):
         msg = (
