@@ -15,7 +15,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 COMMANDS = {
     "attention": "Tabulate attention between genes, averaged over cells.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
-    "embed": "Embed cells or genes with a pretrained encoder.",
+    "embed": "Embed cells or genes with a pretrained or fine-tuned encoder, and draw them.",
     "models": "List models, describe one, or convert old weights.",
     "predict-masked": "Tabulate the genes a model expects where one is masked.",
     "pretrain": "Train an encoder on masked genes.",

@@ -23,17 +23,22 @@ def classify_predict(
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> Outcome:
     """Tell the classes of cells."""
+    import numpy as np
+
     from geneformer.estimators.cell_classifier import CellClassifier
+    from geneformer.estimators.cell_parts import cell_table
+    from geneformer.options._check import check_range
     from geneformer.results.predictions import SUFFIXES, CellPredictions
     from geneformer.results.tables import check_suffix
     from geneformer.runs.files import check_output
 
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
+    check_range("unknown_below", unknown_below, low=0.0, high=1.0)
     classifier = CellClassifier.load(model, runtime=runtime)
     opened = classifier.open(inputs, counts_layer=counts_layer, gene_ids=gene_ids)
-    proba = classifier.probabilities(opened)
+    proba = opened.spread(classifier.probabilities(opened), np.nan)
     result = CellPredictions(
-        opened.tokens.table.select(opened.tokens.columns),
+        cell_table(opened),
         str(classifier.label_),
         tuple(classifier.classes_ or ()),
         classifier.name_classes(proba, unknown_below),

@@ -1,22 +1,27 @@
 """`geneformer embed`: counts or tokens in, embeddings out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from geneformer.cli._model_flags import COUNTS_LAYER, INPUTS, MODEL, OVERWRITE, REVISION, VOCABULARY
 from geneformer.cli._options import with_options
 from geneformer.cli._output import Outcome, progress_bar
+from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import EmbedOptions, RuntimeOptions
+from geneformer.options._check import nearest
 
 OUTPUT = typer.Option(
     "--output", "-o", metavar="OUT", help="File to make: .h5ad, .parquet or .csv.", show_default=False
 )
+UMAP = typer.Option(metavar="FILE", help="Also draw a map of the cells: .png, .pdf, .svg.", show_default=False)
+HEATMAP = typer.Option(metavar="FILE", help="Also draw a clustered heatmap: .png, .pdf, .svg.", show_default=False)
+COLOR = typer.Option(help="Column of obs that colors the pictures, such as the cell type.", show_default=False)
 
 
 @with_options()
-def embed(
+def embed(  # noqa: PLR0913
     inputs: Annotated[list[Path], INPUTS],
     *,
     output: Annotated[Path, OUTPUT],
@@ -24,11 +29,14 @@ def embed(
     vocabulary: Annotated[str | None, VOCABULARY] = None,
     revision: Annotated[str | None, REVISION] = None,
     counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
+    umap: Annotated[Path | None, UMAP] = None,
+    heatmap: Annotated[Path | None, HEATMAP] = None,
+    color: Annotated[str | None, COLOR] = None,
     options: EmbedOptions,
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> Outcome:
-    """Embed cells or genes with a pretrained encoder."""
+    """Embed cells or genes with a pretrained or fine-tuned encoder, and draw them."""
     from geneformer.models.loading import load_model
     from geneformer.results.embeddings import SUFFIXES, CellEmbeddings
     from geneformer.results.tables import check_suffix
@@ -37,17 +45,53 @@ def embed(
     from geneformer.tasks.inputs import open_tokens
 
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
+    pictures = {name: path for name, path in (("umap", umap), ("heatmap", heatmap)) if path is not None}
+    _check_pictures(pictures, color, options, overwrite=overwrite)
     loaded = load_model(model, vocabulary=vocabulary, revision=revision)
     with progress_bar("Tokenizing", shown=runtime.progress) as update:
         tokens = open_tokens(inputs, loaded, layer=counts_layer, progress=update)
+    if color is not None and color not in tokens.columns:
+        msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
+        raise UnknownColumnError(msg)
     with progress_bar("Embedding", shown=runtime.progress) as update:
         result = run(tokens, loaded, options, runtime, progress=update)
     result.save(output, overwrite=overwrite)
+    _draw(result, pictures, color)
     kind = "Cells" if isinstance(result, CellEmbeddings) else "Genes"
     n, width = result.values.shape
     rows: list[tuple[str, object]] = [
         (kind, n),
         ("Embedding", f"{width} numbers, pooling {options.pooling}, layer {options.layer}"),
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
+        *((f"Picture ({name})", str(path)) for name, path in pictures.items()),
     ]
-    return Outcome(f"Embeddings in {output}", rows, {"output": str(output), "n": n, "hidden_size": width})
+    told = {name: str(path) for name, path in pictures.items()}
+    return Outcome(f"Embeddings in {output}", rows, {"output": str(output), "n": n, "hidden_size": width, **told})
+
+
+def _check_pictures(pictures: dict[str, Path], color: str | None, options: EmbedOptions, *, overwrite: bool) -> None:
+    """Refuse pictures that cannot be drawn or written, before anything is computed."""
+    from geneformer.pl._figures import check_save
+    from geneformer.runs.files import check_output
+
+    if color is not None and not pictures:
+        msg = f"--color {color} colors pictures, and none is asked for. Add --umap FILE or --heatmap FILE."
+        raise OptionError(msg)
+    if pictures and options.pooling == "gene":
+        msg = f"--{next(iter(pictures))} draws cells, but --pooling gene embeds genes. Leave one of them out."
+        raise OptionError(msg)
+    for path in pictures.values():
+        check_save(path)
+        check_output(path, overwrite=overwrite)
+
+
+def _draw(result: Any, pictures: dict[str, Path], color: str | None) -> None:
+    if not pictures:
+        return
+    from geneformer import pl
+
+    adata = result.to_anndata()
+    if "umap" in pictures:
+        pl.embedding(adata, color=color, save=pictures["umap"])
+    if "heatmap" in pictures:
+        pl.heatmap(adata, groupby=color, save=pictures["heatmap"])

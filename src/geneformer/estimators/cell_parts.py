@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer import keys
 from geneformer.errors import NoCellsError, OptionError
 from geneformer.estimators.cells import Cells
 from geneformer.options import FinetuneOptions
@@ -14,6 +15,7 @@ from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.splits import Split
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from scipy import sparse
 
 TWIN = "random weights, same network"
@@ -97,6 +99,19 @@ def cell_names(cells: Cells) -> NDArray[Any]:
     if cells.adata is not None:
         return np.asarray(cells.adata.obs_names, dtype=object)
     return cells.spread(cells.tokens.cell_ids.astype(object), None)
+
+
+def cell_table(cells: Cells) -> "pa.Table":
+    """What the tokens tell of every cell of the input, in its order; of cells that were left out, only the name."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    rows = cells.spread(np.arange(len(cells.tokens)), -1)
+    table = cells.tokens.table.select(cells.tokens.columns).take(pa.array(rows, mask=rows < 0))
+    told = {name: table[name] for name in table.column_names if name != keys.CELL_ID}
+    if keys.LENGTH in told:
+        told[keys.LENGTH] = compute.fill_null(told[keys.LENGTH], 0)
+    return pa.table({keys.CELL_ID: pa.array(cell_names(cells).astype(str)), **told})
 
 
 def describe_parts(parts: Split, groups: str | None) -> dict[str, Any]:
