@@ -30,9 +30,12 @@ def random_qkv(n_tokens, heads=2, size=4, seed=0, dtype=torch.float32):
 @given(lengths=LENGTHS, seed=st.integers(0, 1000), farther=st.sampled_from([1.0, 30.0]))
 def test_outputs_are_those_of_attention_written_out(lengths, seed, farther):
     query, key, value = random_qkv(sum(lengths), seed=seed)
+    query, key = query * farther, key * farther
     with torch.inference_mode():
-        found = rounded(query * farther, key * farther, value, lengths, 0.0)
-    assert_close(found, eager(query * farther, key * farther, value, lengths, 0.0), atol=1e-5, rtol=1e-4)
+        found = rounded(query, key, value, lengths, 0.0)
+    exact = eager(query.double(), key.double(), value.double(), lengths, 0.0)
+    # Weights inherit the rounding of the scores, which grows with them.
+    assert_close(found.double(), exact, atol=2e-6 * farther**2, rtol=0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
