@@ -77,15 +77,10 @@ def learn_cells(  # noqa: PLR0913
     -------
     The network, in evaluation mode on the CPU, and what the run came to.
     """
-    attributes = {
-        "geneformer_heads": [spec.to_dict() for spec in specs],
-        "geneformer_pooling": options.pooling,
-        "geneformer_learn_task_weights": learn_task_weights,
-    }
-    network = build_network(GeneformerForCells, base, options, attributes)
+    heads = [spec.to_dict() for spec in specs]
+    network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights)
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
-    network.label_smoothing = options.label_smoothing
     max_length = min(options.max_length or base.max_length, base.max_length)
     views: dict[str, Any] = {
         "special": base.vocabulary.special_ids,
@@ -110,7 +105,7 @@ def learn_cells(  # noqa: PLR0913
         output=output,
         resume=resume,
         about={
-            "heads": [spec.to_dict() for spec in specs],
+            "heads": heads,
             "tokens": int(tokens.lengths[train_rows].sum()),
             "labels": digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
             "model": _digest_of(base),
@@ -119,6 +114,20 @@ def learn_cells(  # noqa: PLR0913
         progress=progress,
     )
     return network, result
+
+
+def _with_heads(
+    base: LoadedModel, heads: list[dict[str, Any]], options: FinetuneOptions, *, learn_task_weights: bool
+) -> GeneformerForCells:
+    """The network to train, with new heads on the pretrained encoder."""
+    attributes = {
+        "geneformer_heads": heads,
+        "geneformer_pooling": options.pooling,
+        "geneformer_learn_task_weights": learn_task_weights,
+    }
+    network = build_network(GeneformerForCells, base, options, attributes)
+    network.label_smoothing = options.label_smoothing
+    return network
 
 
 def _digest_of(base: LoadedModel) -> str:

@@ -64,7 +64,8 @@ def classify(
     --------
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> adata = pbmc3k()[:150].copy()
+    >>> adata = pbmc3k()
+    >>> adata = adata[adata.obs["cell_type"] != "unassigned"][:150].copy()
     >>> classifier = gf.CellClassifier(max_steps=2, baselines="none", progress=False).fit(adata, "cell_type")
     >>> gf.tl.classify(adata, classifier)
     >>> adata.obsm["geneformer_cell_type_proba"].shape == (150, len(classifier.classes_))
