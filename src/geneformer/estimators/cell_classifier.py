@@ -81,8 +81,9 @@ class CellClassifier(CellEstimator):
     --------
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
-    >>> adata = pbmc3k()[:200].copy()
-    >>> classifier = gf.CellClassifier(model="mini", max_steps=2, baselines="none", progress=False)
+    >>> adata = pbmc3k()
+    >>> adata = adata[adata.obs["cell_type"] != "unassigned"][:200].copy()
+    >>> classifier = gf.CellClassifier(model="mini", max_steps=2, baselines="none", rare_below=9, progress=False)
     >>> classifier = classifier.fit(adata, "cell_type")
     >>> len(classifier.predict(adata))
     200

@@ -65,10 +65,11 @@ def classify(
     >>> import geneformer as gf
     >>> from geneformer.demo.cells import pbmc3k
     >>> adata = pbmc3k()
-    >>> adata = adata[adata.obs["cell_type"] != "unassigned"][:150].copy()
-    >>> classifier = gf.CellClassifier(max_steps=2, baselines="none", progress=False).fit(adata, "cell_type")
+    >>> adata = adata[adata.obs["cell_type"] != "unassigned"][:200].copy()
+    >>> classifier = gf.CellClassifier(max_steps=2, baselines="none", rare_below=9, progress=False)
+    >>> classifier = classifier.fit(adata, "cell_type")
     >>> gf.tl.classify(adata, classifier)
-    >>> adata.obsm["geneformer_cell_type_proba"].shape == (150, len(classifier.classes_))
+    >>> adata.obsm["geneformer_cell_type_proba"].shape == (200, len(classifier.classes_))
     True
     """
     fitted: Any = classifier if isinstance(classifier, CellClassifier) else CellClassifier.load(classifier)
