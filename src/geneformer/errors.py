@@ -10,6 +10,7 @@
     ├─ DeviceError ............... GF5xx  the machine
     ├─ UnsafeFileError ........... GF6xx  a file asks for code to be run
     ├─ LabelError ................ GF7xx  what is to be learnt: labels, the split, lists of genes
+    ├─ PerturbationError ......... GF8xx  what is to be perturbed: genes, cells, states
     └─ MissingExtraError ......... GF901  an optional library is not installed
 """
 
@@ -313,6 +314,36 @@ class NotFittedError(GeneformerError, ValueError, AttributeError):
     """An estimator that has learnt nothing yet was asked for what it learnt."""
 
     code = "GF721"
+
+
+class PerturbationError(GeneformerError, ValueError):
+    """What is to be perturbed, or what it is compared with, cannot be used as it is."""
+
+    code = "GF800"
+
+
+class UnknownGeneError(PerturbationError):
+    """A gene that the vocabulary does not have."""
+
+    code = "GF801"
+
+
+class AbsentGeneError(PerturbationError):
+    """A gene that none, or too few, of the cells have."""
+
+    code = "GF802"
+
+
+class StateError(PerturbationError):
+    """States that are unknown, empty or the same."""
+
+    code = "GF803"
+
+
+class GroupTooLargeError(PerturbationError):
+    """More genes at once than a cell has room for."""
+
+    code = "GF804"
 
 
 class MissingExtraError(GeneformerError, ImportError):

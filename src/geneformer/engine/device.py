@@ -112,6 +112,11 @@ def has_varlen_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether sums in double precision run here."""
+    return device.type in ("cpu", "cuda")
+
+
 def can_pin_memory(device: torch.device) -> bool:
     """Whether host memory can be pinned for copies to the device."""
     if device.type == "cpu":

@@ -221,18 +221,52 @@ class GeneformerEncoder(GeneformerModel):
         PairingError
             A function as kernel, for an encoder whose attention it would not be.
         """
+        n_layers = self.layers_below(layer)
+        lengths: list[int] = torch.diff(cu_seqlens).tolist()
+        hidden_TD = self.embed_tokens(input_ids_T, cu_seqlens)
+        return self.run_layers(hidden_TD, lengths, stop=n_layers, attention=attention)
+
+    def embed_tokens(self, input_ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """States before the first layer, ``(T, D)``."""
+        hidden_TD: Tensor = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
+        return hidden_TD
+
+    def layers_below(self, layer: int) -> int:
+        """How many layers run to read one, which is counted back from the output."""
         n_layers = len(self.encoder.layer) + layer
         if not 0 <= n_layers <= len(self.encoder.layer):
             msg = f"layer={layer} is outside the {len(self.encoder.layer)} layers of this encoder."
             raise ValueError(msg)
+        return n_layers
+
+    def run_layers(
+        self,
+        hidden_TD: Tensor,
+        lengths: Sequence[int],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        attention: str | Attention = "sdpa",
+    ) -> Tensor:
+        """States after layers `start` to `stop`, ``(T, D)``.
+
+        Parameters
+        ----------
+        hidden_TD
+            States before them, ``(T, D)``; may be overwritten where nothing records gradients.
+        lengths
+            Tokens of every cell.
+        start, stop
+            First layer, and the one after the last; all by default.
+        attention
+            As for `forward`.
+        """
         attend = KERNELS[attention] if isinstance(attention, str) else attention
         if not isinstance(attention, str):
             self._check_attention_is_plain(attend)
-        lengths: list[int] = torch.diff(cu_seqlens).tolist()
-        hidden_TD: Tensor = self.embeddings(input_ids_T, ranks(cu_seqlens, len(input_ids_T)))
-        if not len(input_ids_T):
+        if not len(hidden_TD):
             return hidden_TD
-        blocks = cast("list[Layer]", list(self.encoder.layer[:n_layers]))
+        blocks = cast("list[Layer]", list(self.encoder.layer[start:stop]))
         if lean.suits(blocks, hidden_TD):
             return lean.run_layers(blocks, hidden_TD, lengths, attend)
         for block in blocks:

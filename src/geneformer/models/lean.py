@@ -63,7 +63,7 @@ def run_layers(layers: Iterable[Layer], hidden_TD: Tensor, lengths: Sequence[int
     attend
         Attention kernel.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_TD.dtype
+    dtype = products_dtype(hidden_TD)
     n_tokens = len(hidden_TD)
     hidden_RD = hidden_TD if dtype == hidden_TD.dtype else _with_rows(hidden_TD, -(-n_tokens // _STEP) * _STEP)
     with torch.autocast("cpu", enabled=False):
@@ -73,6 +73,31 @@ def run_layers(layers: Iterable[Layer], hidden_TD: Tensor, lengths: Sequence[int
             context_TD = kernel(query_THK, key_THK, value_THK, lengths, 0.0).flatten(1)
             _finish(layer, hidden_RD, _with_rows(context_TD, len(hidden_RD)))
     return hidden_RD[:n_tokens]
+
+
+def finish_layer(layer: Layer, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
+    """States after one layer whose attention was computed already, ``(T, D)``; overwrites those that go in.
+
+    Parameters
+    ----------
+    layer
+        A layer that `suits` has accepted.
+    hidden_TD
+        States before it.
+    context_TD
+        What every token gathers from its cell, in the precision the products are to have.
+    """
+    n_tokens = len(hidden_TD)
+    half = context_TD.dtype != hidden_TD.dtype
+    hidden_RD = _with_rows(hidden_TD, -(-n_tokens // _STEP) * _STEP) if half else hidden_TD
+    with torch.autocast("cpu", enabled=False):
+        _finish(layer, hidden_RD, _with_rows(context_TD, len(hidden_RD)))
+    return hidden_RD[:n_tokens]
+
+
+def products_dtype(hidden_TD: Tensor) -> torch.dtype:
+    """Precision of matrix products where these states are computed with."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_TD.dtype
 
 
 def _with_rows(x_TD: Tensor, n_rows: int) -> Tensor:

@@ -72,7 +72,7 @@ def embed(
     if options.pooling == "gene":
         return _embed_genes(tokens, model, options, runtime, progress, provenance)
     if options.pooling == "cls":
-        _check_cls(tokens, model)
+        check_cls(tokens, model)
     pool = _pool_first if options.pooling == "cls" else _MeanOverGenes(model)
     values = np.empty((len(tokens), model.network.config.hidden_size), dtype=np.float32)
 
@@ -186,7 +186,14 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
         raise UnknownVocabularyError(msg)
 
 
-def _check_cls(tokens: TokenizedDataset, model: LoadedModel) -> None:
+def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
+    """Refuse `pooling="cls"` for tokens without `<cls>`.
+
+    Raises
+    ------
+    PairingError
+        The vocabulary has none, or some cells do not start with it.
+    """
     cls_id = model.vocabulary.cls_id
     if cls_id is None:
         msg = f'pooling="cls" needs <cls>, which vocabulary {model.vocabulary.name} does not have. Use pooling="mean".'

@@ -1,0 +1,116 @@
+"""Knobs of in silico perturbation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from geneformer.errors import OptionError, StateError
+from geneformer.options._check import check_choice, check_range
+
+EDITS = ("delete", "overexpress", "inhibit", "activate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerturbOptions:
+    """What is done to which cells, and what is read from them."""
+
+    genes: tuple[str, ...] = ("all",)
+    """Perturbations: "all" (every gene of a cell, one at a time), or one entry each: a gene (`ISG15`), a group
+    (`ISG15+IFI6`), a named one (`interferon=ISG15+IFI6`), or edits one after the other
+    (`delete:STAT1 > overexpress:ISG15`). Ensembl ids or symbols."""
+
+    anchor: str | None = None
+    """Gene that is perturbed together with each of the others."""
+
+    edit: Literal["delete", "overexpress", "inhibit", "activate"] = "delete"
+    """What happens to a gene: it is taken away, moved to the front, or moved down or up by `dose`."""
+
+    dose: float = 1.0
+    """Share of a cell's genes that "inhibit" and "activate" move a gene past: 0.25 is one quartile, 1 all of them."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    """Embedding of a cell: the mean over its genes, or the state of `<cls>`."""
+
+    layer: int = -1
+    """Encoder layer to read, counted back from the output: 0 is the last, -1 the one before it."""
+
+    start: str | None = None
+    """State whose cells are perturbed; all cells by default."""
+
+    goal: str | None = None
+    """State whose nearness is told: effects are shifts towards it."""
+
+    alternates: tuple[str, ...] = ()
+    """Further states whose nearness is told."""
+
+    state_key: str | None = None
+    """Column of `obs` with the states. By default the one column that has all of them."""
+
+    gene_effects: bool = False
+    """Also tell how far every other gene of the cell moves. One number per pair of genes and cell."""
+
+    method: Literal["exact", "screen"] = "exact"
+    """"exact" runs the network once per edit. "screen" estimates the deletion of every gene from one forward and a few
+    backward passes, and runs exactly the `verify` genes it finds strongest."""
+
+    verify: int = 50
+    """Genes a screen runs exactly in all cells."""
+
+    check_cells: int = 8
+    """Cells a screen also runs exactly for every gene, to tell how good its estimates are."""
+
+    max_cells: int | None = None
+    """Cells perturbed, drawn at random. All by default."""
+
+    max_state_cells: int | None = 1000
+    """Cells the embedding of each state is averaged over, drawn at random."""
+
+    min_cells: int = 1
+    """Genes found in fewer of the cells are passed over."""
+
+    cells_per_shard: int = 16
+    """Cells whose effects are written at once; a killed run repeats no more than that."""
+
+    truncate: bool = False
+    """Cut cells with more tokens than the model has positions, instead of refusing them."""
+
+    seed: int = 0
+    """Of every draw."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """States whose embeddings are needed: start, goal, alternates; none without a goal."""
+        return () if self.start is None or self.goal is None else (self.start, self.goal, *self.alternates)
+
+    def __post_init__(self) -> None:
+        check_choice("edit", self.edit, EDITS)
+        check_choice("pooling", self.pooling, ("mean", "cls"))
+        check_choice("method", self.method, ("exact", "screen"))
+        check_range("dose", self.dose, above=0.0, high=1.0)
+        check_range("layer", self.layer, high=0)
+        check_range("verify", self.verify, low=0)
+        check_range("check_cells", self.check_cells, low=0)
+        check_range("max_cells", self.max_cells, low=1)
+        check_range("max_state_cells", self.max_state_cells, low=1)
+        check_range("min_cells", self.min_cells, low=1)
+        check_range("cells_per_shard", self.cells_per_shard, low=1)
+        self._check_states()
+        if not self.genes:
+            msg = 'No gene is named. Pass genes="all", or entries such as "ISG15".'
+            raise OptionError(msg)
+        if self.method == "screen" and (self.genes != ("all",) or self.edit != "delete" or self.anchor is not None):
+            msg = 'method="screen" estimates the deletion of every gene. Use genes="all" and edit="delete", or "exact".'
+            raise OptionError(msg)
+        if self.method == "screen" and self.gene_effects:
+            msg = 'method="screen" tells effects on cells only. Leave out gene_effects, or use method="exact".'
+            raise OptionError(msg)
+
+    def _check_states(self) -> None:
+        if self.start is None and (self.goal is not None or self.alternates):
+            msg = f"goal={self.goal!r} needs start, the state whose cells are perturbed."
+            raise StateError(msg)
+        if self.goal is None and self.alternates:
+            msg = f"alternates={self.alternates} need a goal: the state the cells are to be moved to."
+            raise StateError(msg)
+        if len(set(self.states)) != len(self.states):
+            msg = f"Start, goal and alternates must differ; they are {', '.join(map(repr, self.states))}."
+            raise StateError(msg)

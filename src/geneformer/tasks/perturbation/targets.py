@@ -1,0 +1,233 @@
+"""Which genes are perturbed, and how: what a user names, as edits of token ids.
+
+An entry names one perturbation::
+
+    ISG15                               the gene, with the edit of the run
+    ISG15+IFI6                          both together
+    interferon=ISG15+IFI6+IFIT1         the same, under a name
+    delete:STAT1 > overexpress:ISG15    edits of their own, one after the other
+    inhibit@0.25:ISG15                  moved down by a quarter of the cell
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from geneformer.data.dataset import TokenizedDataset
+from geneformer.errors import AbsentGeneError, GroupTooLargeError, OptionError, UnknownGeneError
+from geneformer.options import PerturbOptions
+from geneformer.options._check import check_choice, check_range, nearest
+from geneformer.options.perturbation import EDITS
+from geneformer.tasks.perturbation.edits import Ints, Perturbation, Step
+from geneformer.vocab.gene_lookup import known_names, look_up
+from geneformer.vocab.vocabulary import Vocabulary
+
+ALL = "all"
+"""Every gene of a cell, one at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What is done to the cells of a run.
+
+    Attributes
+    ----------
+    named
+        Perturbations of all cells they apply to.
+    every
+        Token ids perturbed one at a time in each cell that has them, ascending; None where only named ones are.
+    edit, dose
+        What is done to those.
+    anchor
+        Token id that is perturbed together with each of them.
+    genes
+        Gene of each token id, ``(V,)``, for names.
+    """
+
+    named: tuple[Perturbation, ...]
+    every: Ints | None
+    edit: str
+    dose: float
+    anchor: int | None
+    genes: np.ndarray
+
+    def of_cell(self, cell: Ints) -> list[Perturbation]:
+        """What is done to one cell, whether or not it changes it."""
+        return [*self.named, *self._single(cell)]
+
+    def _single(self, cell: Ints) -> Iterable[Perturbation]:
+        if self.every is None or (self.anchor is not None and self.anchor not in cell):
+            return
+        for token in cell[np.isin(cell, self.every)].tolist():
+            if token == self.anchor:
+                continue
+            tokens = (token,)
+            if self.anchor is not None:
+                # Both keep their order in the cell, as in the published package.
+                tokens = tuple(sorted((self.anchor, token), key=lambda t: int(np.flatnonzero(cell == t)[0])))
+            name = "+".join(str(self.genes[t]) for t in ((self.anchor, token) if self.anchor is not None else tokens))
+            yield Perturbation(name, (Step(self.edit, tokens, self.dose),))
+
+
+def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: PerturbOptions) -> Targets:
+    """What a user asked for, checked against the cells before anything runs.
+
+    Parameters
+    ----------
+    tokens
+        Cells to be perturbed.
+    vocabulary
+        Whose genes are meant.
+    options
+        Genes, edit, dose, anchor, and the least number of cells with a gene.
+
+    Raises
+    ------
+    UnknownGeneError
+        Names the vocabulary does not have.
+    AbsentGeneError
+        Genes to be deleted, inhibited or activated that fewer than `options.min_cells` cells have together.
+    GroupTooLargeError
+        More genes at once than a cell has room for.
+    """
+    n_cells = cells_with(tokens, vocabulary.size)
+    anchor = None if options.anchor is None else _tokens([options.anchor], vocabulary)[0]
+    every = None
+    if ALL in options.genes:
+        every = np.flatnonzero(n_cells >= options.min_cells)
+        every = every[~np.isin(every, vocabulary.special_ids)]
+        if not len(every):
+            msg = f"No gene is found in {options.min_cells} or more of the {len(tokens):,} cells. Lower min_cells."
+            raise AbsentGeneError(msg)
+    named = tuple(
+        _with_anchor(parse_perturbation(entry, vocabulary, options), anchor) for entry in options.genes if entry != ALL
+    )
+    for perturbation in named:
+        _check_room(perturbation, tokens, vocabulary)
+        _check_presence(perturbation, tokens, n_cells, vocabulary, options.min_cells)
+    _check_names(named)
+    return Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
+
+
+def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
+    """One entry as written.
+
+    Examples
+    --------
+    >>> from geneformer.options import PerturbOptions
+    >>> from geneformer.tasks.perturbation.targets import parse_perturbation
+    >>> from geneformer.vocab.vocabulary import Vocabulary
+    >>> parse_perturbation("delete:STAT1 > overexpress:ISG15", Vocabulary.load("V1"), PerturbOptions()).edit
+    'delete > overexpress'
+    """
+    name, named, written = entry.rpartition("=")
+    steps = tuple(_step(part.strip(), vocabulary, options) for part in written.split(">"))
+    return Perturbation(name.strip() if named else written.strip(), steps)
+
+
+def _step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
+    what, colon, names = text.rpartition(":")
+    edit, dose = (what or options.edit), options.dose
+    if colon and "@" in edit:
+        edit, _, told = edit.partition("@")
+        try:
+            dose = float(told)
+        except ValueError as error:
+            msg = f'"{text}" has the dose "{told}", which is no number. Write, for example, inhibit@0.25:ISG15.'
+            raise OptionError(msg) from error
+    edit = edit.strip()
+    check_choice("edit", edit, EDITS)
+    check_range("dose", dose, above=0.0, high=1.0)
+    return Step(edit, _tokens([name.strip() for name in names.split("+")], vocabulary), dose)
+
+
+def _with_anchor(perturbation: Perturbation, anchor: int | None) -> Perturbation:
+    """The anchor joins the genes of the first edit."""
+    if anchor is None or anchor in perturbation.tokens:
+        return perturbation
+    first, *others = perturbation.steps
+    return replace(perturbation, steps=(replace(first, tokens=(anchor, *first.tokens)), *others))
+
+
+def _check_names(named: Sequence[Perturbation]) -> None:
+    names = [perturbation.name for perturbation in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
+        raise OptionError(msg)
+
+
+def _tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Token id of every name.
+
+    Raises
+    ------
+    UnknownGeneError
+        Some names are no genes of the vocabulary.
+    """
+    found = look_up("genes", names, known_names(vocabulary)).positions
+    unknown = [name for name, place in zip(names, found, strict=True) if place < 0]
+    if unknown:
+        hint = nearest(unknown[0], vocabulary.symbols) if unknown[0] else ""
+        msg = (
+            f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
+            f"{', '.join(map(repr, unknown[:10]))}. Pass Ensembl ids or symbols.{hint}"
+        )
+        raise UnknownGeneError(msg)
+    return tuple(dict.fromkeys(int(vocabulary.token_ids[place]) for place in found))
+
+
+def cells_with(tokens: TokenizedDataset, size: int) -> Ints:
+    """Cells that have each token, ``(V,)``; a cell has a token once."""
+    counts = np.zeros(size, dtype=np.int64)
+    for start in range(0, len(tokens), 4096):
+        rows = np.arange(start, min(start + 4096, len(tokens)))
+        counts += np.bincount(tokens.gather(rows).input_ids, minlength=size)
+    return counts
+
+
+def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, vocabulary: Vocabulary) -> None:
+    frame = sum(token is not None for token in (vocabulary.cls_id, vocabulary.eos_id))
+    most = vocabulary.input_size - frame
+    added = {token for step in perturbation.steps if step.edit == "overexpress" for token in step.tokens}
+    if len(added) > most:
+        msg = f"{perturbation.name!r} overexpresses {len(added):,} genes at once; a cell has room for {most:,}."
+        raise GroupTooLargeError(msg)
+    longest = int(tokens.lengths.max(initial=0)) - frame
+    deleted = max((len(step.tokens) for step in perturbation.steps if step.edit == "delete"), default=0)
+    if deleted >= max(longest, 1):
+        msg = (
+            f"{perturbation.name!r} deletes {deleted:,} genes at once, and the largest cell has {longest:,}: nothing "
+            "would be left. Name fewer genes."
+        )
+        raise GroupTooLargeError(msg)
+
+
+def _check_presence(
+    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, vocabulary: Vocabulary, least: int
+) -> None:
+    """Genes a cell must have are found together in enough cells."""
+    needed: set[int] = set()
+    added: set[int] = set()
+    for step in perturbation.steps:
+        if step.edit == "overexpress":
+            added |= set(step.tokens)
+        else:
+            needed |= set(step.tokens) - added
+    missing = [vocabulary.symbol_of(str(vocabulary.gene_of[token])) for token in needed if n_cells[token] < least]
+    if missing:
+        msg = (
+            f"{perturbation.name!r} needs cells that have {', '.join(sorted(missing)[:10])}; of the {len(tokens):,} "
+            f"cells fewer than {least} do. Leave it out, choose other cells, or overexpress it."
+        )
+        raise AbsentGeneError(msg)
+    if len(needed) > 1:
+        rows = range(len(tokens))
+        together = sum(needed <= set(tokens[row].tolist()) for row in rows)
+        if together < least:
+            msg = (
+                f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
+                f"{len(tokens):,} cells do, and min_cells={least}. Name fewer genes together, or one at a time."
+            )
+            raise AbsentGeneError(msg)
