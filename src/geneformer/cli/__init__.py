@@ -48,6 +48,9 @@ GROUPS = {
         "fit": "Fine-tune a pretrained model to tell several columns of classes at once.",
         "predict": "Tell the classes of cells in every task.",
     },
+    "perturb": {
+        "rank": "Test and rank the perturbations of a finished run.",
+    },
     "regress": {
         "evaluate": "Score a fitted model on cells with numbers it has not seen.",
         "fit": "Fine-tune a pretrained model to tell a number of cells.",
@@ -61,6 +64,7 @@ _SUMMARIES = {
     "classify-genes": "Fine-tune a classifier of genes, use it, and score it.",
     "decode-expression": "Fine-tune a decoder of gene expression, use it, and score it.",
     "multi-task": "Fine-tune a classifier of several columns at once, use it, and score it.",
+    "perturb": "Perturb genes in silico, and rank what comes of it.",
     "regress": "Fine-tune a model of a number of cells, use it, and score it.",
 }
 

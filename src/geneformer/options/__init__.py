@@ -7,6 +7,8 @@ from geneformer.options.expression import ExpressionOptions
 from geneformer.options.finetuning import FinetuneOptions
 from geneformer.options.gene_classification import GeneClassifyOptions
 from geneformer.options.multi_task import MultiTaskOptions
+from geneformer.options.perturbation import PerturbOptions
+from geneformer.options.perturbation_ranking import RankOptions
 from geneformer.options.prediction import PredictOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.regression import RegressOptions
@@ -23,8 +25,10 @@ __all__ = [
     "FinetuneOptions",
     "GeneClassifyOptions",
     "MultiTaskOptions",
+    "PerturbOptions",
     "PredictOptions",
     "PretrainOptions",
+    "RankOptions",
     "RegressOptions",
     "RuntimeOptions",
     "SearchOptions",
