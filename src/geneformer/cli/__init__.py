@@ -49,7 +49,10 @@ GROUPS = {
         "predict": "Tell the classes of cells in every task.",
     },
     "perturb": {
+        "merge": "Put the parts of a run together.",
+        "plan": "Check a perturbation run, and tell what it will take.",
         "rank": "Test and rank the perturbations of a finished run.",
+        "run": "Perturb genes of cells, and write what that changes.",
     },
     "regress": {
         "evaluate": "Score a fitted model on cells with numbers it has not seen.",

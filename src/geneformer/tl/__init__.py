@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from geneformer.tl._attention import attention
     from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
+    from geneformer.tl._perturb import perturb
     from geneformer.tl._predict_masked import predict_masked
     from geneformer.tl._rank_perturbations import rank_perturbations
 
-__all__ = ["attention", "classify", "embed", "predict_masked", "rank_perturbations"]
+__all__ = ["attention", "classify", "embed", "perturb", "predict_masked", "rank_perturbations"]
 
 
 def __getattr__(name: str) -> Any:
