@@ -16,7 +16,7 @@ CALIBRATE = typer.Option(help="Run a few edits to tell the time.")
 
 
 @with_options()
-def perturb_plan(  # noqa: PLR0913
+def perturb_plan(
     inputs: Annotated[list[Path], INPUTS],
     *,
     model: Annotated[str, MODEL] = "mini",

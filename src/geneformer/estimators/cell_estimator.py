@@ -69,6 +69,12 @@ class CellEstimator(Estimator):
         network: GeneformerForCells = self._fitted("network_")
         return network.specs
 
+    @property
+    def pairing(self) -> Pairing:
+        """Vocabulary and longest cell of the fitted network."""
+        pairing: Pairing = self._fitted("_pairing")
+        return pairing
+
     def outputs(
         self, cells: Cells, *, network: GeneformerForCells | None = None, progress: bool | None = None
     ) -> dict[str, NDArray[np.float32]]:

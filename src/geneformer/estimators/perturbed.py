@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from geneformer.errors import PairingError
 from geneformer.estimators.cell_classifier import CellClassifier
 from geneformer.estimators.folder import TASK, read_folder
 from geneformer.models.loading import load_model
@@ -27,18 +26,16 @@ def open_perturbed_model(
 
     Raises
     ------
-    PairingError
+    NotFittedError
         A classifier that has learnt nothing yet.
     """
     if not isinstance(model, CellClassifier) and not _is_classifier(Path(model)):
         return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
     fitted = model if isinstance(model, CellClassifier) else CellClassifier.load(model)
-    if fitted.network_ is None or fitted.vocabulary_ is None:
-        msg = "The classifier has learnt nothing yet. Call fit first, or pass the folder of a saved one."
-        raise PairingError(msg)
     name = str(model) if not isinstance(model, CellClassifier) else "CellClassifier"
+    pairing = fitted.pairing
     network = fitted.network_.eval()
-    return PerturbedModel(name, fitted.vocabulary_, network.bert, network, fitted.temperature_)
+    return PerturbedModel(name, pairing.vocabulary, network.bert, network, fitted.temperature_, pairing.max_length)
 
 
 def _is_classifier(folder: Path) -> bool:

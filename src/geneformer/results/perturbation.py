@@ -116,8 +116,8 @@ class PerturbationEffects:
             notes = json.loads((tables["effects"].schema.metadata or {})[keys.UNS.encode()])
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             msg = (
-                f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb '
-                "run` finished; run the same command again to finish it."
+                f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb'
+                " run` finished; run the same command again to finish it."
             )
             raise DatasetError(msg) from error
         states = states_of(tables.pop("states"))

@@ -33,6 +33,8 @@ class PerturbedModel:
         The network with its head, for shifts of class probabilities.
     temperature
         Divides its logits.
+    cut
+        Most tokens of a cell the classifier was trained with.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PerturbedModel:
     encoder: GeneformerEncoder
     classifier: GeneformerForCells | None = None
     temperature: float = 1.0
+    cut: int | None = None
 
     @classmethod
     def pretrained(cls, model: LoadedModel) -> "PerturbedModel":
@@ -54,7 +57,8 @@ class PerturbedModel:
     @property
     def max_length(self) -> int:
         """Longest cell the model has positions for."""
-        return int(self.encoder.config.max_position_embeddings)
+        positions = int(self.encoder.config.max_position_embeddings)
+        return positions if self.cut is None else min(self.cut, positions)
 
     @property
     def n_layers(self) -> int:

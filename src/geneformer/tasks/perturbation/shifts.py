@@ -83,7 +83,8 @@ def compare(
     if states_SD is not None:
         # Unit vectors are subtracted first: their small difference is exact, that of two cosines is not.
         moved_BD = normalize(edited.vectors, dim=1) - normalize(before.vectors, dim=1)[pairs.compared]
-        shifts = moved_BD @ normalize(states_SD.float(), dim=1).T
+        # Not a matrix product, which autocast would round to half precision.
+        shifts = (moved_BD.unsqueeze(1) * normalize(states_SD.float(), dim=1)).sum(-1)
     elif pooling == "cls":
         similarity = cosine_similarity(edited.vectors, before.vectors[pairs.compared])
     elif genes_T is not None:
