@@ -128,8 +128,12 @@ def edit_cell(
         genes, places = moved
     if not len(genes) or np.array_equal(genes, before):
         return None
+    # A gene may have been deleted and added again.
+    place_of = {token: head + place for place, token in enumerate(before.tolist())}
+    places = np.where(places == ADDED, [place_of.get(token, ADDED) for token in genes.tolist()], places)
     n_genes = max(max_length - head - (len(row) - tail), 0)
     lost = np.sort(places[n_genes:])
+    lost = lost[lost != ADDED]
     ends = np.arange(head), np.arange(tail, len(row))
     edited = np.concatenate([row[ends[0]], genes[:n_genes], row[ends[1]]])
     origin = np.concatenate([ends[0], places[:n_genes], ends[1]])
@@ -143,9 +147,9 @@ def _gene_span(row: Ints, special_ids: Iterable[int]) -> tuple[int, int]:
 
 
 def _delete(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
-    hit = np.isin(genes, step.tokens)
-    if hit.sum() != len(set(step.tokens)):
+    if not np.isin(step.tokens, genes).all():
         return None
+    hit = np.isin(genes, step.tokens)
     return genes[~hit], places[~hit]
 
 
@@ -159,9 +163,9 @@ def _overexpress(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints]:
 
 def _shift(genes: Ints, places: Ints, step: Step, sign: int) -> tuple[Ints, Ints] | None:
     """Genes moved by a share of the cell, those of one step keeping their order."""
-    hit = np.isin(genes, step.tokens)
-    if hit.sum() != len(set(step.tokens)):
+    if not np.isin(step.tokens, genes).all():
         return None
+    hit = np.isin(genes, step.tokens)
     rank = np.arange(len(genes), dtype=np.float64)
     distance = max(round(step.dose * len(genes)), 1)
     goal = np.clip(rank + sign * distance, 0, len(genes) - 1) + sign * 0.5
