@@ -8,7 +8,7 @@ from pathlib import Path
 from measuring import versions
 
 TRANSFORMERS = "4.46.0"
-PACKAGES = ("torch", f"transformers=={TRANSFORMERS}", "numpy", "safetensors")
+PACKAGES = ("torch", f"transformers=={TRANSFORMERS}", "numpy", "safetensors", "datasets==3.6.0")
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
 
@@ -23,16 +23,18 @@ def default_folder() -> Path:
 
 
 def published_python(folder: Path | None = None) -> Path:
-    """Python of that environment, which is made if it is not there; PyTorch is the same as ours."""
+    """Python of that environment; made or completed where packages are missing. PyTorch is the same as ours."""
     folder = folder or default_folder()
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = folder / ".ready"
-    if not ready.exists():
+    packages = " ".join(PACKAGES)
+    if not ready.exists() or ready.read_text(encoding="utf-8") != packages:
         print(f"Making the environment of the published recipe in {folder} ...")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        if not ready.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
         subprocess.run([*pip, *PACKAGES], check=True)
-        ready.touch()
+        ready.write_text(packages, encoding="utf-8")
     return python
 
 

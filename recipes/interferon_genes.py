@@ -40,7 +40,7 @@ LEAST_CELLS = 3
 
 
 def candidates(cells: ad.AnnData, max_length: int) -> tuple[list[str], list[str]]:
-    """Known genes the network sees in the cells, and as many times `MATCHED` others of like detection and mean count."""
+    """Known genes the network sees in the cells, and for each `MATCHED` others of like detection and mean count."""
     vocabulary = gf.Vocabulary.load("V1")
     tokens = gf.pp.tokenize(cells, vocabulary="V1")
     seen = np.bincount(tokens.gather(range(len(tokens)), max_length=max_length).input_ids, minlength=vocabulary.size)

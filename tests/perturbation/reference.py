@@ -8,7 +8,7 @@ import torch
 def edited(cell, steps, special, max_length):
     """Token list after the steps, the original without what had no room, or None where they do not apply."""
     genes = [token for token in cell if token not in special]
-    front = [token for token in cell[: cell.index(genes[0])]] if genes else list(cell)
+    front = list(cell[: cell.index(genes[0])]) if genes else list(cell)
     back = list(cell[len(front) + len(genes) :])
     before = list(genes)
     for edit, tokens, dose in steps:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from geneformer.estimators.base import spread_options
 from geneformer.estimators.perturbed import open_perturbed_model
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.results.perturbation_slots import SLOT, to_uns
@@ -85,6 +86,8 @@ def perturb(  # noqa: PLR0913
 
     Raises
     ------
+    UnknownOptionError
+        A field that `PerturbOptions` does not have.
     PerturbationError
         Genes or states that cannot be used.
     PairingError
@@ -99,7 +102,8 @@ def perturb(  # noqa: PLR0913
     >>> sorted(adata.uns["geneformer_perturbation"]["effects"]["perturbation"].unique())
     ['CD3E', 'LYZ']
     """
-    chosen = PerturbOptions(genes=_entries(genes), edit=edit, start=start, goal=goal, **options)
+    named = {"genes": _entries(genes), "edit": edit, "start": start, "goal": goal}
+    chosen: PerturbOptions = spread_options({"perturb": PerturbOptions()}, {**options, **named})["perturb"]
     runtime = RuntimeOptions(device=device, dtype=dtype, progress=progress)
     adata = adata.copy() if copy else adata
     loaded = open_perturbed_model(model, vocabulary=vocabulary)

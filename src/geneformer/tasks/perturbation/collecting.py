@@ -72,7 +72,9 @@ class EffectRows:
             of_edit = numbers[pairs.cell.cpu().numpy()]
             self._add(of_edit[other], GENE_SIMILARITY, tokens[other], effects.genes.cpu().numpy()[other])
 
-    def add_estimates(self, number: int, cell: int, perturbation: Perturbation, kind: str, values: Ints) -> None:
+    def add_estimates(
+        self, number: int, cell: int, perturbation: Perturbation, kind: str, values: NDArray[np.floating]
+    ) -> None:
         """Keep estimates of one edit, one for every target of their kind."""
         self._edits[number] = (cell, perturbation)
         targets = np.arange(len(values))

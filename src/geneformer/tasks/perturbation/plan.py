@@ -28,6 +28,9 @@ from geneformer.tasks.perturbation.targets import Targets, find_targets
 _BYTES_PER_ROW = 12
 """Of a result file, about."""
 
+_SCREEN_PASSES = 12
+"""Passes that a screen of one cell takes as long as, about."""
+
 _CALIBRATED = 12
 """Edits that are run to tell how long the others will take."""
 
@@ -117,10 +120,11 @@ class PerturbationPlan:
     @cached_property
     def cell_table(self) -> pa.Table:
         """What is known of the perturbed cells."""
-        rows = pa.array(self.cells.rows)
-        table = self.tokens.table.select(self.tokens.columns).take(rows)
-        if "cell_id" not in table.column_names:
-            table = table.append_column("cell_id", pa.array(self.tokens.cell_ids[self.cells.rows].astype(str)))
+        rows, columns, table = pa.array(self.cells.rows), self.tokens.columns, self.tokens.table
+        if "cell_id" not in columns:
+            columns = [*columns, "cell_id"]
+            table = table.append_column("cell_id", pa.array(self.tokens.cell_ids.astype(str)))
+        table = table.select(columns).take(rows)
         if self.options.start is not None:
             state = pa.array([self.options.start] * len(rows))
             place = table.column_names.index("state") if "state" in table.column_names else -1
@@ -191,10 +195,13 @@ def plan_perturbation(
 
 def _check_names(plan: PerturbationPlan) -> None:
     """Effects are told apart by the names of their cells."""
-    names = plan.tokens.cell_ids[plan.cells.rows]
-    if len(np.unique(names.astype(str))) == len(names):
+    names, numbers = np.unique(plan.tokens.cell_ids[plan.cells.rows].astype(str), return_counts=True)
+    if not len(names) or numbers.max() == 1:
         return
-    msg = "Several perturbed cells have the same cell_id; their effects could not be told apart. Make the names unique."
+    msg = (
+        f'{numbers.max():,} perturbed cells have the cell_id "{names[numbers.argmax()]}"; their effects could not be '
+        "told apart. Make the names unique."
+    )
     raise PerturbationError(msg)
 
 
@@ -218,18 +225,22 @@ def estimate(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64
     """
     rows = plan.cells.rows
     counted = rows[np.unique(np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(np.int64))]
-    passes = tokens = 0
-    names: set[str] = set()
+    passes = tokens = others = 0
     edits: list[tuple[Ints, Perturbation]] = []
+    special = plan.model.vocabulary.special_ids.tolist()
     for cell in plan.token_rows(counted):
         for edit in possible_edits([cell], [plan.targets.of_cell(cell)], plan.model):
             passes, tokens = passes + 1, tokens + len(edit.edited.tokens)
-            names.add(edit.perturbation.name)
+            touched = [*edit.perturbation.tokens, *special]
+            others += int((~np.isin(edit.edited.tokens, touched)).sum()) if plan.options.gene_effects else 0
             if len(edits) < _CALIBRATED:
                 edits.append((cell, edit.perturbation))
+    if plan.options.method == "screen":
+        share = _screened_share(plan, passes / max(len(counted), 1))
+        passes, tokens, others = int(passes * share), int(tokens * share), 0
     factor = len(rows) / max(len(counted), 1)
     per_edit = max(len(plan.options.states), 1) + len(plan.model.classes)
-    n_rows = int(passes * factor * per_edit) + (int(tokens * factor) if plan.options.gene_effects else 0)
+    n_rows = int(passes * factor * per_edit) + int(others * factor)
     seconds = None
     if calibrate and edits:
         seconds = _seconds_per_token(plan, edits) * tokens * factor
@@ -247,6 +258,13 @@ def estimate(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64
         bytes_on_disk=n_rows * _BYTES_PER_ROW,
         peak_bytes=weights + 4 * widest * max(longest, 8192) + len(EFFECT_COLUMNS) * n_rows // max(plan.n_shards, 1),
     )
+
+
+def _screened_share(plan: PerturbationPlan, per_cell: float) -> float:
+    """Passes of a screen as a share of those of an exact run with so many edits of each cell."""
+    checked = min(plan.options.check_cells, len(plan.cells.rows)) / max(len(plan.cells.rows), 1)
+    verified = min(plan.options.verify / max(per_cell, 1), 1)
+    return checked + (1 - checked) * verified + _SCREEN_PASSES / max(per_cell, 1)
 
 
 def _seconds_per_token(plan: PerturbationPlan, edits: list[tuple[Ints, Perturbation]]) -> float:

@@ -6,19 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from geneformer.errors import OptionError, RunMismatchError
+from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
 from geneformer.results.perturbation import PerturbationEffects
 from geneformer.runs.files import atomic_file, atomic_folder, check_output, lock, output_errors, publish_folder
 from geneformer.runs.journal import Journal
 from geneformer.runs.manifest import Manifest
-from geneformer.tasks.perturbation.collecting import EffectRows
-from geneformer.tasks.perturbation.edits import Perturbation
-from geneformer.tasks.perturbation.exact import ExactRunner, possible_edits
 from geneformer.tasks.perturbation.plan import PerturbationPlan
+from geneformer.tasks.perturbation.shards import count_shards, run_shard, screen_agreement
 
 Progress = Callable[[int, int | None], None]
 
@@ -34,44 +31,23 @@ def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> Per
     plan
         The run.
     progress
-        Called with the cells done and the cells in all.
+        Called with the shards done and the shards in all.
     """
-    tables = []
-    for shard in range(plan.n_shards):
-        tables.append(run_shard(plan, shard))
+    tables: list[pa.Table] = []
+    total = count_shards(plan)
+    for shard in range(total):
+        tables.append(run_shard(plan, shard, tables.__getitem__))
         if progress is not None:
-            progress(min((shard + 1) * plan.options.cells_per_shard, len(plan.cells.rows)), len(plan.cells.rows))
+            progress(shard + 1, total)
     effects = pa.concat_tables(tables).unify_dictionaries()
-    return PerturbationEffects(effects, plan.cell_table, plan.genes, plan.state_vectors, plan.provenance)
+    told = _with_agreement(plan, effects)
+    return PerturbationEffects(effects, plan.cell_table, plan.genes, plan.state_vectors, told)
 
 
-def run_shard(plan: PerturbationPlan, shard: int) -> pa.Table:
-    """Effects on the cells of one shard."""
-    rows = plan.rows_of(shard)
-    cells = plan.token_rows(rows)
-    return exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in cells])
-
-
-def exact_effects(
-    plan: PerturbationPlan, rows: np.ndarray, perturbations: Sequence[Sequence[Perturbation]]
-) -> pa.Table:
-    """Effects of some perturbations of each of some cells.
-
-    Parameters
-    ----------
-    plan
-        Cells, model and options.
-    rows
-        Rows of the cells.
-    perturbations
-        What is done to each of them.
-    """
-    cells, states = plan.token_rows(rows), plan.state_vectors
-    runner = ExactRunner(plan.model, plan.options, plan.runtime, np.stack(list(states.values())) if states else None)
-    names = plan.tokens.cell_ids[rows]
-    found = EffectRows(names, list(states), plan.model.classes, plan.model.vocabulary.gene_of)
-    runner.run(cells, possible_edits(cells, perturbations, plan.model), found.take)
-    return found.table()
+def _with_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
+    """Provenance; for a screen with what its estimates were worth."""
+    told = plan.provenance
+    return {**told, "screen": screen_agreement(plan, effects)} if plan.options.method == "screen" else told
 
 
 def run_to_folder(
@@ -101,7 +77,7 @@ def run_to_folder(
     overwrite
         Replace a folder this package made, and drop an interrupted run.
     progress
-        Called with the cells done and the cells in all.
+        Called with the shards done and the shards in all.
 
     Raises
     ------
@@ -113,17 +89,19 @@ def run_to_folder(
         Another process writes the same folder.
     """
     output = check_output(output, overwrite=overwrite)
-    _check_part(part, plan.n_shards)
+    _check_part(part, plan)
+    total = count_shards(plan)
     partial = output.with_name(output.name + ".partial")
-    mine = list(range(part[0] - 1, plan.n_shards, part[1]))
+    mine = list(range(part[0] - 1, total, part[1]))
     identity = {**plan.identity, "part": list(part)}
     with output_errors(output):
         partial.mkdir(exist_ok=True)
         with lock(partial / "lock"), _journal(partial, identity, resume=resume, overwrite=overwrite) as journal:
-            done = {int(entry["shard"]) for entry in journal.entries}
+            check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
+            done = {shard for shard in (int(entry["shard"]) for entry in journal.entries) if _is_whole(partial, shard)}
             for number, shard in enumerate(mine):
                 if shard not in done:
-                    _write_shard(partial, shard, run_shard(plan, shard))
+                    _write_shard(partial, shard, run_shard(plan, shard, lambda number: _read_shard(partial, number)))
                     journal.append({"shard": shard})
                 if progress is not None:
                     progress(number + 1, len(mine))
@@ -146,11 +124,16 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: 
 
     Raises
     ------
+    OptionError
+        No folders.
     RunMismatchError
         Parts of different runs, a part given twice, or one that is missing.
     DatasetError
         A folder that is no finished part.
     """
+    if not folders:
+        msg = "No part is given. Pass the folders of all parts of a run."
+        raise OptionError(msg)
     parts = [PerturbationEffects.read(folder) for folder in folders]
     _check_parts(parts, folders)
     pieces: dict[int, pa.Table] = {}
@@ -170,10 +153,16 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: 
     return Path(output)
 
 
-def _check_part(part: tuple[int, int], n_shards: int) -> None:
-    number, parts = part
+def _check_part(part: tuple[int, int], plan: PerturbationPlan) -> None:
+    (number, parts), n_shards = part, plan.n_shards
+    if parts > 1 and plan.options.method == "screen":
+        msg = (
+            'A screen ranks the genes of all cells, so that it runs as one part. Leave out part, or use method="exact".'
+        )
+        raise OptionError(msg)
     if not 1 <= number <= parts:
-        msg = f"part {number} of {parts} does not exist. Count from 1: 1/{max(parts, 1)} to {parts}/{max(parts, 1)}."
+        most = max(parts, 1)
+        msg = f"part {number} of {parts} does not exist. Count from 1: 1/{most} to {most}/{most}."
         raise OptionError(msg)
     if parts > n_shards:
         msg = f"The run has {n_shards} shards, too few for {parts} parts. Lower cells_per_shard, or make fewer parts."
@@ -181,13 +170,19 @@ def _check_part(part: tuple[int, int], n_shards: int) -> None:
 
 
 def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | Path]) -> None:
-    runs = [part.provenance["run"] for part in parts]
-    for folder, run in zip(folders, runs, strict=True):
-        if run != runs[0]:
+    for folder, part in zip(folders, parts, strict=True):
+        if not {"run", "part", "shards"} <= part.provenance.keys():
+            msg = f'"{folder}" does not tell which part of a run it is. Pass folders that `perturb run` finished.'
+            raise DatasetError(msg)
+        if part.provenance["run"] != parts[0].provenance["run"]:
             msg = f'"{folder}" is a part of another run than "{folders[0]}": cells, options or weights differ.'
             raise RunMismatchError(msg)
     numbers = [part.provenance["part"][0] for part in parts]
     total = parts[0].provenance["part"][1]
+    for folder, part in zip(folders, parts, strict=True):
+        if part.provenance["part"][1] != total:
+            msg = f'"{folder}" is one of {part.provenance["part"][1]} parts, "{folders[0]}" one of {total}.'
+            raise RunMismatchError(msg)
     missing = sorted(set(range(1, total + 1)) - set(numbers))
     if missing or len(numbers) != total:
         twice = sorted({number for number in numbers if numbers.count(number) > 1})
@@ -206,7 +201,7 @@ def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite
             f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
             "Nothing was changed."
         )
-        raise RunMismatchError(msg)
+        raise OutputExistsError(msg)
     elif path.exists() and not Journal.has_entries(path):
         path.unlink()
     yield Journal(path, identity)
@@ -216,17 +211,30 @@ def _shard_path(partial: Path, shard: int) -> Path:
     return partial / f"shard-{shard:06d}.parquet"
 
 
+def _is_whole(partial: Path, shard: int) -> bool:
+    """Whether a shard that was written is still there, to its end."""
+    try:
+        parquet.read_metadata(_shard_path(partial, shard))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return False
+    return True
+
+
 def _write_shard(partial: Path, shard: int, table: pa.Table) -> None:
     with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
         parquet.write_table(table, temporary)
 
 
+def _read_shard(partial: Path, shard: int) -> pa.Table:
+    return parquet.read_table(_shard_path(partial, shard), memory_map=True)
+
+
 def _publish(plan: PerturbationPlan, partial: Path, output: Path, shards: Sequence[int], part: tuple[int, int]) -> None:
     """Put the shards together, in order, and give the folder its name."""
-    tables = [parquet.read_table(_shard_path(partial, shard), memory_map=True) for shard in shards]
+    tables = [_read_shard(partial, shard) for shard in shards]
     effects = pa.concat_tables(tables).unify_dictionaries()
     provenance = {
-        **plan.provenance,
+        **_with_agreement(plan, effects),
         "run": plan.identity,
         "part": list(part),
         "shards": [[shard, table.num_rows] for shard, table in zip(shards, tables, strict=True)],

@@ -66,8 +66,11 @@ class Targets:
             if self.anchor is not None:
                 # Both keep their order in the cell, as in the published package.
                 tokens = tuple(sorted((self.anchor, token), key=lambda t: int(np.flatnonzero(cell == t)[0])))
-            name = "+".join(str(self.genes[t]) for t in ((self.anchor, token) if self.anchor is not None else tokens))
-            yield Perturbation(name, (Step(self.edit, tokens, self.dose),))
+            yield Perturbation(self.single_name(token), (Step(self.edit, tokens, self.dose),))
+
+    def single_name(self, token: int) -> str:
+        """What the perturbation of one of `every` is called."""
+        return "+".join(str(self.genes[t]) for t in (self.anchor, token) if t is not None)
 
 
 def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: PerturbOptions) -> Targets:
@@ -100,14 +103,16 @@ def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: Pert
         if not len(every):
             msg = f"No gene is found in {options.min_cells} or more of the {len(tokens):,} cells. Lower min_cells."
             raise AbsentGeneError(msg)
+        _check_anchor(anchor, tokens, n_cells, vocabulary, options.min_cells)
     named = tuple(
         _with_anchor(parse_perturbation(entry, vocabulary, options), anchor) for entry in options.genes if entry != ALL
     )
     for perturbation in named:
         _check_room(perturbation, tokens, vocabulary)
         _check_presence(perturbation, tokens, n_cells, vocabulary, options.min_cells)
-    _check_names(named)
-    return Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
+    targets = Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
+    _check_names(targets)
+    return targets
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
@@ -150,9 +155,23 @@ def _with_anchor(perturbation: Perturbation, anchor: int | None) -> Perturbation
     return replace(perturbation, steps=(replace(first, tokens=(anchor, *first.tokens)), *others))
 
 
-def _check_names(named: Sequence[Perturbation]) -> None:
-    names = [perturbation.name for perturbation in named]
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _check_anchor(
+    anchor: int | None, tokens: TokenizedDataset, n_cells: Ints, vocabulary: Vocabulary, least: int
+) -> None:
+    """Every gene is perturbed together with the anchor, in cells that have it."""
+    if anchor is None or n_cells[anchor] >= least:
+        return
+    msg = (
+        f"The anchor {vocabulary.symbol_of(str(vocabulary.gene_of[anchor]))} is found in {n_cells[anchor]:,} of the "
+        f"{len(tokens):,} cells, and min_cells={least}. Choose another anchor, or other cells."
+    )
+    raise AbsentGeneError(msg)
+
+
+def _check_names(targets: Targets) -> None:
+    names = [perturbation.name for perturbation in targets.named]
+    single = {targets.single_name(token) for token in ([] if targets.every is None else targets.every.tolist())}
+    twice = sorted({name for name in names if names.count(name) > 1 or name in single})
     if twice:
         msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
         raise OptionError(msg)
