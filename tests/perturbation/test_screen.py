@@ -60,8 +60,9 @@ def slopes(number, x, step=1e-5):
 def test_slopes_of_gates_and_embeddings_are_finite_differences(bert, encoder, monkeypatch, kept, block):
     monkeypatch.setattr("geneformer.models.gated._KEPT", kept)
     monkeypatch.setattr("geneformer.models.gated._BLOCK", block)
+    monkeypatch.setattr("geneformer.models.gated._LEAST_ROWS", 7)
     torch.manual_seed(1)
-    ids = torch.cat([CELL[:-1], torch.arange(4, 16), CELL[-1:]])  # more than the queries of a small block
+    ids = torch.cat([CELL[:-1], torch.arange(4, 16), CELL[-1:]])  # more than a small block
     grads = torch.randn(2, len(ids), 16, dtype=torch.double)
     with torch.inference_mode():
         cell = gated_cell(encoder, ids=ids)
@@ -249,6 +250,6 @@ def test_real_cells(layer):
         found = screen_deletions(mini.network.bert, cells[0], states=states.detach(), **wanted)
     for estimated, shift in zip(found.shifts, exact, strict=True):
         worth = agreement(estimated, shift, 20)
-        assert worth["spearman"] > 0.9
-        assert min(worth["highest"], worth["strongest"]) >= 0.7
+        assert worth["spearman"] > 0.95
+        assert min(worth["highest"], worth["strongest"]) >= 0.8
     assert agreement(-found.similarity, -similar, 20)["spearman"] > 0.99
