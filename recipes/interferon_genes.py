@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--cells", type=int, default=100)
+    parser.add_argument("--cells", type=int, default=60)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     stored = arguments.output / "interferon-genes.json"
