@@ -12,6 +12,9 @@ GENE_EMBEDDING = "geneformer"
 ATTENTION = "geneformer_attention"
 """``varp`` slot of attention weights, gene by gene."""
 
+PERTURBATION = "geneformer_perturbation"
+"""``uns`` slot of the effects of a perturbation run."""
+
 ENSEMBL_ID = "ensembl_id"
 """``var`` column of Ensembl ids in the published convention."""
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from geneformer.models.encoder import GeneformerEncoder
-from geneformer.tasks.perturbation import plan as planning
+from geneformer.tasks.perturbation import cost as costing
+from geneformer.tasks.perturbation.cost import estimate
 from geneformer.tasks.perturbation.edits import edit_cell
-from geneformer.tasks.perturbation.plan import estimate
 from geneformer.tasks.perturbation.run import run_plan
 from geneformer.vocab.vocabulary import Vocabulary
 from small_genes import common_genes
@@ -97,7 +97,7 @@ def test_calibration_tells_a_time_and_runs_few_edits(monkeypatch):
 
 
 def test_time_grows_with_the_tokens(monkeypatch):
-    monkeypatch.setattr(planning, "_seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr(costing, "_seconds_per_token", lambda *_: 0.5)
     cost = estimate(planned())
     assert cost.seconds == 0.5 * cost.tokens
 

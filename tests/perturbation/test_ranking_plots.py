@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 
 import geneformer as gf
 from geneformer.errors import DatasetError, OutOfRangeError, StateError, UnknownChoiceError, UnknownColumnError
+from geneformer.keys import PERTURBATION as SLOT
 from geneformer.options import RankOptions
 from geneformer.pl._perturbation_kinds import DOWN, GRAY, UP
-from geneformer.results.perturbation_slots import SLOT, to_uns
+from geneformer.results.perturbation_slots import to_uns
 from geneformer.tasks.perturbation.statistics import rank_effects
 from small_perturbations import made_run
 

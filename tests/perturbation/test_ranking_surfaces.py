@@ -22,10 +22,11 @@ from geneformer.errors import (
     UnknownColumnError,
     UnsupportedFormatError,
 )
+from geneformer.keys import PERTURBATION as SLOT
 from geneformer.options import RankOptions
 from geneformer.results.perturbation import PerturbationEffects
 from geneformer.results.perturbation_ranking import PerturbationRanking
-from geneformer.results.perturbation_slots import SLOT, from_uns, to_uns
+from geneformer.results.perturbation_slots import from_uns, to_uns
 from geneformer.tasks.perturbation.statistics import rank_effects
 from small_perturbations import made_run
 

@@ -1,5 +1,7 @@
 """What may be written for a perturbation, what it means, and how it is refused before the network runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ from geneformer.tasks.perturbation.edits import Step
 from geneformer.tasks.perturbation.run import run_plan
 from geneformer.tasks.perturbation.targets import cells_with, find_targets, parse_perturbation
 from small_cells import dataset_of
-from small_plans import V1, frame_of, planned, small_cells
+from small_plans import V1, frame_of, planned, small_cells, small_model
 
 
 def token(symbol):
@@ -186,11 +188,11 @@ def test_every_gene_found_in_enough_cells():
     tokens = cells([LYZ, FTL, B2M], [FTL, LYZ, CST3], [FTL, ISG15])
     wanted = {1: {LYZ, FTL, B2M, CST3, ISG15}, 2: {LYZ, FTL}, 3: {FTL}}
     for least, genes in wanted.items():
-        targets = find_targets(tokens, V1, PerturbOptions(min_cells=least))
+        targets = find_targets(tokens, small_model(), PerturbOptions(min_cells=least))
         assert set(targets.every.tolist()) == genes
         first = [perturbation.tokens for perturbation in targets.of_cell(tokens[0])]
         assert first == [(gene,) for gene in tokens[0].tolist() if gene in genes]
-    assert cells_with(tokens, V1.size)[[LYZ, FTL, B2M, CD3E]].tolist() == [2, 3, 1, 0]
+    assert cells_with(tokens, small_model())[[LYZ, FTL, B2M, CD3E]].tolist() == [2, 3, 1, 0]
 
 
 def test_special_tokens_are_no_targets():
@@ -206,25 +208,28 @@ def v2():
 
 def test_named_ones_beside_all():
     tokens = cells([LYZ, FTL, CST3])
-    names = [p.name for p in find_targets(tokens, V1, PerturbOptions(genes=("all", "two=LYZ+FTL"))).of_cell(tokens[0])]
+    names = [
+        p.name
+        for p in find_targets(tokens, small_model(), PerturbOptions(genes=("all", "two=LYZ+FTL"))).of_cell(tokens[0])
+    ]
     assert names == ["two", *(str(V1.gene_of[gene]) for gene in (LYZ, FTL, CST3))]
 
 
 def test_an_anchor_joins_every_gene_and_keeps_the_order_of_the_cell():
     tokens = cells([LYZ, FTL, CST3], [B2M, LYZ])
-    targets = find_targets(tokens, V1, PerturbOptions(anchor="ftl"))
+    targets = find_targets(tokens, small_model(), PerturbOptions(anchor="ftl"))
     first = targets.of_cell(tokens[0])
     assert [p.tokens for p in first] == [(LYZ, FTL), (FTL, CST3)]
     ftl, lyz = str(V1.gene_of[FTL]), str(V1.gene_of[LYZ])
     assert first[0].name == f"{ftl}+{lyz}"
     assert targets.of_cell(tokens[1]) == []
     with pytest.raises(OptionError, match="Two perturbations"):
-        find_targets(tokens, V1, PerturbOptions(genes=("all", f"{ftl}+{lyz}"), anchor="FTL"))
+        find_targets(tokens, small_model(), PerturbOptions(genes=("all", f"{ftl}+{lyz}"), anchor="FTL"))
 
 
 def test_an_anchor_joins_the_first_edit_of_named_ones():
     options = PerturbOptions(genes=("LYZ > overexpress:ISG15", "CST3+FTL"), anchor="FTL")
-    targets = find_targets(cells([LYZ, FTL, CST3]), V1, options)
+    targets = find_targets(cells([LYZ, FTL, CST3]), small_model(), options)
     assert [p.steps for p in targets.named] == [
         (Step("delete", (FTL, LYZ)), Step("overexpress", (ISG15,))),
         (Step("delete", (CST3, FTL)),),
@@ -248,3 +253,15 @@ def test_only_cells_that_have_the_genes_are_told():
     assert genes["overexpress:CST3 > delete:CST3+FTL"] == f"{ensembl[CST3]}+{ensembl[FTL]}"
     edits = dict(zip(found["perturbation"], found["edit"], strict=True))
     assert (edits["lyz"], edits["overexpress:CST3 > delete:CST3+FTL"]) == ("delete", "overexpress > delete")
+
+
+def test_genes_beyond_the_longest_cell_of_a_model_are_not_there():
+    model = replace(small_model(), cut=2)
+    rows = cells([LYZ, FTL, CST3], [FTL, LYZ, CST3])
+    with pytest.raises(AbsentGeneError, match="'CST3' needs cells that have CST3"):
+        planned(rows, model, genes=("CST3",), truncate=True)
+    with pytest.raises(GroupTooLargeError, match="deletes 2 genes at once, and the largest cell has 2"):
+        planned(rows, model, genes=("LYZ+FTL",), truncate=True)
+    with pytest.raises(GroupTooLargeError, match="a cell has room for 2"):
+        planned(rows, model, genes=("LYZ+FTL+CST3",), edit="overexpress", truncate=True)
+    assert cells_with(rows, model)[CST3] == 0

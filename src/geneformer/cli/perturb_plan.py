@@ -28,7 +28,7 @@ def perturb_plan(
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Check a perturbation run, and tell what it will take."""
-    from geneformer.tasks.perturbation.plan import estimate
+    from geneformer.tasks.perturbation.cost import estimate
 
     plan = open_plan(
         inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer

@@ -139,8 +139,13 @@ def tokens_that_fit(network: nn.Module, device: torch.device) -> int:
     memory = safe_memory(device)
     if memory is None:
         return _LEAST_TOKENS
+    return int(np.clip(memory // bytes_per_token(network), _LEAST_TOKENS, _MOST_TOKENS))
+
+
+def bytes_per_token(network: nn.Module) -> int:
+    """Memory that a forward pass without gradients takes per token of a batch, about."""
     widest = max((max(parameter.shape) for parameter in _matrices(network)), default=1)
-    return int(np.clip(memory // (widest * _BYTES_PER_HIDDEN), _LEAST_TOKENS, _MOST_TOKENS))
+    return int(widest) * _BYTES_PER_HIDDEN
 
 
 def _matrices(network: nn.Module) -> Iterator[Tensor]:

@@ -206,6 +206,22 @@ class GeneformerForCells(GeneformerModel):
         return (stacked * stacked.new_tensor(self.task_weights)).sum()
 
 
+def class_probabilities(logits_BC: Tensor, spec: HeadSpec, temperature: float = 1.0) -> Tensor:
+    """Probability of every class from the logits of a head, in float32, ``(B, C)``.
+
+    Parameters
+    ----------
+    logits_BC
+        Logits of the head.
+    spec
+        Says whether a cell has one of the classes, or any of them.
+    temperature
+        Divides the logits.
+    """
+    scaled_BC = logits_BC.float() / temperature
+    return scaled_BC.sigmoid() if spec.kind == "any_of" else scaled_BC.softmax(-1)
+
+
 def has_target(spec: HeadSpec, targets: Tensor) -> Tensor:
     """Whether any cell has a target for a head; a scalar."""
     return (targets != MISSING).any() if spec.kind == "one_of" else (~torch.isnan(targets)).any()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from geneformer.models import lean
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP, extension
+from geneformer.models.extensions import has_plain_attention
 
 if TYPE_CHECKING:
     from geneformer.models.encoder import GeneformerEncoder, Layer
@@ -29,8 +29,7 @@ _STRETCH = 256
 
 def can_share_first_layer(encoder: GeneformerEncoder) -> bool:
     """Whether the first layer is plain attention over absolute positions, and drops nothing."""
-    plain = not any(extension(encoder.config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
-    return plain and not encoder.training and len(encoder.encoder.layer) > 0
+    return has_plain_attention(encoder.config) and not encoder.training and len(encoder.encoder.layer) > 0
 
 
 class Deletions:

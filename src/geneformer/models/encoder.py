@@ -20,7 +20,14 @@ from geneformer.errors import PairingError
 from geneformer.models import lean
 from geneformer.models.adapters import Adapter, ZeroLinear
 from geneformer.models.attention import KERNELS, Attention
-from geneformer.models.extensions import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, describe_extensions, extension
+from geneformer.models.extensions import (
+    ADAPTER_SIZE,
+    ATTENTION_WINDOW,
+    RELATIVE_CLIP,
+    describe_extensions,
+    extension,
+    has_plain_attention,
+)
 from geneformer.models.relative_positions import relative
 from geneformer.models.windowed import windowed
 
@@ -275,8 +282,7 @@ class GeneformerEncoder(GeneformerModel):
 
     def _check_attention_is_plain(self, attend: Attention) -> None:
         """Refuse a function that would never be called, such as one that reads attention weights."""
-        own = any(extension(self.config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
-        if own and attend not in KERNELS.values():
+        if not has_plain_attention(self.config) and attend not in KERNELS.values():
             msg = (
                 f"This encoder has attention of its own ({describe_extensions(self.config)}), which no function from "
                 "outside can stand in for. Attention weights can be read from encoders with absolute positions and no "
@@ -289,6 +295,15 @@ def ranks(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
     """Position of every token within its cell, ``(T,)``."""
     starts_T = torch.repeat_interleave(cu_seqlens[:-1], torch.diff(cu_seqlens), output_size=n_tokens)
     return torch.arange(n_tokens, device=cu_seqlens.device) - starts_T
+
+
+def mean_over_genes(hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor, special: Tensor) -> Tensor:
+    """Mean over the genes of each cell in float32, ``(B, D)``; special tokens do not count."""
+    is_gene_T = ~torch.isin(input_ids_T, special)
+    if bool(is_gene_T.all()):
+        return mean_pool(hidden_TD, cu_seqlens)
+    before = nn.functional.pad(is_gene_T.cumsum(0), (1, 0))
+    return mean_pool(hidden_TD[is_gene_T], before[cu_seqlens])
 
 
 def mean_pool(hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:

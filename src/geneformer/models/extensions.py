@@ -30,6 +30,11 @@ def extension(config: BertConfig, name: str) -> int:
     return int(getattr(config, name, 0) or 0)
 
 
+def has_plain_attention(config: BertConfig) -> bool:
+    """Whether positions are absolute and every token attends to its whole cell."""
+    return not any(extension(config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
+
+
 def is_plain_bert(config: BertConfig) -> bool:
     """Whether `transformers`' BERT computes the same from the same weights."""
     return not any(extension(config, name) for name in EXTENSIONS)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from geneformer.errors import PairingError
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP, describe_extensions, extension
+from geneformer.models.extensions import describe_extensions, has_plain_attention
 
 if TYPE_CHECKING:
     from geneformer.models.encoder import GeneformerEncoder, Layer
@@ -40,7 +40,7 @@ _KEPT = 2**28
 
 def can_gate(encoder: GeneformerEncoder) -> bool:
     """Whether positions are absolute and every token attends to its whole cell."""
-    return not any(extension(encoder.config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
+    return has_plain_attention(encoder.config)
 
 
 def sum_embeddings(encoder: GeneformerEncoder, input_ids_L: Tensor, position_L: Tensor) -> Tensor:

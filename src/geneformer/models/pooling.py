@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from geneformer.models.encoder import mean_pool
+from geneformer.models.encoder import mean_over_genes
 
 
 def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
@@ -28,11 +28,7 @@ class MeanPool(nn.Module):
 
     def forward(self, hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Cell vectors, ``(B, D)``."""
-        is_gene_T = ~torch.isin(input_ids_T, self.special)
-        if bool(is_gene_T.all()):
-            return mean_pool(hidden_TD, cu_seqlens)
-        before = nn.functional.pad(is_gene_T.cumsum(0), (1, 0))
-        return mean_pool(hidden_TD[is_gene_T], before[cu_seqlens])
+        return mean_over_genes(hidden_TD, input_ids_T, cu_seqlens, self.special)
 
 
 class FirstPool(nn.Module):

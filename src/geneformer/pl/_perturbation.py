@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from geneformer import keys
 from geneformer.errors import DatasetError, StateError
 from geneformer.options import RankOptions
 from geneformer.options._check import check_choice, check_range, nearest
@@ -11,7 +12,7 @@ from geneformer.pl._figures import INK, check_save, plotting_library, save_figur
 from geneformer.pl._perturbation_kinds import DRAWN, Shown
 from geneformer.results.perturbation import PerturbationEffects
 from geneformer.results.perturbation_ranking import PerturbationRanking
-from geneformer.results.perturbation_slots import SLOT, effects_of
+from geneformer.results.perturbation_slots import effects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def perturbation(
     n_genes: int = 20,
     goal: str | None = None,
     test: Literal["auto", "published", "matched", "donor"] = "auto",
-    key: str = SLOT,
+    key: str = keys.PERTURBATION,
     title: str | None = None,
     ax: "Axes | None" = None,
     save: str | Path | None = None,

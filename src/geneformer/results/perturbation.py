@@ -20,6 +20,9 @@ SIMILARITY, SHIFT = "similarity", "shift"
 GENE_SIMILARITY, PROBABILITY_SHIFT = "gene_similarity", "probability_shift"
 """Values of the column `effect`."""
 
+EXACT, SCREEN = "exact", "screen"
+"""Values of the column `method`."""
+
 EFFECT_COLUMNS = ("cell_id", "perturbation", "genes", "edit", "effect", "target", "value", "method")
 
 DEFINITIONS = {

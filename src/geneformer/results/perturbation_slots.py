@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geneformer import keys
 from geneformer.errors import DatasetError, UnknownColumnError
 from geneformer.options._check import nearest
 from geneformer.results.perturbation import EFFECT_COLUMNS, PerturbationEffects
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from anndata import AnnData
-
-SLOT = "geneformer_perturbation"
-"""``uns`` slot of the effects of a perturbation run."""
 
 FRAMES = ("effects", "cells", "genes")
 
@@ -61,7 +59,9 @@ def from_uns(entry: Mapping[str, Any]) -> PerturbationEffects:
     return PerturbationEffects(**tables, states=dict(zip(names, embeddings, strict=True)), provenance=provenance)
 
 
-def effects_of(source: "PerturbationEffects | AnnData | str | Path", key: str = SLOT) -> PerturbationEffects:
+def effects_of(
+    source: "PerturbationEffects | AnnData | str | Path", key: str = keys.PERTURBATION
+) -> PerturbationEffects:
     """Effects from wherever they are.
 
     Parameters

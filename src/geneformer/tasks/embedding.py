@@ -18,7 +18,7 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
-from geneformer.models.encoder import mean_pool
+from geneformer.models.encoder import mean_over_genes
 from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
@@ -65,9 +65,7 @@ def embed(
         `pooling="cls"` for tokens without `<cls>`.
     """
     check_pairing(tokens, model, truncate=options.truncate)
-    if -options.layer > model.n_layers:
-        msg = f"layer={options.layer}, but {model.name} has {model.n_layers} layers. Use 0 to -{model.n_layers}."
-        raise OutOfRangeError(msg)
+    check_layer(options.layer, model.name, model.n_layers)
     provenance = describe_run(model, embedding=asdict(options))
     if options.pooling == "gene":
         return _embed_genes(tokens, model, options, runtime, progress, provenance)
@@ -93,11 +91,8 @@ class _MeanOverGenes:
         self.special = torch.from_numpy(np.asarray(model.vocabulary.special_ids, dtype=np.int64))
 
     def __call__(self, hidden_TD: Tensor, batch: Batch) -> Tensor:
-        is_gene_T = ~torch.isin(batch.input_ids, self.special.to(batch.input_ids.device))
-        if bool(is_gene_T.all()):
-            return mean_pool(hidden_TD, batch.cu_seqlens)
-        before = torch.nn.functional.pad(is_gene_T.cumsum(0), (1, 0))
-        return mean_pool(hidden_TD[is_gene_T], before[batch.cu_seqlens])
+        special = self.special.to(batch.input_ids.device)
+        return mean_over_genes(hidden_TD, batch.input_ids, batch.cu_seqlens, special)
 
 
 def _pool_first(hidden_TD: Tensor, batch: Batch) -> Tensor:
@@ -186,6 +181,19 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
         raise UnknownVocabularyError(msg)
 
 
+def check_layer(layer: int, name: str, n_layers: int) -> None:
+    """Refuse a layer that the model does not have.
+
+    Raises
+    ------
+    OutOfRangeError
+        It is further from the output than the model is deep.
+    """
+    if -layer > n_layers:
+        msg = f"layer={layer}, but {name} has {n_layers} layers. Use 0 to -{n_layers}."
+        raise OutOfRangeError(msg)
+
+
 def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
     """Refuse `pooling="cls"` for tokens without `<cls>`.
 
@@ -204,7 +212,7 @@ def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
         raise PairingError(msg)
 
 
-def describe_run(model: LoadedModel, **options: Any) -> dict[str, Any]:
+def describe_run(model: PairedModel, **options: Any) -> dict[str, Any]:
     """Where a result comes from: for `uns`, for files."""
     return {
         "model": model.name,

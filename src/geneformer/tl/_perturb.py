@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from geneformer import keys
 from geneformer.estimators.base import spread_options
 from geneformer.estimators.perturbed import open_perturbed_model
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.results.perturbation_slots import SLOT, to_uns
+from geneformer.results.perturbation_slots import to_uns
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.adata_inputs import tokens_for
 from geneformer.tasks.perturbation.plan import plan_perturbation
@@ -36,7 +37,7 @@ def perturb(  # noqa: PLR0913
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     progress: bool = True,
-    key_added: str = SLOT,
+    key_added: str = keys.PERTURBATION,
     copy: bool = False,
     **options: Any,
 ) -> "AnnData | None":

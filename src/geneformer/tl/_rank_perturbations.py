@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from geneformer import keys
 from geneformer.options import RankOptions
-from geneformer.results.perturbation_slots import SLOT, effects_of
+from geneformer.results.perturbation_slots import effects_of
 from geneformer.tasks.perturbation.statistics import rank_effects
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def rank_perturbations(  # noqa: PLR0913
     mode: Literal[
         "auto", "goal_state_shift", "vs_null", "mixture_model", "aggregate", "aggregate_gene_shifts"
     ] = "auto",
-    key: str = SLOT,
+    key: str = keys.PERTURBATION,
     null: "AnnData | PerturbationEffects | str | Path | None" = None,
     donor: str | None = None,
     fdr: float = 0.05,

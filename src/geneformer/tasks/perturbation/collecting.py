@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from geneformer.results.perturbation import (
     EFFECT_COLUMNS,
+    EXACT,
     GENE_SIMILARITY,
     PROBABILITY_SHIFT,
     SHIFT,
@@ -20,8 +21,6 @@ from geneformer.tasks.perturbation.shifts import Effects, Pairs
 
 KINDS = (SIMILARITY, SHIFT, PROBABILITY_SHIFT, GENE_SIMILARITY)
 """Order of the effects of one edit."""
-
-EXACT, SCREEN = "exact", "screen"
 
 
 def effects_schema() -> pa.Schema:

@@ -182,6 +182,3 @@ def _activate(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None
 
 
 _EDITS = {"delete": _delete, "overexpress": _overexpress, "inhibit": _inhibit, "activate": _activate}
-
-EDITS = tuple(_EDITS)
-"""Names of the edits."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.results.perturbation import EFFECT_COLUMNS, PerturbationEffects
+from geneformer.results.perturbation import EFFECT_COLUMNS, EXACT, PerturbationEffects
 from geneformer.vocab.vocabulary import BUNDLED, Vocabulary
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Ints = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
-EXACT = "exact"
 UNKNOWN_TOKEN = -1
 PARTS = ("perturbation", "genes", "edit")
 """What tells perturbations apart."""

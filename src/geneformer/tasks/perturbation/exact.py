@@ -147,11 +147,8 @@ class ExactRunner:
             lost = {(e.cell, e.edited.lost.tobytes()): e for e in part if len(e.edited.lost)}
             shorter = self.read([np.delete(cells[e.cell], e.edited.lost) for e in lost.values()]) if lost else []
             cropped = dict(zip(lost, shorter, strict=True))
-            for cell, some in _by_cell(part):
-                if shared and cell is not None and len(some) >= _LEAST_SHARED:
-                    self._run_batches(some, readings, cropped, take, cells[cell])
-                else:
-                    self._run_batches(some, readings, cropped, take, None)
+            for cell, some in _by_cell(part) if shared else [(None, part)]:
+                self._run_batches(some, readings, cropped, take, None if cell is None else cells[cell])
 
     def _run_batches(
         self,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from geneformer.models.cell_heads import GeneformerForCells
-from geneformer.models.encoder import GeneformerEncoder, mean_pool
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP, extension
+from geneformer.models.cell_heads import GeneformerForCells, class_probabilities
+from geneformer.models.encoder import GeneformerEncoder, mean_over_genes
+from geneformer.models.extensions import has_plain_attention
 from geneformer.models.first_token import first_token_states
 from geneformer.models.loading import LoadedModel
 from geneformer.vocab.vocabulary import Vocabulary
@@ -140,35 +140,21 @@ class Reader:
         hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
         vectors_BD = self._pool(hidden_TD, ids_T, cu_seqlens)
         proba_BC = None
-        if self.model.classifier is not None:
+        if (network := self.model.classifier) is not None:
             last_TD = hidden_TD
             if stop < self.model.n_layers:
                 last_TD = encoder.run_layers(hidden_TD.clone(), lengths, start=stop, attention=attention)
-            proba_BC = class_probabilities(self.model, last_TD, ids_T, cu_seqlens)
+            logits_BC = network.heads[0](network.pool(last_TD, ids_T, cu_seqlens))
+            proba_BC = class_probabilities(logits_BC, network.specs[0], self.model.temperature)
         return Reading(vectors_BD, hidden_TD, proba_BC)
 
     def _first_is_enough(self, start: int, stop: int) -> bool:
         """Whether the last layer is needed for the first token of each cell only."""
         wanted = self.pooling == "cls" and not self.needs_genes and self.model.classifier is None
-        plain = not any(extension(self.model.encoder.config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
-        return wanted and plain and stop > start
+        return wanted and has_plain_attention(self.model.encoder.config) and stop > start
 
     def _pool(self, hidden_TD: Tensor, ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Embeddings of the cells in float32, ``(B, D)``."""
         if self.pooling == "cls":
             return hidden_TD[cu_seqlens[:-1]].float()
-        is_gene_T = ~torch.isin(ids_T, self.special)
-        if bool(is_gene_T.all()):
-            return mean_pool(hidden_TD, cu_seqlens)
-        before = nn.functional.pad(is_gene_T.cumsum(0), (1, 0))
-        return mean_pool(hidden_TD[is_gene_T], before[cu_seqlens])
-
-
-def class_probabilities(model: PerturbedModel, hidden_TD: Tensor, ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Calibrated probability of every class from the states of the last layer, float32 ``(B, C)``."""
-    network = model.classifier
-    assert network is not None  # noqa: S101  for the type checker
-    pooled_BD = network.pool(hidden_TD, ids_T, cu_seqlens)
-    logits_BC = network.heads[0](pooled_BD).float() / model.temperature
-    proba_BC: Tensor = logits_BC.sigmoid() if network.specs[0].kind == "any_of" else logits_BC.softmax(-1)
-    return proba_BC
+        return mean_over_genes(hidden_TD, ids_T, cu_seqlens, self.special)

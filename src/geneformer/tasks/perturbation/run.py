@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
-from geneformer.results.perturbation import PerturbationEffects
+from geneformer.results.perturbation import SCREEN, PerturbationEffects
 from geneformer.runs.files import atomic_file, atomic_folder, check_output, lock, output_errors, publish_folder
 from geneformer.runs.journal import Journal
 from geneformer.runs.manifest import Manifest
@@ -47,7 +47,7 @@ def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> Per
 def _with_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
     """Provenance; for a screen with what its estimates were worth."""
     told = plan.provenance
-    return {**told, "screen": screen_agreement(plan, effects)} if plan.options.method == "screen" else told
+    return {**told, "screen": screen_agreement(plan, effects)} if plan.options.method == SCREEN else told
 
 
 def run_to_folder(
@@ -155,7 +155,7 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: 
 
 def _check_part(part: tuple[int, int], plan: PerturbationPlan) -> None:
     (number, parts), n_shards = part, plan.n_shards
-    if parts > 1 and plan.options.method == "screen":
+    if parts > 1 and plan.options.method == SCREEN:
         msg = (
             'A screen ranks the genes of all cells, so that it runs as one part. Leave out part, or use method="exact".'
         )

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from geneformer.errors import PairingError
-from geneformer.models.cell_heads import GeneformerForCells
+from geneformer.models.cell_heads import GeneformerForCells, class_probabilities
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.models.gated import GatedCell, can_gate, refusal, sum_embeddings
 from geneformer.models.pooling import AttentionPool, DensePool, MeanPool
@@ -108,8 +108,7 @@ def head_of(network: GeneformerForCells, token_ids: Tensor, temperature: float =
 
     def probabilities(vectors_BD: Tensor) -> Tensor:
         vectors_BD = torch.tanh(pool.dense(vectors_BD)) if isinstance(pool, DensePool) else vectors_BD
-        logits_BC: Tensor = linear(vectors_BD) / temperature
-        return logits_BC.sigmoid() if spec.kind == "any_of" else logits_BC.softmax(-1)
+        return class_probabilities(linear(vectors_BD), spec, temperature)
 
     return Head(weigh, probabilities)
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from geneformer.engine.device import resolve_device
-from geneformer.results.perturbation import PROBABILITY_SHIFT, SHIFT, SIMILARITY
-from geneformer.tasks.perturbation.collecting import EXACT, SCREEN, EffectRows
+from geneformer.engine.device import resolve_device, verify_placement
+from geneformer.results.perturbation import EXACT, PROBABILITY_SHIFT, SCREEN, SHIFT, SIMILARITY
+from geneformer.tasks.perturbation.collecting import EffectRows
 from geneformer.tasks.perturbation.edits import Ints, Perturbation
 from geneformer.tasks.perturbation.exact import ExactRunner, possible_edits
 from geneformer.tasks.perturbation.plan import PerturbationPlan
@@ -77,6 +77,7 @@ def screened_effects(plan: PerturbationPlan, rows: Ints) -> pa.Table:
     """Estimated effects of deleting every gene of some cells."""
     device, model, options = resolve_device(plan.runtime.device), plan.model, plan.options
     model.network.to(device)
+    verify_placement(model.network, device)
     vectors = list(plan.state_vectors.values())
     states = torch.as_tensor(np.stack(vectors), device=device) if vectors else None
     found, number = _rows(plan, rows, SCREEN), 0

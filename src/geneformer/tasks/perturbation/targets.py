@@ -9,22 +9,25 @@ An entry names one perturbation::
     inhibit@0.25:ISG15                  moved down by a quarter of the cell
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geneformer.data.dataset import TokenizedDataset
+from geneformer.data.dataset import Packed, TokenizedDataset
 from geneformer.errors import AbsentGeneError, GroupTooLargeError, OptionError, UnknownGeneError
 from geneformer.options import PerturbOptions
 from geneformer.options._check import check_choice, check_range, nearest
 from geneformer.options.perturbation import EDITS
+from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.perturbation.edits import Ints, Perturbation, Step
 from geneformer.vocab.gene_lookup import known_names, look_up
 from geneformer.vocab.vocabulary import Vocabulary
 
 ALL = "all"
 """Every gene of a cell, one at a time."""
+
+_CELLS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,15 +76,15 @@ class Targets:
         return "+".join(str(self.genes[t]) for t in (self.anchor, token) if t is not None)
 
 
-def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: PerturbOptions) -> Targets:
+def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbOptions) -> Targets:
     """What a user asked for, checked against the cells before anything runs.
 
     Parameters
     ----------
     tokens
         Cells to be perturbed.
-    vocabulary
-        Whose genes are meant.
+    model
+        Whose genes are meant; what is beyond its longest cell is not there.
     options
         Genes, edit, dose, anchor, and the least number of cells with a gene.
 
@@ -94,7 +97,8 @@ def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: Pert
     GroupTooLargeError
         More genes at once than a cell has room for.
     """
-    n_cells = cells_with(tokens, vocabulary.size)
+    vocabulary = model.vocabulary
+    n_cells = cells_with(tokens, model)
     anchor = None if options.anchor is None else _tokens([options.anchor], vocabulary)[0]
     every = None
     if ALL in options.genes:
@@ -108,8 +112,8 @@ def find_targets(tokens: TokenizedDataset, vocabulary: Vocabulary, options: Pert
         _with_anchor(parse_perturbation(entry, vocabulary, options), anchor) for entry in options.genes if entry != ALL
     )
     for perturbation in named:
-        _check_room(perturbation, tokens, vocabulary)
-        _check_presence(perturbation, tokens, n_cells, vocabulary, options.min_cells)
+        _check_room(perturbation, tokens, model)
+        _check_presence(perturbation, tokens, n_cells, model, options.min_cells)
     targets = Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
     _check_names(targets)
     return targets
@@ -197,23 +201,38 @@ def _tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(vocabulary.token_ids[place]) for place in found))
 
 
-def cells_with(tokens: TokenizedDataset, size: int) -> Ints:
+def _blocks(tokens: TokenizedDataset, model: PairedModel) -> Iterator[Packed]:
+    """Cells as the model sees them, some at a time."""
+    for start in range(0, len(tokens), _CELLS_AT_ONCE):
+        rows = np.arange(start, min(start + _CELLS_AT_ONCE, len(tokens)))
+        yield tokens.gather(rows, max_length=model.max_length)
+
+
+def cells_with(tokens: TokenizedDataset, model: PairedModel) -> Ints:
     """Cells that have each token, ``(V,)``; a cell has a token once."""
-    counts = np.zeros(size, dtype=np.int64)
-    for start in range(0, len(tokens), 4096):
-        rows = np.arange(start, min(start + 4096, len(tokens)))
-        counts += np.bincount(tokens.gather(rows).input_ids, minlength=size)
+    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
+    for block in _blocks(tokens, model):
+        counts += np.bincount(block.input_ids, minlength=len(counts))
     return counts
 
 
-def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, vocabulary: Vocabulary) -> None:
-    frame = sum(token is not None for token in (vocabulary.cls_id, vocabulary.eos_id))
-    most = vocabulary.input_size - frame
+def _cells_with_all(tokens: TokenizedDataset, model: PairedModel, wanted: set[int]) -> int:
+    """Cells that have several tokens at once."""
+    found = 0
+    for block in _blocks(tokens, model):
+        cell = np.repeat(np.arange(len(block.cu_seqlens) - 1), np.diff(block.cu_seqlens))
+        found += int((np.bincount(cell[np.isin(block.input_ids, list(wanted))]) == len(wanted)).sum())
+    return found
+
+
+def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, model: PairedModel) -> None:
+    frame = sum(token is not None for token in (model.vocabulary.cls_id, model.vocabulary.eos_id))
+    most = model.max_length - frame
     added = {token for step in perturbation.steps if step.edit == "overexpress" for token in step.tokens}
     if len(added) > most:
         msg = f"{perturbation.name!r} overexpresses {len(added):,} genes at once; a cell has room for {most:,}."
         raise GroupTooLargeError(msg)
-    longest = int(tokens.lengths.max(initial=0)) - frame
+    longest = min(int(tokens.lengths.max(initial=0)), model.max_length) - frame
     deleted = max((len(step.tokens) for step in perturbation.steps if step.edit == "delete"), default=0)
     if deleted >= max(longest, 1):
         msg = (
@@ -224,9 +243,10 @@ def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, vocabulary
 
 
 def _check_presence(
-    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, vocabulary: Vocabulary, least: int
+    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, model: PairedModel, least: int
 ) -> None:
     """Genes a cell must have are found together in enough cells."""
+    vocabulary = model.vocabulary
     needed: set[int] = set()
     added: set[int] = set()
     for step in perturbation.steps:
@@ -242,8 +262,7 @@ def _check_presence(
         )
         raise AbsentGeneError(msg)
     if len(needed) > 1:
-        rows = range(len(tokens))
-        together = sum(needed <= set(tokens[row].tolist()) for row in rows)
+        together = _cells_with_all(tokens, model, needed)
         if together < least:
             msg = (
                 f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
