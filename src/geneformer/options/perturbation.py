@@ -21,6 +21,10 @@ class PerturbOptions:
     anchor: str | None = None
     """Gene that is perturbed together with each of the others."""
 
+    matched_genes: int = 0
+    """For every gene that is named alone, as many others of like mean rank are perturbed the same way: what its p-value
+    is drawn among."""
+
     edit: Literal["delete", "overexpress", "inhibit", "activate"] = "delete"
     """What happens to a gene: it is taken away, moved to the front, or moved down or up by `dose`."""
 
@@ -87,6 +91,7 @@ class PerturbOptions:
         check_choice("method", self.method, ("exact", "screen"))
         check_range("dose", self.dose, above=0.0, high=1.0)
         check_range("layer", self.layer, high=0)
+        check_range("matched_genes", self.matched_genes, low=0)
         check_range("verify", self.verify, low=0)
         check_range("check_cells", self.check_cells, low=0)
         check_range("max_cells", self.max_cells, low=1)

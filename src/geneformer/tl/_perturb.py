@@ -73,7 +73,7 @@ def perturb(  # noqa: PLR0913
         Return a copy instead of writing into `adata`.
     **options
         Any other field of `PerturbOptions`: `anchor`, `dose`, `alternates`, `state_key`, `pooling`, `layer`,
-        `gene_effects`, `method`, `max_cells`, `seed`, …
+        `gene_effects`, `matched_genes`, `method`, `max_cells`, `seed`, …
 
     Returns
     -------

@@ -7,15 +7,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.data.dataset import TokenizedDataset
+from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.perturbation.edits import Ints
-from geneformer.vocab.vocabulary import Vocabulary
 
 _CELLS_AT_ONCE = 2048
 
 
-def gene_table(
-    tokens: TokenizedDataset, perturbed: Ints, of_state: Mapping[str, Ints], vocabulary: Vocabulary
-) -> pa.Table:
+def gene_table(tokens: TokenizedDataset, perturbed: Ints, of_state: Mapping[str, Ints], model: PairedModel) -> pa.Table:
     """Genes found in any of the cells; columns as in `PerturbationEffects.genes`.
 
     Parameters
@@ -26,15 +24,16 @@ def gene_table(
         Rows of the perturbed cells.
     of_state
         Rows of the cells of each state.
-    vocabulary
-        Whose tokens they are.
+    model
+        Whose tokens they are; what is beyond its longest cell is not there.
     """
-    n_cells, ranks, _ = _sums(tokens, perturbed, vocabulary)
+    vocabulary = model.vocabulary
+    n_cells, ranks, _ = _sums(tokens, perturbed, model)
     kind = "expression" if tokens.has_counts else "rank"
     by_state: dict[str, NDArray[np.float64]] = {}
     seen = n_cells > 0
     for state, rows in of_state.items():
-        found, rank_sums, count_sums = _sums(tokens, rows, vocabulary)
+        found, rank_sums, count_sums = _sums(tokens, rows, model)
         sums = count_sums if tokens.has_counts else found - rank_sums
         by_state[f"{kind}:{state}"] = sums / max(len(rows), 1)
         seen |= found > 0
@@ -54,13 +53,24 @@ def gene_table(
     )
 
 
+def rank_sums(
+    tokens: TokenizedDataset, rows: Ints, model: PairedModel
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cells that have each token as a model sees them, and the sum of its relative ranks in those, ``(V,)`` each."""
+    n_cells, ranks, _ = _sums(tokens, rows, model)
+    return n_cells, ranks
+
+
 def _sums(
-    tokens: TokenizedDataset, rows: Ints, vocabulary: Vocabulary
+    tokens: TokenizedDataset, rows: Ints, model: PairedModel
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Per token: cells that have it, sum of its relative ranks, sum of its log1p counts, ``(V,)`` each."""
+    vocabulary = model.vocabulary
     totals = np.zeros((3, vocabulary.size))
     for start in range(0, len(rows), _CELLS_AT_ONCE):
-        packed = tokens.gather(rows[start : start + _CELLS_AT_ONCE], counts=tokens.has_counts)
+        packed = tokens.gather(
+            rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=tokens.has_counts
+        )
         is_gene = ~np.isin(packed.input_ids, vocabulary.special_ids)
         cell = np.repeat(np.arange(len(packed.cu_seqlens) - 1), np.diff(packed.cu_seqlens))[is_gene]
         ids = packed.input_ids[is_gene]

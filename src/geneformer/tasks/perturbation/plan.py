@@ -73,7 +73,7 @@ class PerturbationPlan:
     @cached_property
     def genes(self) -> pa.Table:
         """What is known of every gene."""
-        return gene_table(self.tokens, self.cells.rows, self.cells.of_state, self.model.vocabulary)
+        return gene_table(self.tokens, self.cells.rows, self.cells.of_state, self.model)
 
     @cached_property
     def cell_table(self) -> pa.Table:

@@ -21,6 +21,7 @@ from geneformer.options._check import check_choice, check_range, nearest
 from geneformer.options.perturbation import EDITS
 from geneformer.tasks.adata_inputs import PairedModel
 from geneformer.tasks.perturbation.edits import Ints, Perturbation, Step
+from geneformer.tasks.perturbation.matched_genes import matched_perturbations
 from geneformer.vocab.gene_lookup import known_names, look_up
 from geneformer.vocab.vocabulary import Vocabulary
 
@@ -114,6 +115,8 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
     for perturbation in named:
         _check_room(perturbation, tokens, model)
         _check_presence(perturbation, tokens, n_cells, model, options.min_cells)
+    if options.matched_genes and every is None:
+        named = (*named, *matched_perturbations(named, tokens, model, options.matched_genes))
     targets = Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
     _check_names(targets)
     return targets
