@@ -311,10 +311,14 @@ def _name_points(ax: "Axes", x: NDArray[np.float64], y: NDArray[np.float64], nam
 
 
 def _dress(ax: "Axes", x: str, y: str | None) -> None:
+    from matplotlib.ticker import AutoLocator
+
     ax.set_xlabel(x, color=INK, fontsize=11)
     if y is not None:
         ax.set_ylabel(y, color=INK, fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#999999")
     ax.tick_params(colors=INK, labelsize=9)
+    if isinstance(ax.xaxis.get_major_locator(), AutoLocator):
+        ax.locator_params(axis="x", nbins=6)  # small effects have long numbers
     ax.set_axisbelow(True)
