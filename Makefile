@@ -1,13 +1,17 @@
-# Two commands: `make demo` and `make test`. Each builds .venv first if it is missing or out of date.
+# Two commands: `make demo` and `make test`; `make examples` runs scripts written for the published package.
+# Each builds .venv first if it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test examples lint clean
 
 demo: $(READY)
 	$(BIN)/geneformer demo -o demo_output --overwrite
+
+examples: $(READY)
+	$(BIN)/python examples/published/run_all.py example_output
 
 # Two workers, one thread each.
 test: lint
@@ -28,4 +32,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output example_output

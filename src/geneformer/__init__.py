@@ -4,12 +4,31 @@ Every name is loaded when it is first used, so `import geneformer` is instant.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer._version import __version__
 
 if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
+    from geneformer.compat.classifier import Classifier
+    from geneformer.compat.collator_for_classification import DataCollatorForCellClassification, DataCollatorForGeneClassification
+    from geneformer.compat.dictionary_files import (
+        ENSEMBL_DICTIONARY_FILE,
+        ENSEMBL_DICTIONARY_FILE_30M,
+        ENSEMBL_MAPPING_FILE,
+        ENSEMBL_MAPPING_FILE_30M,
+        GENE_MEDIAN_FILE,
+        GENE_MEDIAN_FILE_30M,
+        TOKEN_DICTIONARY_FILE,
+        TOKEN_DICTIONARY_FILE_30M,
+    )
+    from geneformer.compat.emb_extractor import EmbExtractor, get_embs
+    from geneformer.compat.in_silico_perturber import InSilicoPerturber
+    from geneformer.compat.in_silico_perturber_stats import InSilicoPerturberStats
+    from geneformer.compat.mtl_classifier import MTLClassifier
+    from geneformer.compat.pretrainer import GeneformerPretrainer
+    from geneformer.compat.tokenizer import TranscriptomeTokenizer
     from geneformer.data.dataset import TokenizedDataset
     from geneformer.data.storage import read_dataset
     from geneformer.estimators.cell_classifier import CellClassifier
@@ -26,14 +45,32 @@ if TYPE_CHECKING:
 __all__ = [
     "CellClassifier",
     "CellRegressor",
+    "Classifier",
+    "DataCollatorForCellClassification",
+    "DataCollatorForGeneClassification",
+    "ENSEMBL_DICTIONARY_FILE",
+    "ENSEMBL_DICTIONARY_FILE_30M",
+    "ENSEMBL_MAPPING_FILE",
+    "ENSEMBL_MAPPING_FILE_30M",
+    "EmbExtractor",
     "ExpressionDecoder",
+    "GENE_MEDIAN_FILE",
+    "GENE_MEDIAN_FILE_30M",
     "GeneClassifier",
+    "GeneformerPretrainer",
+    "InSilicoPerturber",
+    "InSilicoPerturberStats",
+    "MTLClassifier",
     "MultiTaskClassifier",
+    "TOKEN_DICTIONARY_FILE",
+    "TOKEN_DICTIONARY_FILE_30M",
     "TokenizedDataset",
+    "TranscriptomeTokenizer",
     "Vocabulary",
     "__version__",
     "cross_validate",
     "errors",
+    "get_embs",
     "list_models",
     "load_classifier",
     "load_model",
@@ -45,15 +82,47 @@ __all__ = [
 ]
 
 _MODULES = ("errors", "pl", "pp", "tl")
+_PUBLISHED_MODULES = (
+    "classifier",
+    "classifier_utils",
+    "collator_for_classification",
+    "emb_extractor",
+    "evaluation_utils",
+    "in_silico_perturber",
+    "in_silico_perturber_stats",
+    "mtl_classifier",
+    "perturber_utils",
+    "pretrainer",
+    "tokenizer",
+)
+"""Modules that scripts for the published package import."""
 _HOMES = {
     "CellClassifier": "estimators.cell_classifier",
     "CellRegressor": "estimators.cell_regressor",
+    "Classifier": "compat.classifier",
+    "DataCollatorForCellClassification": "compat.collator_for_classification",
+    "DataCollatorForGeneClassification": "compat.collator_for_classification",
+    "ENSEMBL_DICTIONARY_FILE": "compat.dictionary_files",
+    "ENSEMBL_DICTIONARY_FILE_30M": "compat.dictionary_files",
+    "ENSEMBL_MAPPING_FILE": "compat.dictionary_files",
+    "ENSEMBL_MAPPING_FILE_30M": "compat.dictionary_files",
+    "EmbExtractor": "compat.emb_extractor",
     "ExpressionDecoder": "estimators.expression_decoder",
+    "GENE_MEDIAN_FILE": "compat.dictionary_files",
+    "GENE_MEDIAN_FILE_30M": "compat.dictionary_files",
     "GeneClassifier": "estimators.gene_classifier",
+    "GeneformerPretrainer": "compat.pretrainer",
+    "InSilicoPerturber": "compat.in_silico_perturber",
+    "InSilicoPerturberStats": "compat.in_silico_perturber_stats",
+    "MTLClassifier": "compat.mtl_classifier",
     "MultiTaskClassifier": "estimators.multi_task_classifier",
+    "TOKEN_DICTIONARY_FILE": "compat.dictionary_files",
+    "TOKEN_DICTIONARY_FILE_30M": "compat.dictionary_files",
     "TokenizedDataset": "data.dataset",
+    "TranscriptomeTokenizer": "compat.tokenizer",
     "Vocabulary": "vocab.vocabulary",
     "cross_validate": "estimators.cross_validation",
+    "get_embs": "compat.emb_extractor",
     "list_models": "models.loading",
     "load_classifier": "estimators.loading",
     "load_model": "models.loading",
@@ -62,8 +131,11 @@ _HOMES = {
 }
 
 
+__path__.append(str(Path(__file__).parent / "compat" / "published"))
+
+
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _MODULES or name in _PUBLISHED_MODULES:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -58,6 +58,12 @@ class UnknownOptionError(OptionError):
     code = "GF103"
 
 
+class UnsupportedArgumentError(OptionError):
+    """An argument of the published package that cannot be honored here."""
+
+    code = "GF104"
+
+
 class CountsError(GeneformerError, ValueError):
     """The counts cannot be used as they are."""
 

@@ -1,0 +1,68 @@
+"""Paths of the published dictionaries: each file is written to the user's cache when its path is first asked for.
+
+They are for scripts that open them; this package reads its own tables instead.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from geneformer._version import __version__
+from geneformer.compat.pickle_writing import write_pickle
+from geneformer.vocab.vocabulary import Vocabulary
+
+GENE_MEDIAN_FILE: Path
+TOKEN_DICTIONARY_FILE: Path
+ENSEMBL_DICTIONARY_FILE: Path
+ENSEMBL_MAPPING_FILE: Path
+GENE_MEDIAN_FILE_30M: Path
+TOKEN_DICTIONARY_FILE_30M: Path
+ENSEMBL_DICTIONARY_FILE_30M: Path
+ENSEMBL_MAPPING_FILE_30M: Path
+
+_TABLES = {
+    "GENE_MEDIAN_FILE": "gene_median_dictionary",
+    "TOKEN_DICTIONARY_FILE": "token_dictionary",
+    "ENSEMBL_DICTIONARY_FILE": "gene_name_id_dict",
+    "ENSEMBL_MAPPING_FILE": "ensembl_mapping_dict",
+}
+_GENERATIONS = {"": ("V2", "gc104M"), "_30M": ("V1", "gc30M")}
+
+FILES = {
+    name + suffix: (version, table, f"{table}_{corpus}.pkl")
+    for suffix, (version, corpus) in _GENERATIONS.items()
+    for name, table in _TABLES.items()
+}
+"""Vocabulary, table and file of each published constant."""
+
+__all__ = [*FILES]
+
+
+def cache_folder() -> Path:
+    """Where the dictionaries go: `GENEFORMER_CACHE`, or the `geneformer` folder of the user's cache."""
+    told = os.environ.get("GENEFORMER_CACHE")
+    if told:
+        return Path(told).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "geneformer"
+
+
+def dictionary_path(name: str) -> Path:
+    """Where the dictionary of a published constant is, whether it was written yet or not."""
+    return cache_folder() / f"dictionaries-{__version__}" / FILES[name][2]
+
+
+def bundled_version(path: str | Path) -> str | None:
+    """The vocabulary whose published dictionary a path is, or None for a file of the user's own."""
+    wanted = Path(path).expanduser().absolute()
+    return next((entry[0] for name, entry in FILES.items() if dictionary_path(name).absolute() == wanted), None)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    version, table, _ = FILES[name]
+    path = dictionary_path(name)
+    if not path.is_file():
+        write_pickle(Vocabulary.load(version).published_tables()[table], path)
+    return path

@@ -1,0 +1,1 @@
+"""Module paths of the published package; `geneformer.tokenizer` is found here."""

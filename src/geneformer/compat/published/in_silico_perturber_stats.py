@@ -1,0 +1,5 @@
+"""Statistics of perturbation, under their published path."""
+
+from geneformer.compat.in_silico_perturber_stats import InSilicoPerturberStats
+
+__all__ = ["InSilicoPerturberStats"]

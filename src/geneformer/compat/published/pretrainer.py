@@ -1,0 +1,5 @@
+"""Pretraining, under its published path."""
+
+from geneformer.compat.pretrainer import GeneformerPretrainer
+
+__all__ = ["GeneformerPretrainer"]
