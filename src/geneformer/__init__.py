@@ -129,7 +129,8 @@ _HOMES = {
     "read_dataset": "data.storage",
     "search": "estimators.search",
 }
-
+_WRITTEN_WHEN_ASKED_FOR = "compat.dictionary_files"
+"""Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""
 
 __path__.append(str(Path(__file__).parent / "compat" / "published"))
 
@@ -139,7 +140,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
+        if _HOMES[name] != _WRITTEN_WHEN_ASKED_FOR:
+            globals()[name] = value
         return value
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

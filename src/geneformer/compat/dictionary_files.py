@@ -26,6 +26,7 @@ _TABLES = {
     "ENSEMBL_DICTIONARY_FILE": "gene_name_id_dict",
     "ENSEMBL_MAPPING_FILE": "ensembl_mapping_dict",
 }
+_FOLDER = f"dictionaries-{__version__}"
 _GENERATIONS = {"": ("V2", "gc104M"), "_30M": ("V1", "gc30M")}
 
 FILES = {
@@ -35,7 +36,16 @@ FILES = {
 }
 """Vocabulary, table and file of each published constant."""
 
-__all__ = [*FILES]
+__all__ = [
+    "ENSEMBL_DICTIONARY_FILE",
+    "ENSEMBL_DICTIONARY_FILE_30M",
+    "ENSEMBL_MAPPING_FILE",
+    "ENSEMBL_MAPPING_FILE_30M",
+    "GENE_MEDIAN_FILE",
+    "GENE_MEDIAN_FILE_30M",
+    "TOKEN_DICTIONARY_FILE",
+    "TOKEN_DICTIONARY_FILE_30M",
+]
 
 
 def cache_folder() -> Path:
@@ -48,13 +58,24 @@ def cache_folder() -> Path:
 
 def dictionary_path(name: str) -> Path:
     """Where the dictionary of a published constant is, whether it was written yet or not."""
-    return cache_folder() / f"dictionaries-{__version__}" / FILES[name][2]
+    return cache_folder() / _FOLDER / FILES[name][2]
 
 
 def bundled_version(path: str | Path) -> str | None:
-    """The vocabulary whose published dictionary a path is, or None for a file of the user's own."""
-    wanted = Path(path).expanduser().absolute()
-    return next((entry[0] for name, entry in FILES.items() if dictionary_path(name).absolute() == wanted), None)
+    """The vocabulary whose published dictionary a path is, in whatever cache; None for a file of the user's own."""
+    path = Path(path).expanduser().absolute()
+    if path.parent.name != _FOLDER:
+        return None
+    return next((version for version, _, file in FILES.values() if file == path.name), None)
+
+
+def bundled_table(path: str | Path) -> dict[str, Any] | None:
+    """The dictionary behind a path of this package, which may not have been written; None for a user's own file."""
+    version = bundled_version(path)
+    if version is None:
+        return None
+    table = next(table for _, table, file in FILES.values() if file == Path(path).name)
+    return Vocabulary.load(version).published_tables()[table]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,6 +50,8 @@ class DatasetWriter:
         first batch by default. `length` is added last.
     counts
         Whether each token's scaled count is stored.
+    schema
+        All columns in the order and of the types wanted, those of the tokens included; in the place of `columns`.
     identity
         What the run is made from, as JSON can hold it; a run is resumed only under the same identity.
     overwrite
@@ -84,6 +86,7 @@ class DatasetWriter:
         *,
         columns: Mapping[str, pa.DataType] | None = None,
         counts: bool = False,
+        schema: pa.Schema | None = None,
         identity: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         resume: bool = False,
@@ -94,7 +97,7 @@ class DatasetWriter:
         self.progress: dict[str, Any] | None = None
         self.rows = 0
         self._counts = counts
-        self._schema = None if columns is None else _schema(columns, counts=counts)
+        self._schema = schema if columns is None else _schema(columns, counts=counts)
         self._identity = dict(identity or {})
         self._overwrite, self._resume = overwrite, resume
         self._shard_bytes = shard_bytes

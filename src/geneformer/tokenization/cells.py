@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.errors import FilterPassError, InvalidTotalsError, UnknownColumnError
 from geneformer.options._check import nearest
+from geneformer.tokenization.frames import has_column
 from geneformer.tokenization.source import CountSource
 from geneformer.vocab.arrow_arrays import values_of
 
@@ -141,7 +142,7 @@ def plan_columns(sources: Sequence[CountSource], keep: tuple[str, ...] | None) -
     available = list(dict.fromkeys(name for source in sources for name in source.obs.names))
     remarks = []
     for name in keep or ():
-        lacking = [source.label for source in sources if name not in source.obs.names]
+        lacking = [source.label for source in sources if not has_column(source.obs, name)]
         if len(lacking) == len(sources):
             listed = ", ".join(available) or "no columns"
             msg = f'No obs column "{name}". There is {listed}.{nearest(name, available)}'
@@ -155,7 +156,7 @@ def plan_columns(sources: Sequence[CountSource], keep: tuple[str, ...] | None) -
         while written in taken:
             written = f"obs_{written}"
         taken.add(written)
-        kinds = [source.obs.kind(name) for source in sources if name in source.obs.names]
+        kinds = [source.obs.kind(name) for source in sources if has_column(source.obs, name)]
         columns.append(OutputColumn(written, name, _common_kind(kinds)))
     return columns, remarks
 

@@ -18,16 +18,12 @@ class Collector:
 
     Parameters
     ----------
-    columns
-        Arrow type of each column that describes cells.
-    counts
-        Whether each token's scaled count is kept.
+    schema
+        Columns of the dataset, in order.
     """
 
-    def __init__(self, columns: Mapping[str, pa.DataType], *, counts: bool) -> None:
-        fields = [(keys.INPUT_IDS, pa.list_(pa.int32()))]
-        fields += [(keys.COUNTS, pa.list_(pa.float64()))] if counts else []
-        self._schema = pa.schema([*fields, *columns.items(), (keys.LENGTH, pa.int64())])
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
         self._batches: list[pa.RecordBatch] = []
 
     def append(
@@ -50,13 +46,13 @@ class Collector:
         ordered = [arrow_column(field.name, whole[field.name], field.type) for field in self._schema]
         self._batches.append(pa.record_batch(ordered, schema=self._schema))
 
-    def dataset(self, vocabulary: str) -> TokenizedDataset:
+    def dataset(self, vocabulary: str | None) -> TokenizedDataset:
         """All cells so far.
 
         Parameters
         ----------
         vocabulary
-            Fingerprint of the vocabulary.
+            Fingerprint of the vocabulary, where it is to be known.
         """
         table = pa.Table.from_batches(self._batches, schema=self._schema)
         return TokenizedDataset(table, vocabulary=vocabulary)

@@ -25,6 +25,10 @@ class Frame(Protocol):
     def names(self) -> tuple[str, ...]:
         """Columns, the row names not among them."""
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Columns that only hold the row names once more, for those who ask for them by name."""
+
     def index(self, start: int, stop: int) -> NDArray[Any]:
         """Row names as text, ``(stop - start,)``."""
 
@@ -43,6 +47,8 @@ class MemoryFrame:
     table
         The table; it is only read.
     """
+
+    hidden: tuple[str, ...] = ()
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -76,6 +82,8 @@ class StoredFrame:
     group
         The open group.
     """
+
+    hidden: tuple[str, ...] = ()
 
     def __init__(self, group: Any) -> None:
         self.group = group
@@ -138,14 +146,24 @@ class ArrayFrame:
         Row names. The row numbers by default.
     n_rows
         Rows, for a table without columns and names.
+    hidden
+        Which of the columns hold the row names.
     """
 
-    def __init__(self, columns: Mapping[str, Any], index: Any = None, *, n_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, Any],
+        index: Any = None,
+        *,
+        n_rows: int | None = None,
+        hidden: tuple[str, ...] = (),
+    ) -> None:
         self.columns = dict(columns)
         self._index = index
         known = [len(array) for array in (*self.columns.values(), *(() if index is None else (index,)))]
         self.n_rows = n_rows if n_rows is not None else known[0]
-        self.names = tuple(self.columns)
+        self.hidden = hidden
+        self.names = tuple(name for name in self.columns if name not in hidden)
 
     def index(self, start: int, stop: int) -> NDArray[Any]:
         """Row names as text."""
@@ -158,6 +176,11 @@ class ArrayFrame:
     def column(self, name: str, start: int, stop: int) -> pa.Array:
         """Values of a column."""
         return _of_kind(name, _column(_values(self.columns[name], start, stop)), self.kind(name))
+
+
+def has_column(frame: Frame, name: str) -> bool:
+    """Whether a column can be read, one that holds the row names included."""
+    return name in frame.names or name in frame.hidden
 
 
 def stored_frame(group: Any) -> Frame:

@@ -45,6 +45,5 @@ def _attributes(group: Any, n_rows: int, names: tuple[str, ...]) -> ArrayFrame:
     columns = {name: group[name] for name in group if group[name].shape == (n_rows,)}
     found = next((name for name in names if name in columns), None)
     index = columns[found] if found else None
-    if names is _CELL_NAMES and found:
-        del columns[found]
-    return ArrayFrame(columns, index, n_rows=n_rows)
+    hidden = (found,) if names is _CELL_NAMES and found else ()
+    return ArrayFrame(columns, index, n_rows=n_rows, hidden=hidden)

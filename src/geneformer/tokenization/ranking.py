@@ -145,7 +145,7 @@ class Ranker:
         ids, scaled, kept_all, lengths_all = zip(*parts, strict=True)
         kept = np.concatenate(kept_all)
         counts = np.concatenate(scaled) if totals is not None else None
-        return _framed(np.concatenate(ids), counts, kept, np.concatenate(lengths_all), self._vocabulary)
+        return framed(np.concatenate(ids), counts, kept, np.concatenate(lengths_all), self._vocabulary)
 
     def _ordered(self, block: _Block, with_counts: bool) -> _Ordered:
         pairs, whole = self._order.pairs, _whole(block.counts)
@@ -229,7 +229,7 @@ def _ragged_index(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
     return index
 
 
-def _framed(
+def framed(
     ids: NDArray[np.int32],
     counts: NDArray[np.float64] | None,
     kept: NDArray[np.int64],

@@ -6,14 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.preparation import Preparation
-from geneformer.tokenization.ranking import Ranker
+from geneformer.tokenization.ranking import RankedGenes, Ranker
 from geneformer.tokenization.units import PreparedSource, UnitResult, rank_source, rank_unit
-from geneformer.vocab.vocabulary import Vocabulary
 
 
 def results(
     preparation: Preparation,
-    vocabulary: Vocabulary,
+    genes: RankedGenes,
     options: TokenizeOptions,
     max_length: int,
     *,
@@ -29,7 +28,7 @@ def results(
     ----------
     preparation
         The inputs.
-    vocabulary, options, max_length
+    genes, options, max_length
         How to rank.
     source, cell
         Where to begin.
@@ -37,7 +36,7 @@ def results(
     for number in range(source, len(preparation.sources)):
         ready = preparation.sources[number]
         first = cell if number == source else 0
-        ranker = Ranker(ready.positions, vocabulary, max_length=max_length)
+        ranker = Ranker(ready.positions, genes, max_length=max_length)
         if options.workers == 1 or not ready.source.matrix.seekable:
             yield from rank_source(ready, ranker, options, first)
         else:

@@ -7,9 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from geneformer import keys
 from geneformer._version import __version__
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
@@ -21,12 +18,10 @@ from geneformer.runs.files import check_output
 from geneformer.runs.manifest import InputFile, Manifest, describe_inputs
 from geneformer.tokenization.account import Account
 from geneformer.tokenization.collecting import Collector
-from geneformer.tokenization.lengths import max_length_of
 from geneformer.tokenization.preparation import Preparation, prepare
 from geneformer.tokenization.report import TokenizeReport
+from geneformer.tokenization.row_form import RowForm
 from geneformer.tokenization.scheduling import results
-from geneformer.tokenization.units import UnitResult
-from geneformer.vocab.arrow_arrays import numbers, texts
 from geneformer.vocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -51,6 +46,7 @@ def tokenize_counts(
     resume: bool = True,
     progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
+    form: RowForm | None = None,
 ) -> tuple[TokenizedDataset, TokenizeReport]:
     """Rank value encodings of all cells, in the order of the inputs; and what came of them.
 
@@ -74,6 +70,8 @@ def tokenize_counts(
         Called as work goes on.
     shard_bytes
         Size of the files the dataset is made of.
+    form
+        What rows are made of, where that is not as usual.
 
     Raises
     ------
@@ -89,30 +87,31 @@ def tokenize_counts(
     """
     options = options or TokenizeOptions()
     vocabulary = vocabulary or Vocabulary.load(options.vocabulary)
-    job = _Job(options, vocabulary, progress)
+    form = form or RowForm()
+    job = _Job(options, vocabulary, form, progress)
     if output is not None:
         check_output(output, overwrite=overwrite, markers=MARKERS)
     with ExitStack() as stack:
         preparation = prepare(_several(inputs), vocabulary, options, stack)
         _warn(preparation.remarks)
         if output is None:
-            collector = Collector(_kinds(preparation), counts=options.counts)
+            collector = Collector(form.schema(preparation, counts=options.counts))
             report = job.run(collector, preparation)
-            dataset = collector.dataset(vocabulary.fingerprint)
+            dataset = collector.dataset(form.fingerprint(vocabulary))
         else:
             described = _described(preparation)
             in_memory = any(ready.source.path is None for ready in preparation.sources)
             with DatasetWriter(
                 output,
-                columns=_kinds(preparation),
                 counts=options.counts,
-                identity=_identity(described, options, vocabulary),
+                schema=form.schema(preparation, counts=options.counts),
+                identity=_identity(described, options, vocabulary, form),
                 overwrite=overwrite,
                 resume=resume and not in_memory and not overwrite,
                 shard_bytes=shard_bytes,
             ) as writer:
                 report = job.run(writer, preparation, writer.progress)
-                writer.finish(_manifest(described, options, vocabulary, report))
+                writer.finish(_manifest(described, options, form.fingerprint(vocabulary), report))
             dataset = read_dataset(output)
     _warn(report.warnings[len(preparation.remarks) :])
     return dataset, report
@@ -121,11 +120,14 @@ def tokenize_counts(
 class _Job:
     """One pass over the inputs."""
 
-    def __init__(self, options: TokenizeOptions, vocabulary: Vocabulary, progress: Progress | None) -> None:
+    def __init__(
+        self, options: TokenizeOptions, vocabulary: Vocabulary, form: RowForm, progress: Progress | None
+    ) -> None:
         self.options = options
-        self.vocabulary = vocabulary
+        self.form = form
         self.progress = progress
-        self.max_length = max_length_of(options, vocabulary)
+        self.genes = form.genes(vocabulary)
+        self.max_length = form.longest(options, vocabulary)
 
     def run(
         self, writer: Collector | DatasetWriter, preparation: Preparation, state: Mapping[str, Any] | None = None
@@ -136,9 +138,9 @@ class _Job:
             account.restore(state)
         self._tell(account, preparation)
         for result in results(
-            preparation, self.vocabulary, self.options, self.max_length, source=account.source, cell=account.cell
+            preparation, self.genes, self.options, self.max_length, source=account.source, cell=account.cell
         ):
-            described = _described_cells(preparation, account.source, result)
+            described = self.form.described(preparation, account.source, result)
             account.add(result)
             ranked = result.ranked
             writer.append(ranked.offsets, ranked.input_ids, described, counts=ranked.counts, progress=account.state())
@@ -160,52 +162,33 @@ def _warn(remarks: Iterable[str]) -> None:
         warnings.warn(remark, GeneformerWarning, stacklevel=3)
 
 
-def _kinds(preparation: Preparation) -> dict[str, pa.DataType]:
-    """Types of the columns that describe cells."""
-    own = {keys.CELL_ID: pa.string(), keys.SOURCE: pa.string()}
-    return {**own, **{column.name: column.kind for column in preparation.columns}}
-
-
-def _described_cells(preparation: Preparation, number: int, result: UnitResult) -> dict[str, Any]:
-    """What is known about the cells of a result."""
-    ready = preparation.sources[number]
-    if not len(result.cells):
-        return {}
-    start, stop = int(result.cells[0]), int(result.cells[-1]) + 1
-    names = ready.source.cell_names(start, stop)
-    columns: dict[str, Any] = {
-        keys.CELL_ID: texts(names[result.cells - start].tolist()),
-        keys.SOURCE: texts([ready.name] * len(result.cells)),
-    }
-    for column in preparation.columns:
-        if column.origin not in ready.source.obs.names:
-            columns[column.name] = pa.nulls(len(result.cells), column.kind)
-            continue
-        columns[column.name] = ready.source.obs.column(column.origin, start, stop)
-        if len(result.cells) < stop - start:
-            columns[column.name] = columns[column.name].take(numbers(result.cells - start))
-    return columns
-
-
 def _described(preparation: Preparation) -> tuple[InputFile, ...]:
     files = [file for ready in preparation.sources for file in ready.source.files]
     return describe_inputs(files, hash_limit=_HASH_LIMIT)
 
 
-def _identity(described: tuple[InputFile, ...], options: TokenizeOptions, vocabulary: Vocabulary) -> dict[str, Any]:
+def _identity(
+    described: tuple[InputFile, ...], options: TokenizeOptions, vocabulary: Vocabulary, form: RowForm
+) -> dict[str, Any]:
     """What must be the same for a run to go on; how many workers there are does not matter."""
     chosen = asdict(options)
     del chosen["workers"]
     inputs = [[Path(file.path).name, file.size, file.sha256, file.modified] for file in described]
-    return {"inputs": inputs, "options": chosen, "vocabulary": vocabulary.fingerprint, "version": __version__}
+    return {
+        "inputs": inputs,
+        "options": chosen,
+        "vocabulary": vocabulary.fingerprint,
+        "form": form.as_dict(),
+        "version": __version__,
+    }
 
 
 def _manifest(
-    described: tuple[InputFile, ...], options: TokenizeOptions, vocabulary: Vocabulary, report: TokenizeReport
+    described: tuple[InputFile, ...], options: TokenizeOptions, fingerprint: str | None, report: TokenizeReport
 ) -> Manifest:
     return Manifest(
         task="tokenize",
-        vocabulary=vocabulary.fingerprint,
+        vocabulary=fingerprint,
         inputs=described,
         options=to_table(options),
         results=report.to_dict(),

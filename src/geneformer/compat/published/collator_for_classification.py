@@ -1,5 +1,8 @@
 """Collators, under their published path."""
 
-from geneformer.compat.collator_for_classification import DataCollatorForCellClassification, DataCollatorForGeneClassification
+from geneformer.compat.collator_for_classification import (
+    DataCollatorForCellClassification,
+    DataCollatorForGeneClassification,
+)
 
 __all__ = ["DataCollatorForCellClassification", "DataCollatorForGeneClassification"]

@@ -1,11 +1,36 @@
 """Tokenizing, under its published path, with the dictionaries that scripts take from here."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geneformer.compat import dictionary_files
 from geneformer.compat.tokenizer import TranscriptomeTokenizer
+from geneformer.tokenization.vectors import rank_genes, tokenize_cell
 
-__all__ = ["TranscriptomeTokenizer", *dictionary_files.FILES]
+if TYPE_CHECKING:
+    from geneformer.compat.dictionary_files import (
+        ENSEMBL_DICTIONARY_FILE,
+        ENSEMBL_DICTIONARY_FILE_30M,
+        ENSEMBL_MAPPING_FILE,
+        ENSEMBL_MAPPING_FILE_30M,
+        GENE_MEDIAN_FILE,
+        GENE_MEDIAN_FILE_30M,
+        TOKEN_DICTIONARY_FILE,
+        TOKEN_DICTIONARY_FILE_30M,
+    )
+
+__all__ = [
+    "ENSEMBL_DICTIONARY_FILE",
+    "ENSEMBL_DICTIONARY_FILE_30M",
+    "ENSEMBL_MAPPING_FILE",
+    "ENSEMBL_MAPPING_FILE_30M",
+    "GENE_MEDIAN_FILE",
+    "GENE_MEDIAN_FILE_30M",
+    "TOKEN_DICTIONARY_FILE",
+    "TOKEN_DICTIONARY_FILE_30M",
+    "TranscriptomeTokenizer",
+    "rank_genes",
+    "tokenize_cell",
+]
 
 
 def __getattr__(name: str) -> Any:

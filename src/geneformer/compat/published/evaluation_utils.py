@@ -1,0 +1,23 @@
+"""Evaluation of classifiers, under its published path."""
+
+from geneformer.compat.evaluation_functions import (
+    classifier_predict,
+    get_cross_valid_roc_metrics,
+    get_metrics,
+    plot_confusion_matrix,
+    plot_predictions,
+    plot_ROC,
+    py_softmax,
+    vote,
+)
+
+__all__ = [
+    "classifier_predict",
+    "get_cross_valid_roc_metrics",
+    "get_metrics",
+    "plot_ROC",
+    "plot_confusion_matrix",
+    "plot_predictions",
+    "py_softmax",
+    "vote",
+]

@@ -1,0 +1,385 @@
+"""`TranscriptomeTokenizer`: counts in loom, h5ad or zarr files to a dataset of tokens."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from geneformer import keys
+from geneformer.compat.dictionary_files import dictionary_path
+from geneformer.compat.hf_datasets import from_columns
+from geneformer.compat.input_files import FORMATS, input_files
+from geneformer.compat.vocabularies import ranking_vocabulary
+from geneformer.errors import GeneformerWarning, NotRawCountsError, OptionError, UnsupportedArgumentError
+from geneformer.options import TokenizeOptions
+from geneformer.options._check import check_choice, check_range
+from geneformer.runs.files import output_errors
+from geneformer.tokenization.row_form import RowForm
+from geneformer.tokenization.tokenizer import tokenize_counts
+from geneformer.tokenization.vectors import frame_cells
+from geneformer.vocab.gene_ids import INDEX
+from geneformer.vocab.vocabulary import BUNDLED, Vocabulary
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from geneformer.data.dataset import TokenizedDataset
+    from geneformer.tokenization.report import TokenizeReport
+
+_logger = logging.getLogger(__name__)
+
+FileFormat = Literal["loom", "h5ad", "zarr"]
+Tokenized = tuple[list[Any], dict[str, list[Any]] | None, list[Any]]
+"""Tokens of each cell, metadata by column, and scaled counts of each cell where they are kept."""
+
+_GENE_MEDIAN_FILE = dictionary_path("GENE_MEDIAN_FILE")
+_TOKEN_DICTIONARY_FILE = dictionary_path("TOKEN_DICTIONARY_FILE")
+_ENSEMBL_MAPPING_FILE = dictionary_path("ENSEMBL_MAPPING_FILE")
+"""What arguments default to; the files are not read, and need not be there, as they stand for the tables of V2."""
+
+_OWN_COLUMNS = (keys.INPUT_IDS, keys.COUNTS, keys.LENGTH)
+_LOW_SHARE = 0.3
+"""Share of the counts in genes of the vocabulary below which something is probably wrong."""
+
+
+class TranscriptomeTokenizer:
+    """Ranks the genes of every cell by count over corpus median and writes their tokens.
+
+    Genes that stand for the same one are summed, however they are spelled, entries of zero are no tokens, and inputs
+    are only read. A cell without a gene of the vocabulary gets no row.
+
+    Parameters
+    ----------
+    custom_attr_name_dict
+        Columns that describe cells and are carried along: name in the input to name in the dataset.
+    nproc
+        Threads that rank cells side by side, no more than there are processors. How, not what: tokens do not depend
+        on it.
+    chunk_size
+        Cells read at a time. How, not what.
+    model_input_size
+        Most tokens of a cell, special tokens included.
+    special_token
+        Put `<cls>` first and `<eos>` last.
+    collapse_gene_ids
+        Map identifiers by the mapping dictionary. False takes them as they are; columns with one and the same gene are
+        summed all the same.
+    use_h5ad_index
+        Take gene identifiers from the index of `var` of h5ad and zarr files instead of its column `ensembl_id`.
+    keep_counts
+        Also write `counts`: each token's count scaled to 10,000 per cell.
+    model_version
+        "V2"; or "V1", which brings its own dictionaries, an input size of 2,048 and no special tokens, whatever was
+        given for the two.
+    gene_median_file, token_dictionary_file, gene_mapping_file
+        Dictionaries as pickles; no mapping file stands for identifiers that map to themselves. They are read without
+        running anything.
+
+    Raises
+    ------
+    UnknownChoiceError
+        Another model version.
+    UnsupportedArgumentError
+        "V1" with dictionaries of something else, or special tokens that the dictionary does not have.
+    InvalidVocabularyError
+        Dictionaries that do not belong together.
+    OptionError
+        A value of the wrong kind.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        custom_attr_name_dict: Mapping[str, str] | None = None,
+        nproc: int = 1,
+        chunk_size: int = 512,
+        model_input_size: int = 4096,
+        special_token: bool = True,
+        collapse_gene_ids: bool = True,
+        use_h5ad_index: bool = False,
+        keep_counts: bool = False,
+        model_version: str = "V2",
+        gene_median_file: str | Path = _GENE_MEDIAN_FILE,
+        token_dictionary_file: str | Path = _TOKEN_DICTIONARY_FILE,
+        gene_mapping_file: str | Path | None = _ENSEMBL_MAPPING_FILE,
+    ) -> None:
+        check_choice("model_version", model_version, BUNDLED)
+        check_range("nproc", nproc, low=1)
+        check_range("chunk_size", chunk_size, low=1)
+        check_range("model_input_size", model_input_size, low=3)
+        if model_version == "V1":
+            if model_input_size not in (2048, 4096):
+                _logger.warning('model_version="V1" has an input size of 2048; %d is not used.', model_input_size)
+            model_input_size, special_token = 2048, False
+        self.custom_attr_name_dict = _checked_columns(custom_attr_name_dict)
+        self.nproc = nproc
+        self.chunk_size = chunk_size
+        self.model_input_size = model_input_size
+        self.special_token = special_token
+        self.collapse_gene_ids = collapse_gene_ids
+        self.use_h5ad_index = use_h5ad_index
+        self.keep_counts = keep_counts
+        self.model_version = model_version
+        self._vocabulary = ranking_vocabulary(
+            model_version, token_dictionary_file, gene_median_file, gene_mapping_file, collapse=collapse_gene_ids
+        )
+        if special_token and self._vocabulary.cls_id is None:
+            msg = (
+                "special_token=True needs <cls> and <eos> in the token dictionary, which has neither. Set "
+                "special_token=False, or add them."
+            )
+            raise UnsupportedArgumentError(msg)
+        if not special_token and self._vocabulary.cls_id is not None:
+            _logger.warning("Cells get no special tokens, although the token dictionary has <cls> and <eos>.")
+
+    @cached_property
+    def gene_token_dict(self) -> dict[str, int]:
+        """Token of each gene and of the special tokens."""
+        return self._vocabulary.published_tables()["token_dictionary"]
+
+    @cached_property
+    def gene_median_dict(self) -> dict[str, float]:
+        """Nonzero median of each gene."""
+        return self._vocabulary.published_tables()["gene_median_dictionary"]
+
+    @cached_property
+    def gene_mapping_dict(self) -> dict[str, str]:
+        """Gene with a token that each identifier stands for."""
+        mapping = self._vocabulary.published_tables()["ensembl_mapping_dict"]
+        return {name: gene for name, gene in mapping.items() if gene in self._vocabulary.token_of}
+
+    @property
+    def gene_keys(self) -> list[str]:
+        """Keys of the token dictionary."""
+        return list(self.gene_token_dict)
+
+    @property
+    def genelist_dict(self) -> dict[str, bool]:
+        """True for each key of the token dictionary."""
+        return dict.fromkeys(self.gene_token_dict, True)
+
+    def tokenize_data(
+        self,
+        data_directory: str | Path,
+        output_directory: str | Path,
+        output_prefix: str,
+        file_format: FileFormat = "loom",
+        input_identifier: str = "",
+        use_generator: bool = False,
+    ) -> None:
+        """Tokenize the files of a folder into `<output_directory>/<output_prefix>.dataset`.
+
+        Files are taken in the order of their names and cells in the order of the files. Columns are `input_ids`,
+        `counts` if kept, the custom attributes, `length`, and `cell_id`, unless an attribute is called so. Cells are
+        written as they come, so that memory does not grow with their number. A dataset that is there is replaced.
+
+        Parameters
+        ----------
+        data_directory
+            Folder with the files; folders within it are not searched.
+        output_directory
+            Made if missing.
+        output_prefix
+            Name of the dataset; `.dataset` is put behind it, and dots in it stay.
+        file_format
+            "loom", "h5ad" or "zarr": the suffix of the files.
+        input_identifier
+            Text that names of files must contain.
+        use_generator
+            How, not what: rows are always streamed to the disk.
+
+        Raises
+        ------
+        CountsError
+            A file cannot be used, or none of its genes is known; nothing is written.
+        OutputError
+            The output cannot be written.
+        """
+        files = input_files(data_directory, file_format, input_identifier)
+        output = Path(output_directory) / f"{output_prefix.removesuffix('.dataset')}.dataset"
+        with output_errors(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+        form = RowForm(
+            names=self.custom_attr_name_dict or {},
+            id_type=self._id_type,
+            special_tokens=self.special_token,
+            max_length=self.model_input_size,
+            names_vocabulary=self._vocabulary in map(Vocabulary.load, BUNDLED),
+        )
+        self._tokenize(files, file_format, form, output=output)
+
+    def tokenize_files(
+        self, data_directory: str | Path, file_format: FileFormat = "loom", input_identifier: str = ""
+    ) -> Tokenized:
+        """Tokens of all cells of the files of a folder, in memory, not cut and without special tokens.
+
+        Parameters
+        ----------
+        data_directory, file_format, input_identifier
+            As for `tokenize_data`.
+
+        Returns
+        -------
+        tokenized_cells
+            Token ids of each cell, each ``(length,)``.
+        cell_metadata
+            Values of the custom attributes by column of the dataset; None without attributes.
+        counts_cells
+            Scaled count of each token; empty unless `keep_counts`.
+
+        Raises
+        ------
+        CountsError
+            A file cannot be used, or none of its genes is known.
+        """
+        return self._in_memory(input_files(data_directory, file_format, input_identifier), file_format)
+
+    def tokenize_anndata(
+        self, adata_file_path: str | Path, target_sum: float = 10_000, file_format: Literal["h5ad", "zarr"] = "h5ad"
+    ) -> Tokenized:
+        """Tokens of all cells of one h5ad or zarr file, as `tokenize_files` returns them.
+
+        Parameters
+        ----------
+        adata_file_path
+            The file.
+        target_sum
+            Sum that kept counts are scaled to; tokens do not depend on it.
+        file_format
+            "h5ad" or "zarr".
+        """
+        check_choice("file_format", file_format, FORMATS[1:])
+        return self._in_memory([Path(adata_file_path)], file_format, target_sum)
+
+    def tokenize_loom(
+        self, loom_file_path: str | Path, target_sum: float = 10_000, file_format: Literal["loom"] = "loom"
+    ) -> Tokenized:
+        """Tokens of all cells of one loom file, as `tokenize_files` returns them.
+
+        Parameters
+        ----------
+        loom_file_path
+            The file; it is not changed.
+        target_sum
+            Sum that kept counts are scaled to; tokens do not depend on it.
+        file_format
+            "loom".
+        """
+        check_choice("file_format", file_format, FORMATS[:1])
+        return self._in_memory([Path(loom_file_path)], file_format, target_sum)
+
+    def create_dataset(
+        self,
+        tokenized_cells: list[Any],
+        cell_metadata: Mapping[str, list[Any]] | None,
+        counts_cells: list[Any],
+        use_generator: bool = False,
+        keep_uncropped_input_ids: bool = False,
+    ) -> "Dataset":
+        """A dataset of cells that `tokenize_files` returned: cut to the input size and framed by special tokens.
+
+        Parameters
+        ----------
+        tokenized_cells, cell_metadata, counts_cells
+            What `tokenize_files` returned; counts are taken where `keep_counts`.
+        use_generator
+            How, not what: it makes no difference.
+        keep_uncropped_input_ids
+            Also keep `input_ids_uncropped` and `length_uncropped`.
+
+        Raises
+        ------
+        MissingExtraError
+            The library `datasets` is not installed.
+        """
+        form = RowForm(special_tokens=self.special_token)
+        framed = frame_cells(
+            tokenized_cells,
+            counts_cells if self.keep_counts else None,
+            form.genes(self._vocabulary),
+            max_length=self.model_input_size,
+        )
+        lists: dict[str, Any] = {keys.INPUT_IDS: framed.input_ids.astype(self._id_type)}
+        if framed.counts is not None:
+            lists[keys.COUNTS] = framed.counts
+        return from_columns(
+            framed.offsets,
+            lists,
+            dict(cell_metadata or {}),
+            uncut=tokenized_cells if keep_uncropped_input_ids else None,
+        )
+
+    @property
+    def _id_type(self) -> Literal["int16", "int32"]:
+        """Published type of token ids in datasets."""
+        return "int16" if self._vocabulary == Vocabulary.load("V1") else "int32"
+
+    def _in_memory(self, files: list[Path], file_format: str, target_sum: float = 10_000) -> Tokenized:
+        check_range("target_sum", target_sum, above=0)
+        names = self.custom_attr_name_dict
+        form = RowForm(names=names or {}, special_tokens=False, max_length=self._vocabulary.size)
+        dataset = self._tokenize(files, file_format, form)
+        packed = dataset.gather(range(len(dataset)), counts=self.keep_counts)
+        spans = [slice(*packed.cu_seqlens[row : row + 2].tolist()) for row in range(len(dataset))]
+        counts = []
+        if packed.counts is not None:
+            scaled = packed.counts * (target_sum / 10_000)
+            counts = [scaled[span] for span in spans]
+        metadata = {name: dataset.table.column(name).to_pylist() for name in names.values()} if names else None
+        return [packed.input_ids[span] for span in spans], metadata, counts
+
+    def _tokenize(
+        self, files: list[Path], file_format: str, form: RowForm, output: Path | None = None
+    ) -> "TokenizedDataset":
+        """Tokens of some files; values that are no counts are ranked too, as published, but not without a word."""
+        options = TokenizeOptions(
+            gene_ids=INDEX if self.use_h5ad_index and file_format != "loom" else keys.ENSEMBL_ID,
+            keep=tuple(self.custom_attr_name_dict or ()),
+            counts=self.keep_counts,
+            min_matched=0.0,
+            chunk_size=self.chunk_size,
+            workers=min(self.nproc, os.cpu_count() or 1),
+        )
+        for file in files:
+            _logger.info("Tokenizing %s", file)
+        tokenize = partial(
+            tokenize_counts, files, output=output, vocabulary=self._vocabulary, overwrite=True, form=form
+        )
+        try:
+            dataset, report = tokenize(options)
+        except NotRawCountsError as error:
+            dataset, report = tokenize(replace(options, accept_normalized=True))
+            warnings.warn(f"Values that are no counts were ranked. {Exception.__str__(error)}", GeneformerWarning, 3)
+        _tell(report)
+        return dataset
+
+
+def _checked_columns(names: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Custom attributes as given, once it is certain that each gets a column of its own."""
+    if names is None:
+        return None
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for pair in names.items() for name in pair):
+        msg = f"custom_attr_name_dict={names!r}: it takes a dictionary of column in the input to column in the dataset."
+        raise OptionError(msg)
+    written = list(names.values())
+    wrong = [name for name in written if name in _OWN_COLUMNS or written.count(name) > 1]
+    if wrong:
+        msg = (
+            f'custom_attr_name_dict calls a column "{wrong[0]}", as another one is called. Choose another name for it.'
+        )
+        raise OptionError(msg)
+    return dict(names)
+
+
+def _tell(report: "TokenizeReport") -> None:
+    for name, value in report.rows():
+        _logger.info("%s: %s", name, value)
+    if report.n_empty:
+        _logger.warning("%s cells have no gene of the vocabulary and get no row.", f"{report.n_empty:,}")
+    for source in report.sources:
+        if source.n_written and source.matched_share < _LOW_SHARE:
+            msg = f'Only {source.matched_share:.1%} of the counts of "{source.path}" lie in genes of the vocabulary.'
+            warnings.warn(msg, GeneformerWarning, stacklevel=4)
