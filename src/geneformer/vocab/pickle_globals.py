@@ -1,6 +1,8 @@
 """The few globals a pickle of plain data may name, and what each of them means here; none of them is imported."""
 
 import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ class Global(Enum):
     DTYPE = "numpy.dtype"
     SCALAR = "numpy.core.multiarray.scalar"
     DEFAULTDICT = "collections.defaultdict"
+    ORDEREDDICT = "collections.OrderedDict"
     SET = "builtins.set"
     FROZENSET = "builtins.frozenset"
     LIST = "builtins.list"
@@ -61,9 +64,41 @@ class NumpyType:
         return "numpy.dtype"
 
 
-def recognize(module: str, name: str) -> Global | None:
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A global that only the caller of the reader understands, as `Known` says."""
+
+    name: str
+    build: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Further globals that a caller reads, such as those of tensors; none of them is imported either.
+
+    Attributes
+    ----------
+    globals
+        By module and name: what calling it means. Raises `TypeError` on arguments it is never given, `ValueError` on
+        damaged ones.
+    states
+        By type of what was made so: how it takes the state that a pickle sets. Raises as above.
+    leaves
+        Types of what may remain in the result.
+    """
+
+    globals: Mapping[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
+    states: Mapping[type, Callable[[Any, Any], None]] = field(default_factory=dict)
+    leaves: tuple[type, ...] = ()
+
+
+def recognize(module: str, name: str, known: Known) -> Global | Foreign | None:
     """What a global stands for, or None for one that is not read."""
-    return _SPELLINGS.get((module, name))
+    foreign = known.globals.get((module, name))
+    return _SPELLINGS.get((module, name)) if foreign is None else Foreign(f"{module}.{name}", foreign)
 
 
 def call(known: object, args: object) -> Any:
@@ -73,14 +108,18 @@ def call(known: object, args: object) -> Any:
     ------
     TypeError
         Arguments the global is never given in plain data.
+    ValueError
+        Damaged ones.
     """
     match known, args:
         case Global.SCALAR, (NumpyType() as kind, bytes(raw)):
             return struct.unpack(kind.order + kind.format, raw)[0]
         case Global.DTYPE, (str(code), *_):
             return NumpyType(code)
-        case Global.DEFAULTDICT, () | (Global(),) | (None,):
+        case (Global.DEFAULTDICT, () | (Global(),) | (None,)) | (Global.ORDEREDDICT, ()):
             return {}
+        case Foreign(), tuple():
+            return known.build(*args)
         case Global.BYTES, ():
             return b""
         case Global.ENCODE, (str(text), "latin1" | "latin-1"):

@@ -3,10 +3,11 @@
 from typing import Any, Final, NoReturn
 
 from geneformer.errors import UnreadableInputError, UnsafeFileError
-from geneformer.vocab.pickle_globals import Global, NumpyType
+from geneformer.vocab.pickle_globals import Known
 
 _MAX_KEY_DEPTH: Final = 4
 _SCALARS: Final = frozenset({str, int, float, bytes, bool, type(None)})
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
 class Machine:
@@ -18,11 +19,14 @@ class Machine:
         The whole pickle.
     name
         What errors call it.
+    known
+        Globals to understand beside those of plain data.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, known: Known | None = None) -> None:
         self.data = data
         self.name = name
+        self.known = known or Known()
         self.at = 0
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
@@ -106,10 +110,10 @@ class Machine:
         waiting = [value]
         while waiting:
             item = waiting.pop()
-            if type(item) in _SCALARS or id(item) in seen:
+            if type(item) in _SCALARS or id(item) in seen or isinstance(item, self.known.leaves):
                 continue
             seen.add(id(item))
-            if isinstance(item, Global | NumpyType):
+            if not isinstance(item, _CONTAINERS):
                 self.unsafe(f"{item} as a value")
             parts = _parts(item)
             if not set(map(type, parts)) <= _SCALARS:

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from geneformer.vocab.pickle_globals import Global, NumpyType, call, recognize, set_state
+from geneformer.vocab.pickle_globals import Foreign, Global, NumpyType, call, recognize, set_state
 from geneformer.vocab.pickle_machine import Machine
 
 Handler = Callable[[Machine], None]
@@ -222,7 +222,7 @@ def _stack_global(m: Machine) -> None:
 
 
 def _name(m: Machine, module: str, name: str) -> None:
-    known = recognize(module, name)
+    known = recognize(module, name, m.known)
     if known is None:
         m.unsafe(f"{module[:80]}.{name[:80]}")
     m.stack.append(known)
@@ -230,7 +230,7 @@ def _name(m: Machine, module: str, name: str) -> None:
 
 def _reduce(m: Machine) -> None:
     args, known = m.stack.pop(), m.stack.pop()
-    if not isinstance(known, Global) or not isinstance(args, tuple):
+    if not isinstance(known, Global | Foreign) or not isinstance(args, tuple):
         m.unsafe(f"a call of a {type(known).__name__}")
     if known in (Global.SET, Global.FROZENSET):
         items = list(args[0]) if len(args) == 1 and isinstance(args[0], list | tuple) else []
@@ -243,15 +243,23 @@ def _reduce(m: Machine) -> None:
         m.unsafe(f"{known} with unexpected arguments")
 
 
+def _new_object(m: Machine) -> None:
+    known = m.stack[-2] if len(m.stack) > 1 else None
+    if not isinstance(known, Foreign):
+        m.unsafe("an object to be built (NEWOBJ)")
+    _reduce(m)
+
+
 def _build(m: Machine) -> None:
     state = m.stack.pop()
     kind = m.stack[-1]
-    if not isinstance(kind, NumpyType):
+    setter = set_state if isinstance(kind, NumpyType) else m.known.states.get(type(kind))
+    if setter is None:
         m.unsafe(f"the state of a {type(kind).__name__} to be set")
     try:
-        set_state(kind, state)
+        setter(kind, state)
     except TypeError:
-        m.unsafe(f"{kind} to get an unexpected state")
+        m.unsafe(f"a {type(kind).__name__} to get an unexpected state")
 
 
 HANDLERS: Final[list[Handler]] = [_unknown] * 256
@@ -270,6 +278,7 @@ for _code, _handler in {
     b"C": _push(_bytes(1)),
     b"B": _push(_bytes(4)),
     b"\x8e": _push(_bytes(8)),
+    b"\x96": _push(_bytes(8)),
     b"I": _push(_number_or_bool),
     b"L": _push(_number),
     b"K": _push(_unsigned(1)),
@@ -315,7 +324,7 @@ for _code, _handler in {
     b"b": _build,
     b"i": _refuse("an object to be built (INST)"),
     b"o": _refuse("an object to be built (OBJ)"),
-    b"\x81": _refuse("an object to be built (NEWOBJ)"),
+    b"\x81": _new_object,
     b"\x92": _refuse("an object to be built (NEWOBJ_EX)"),
     b"\x82": _refuse("a registered extension (EXT1)"),
     b"\x83": _refuse("a registered extension (EXT2)"),

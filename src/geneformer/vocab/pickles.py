@@ -1,8 +1,8 @@
 """Plain data out of a pickle by interpreting its opcodes; nothing the file names is ever imported or called.
 
 Literals, containers, the memo and frames of protocols 0 to 5 are understood. The few globals of `pickle_globals.py`
-are recognized by their spelling: NumPy numbers become Python numbers, `defaultdict` becomes `dict`.
-All else is refused.
+are recognized by their spelling: NumPy numbers become Python numbers, `defaultdict` and `OrderedDict` become `dict`,
+`bytearray` becomes `bytes`. A caller may understand more of them (`Known`). All else is refused.
 """
 
 import struct
@@ -15,6 +15,7 @@ from geneformer.errors import (
     PlaceholderFileError,
     UnreadableInputError,
 )
+from geneformer.vocab.pickle_globals import Known
 from geneformer.vocab.pickle_machine import Machine
 from geneformer.vocab.pickle_opcodes import HANDLERS, STOP
 
@@ -26,13 +27,15 @@ _DAMAGE: Final = (LookupError, struct.error, ValueError, TypeError, OverflowErro
 """What the interpreter trips over in a truncated or garbled stream."""
 
 
-def read_pickle(path: str | Path) -> Any:
+def read_pickle(path: str | Path, *, known: Known | None = None) -> Any:
     """The data in a pickle file: dicts, lists, tuples, sets, text, bytes and Python numbers.
 
     Parameters
     ----------
     path
         File to read. It is opened for reading and nothing else is touched, whatever it contains.
+    known
+        Globals to understand beside those of plain data.
 
     Raises
     ------
@@ -58,11 +61,11 @@ def read_pickle(path: str | Path) -> Any:
     except OSError as error:
         msg = f'"{path}" cannot be read: {error.strerror}. Check its permissions.'
         raise UnreadableInputError(msg) from error
-    return read_pickle_bytes(data, name=f'"{path}"')
+    return read_pickle_bytes(data, name=f'"{path}"', known=known)
 
 
-def read_pickle_bytes(data: bytes, *, name: str = "The pickle") -> Any:
-    """The data in a pickle held in memory; `name` is what errors call it.
+def read_pickle_bytes(data: bytes, *, name: str = "The pickle", known: Known | None = None) -> Any:
+    """The data in a pickle held in memory; `name` is what errors call it, `known` as for `read_pickle`.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def read_pickle_bytes(data: bytes, *, name: str = "The pickle") -> Any:
             "Fetch the file with `git lfs pull`, or download it from where the repository came from."
         )
         raise PlaceholderFileError(msg)
-    machine = Machine(data, name)
+    machine = Machine(data, name, known)
     if data.startswith(_ZIP):
         machine.damaged("is a zip archive (weights saved by PyTorch are), no pickle")
     try:
