@@ -1,0 +1,184 @@
+"""Collators for a plain `transformers.Trainer`: lists of token ids in, padded tensors out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geneformer.compat.vocabularies import published_vocabulary
+from geneformer.errors import DatasetError, OptionError
+from geneformer.models.losses import MISSING
+from geneformer.options._check import check_choice
+
+PAD = "<pad>"
+
+
+class _Collator:
+    """Right-padding of cells to the longest one of a batch.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding
+        True or "longest" for the longest cell of the batch, "max_length" for `max_length`, False for none.
+    max_length
+        Length with `padding="max_length"`; longer cells are refused.
+    pad_to_multiple_of
+        Lengths are rounded up to a multiple of this.
+
+    Attributes
+    ----------
+    padding, max_length, pad_to_multiple_of
+        As given; may be changed.
+    """
+
+    padding: bool | str = True
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+
+    def __init__(
+        self,
+        token_dictionary: Mapping[str, int] | None = None,
+        *,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        self.token_dictionary = dict(
+            token_dictionary or published_vocabulary("V2").published_tables()["token_dictionary"]
+        )
+        if PAD not in self.token_dictionary:
+            msg = f"token_dictionary has no {PAD}. Give the dictionary that the cells were tokenized with."
+            raise OptionError(msg)
+        self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
+
+    def _width(self, lengths: Sequence[int]) -> int:
+        check_choice("padding", self.padding, (True, False, "longest", "max_length", "do_not_pad"))
+        width = max(lengths)
+        if self.padding == "max_length":
+            if self.max_length is None or width > self.max_length:
+                msg = f'padding="max_length" with max_length={self.max_length}, but a cell has {width:,} tokens.'
+                raise OptionError(msg)
+            width = self.max_length
+        elif self.padding in (False, "do_not_pad") and len(set(lengths)) > 1:
+            msg = f"padding={self.padding!r}, but the cells of the batch differ in length. Use padding=True."
+            raise OptionError(msg)
+        step = self.pad_to_multiple_of or 1
+        return -(-width // step) * step
+
+    def _padded(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, int64, ``(B, L)``."""
+        if not features:
+            msg = "A batch without cells cannot be collated."
+            raise DatasetError(msg)
+        rows = [_numbers(feature, "input_ids") for feature in features]
+        width = self._width([len(row) for row in rows])
+        ids = _filled(rows, width, int(self.token_dictionary[PAD]))
+        mask = _filled([torch.ones_like(row) for row in rows], width, 0)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+class DataCollatorForCellClassification(_Collator):
+    """Batches of cells with one class each, for `transformers.BertForSequenceClassification`.
+
+    Takes rows with `input_ids` and `label` (or `labels`); hands out `input_ids`, `attention_mask` and `labels`. Whole
+    numbers become int64, other numbers float32.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding, max_length, pad_to_multiple_of
+        How far batches are padded; True pads to the longest cell.
+
+    Raises
+    ------
+    OptionError
+        A dictionary without `<pad>`.
+
+    Examples
+    --------
+    >>> from geneformer import DataCollatorForCellClassification
+    >>> collate = DataCollatorForCellClassification(token_dictionary={"<pad>": 0})
+    >>> collate([{"input_ids": [5, 7], "label": 1}, {"input_ids": [9], "label": 0}])["input_ids"].tolist()
+    [[5, 7], [9, 0]]
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)``.
+
+        Raises
+        ------
+        DatasetError
+            No cells, or a row without token ids.
+        """
+        batch = self._padded(features)
+        name = next((name for name in ("label", "labels", "label_ids") if name in features[0]), None)
+        if name is not None:
+            values = [feature[name] for feature in features]
+            labels = torch.stack([torch.as_tensor(value) for value in values])
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels.long()
+        return batch
+
+
+class DataCollatorForGeneClassification(_Collator):
+    """Batches of cells with one class for each token, for `transformers.BertForTokenClassification`.
+
+    Takes rows with `input_ids` and `labels`; hands out `input_ids`, `attention_mask` and `labels`, padded with -100.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding, max_length, pad_to_multiple_of
+        How far batches are padded; True pads to the longest cell.
+
+    Raises
+    ------
+    OptionError
+        A dictionary without `<pad>`.
+
+    Examples
+    --------
+    >>> from geneformer import DataCollatorForGeneClassification
+    >>> collate = DataCollatorForGeneClassification(token_dictionary={"<pad>": 0})
+    >>> collate([{"input_ids": [5, 7], "labels": [1, -100]}, {"input_ids": [9], "labels": [0]}])["labels"].tolist()
+    [[1, -100], [0, -100]]
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch, ``(B, L)`` each.
+
+        Raises
+        ------
+        DatasetError
+            No cells, or a row whose labels are not as many as its token ids.
+        """
+        batch = self._padded(features)
+        if "labels" not in features[0]:
+            return batch
+        rows = [_numbers(feature, "labels") for feature in features]
+        for row, feature in zip(rows, features, strict=True):
+            if len(row) != len(feature["input_ids"]):
+                msg = (
+                    f"A cell has {len(feature['input_ids']):,} tokens and {len(row):,} labels. Give one for each token."
+                )
+                raise DatasetError(msg)
+        return batch | {"labels": _filled(rows, batch["input_ids"].shape[1], MISSING)}
+
+
+def _numbers(feature: Mapping[str, Any], name: str) -> Tensor:
+    if name not in feature:
+        msg = f"A row has no {name}; it has {sorted(feature)}. Keep that column of the data set."
+        raise DatasetError(msg)
+    return torch.as_tensor(feature[name], dtype=torch.int64)
+
+
+def _filled(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
+    """Rows one below the other, filled up on the right, ``(B, width)``."""
+    batch = torch.full((len(rows), width), value, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        batch[place, : len(row)] = row
+    return batch
