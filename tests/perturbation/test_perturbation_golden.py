@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +19,7 @@ from golden import GOLDEN, golden_table, tiny_model
 CHOICES = json.loads((GOLDEN / "choices.json").read_text())
 START, GOAL, ALTERNATE = CHOICES["states"]
 POOLING = {"V1": "mean", "V2": "cls"}
-STATES = {"start": START, "goal": GOAL, "alternates": (ALTERNATE,), "max_state_cells": 40}
+STATES = {"start": START, "goal": GOAL, "alternates": (ALTERNATE,)}
 
 both = pytest.mark.parametrize("version", ["V1", "V2"])
 
@@ -44,27 +43,16 @@ def short_cells(version):
 def run(version, tokens, **options):
     """Our effects as the published package counts cells: longest first."""
     runtime = RuntimeOptions(device="cpu", dtype="float32", progress=False)
-    if "start" in options and len(tokens) < len(cells(version)):
-        tokens = with_states(tokens)
-    plan = plan_perturbation(tokens, model(version), PerturbOptions(pooling=POOLING[version], **options), runtime)
-    if plan.options.states:
-        stored = golden_table(f"state_embs_{version}")
-        plan.__dict__["state_vectors"] = {name: stored[name].to_numpy(np.float32) for name in plan.options.states}
+    stored = golden_table(f"state_embs_{version}")
+    states = {name: stored[name].to_numpy() for name in stored} if "start" in options else None
+    options = PerturbOptions(pooling=POOLING[version], **options)
+    plan = plan_perturbation(tokens, model(version), options, runtime, states=states)
     effects = run_plan(plan).to_frame()
     token_of = plan.model.vocabulary.token_of
     effects["tokens"] = [",".join(str(token_of[g]) for g in genes.split("+")) for genes in effects["genes"].astype(str)]
     order = np.argsort(-tokens.lengths, kind="stable")
     place = {name: number for number, name in enumerate(tokens.cell_ids[order].tolist())}
     return effects.assign(cell=effects["cell_id"].astype(str).map(place)).sort_values("cell", kind="stable")
-
-
-def with_states(tokens):
-    """Four cells of the start, and one cell in the place of each other state: their embeddings are stored ones."""
-    table = tokens.table.select(["input_ids", "cell_id", "length"])
-    extra = table.take([0, 0])
-    extra = extra.set_column(1, "cell_id", pa.array(["goal", "alternate"]))
-    table = pa.concat_tables([table, extra]).append_column("kind", pa.array([START] * 4 + [GOAL, ALTERNATE]))
-    return TokenizedDataset(table)
 
 
 def published(version, name):

@@ -24,7 +24,7 @@ from geneformer.tasks.perturbation import rank_sums
 from geneformer.tasks.perturbation.effect_arrays import Values
 from geneformer.tasks.perturbation.matched_null import Candidates, matched_p_values
 from geneformer.tasks.perturbation.mean_intervals import difference_interval, mean_interval
-from geneformer.tasks.perturbation.published_statistics import _Impact
+from geneformer.tasks.perturbation.published_statistics import Impact
 from geneformer.tasks.perturbation.statistics import rank_effects
 from small_perturbations import made_run
 
@@ -102,7 +102,7 @@ def test_the_component_with_the_lower_mean_is_impact():
                 wanted.append(1)
             else:
                 wanted.append(int(fit.predict([[value]])[0] == low))
-        found = _Impact(means).of(means)
+        found = Impact(means).of(means)
         assert found.tolist() == wanted
         assert found[:30].all()
         assert not found[30:].any()

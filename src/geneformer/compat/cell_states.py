@@ -1,6 +1,6 @@
 """The published argument `cell_states_to_model`: which column tells the states, and which of them are meant."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def _named(states: Mapping[str, Any]) -> CellStates:
             "is a list and may be left out."
         )
         raise StateError(msg)
-    return CellStates(str(states["state_key"]), states["start_state"], states["goal_state"], tuple(alternates))
+    return CellStates(str(states["state_key"]), states["start_state"], states["goal_state"], _told(alternates))
 
 
 def _older(states: Mapping[str, Any]) -> CellStates:
@@ -77,4 +77,9 @@ def _older(states: Mapping[str, Any]) -> CellStates:
     if not lists or len(parts) not in (2, 3) or any(len(part) != 1 for part in parts[:2]):
         msg = f"cell_states_to_model={dict(states)!r} is not known. Give {', '.join(_FIELDS)}."
         raise StateError(msg)
-    return CellStates(str(key), parts[0][0], parts[1][0], tuple(parts[2]) if len(parts) == 3 else ())
+    return CellStates(str(key), parts[0][0], parts[1][0], _told(parts[2]) if len(parts) == 3 else ())
+
+
+def _told(alternates: Sequence[Any]) -> tuple[Any, ...]:
+    """Old scripts write a single None where there are none."""
+    return tuple(state for state in alternates if state is not None)

@@ -1,5 +1,6 @@
 """A perturbation run before it runs: cells, genes, states and shards, all checked."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.device import resolve_device
 from geneformer.engine.precision import resolve_dtype
-from geneformer.errors import NoCellsError, PerturbationError
+from geneformer.errors import NoCellsError, PerturbationError, StateError
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.runs.digest import digest
 from geneformer.tasks.embedding import check_cls, check_layer, check_pairing, describe_run
@@ -37,6 +39,8 @@ class PerturbationPlan:
         What is done to them.
     model, options, runtime
         With what, and how.
+    states
+        Embeddings of the states, where they are not averaged over cells here.
     """
 
     tokens: TokenizedDataset
@@ -45,6 +49,7 @@ class PerturbationPlan:
     model: PerturbedModel
     options: PerturbOptions
     runtime: RuntimeOptions
+    states: Mapping[str, NDArray[np.float32]] | None = None
 
     @property
     def n_shards(self) -> int:
@@ -63,7 +68,9 @@ class PerturbationPlan:
 
     @cached_property
     def state_vectors(self) -> dict[str, np.ndarray]:
-        """Mean embedding of every state, ``(D,)`` each: start, goal, alternates."""
+        """Embedding of every state, ``(D,)`` each: start, goal, alternates. Means over cells, unless given."""
+        if self.states is not None:
+            return dict(self.states)
         runner = ExactRunner(self.model, self.options, self.runtime, reads_states=True)
         return {
             state: torch.cat([reading.vectors for reading in runner.read(self.token_rows(rows))]).mean(0).cpu().numpy()
@@ -99,6 +106,7 @@ class PerturbationPlan:
         """What a run is recognized by when it is taken up again: everything that decides its numbers."""
         device = resolve_device(self.runtime.device)
         packed = [self.tokens.gather(rows) for rows in (self.cells.rows, *self.cells.of_state.values())]
+        given = {} if self.states is None else {"states": digest(dict(self.states))}
         weights = {
             name: value.detach().cpu().float().numpy() for name, value in self.model.network.state_dict().items()
         }
@@ -110,13 +118,31 @@ class PerturbationPlan:
             "vocabulary": self.model.vocabulary.fingerprint,
             "device": device.type,
             "dtype": str(resolve_dtype(self.runtime.dtype, device)),
+            **given,
         }
 
 
 def plan_perturbation(
-    tokens: TokenizedDataset, model: PerturbedModel, options: PerturbOptions, runtime: RuntimeOptions
+    tokens: TokenizedDataset,
+    model: PerturbedModel,
+    options: PerturbOptions,
+    runtime: RuntimeOptions,
+    *,
+    states: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> PerturbationPlan:
     """A run, with everything checked that can be known before the first forward pass.
+
+    Parameters
+    ----------
+    tokens
+        All cells.
+    model
+        What they are read with.
+    options, runtime
+        What is done to them, and how.
+    states
+        Embeddings of the start, the goal and the alternates by name, ``(D,)`` each, used as they are. By default they
+        are means over the cells of each state.
 
     Raises
     ------
@@ -126,19 +152,47 @@ def plan_perturbation(
         Tokens that do not belong to the model, or `pooling="cls"` for tokens without `<cls>`.
     PerturbationError
         Genes or states that cannot be used; see `find_targets` and `select_cells`.
+    StateError
+        Embeddings that lack a state of the options, or are no vectors of the model's width.
     """
+    given = None if states is None else _checked_states(states, model, options)
     check_pairing(tokens, model, truncate=options.truncate)
     check_layer(options.layer, model.name, model.n_layers)
     if options.pooling == "cls":
         check_cls(tokens, model)
-    cells = select_cells(tokens, options)
+    cells = select_cells(tokens, options, states_are_given=given is not None)
     targets = find_targets(tokens.take(cells.rows), model, options)
-    plan = PerturbationPlan(tokens, cells, targets, model, options, runtime)
+    plan = PerturbationPlan(tokens, cells, targets, model, options, runtime, given)
     _check_names(plan)
     if not any(_is_changed(plan, row) for row in cells.rows):
         msg = "None of the perturbations changes any of the cells. Name other genes, or choose other cells."
         raise NoCellsError(msg)
     return plan
+
+
+def _checked_states(
+    states: Mapping[str, NDArray[np.float32]], model: PerturbedModel, options: PerturbOptions
+) -> dict[str, NDArray[np.float32]]:
+    """The embeddings a run needs, in the order of its states."""
+    missing = [state for state in options.states if state not in states]
+    if missing or not options.states:
+        told = (
+            f"lack {', '.join(map(repr, missing))}" if missing else "are given, but the options name no start and goal"
+        )
+        msg = (
+            f"The embeddings of states {told}; they are of {', '.join(map(repr, states)) or 'none'}. Give one of each."
+        )
+        raise StateError(msg)
+    width = int(model.encoder.config.hidden_size)
+    vectors = {state: np.asarray(states[state], dtype=np.float32) for state in options.states}
+    for state, vector in vectors.items():
+        if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+            msg = (
+                f"The embedding of {state!r} has the shape {vector.shape}, or holds values that are not finite or all "
+                f"zero. {model.name} needs {width} numbers per state: make them with the same model."
+            )
+            raise StateError(msg)
+    return vectors
 
 
 def _check_names(plan: PerturbationPlan) -> None:

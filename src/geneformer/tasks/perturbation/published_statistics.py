@@ -106,13 +106,7 @@ def mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
     n = len(perturbed)
     similarity = perturbed.values(SIMILARITY)
     means = similarity.means(n)
-    if len(np.unique(means)) < 2:
-        msg = (
-            f"A mixture of two components needs perturbations with different effects; there is {n}. Perturb "
-            'more genes, or use mode="aggregate".'
-        )
-        raise PerturbationError(msg)
-    impact = _Impact(means)
+    impact = Impact(means)
     table = perturbed.table[NAMES].copy()
     table["Test_avg_shift"] = means
     table["Impact_component"] = impact.of(means)
@@ -121,10 +115,29 @@ def mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
     return table.sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True])
 
 
-class _Impact:
-    """Which of two Gaussians a similarity belongs to; the one with the lower mean is impact."""
+class Impact:
+    """Which of two Gaussians a similarity belongs to; the one with the lower mean is impact.
+
+    Parameters
+    ----------
+    means
+        Mean similarity of every perturbation, ``(G,)``.
+
+    Raises
+    ------
+    PerturbationError
+        Fewer than two perturbations with different effects.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
 
     def __init__(self, means: Floats) -> None:
+        if len(np.unique(means)) < 2:
+            msg = (
+                f"A mixture of two components needs perturbations with different effects; there is {len(means)}. "
+                'Perturb more genes, or use mode="aggregate".'
+            )
+            raise PerturbationError(msg)
         try:
             from sklearn.mixture import GaussianMixture
         except ImportError as error:

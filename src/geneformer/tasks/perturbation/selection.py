@@ -34,7 +34,7 @@ class SelectedCells:
     state_key: str | None = None
 
 
-def select_cells(tokens: TokenizedDataset, options: PerturbOptions) -> SelectedCells:
+def select_cells(tokens: TokenizedDataset, options: PerturbOptions, *, states_are_given: bool = False) -> SelectedCells:
     """Cells to be perturbed, and cells of every state.
 
     Parameters
@@ -43,6 +43,8 @@ def select_cells(tokens: TokenizedDataset, options: PerturbOptions) -> SelectedC
         All cells.
     options
         States, and how many cells.
+    states_are_given
+        Embeddings of the states are known already: only cells of the start are looked for.
 
     Raises
     ------
@@ -55,13 +57,14 @@ def select_cells(tokens: TokenizedDataset, options: PerturbOptions) -> SelectedC
     of_state: dict[str, Ints] = {}
     key = None
     if options.start is not None:
-        wanted = options.states or (options.start,)
+        averaged = () if states_are_given else options.states
+        wanted = averaged or (options.start,)
         key = _state_key(tokens, wanted, options.state_key)
         values = tokens.column(key).astype(str)
         members = {state: np.flatnonzero(values == state) for state in wanted}
         _check_members(members, key, values)
         rows = members[options.start]
-        if options.states:
+        if averaged:
             of_state = {
                 state: _drawn(found, options.max_state_cells, options.seed, place)
                 for place, (state, found) in enumerate(members.items())

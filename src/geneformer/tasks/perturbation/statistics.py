@@ -119,7 +119,7 @@ def _tested(perturbed: Perturbed, null: Perturbed | None, mode: str, options: Ra
         against = _null_values(null, kind, target, mode)
         pool = (null, against if shifts else against.distances())
     if mode == "vs_null" and null is not None:
-        same = _aligned(perturbed, null, against)
+        same = aligned_values(perturbed, null, against)
         frame, subtracted = vs_null(perturbed, same, options.fdr), same.distances()
     else:
         frame = _published(perturbed, values, mode, options)
@@ -255,8 +255,15 @@ def _identities(perturbed: Perturbed) -> list[tuple[str, str]]:
     return list(zip(perturbed.table["genes"], perturbed.table["edit"], strict=True))
 
 
-def _aligned(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
+def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
     """Effects of the null run by the rows of the tested one; those of other perturbations are left out.
+
+    Parameters
+    ----------
+    perturbed, null
+        The tested run and the null run.
+    values
+        Effects of the null run.
 
     Raises
     ------

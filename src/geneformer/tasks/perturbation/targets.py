@@ -100,7 +100,7 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
     """
     vocabulary = model.vocabulary
     n_cells = cells_with(tokens, model)
-    anchor = None if options.anchor is None else _tokens([options.anchor], vocabulary)[0]
+    anchor = None if options.anchor is None else gene_tokens([options.anchor], vocabulary)[0]
     every = None
     if ALL in options.genes:
         every = np.flatnonzero(n_cells >= options.min_cells)
@@ -151,7 +151,7 @@ def _step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
     edit = edit.strip()
     check_choice("edit", edit, EDITS)
     check_range("dose", dose, above=0.0, high=1.0)
-    return Step(edit, _tokens([name.strip() for name in names.split("+")], vocabulary), dose)
+    return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
 
 
 def _with_anchor(perturbation: Perturbation, anchor: int | None) -> Perturbation:
@@ -184,8 +184,15 @@ def _check_names(targets: Targets) -> None:
         raise OptionError(msg)
 
 
-def _tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Token id of every name.
+def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Token id of every name, each once.
+
+    Parameters
+    ----------
+    names
+        Ensembl ids or symbols.
+    vocabulary
+        Genes that are known.
 
     Raises
     ------
