@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.data.batching import plan_batches, plan_epoch
+from geneformer.data.batching import CELL, budget_of_cells, plan_batches, plan_epoch
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=200)
 SOME_LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
@@ -82,3 +82,14 @@ def test_batches_of_an_epoch_are_not_in_order_of_length():
     lengths = np.arange(1, 2001)
     means = [lengths[rows].mean() for rows in plan_epoch(lengths, 20_000, (3,))]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4
+
+
+@given(n_cells=st.integers(1, 3000), most=st.integers(1, 70), epoch=st.integers(0, 3))
+def test_batches_of_counted_cells_are_as_few_as_can_be_and_about_equally_large(n_cells, most, epoch):
+    lengths = np.full(n_cells, CELL)
+    budget = budget_of_cells(n_cells, most)
+    sizes = [len(rows) for rows in plan_epoch(lengths, budget, (0, epoch))]
+    assert len(sizes) == -(-n_cells // most)
+    assert sum(sizes) == n_cells
+    assert max(sizes) <= most + 1 + most // 30
+    assert max(len(rows) for rows in plan_batches(lengths, budget)) <= most

@@ -10,6 +10,23 @@ Ints = NDArray[np.int64]
 
 _BATCHES_PER_BUCKET = 50
 
+CELL = 1 << 24
+"""Length that stands for any cell where batches are planned by cells; large, so that budgets are exact."""
+
+
+def budget_of_cells(n_cells: int, cells_per_batch: int) -> int:
+    """Budget with which cells of length `CELL` make as many batches as so many each would, all about equally large.
+
+    Parameters
+    ----------
+    n_cells
+        Cells in all.
+    cells_per_batch
+        Cells wanted in one batch; to make batches even, a few may have one or two more.
+    """
+    n_batches = max(1, -(-n_cells // cells_per_batch))
+    return max(n_cells, 1) * CELL // n_batches
+
 
 def plan_batches(lengths: Sequence[int] | Ints, tokens_per_batch: int) -> list[Ints]:
     """Rows of each batch, longest cells first, so that no batch holds more tokens than allowed.

@@ -100,7 +100,8 @@ class GeneformerForCells(GeneformerModel):
     ----------
     config
         BERT configuration with `geneformer_heads` (`HeadSpec.to_dict`), `geneformer_pooling`,
-        `geneformer_special_ids`, and `geneformer_learn_task_weights` where tasks are weighed by learning.
+        `geneformer_special_ids`, and `geneformer_learn_task_weights` where tasks are weighed by learning. Dropout
+        before the heads is `classifier_dropout`, or that of the states where there is none.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -108,7 +109,8 @@ class GeneformerForCells(GeneformerModel):
         self.specs = tuple(HeadSpec.from_dict(entry) for entry in config.geneformer_heads)
         self.bert = GeneformerEncoder(config)
         self.pool = POOLS[config.geneformer_pooling](config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        own_dropout = getattr(config, "classifier_dropout", None)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if own_dropout is None else own_dropout)
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, spec.size) for spec in self.specs)
         learnt = getattr(config, "geneformer_learn_task_weights", False)
         self.task_log_variance = nn.Parameter(torch.zeros(len(self.specs))) if learnt else None

@@ -26,8 +26,8 @@ TIED = (f"{HEAD}decoder.weight", f"{HEAD}decoder.bias")
 """Copies of other entries, present in old files."""
 
 FINE_TUNED = (
-    "bert.pooler.", "cell_norm.", "classifier.", "decoder.", "dropout.", "from_cell.", "from_gene.", "gene_norm.",
-    "heads.", "pool.", "spread", "task_log_variance", "usual",
+    "attention_pool.", "bert.pooler.", "cell_norm.", "classification_heads.", "classifier.", "decoder.", "dropout.",
+    "from_cell.", "from_gene.", "gene_norm.", "heads.", "pool.", "spread", "task_log_variance", "usual",
 )  # fmt: skip
 """Entries of task heads, of no use to the encoder."""
 
@@ -164,7 +164,7 @@ def convert_pickled(folder: Path, output: Path) -> None:
         The file is damaged, holds more than tensors, or does not fit its configuration.
     """
     config, path = read_config(folder), folder / PICKLED_WEIGHTS
-    weights = {name: value for name, value in _unpickle(path).items() if name not in TIED}
+    weights = {name: value for name, value in unpickle_weights(path).items() if name not in TIED}
     build_model(config, weights, str(path))
     output.mkdir(parents=True, exist_ok=True)
     own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
@@ -172,8 +172,23 @@ def convert_pickled(folder: Path, output: Path) -> None:
     copyfile(folder / CONFIG, output / CONFIG)
 
 
-def _unpickle(path: Path) -> dict[str, Tensor]:
-    """Entries of a pickled file that holds tensors and nothing else."""
+def unpickle_weights(path: Path) -> dict[str, Tensor]:
+    """Entries of a pickled file that holds tensors and nothing else, by PyTorch's restricted loader.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    UnsafeFileError
+        It asks for code to be run.
+    CheckpointError
+        It is damaged, or holds more than tensors.
+    PlaceholderFileError
+        A git-lfs pointer stands in for it.
+    """
     _refuse_placeholder(path)
     # `pickle` itself may not be imported in this package; its error is reached through PyTorch.
     refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]

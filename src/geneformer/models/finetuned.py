@@ -100,11 +100,28 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
     if found != kind.__name__:
         msg = f"{folder} holds a {found}, not a {kind.__name__}. Known are {', '.join(NETWORKS)}."
         raise CheckpointError(msg)
-    return _filled(kind, config, read_weights(folder), str(folder))
+    return filled(kind, config, read_weights(folder), str(folder))
 
 
-def _filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
-    """A network with exactly the given weights."""
+def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
+    """A network with exactly the given weights, in evaluation mode.
+
+    Parameters
+    ----------
+    kind
+        Class of the network.
+    config
+        Its configuration.
+    weights
+        Entries by name.
+    where
+        Named in errors.
+
+    Raises
+    ------
+    CheckpointError
+        Entries missing, unknown or of another shape.
+    """
     network = kind(config)
     expected = network.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geneformer.data.batching import CELL
 from geneformer.data.collate import concatenate
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.views import delete_genes
@@ -35,6 +36,8 @@ class CellBatches:
         Token ids that are no genes.
     share, chosen, seed
         Second views; see `delete_genes`.
+    count_cells
+        Whether batches are planned by the number of cells instead of their tokens.
     """
 
     def __init__(
@@ -49,14 +52,18 @@ class CellBatches:
         share: float = 0.15,
         chosen: NDArray[Any] | None = None,
         seed: int = 0,
+        count_cells: bool = False,
     ) -> None:
+        self.count_cells = count_cells
         self.dataset, self.rows, self.targets, self.max_length = dataset, rows, dict(targets), max_length
         self.views, self.share, self.chosen, self.seed = views, share, chosen, seed
         self.special = np.empty(0, dtype=np.int64) if special is None else special
 
     @property
     def lengths(self) -> Ints:
-        """Tokens each cell brings to a batch, ``(n,)``."""
+        """Tokens each cell brings to a batch, or `batching.CELL` where cells are counted, ``(n,)``."""
+        if self.count_cells:
+            return np.full(len(self.rows), CELL, dtype=np.int64)
         return np.minimum(self.dataset.lengths[self.rows], self.max_length) * (2 if self.views else 1)
 
     def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Learning about cells, and telling what was learnt: any number of heads, any kind."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from geneformer.data.batching import budget_of_cells
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import Scored
@@ -38,6 +40,8 @@ def learn_cells(  # noqa: PLR0913
     class_weights: Mapping[str, NDArray[np.float64]] | None = None,
     task_weights: Sequence[float] | None = None,
     learn_task_weights: bool = False,
+    head_dropout: float | None = None,
+    cells_per_batch: int | None = None,
     deleted_genes: NDArray[Any] | None = None,
     best_by: str = "loss",
     output: Path | None = None,
@@ -68,6 +72,10 @@ def learn_cells(  # noqa: PLR0913
         Weight of every head's loss; all one by default.
     learn_task_weights
         Learn those weights instead.
+    head_dropout
+        Dropout before the heads; that of the encoder by default.
+    cells_per_batch
+        Cells of one batch and device, see `budget_of_cells`, in place of the token budget of the options.
     deleted_genes
         Token ids deleted in the second views of the contrastive term; a random share by default.
     best_by, output, resume, callbacks, progress
@@ -78,21 +86,19 @@ def learn_cells(  # noqa: PLR0913
     The network, in evaluation mode on the CPU, and what the run came to.
     """
     heads = [spec.to_dict() for spec in specs]
-    network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights)
+    network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights, head_dropout=head_dropout)
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
     max_length = min(options.max_length or base.max_length, base.max_length)
-    views: dict[str, Any] = {
-        "special": base.vocabulary.special_ids,
-        "share": options.contrastive_delete,
-        "chosen": deleted_genes,
-    }
+    counted = cells_per_batch is not None
+    if cells_per_batch is not None:
+        options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
     result = finetune(
         network,
         CellBatches(
-            tokens, train_rows, targets, max_length, views=options.contrastive_weight > 0, seed=options.seed, **views
+            tokens, train_rows, targets, max_length, count_cells=counted, **_views(base, options, deleted_genes)
         ),
-        CellBatches(tokens, valid_rows, targets, max_length),
+        CellBatches(tokens, valid_rows, targets, max_length, count_cells=counted),
         options,
         runtime,
         score=score_cells(specs),
@@ -116,15 +122,35 @@ def learn_cells(  # noqa: PLR0913
     return network, result
 
 
+def _views(base: LoadedModel, options: FinetuneOptions, deleted_genes: NDArray[Any] | None) -> dict[str, Any]:
+    """How the second views of the contrastive term are made; nothing where there is none."""
+    if options.contrastive_weight <= 0:
+        return {}
+    return {
+        "views": True,
+        "special": base.vocabulary.special_ids,
+        "share": options.contrastive_delete,
+        "chosen": deleted_genes,
+        "seed": options.seed,
+    }
+
+
 def _with_heads(
-    base: LoadedModel, heads: list[dict[str, Any]], options: FinetuneOptions, *, learn_task_weights: bool
+    base: LoadedModel,
+    heads: list[dict[str, Any]],
+    options: FinetuneOptions,
+    *,
+    learn_task_weights: bool,
+    head_dropout: float | None,
 ) -> GeneformerForCells:
     """The network to train, with new heads on the pretrained encoder."""
-    attributes = {
+    attributes: dict[str, Any] = {
         "geneformer_heads": heads,
         "geneformer_pooling": options.pooling,
         "geneformer_learn_task_weights": learn_task_weights,
     }
+    if head_dropout is not None:
+        attributes["classifier_dropout"] = head_dropout
     network = build_network(GeneformerForCells, base, options, attributes)
     network.label_smoothing = options.label_smoothing
     return network
@@ -160,15 +186,23 @@ class score_cells:  # noqa: N801  used as a function
                 true[spec.name].append(batch["targets"][spec.name].cpu().numpy())
         metrics = {"loss": loss / max(n_cells, 1)}
         classified = [spec.name for spec in self.specs if spec.kind == "one_of"]
-        scores = [_class_scores(np.concatenate(said[name]), np.concatenate(true[name])) for name in classified]
+        scores = [class_scores(np.concatenate(said[name]), np.concatenate(true[name])) for name in classified]
         if scores:
             metrics |= {"accuracy": float(np.mean([s[0] for s in scores]))}
             metrics |= {"macro_f1": float(np.mean([s[1] for s in scores]))}
         return metrics
 
 
-def _class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
-    """Accuracy and macro-F1 over the labeled cells."""
+def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
+    """Accuracy and macro-F1 over the labeled cells; not a number where there is none.
+
+    Parameters
+    ----------
+    logits
+        Logits or probabilities, ``(n, C)``.
+    codes
+        Classes, `losses.MISSING` for cells without one, ``(n,)``.
+    """
     try:
         from sklearn.metrics import f1_score
     except ImportError as error:
