@@ -11,8 +11,11 @@ from geneformer._version import __version__
 
 if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
-    from geneformer.compat.classifier import Classifier
-    from geneformer.compat.collator_for_classification import DataCollatorForCellClassification, DataCollatorForGeneClassification
+    from geneformer.compat.classification.classifier import Classifier
+    from geneformer.compat.classification.collators import (
+        DataCollatorForCellClassification,
+        DataCollatorForGeneClassification,
+    )
     from geneformer.compat.dictionary_files import (
         ENSEMBL_DICTIONARY_FILE,
         ENSEMBL_DICTIONARY_FILE_30M,
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
         TOKEN_DICTIONARY_FILE,
         TOKEN_DICTIONARY_FILE_30M,
     )
-    from geneformer.compat.emb_extractor import EmbExtractor, get_embs
-    from geneformer.compat.in_silico_perturber import InSilicoPerturber
-    from geneformer.compat.in_silico_perturber_stats import InSilicoPerturberStats
-    from geneformer.compat.mtl_classifier import MTLClassifier
-    from geneformer.compat.pretrainer import GeneformerPretrainer
+    from geneformer.compat.embeddings.emb_extractor import EmbExtractor, get_embs
+    from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
+    from geneformer.compat.perturbation.in_silico_perturber import InSilicoPerturber
+    from geneformer.compat.perturbation.in_silico_perturber_stats import InSilicoPerturberStats
+    from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
     from geneformer.compat.tokenizer import TranscriptomeTokenizer
     from geneformer.data.dataset import TokenizedDataset
     from geneformer.data.storage import read_dataset
@@ -43,27 +46,27 @@ if TYPE_CHECKING:
     from geneformer.vocab.vocabulary import Vocabulary
 
 __all__ = [
+    "ENSEMBL_DICTIONARY_FILE",
+    "ENSEMBL_DICTIONARY_FILE_30M",
+    "ENSEMBL_MAPPING_FILE",
+    "ENSEMBL_MAPPING_FILE_30M",
+    "GENE_MEDIAN_FILE",
+    "GENE_MEDIAN_FILE_30M",
+    "TOKEN_DICTIONARY_FILE",
+    "TOKEN_DICTIONARY_FILE_30M",
     "CellClassifier",
     "CellRegressor",
     "Classifier",
     "DataCollatorForCellClassification",
     "DataCollatorForGeneClassification",
-    "ENSEMBL_DICTIONARY_FILE",
-    "ENSEMBL_DICTIONARY_FILE_30M",
-    "ENSEMBL_MAPPING_FILE",
-    "ENSEMBL_MAPPING_FILE_30M",
     "EmbExtractor",
     "ExpressionDecoder",
-    "GENE_MEDIAN_FILE",
-    "GENE_MEDIAN_FILE_30M",
     "GeneClassifier",
     "GeneformerPretrainer",
     "InSilicoPerturber",
     "InSilicoPerturberStats",
     "MTLClassifier",
     "MultiTaskClassifier",
-    "TOKEN_DICTIONARY_FILE",
-    "TOKEN_DICTIONARY_FILE_30M",
     "TokenizedDataset",
     "TranscriptomeTokenizer",
     "Vocabulary",
@@ -99,22 +102,22 @@ _PUBLISHED_MODULES = (
 _HOMES = {
     "CellClassifier": "estimators.cell_classifier",
     "CellRegressor": "estimators.cell_regressor",
-    "Classifier": "compat.classifier",
-    "DataCollatorForCellClassification": "compat.collator_for_classification",
-    "DataCollatorForGeneClassification": "compat.collator_for_classification",
+    "Classifier": "compat.classification.classifier",
+    "DataCollatorForCellClassification": "compat.classification.collators",
+    "DataCollatorForGeneClassification": "compat.classification.collators",
     "ENSEMBL_DICTIONARY_FILE": "compat.dictionary_files",
     "ENSEMBL_DICTIONARY_FILE_30M": "compat.dictionary_files",
     "ENSEMBL_MAPPING_FILE": "compat.dictionary_files",
     "ENSEMBL_MAPPING_FILE_30M": "compat.dictionary_files",
-    "EmbExtractor": "compat.emb_extractor",
+    "EmbExtractor": "compat.embeddings.emb_extractor",
     "ExpressionDecoder": "estimators.expression_decoder",
     "GENE_MEDIAN_FILE": "compat.dictionary_files",
     "GENE_MEDIAN_FILE_30M": "compat.dictionary_files",
     "GeneClassifier": "estimators.gene_classifier",
-    "GeneformerPretrainer": "compat.pretrainer",
-    "InSilicoPerturber": "compat.in_silico_perturber",
-    "InSilicoPerturberStats": "compat.in_silico_perturber_stats",
-    "MTLClassifier": "compat.mtl_classifier",
+    "GeneformerPretrainer": "compat.pretraining.pretrainer",
+    "InSilicoPerturber": "compat.perturbation.in_silico_perturber",
+    "InSilicoPerturberStats": "compat.perturbation.in_silico_perturber_stats",
+    "MTLClassifier": "compat.multi_task.mtl_classifier",
     "MultiTaskClassifier": "estimators.multi_task_classifier",
     "TOKEN_DICTIONARY_FILE": "compat.dictionary_files",
     "TOKEN_DICTIONARY_FILE_30M": "compat.dictionary_files",
@@ -122,7 +125,7 @@ _HOMES = {
     "TranscriptomeTokenizer": "compat.tokenizer",
     "Vocabulary": "vocab.vocabulary",
     "cross_validate": "estimators.cross_validation",
-    "get_embs": "compat.emb_extractor",
+    "get_embs": "compat.embeddings.emb_extractor",
     "list_models": "models.loading",
     "load_classifier": "estimators.loading",
     "load_model": "models.loading",

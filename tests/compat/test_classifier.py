@@ -494,7 +494,7 @@ def test_the_users_arguments_are_honored(run, model, tmp_path):
 
 
 def test_published_defaults_by_depth():
-    from geneformer.compat.training_arguments import published_arguments
+    from geneformer.compat.classification.training_arguments import published_arguments
 
     six = published_arguments(None, kind="cell", n_layers=6, n_train=1200, evaluate=True)
     assert six["warmup_steps"] == 500
@@ -708,7 +708,7 @@ class Quantized:
 
 def test_search_spaces_are_read_in_every_published_form():
     optuna = pytest.importorskip("optuna")
-    from geneformer.compat.search_spaces import DEFAULT, checked_space, draw
+    from geneformer.compat.classification.search_spaces import DEFAULT, checked_space, draw
 
     space = checked_space(
         {
@@ -743,7 +743,7 @@ def test_search_spaces_are_read_in_every_published_form():
 
 @pytest.mark.parametrize("entry", [lambda spec: 1, object(), ()])
 def test_forms_that_cannot_be_drawn_from_are_named(entry):
-    from geneformer.compat.search_spaces import checked_space
+    from geneformer.compat.classification.search_spaces import checked_space
 
     with pytest.raises(OptionError, match="weight_decay"):
         checked_space({"weight_decay": entry})
@@ -885,7 +885,7 @@ def test_training_comes_to_what_a_plain_trainer_comes_to(kind, tmp_path):
     from transformers import BertForSequenceClassification, BertForTokenClassification, Trainer, TrainingArguments
 
     from geneformer import DataCollatorForCellClassification, DataCollatorForGeneClassification
-    from geneformer.compat.classifier_training import base_model, plan_of
+    from geneformer.compat.classification.training import base_model, plan_of
     from geneformer.tasks.argument_training import new_network
 
     datasets = pytest.importorskip("datasets")

@@ -16,8 +16,8 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, BertFor
 
 import geneformer
 from geneformer import EmbExtractor, Vocabulary, get_embs
-from geneformer.compat import embedding_figures
-from geneformer.compat.labeled_embeddings import label_cell_embs, label_gene_embs
+from geneformer.compat.embeddings import figures as embedding_figures
+from geneformer.compat.embeddings.labeled import label_cell_embs, label_gene_embs
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import write_dataset
 from geneformer.errors import (

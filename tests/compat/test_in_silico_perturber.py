@@ -13,7 +13,7 @@ from transformers import BertModel
 
 import geneformer
 from geneformer import InSilicoPerturber
-from geneformer.compat.perturbation_files import read_folder
+from geneformer.compat.perturbation.files import read_folder
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import write_dataset
 from geneformer.errors import (

@@ -15,11 +15,12 @@ import torch
 from transformers import BertConfig, BertModel
 
 import geneformer as gf
-from geneformer.compat import mtl_logging, mtl_training
 from geneformer.compat.model_folders import readable_folder
-from geneformer.compat.mtl_checkpoints import load_tasks
-from geneformer.compat.mtl_classifier import MTLClassifier
-from geneformer.compat.mtl_hyperparameters import Hyperparameters
+from geneformer.compat.multi_task import logging as mtl_logging
+from geneformer.compat.multi_task import training as mtl_training
+from geneformer.compat.multi_task.checkpoints import load_tasks
+from geneformer.compat.multi_task.hyperparameters import Hyperparameters
+from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset, write_dataset
 from geneformer.errors import (

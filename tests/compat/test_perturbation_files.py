@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from geneformer.compat.perturbation_files import RunFiles, of_content, read_folder, write_raw
-from geneformer.compat.perturbation_tables import CELL_NAME, Reading
+from geneformer.compat.perturbation.files import RunFiles, of_content, read_folder, write_raw
+from geneformer.compat.perturbation.tables import CELL_NAME, Reading
 from geneformer.errors import (
     DatasetError,
     InputNotFoundError,

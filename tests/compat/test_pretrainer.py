@@ -12,8 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageMod
 
 import geneformer as gf
 from geneformer.compat.pickle_writing import write_pickle
-from geneformer.compat.precollator import GeneformerPreCollator
-from geneformer.compat.pretrainer import GeneformerPretrainer
+from geneformer.compat.pretraining.precollator import GeneformerPreCollator
+from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
 from geneformer.data.storage import read_dataset
 from geneformer.engine.padded import MaskedGenes, pack
 from geneformer.errors import DatasetError, InvalidVocabularyError, OutOfRangeError, UnsupportedArgumentError

@@ -15,7 +15,7 @@ import torch
 
 from geneformer import EmbExtractor
 from geneformer.compat.cell_states import read_cell_states
-from geneformer.compat.state_embeddings import read_state_embeddings
+from geneformer.compat.embeddings.state_embeddings import read_state_embeddings
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import write_dataset
 from geneformer.errors import (

@@ -1,5 +1,5 @@
 """Cell and gene classification, under its published path."""
 
-from geneformer.compat.classifier import Classifier
+from geneformer.compat.classification.classifier import Classifier
 
 __all__ = ["Classifier"]

@@ -1,7 +1,7 @@
 """Parts of the classifier that scripts call by themselves, under their published path."""
 
 from geneformer.compat.cell_selection import downsample_and_shuffle, remove_cols, rename_cols, subsample_by_class
-from geneformer.compat.training_defaults import compute_metrics, get_default_train_args, get_num_classes
+from geneformer.compat.classification.training_defaults import compute_metrics, get_default_train_args, get_num_classes
 
 __all__ = [
     "compute_metrics",

@@ -1,6 +1,6 @@
 """Collators, under their published path."""
 
-from geneformer.compat.collator_for_classification import (
+from geneformer.compat.classification.collators import (
     DataCollatorForCellClassification,
     DataCollatorForGeneClassification,
 )

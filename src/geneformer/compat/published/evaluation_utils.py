@@ -1,6 +1,6 @@
 """Evaluation of classifiers, under its published path."""
 
-from geneformer.compat.evaluation_functions import (
+from geneformer.compat.classification.evaluation_functions import (
     classifier_predict,
     get_cross_valid_roc_metrics,
     get_metrics,

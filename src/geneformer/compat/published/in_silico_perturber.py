@@ -1,5 +1,5 @@
 """Perturbation, under its published path."""
 
-from geneformer.compat.in_silico_perturber import InSilicoPerturber
+from geneformer.compat.perturbation.in_silico_perturber import InSilicoPerturber
 
 __all__ = ["InSilicoPerturber"]

@@ -1,5 +1,5 @@
 """Statistics of perturbation, under their published path."""
 
-from geneformer.compat.in_silico_perturber_stats import InSilicoPerturberStats
+from geneformer.compat.perturbation.in_silico_perturber_stats import InSilicoPerturberStats
 
 __all__ = ["InSilicoPerturberStats"]

@@ -1,5 +1,5 @@
 """Multi-task classification, under its published path."""
 
-from geneformer.compat.mtl_classifier import MTLClassifier
+from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
 
 __all__ = ["MTLClassifier"]

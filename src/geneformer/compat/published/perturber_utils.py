@@ -8,6 +8,7 @@ from geneformer.compat.cell_selection import (
     load_and_filter,
     slice_by_inds_to_perturb,
 )
+from geneformer.compat.perturbation.state_shifts import get_possible_states, write_perturbation_dictionary
 from geneformer.compat.plain_models import (
     gen_attention_mask,
     get_model_emb_dims,
@@ -15,7 +16,6 @@ from geneformer.compat.plain_models import (
     load_model,
     quant_layers,
 )
-from geneformer.compat.state_shifts import get_possible_states, write_perturbation_dictionary
 from geneformer.models.padding import (
     cos_sim_shift,
     mean_nonpadding_embs,

@@ -1,6 +1,6 @@
 """Pretraining, under its published path."""
 
-from geneformer.compat.precollator import GeneformerPreCollator
-from geneformer.compat.pretrainer import GeneformerPretrainer
+from geneformer.compat.pretraining.precollator import GeneformerPreCollator
+from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
 
 __all__ = ["GeneformerPreCollator", "GeneformerPretrainer"]

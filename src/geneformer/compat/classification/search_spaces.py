@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from geneformer.compat.training_arguments import BATCH_SIZE
+from geneformer.compat.classification.training_arguments import BATCH_SIZE
 from geneformer.errors import OptionError, UnsupportedArgumentError
 
 LOGARITHMIC = ("learning_rate",)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from geneformer.compat.cell_states import read_cell_states
-from geneformer.compat.given_states import state_names, state_vectors
-from geneformer.compat.perturbation_files import RunFiles, write_cells
-from geneformer.compat.perturbation_models import MODEL_TYPES, open_model
-from geneformer.compat.perturbation_runs import STATE, PerturbationRun, cells_table
+from geneformer.compat.perturbation.files import RunFiles, write_cells
+from geneformer.compat.perturbation.given_states import state_names, state_vectors
+from geneformer.compat.perturbation.models import MODEL_TYPES, open_model
+from geneformer.compat.perturbation.runs import STATE, PerturbationRun, cells_table
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from geneformer import keys
-from geneformer.compat.perturbation_dictionaries import (
+from geneformer.compat.perturbation.dictionaries import (
     UNCHANGED,
     CellEffects,
     anchor_first,
@@ -18,8 +18,8 @@ from geneformer.compat.perturbation_dictionaries import (
     in_parts,
     single_effects,
 )
-from geneformer.compat.perturbation_files import Raw, RunFiles, write_raw
-from geneformer.compat.perturbation_models import runtime_for
+from geneformer.compat.perturbation.files import Raw, RunFiles, write_raw
+from geneformer.compat.perturbation.models import runtime_for
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.options import PerturbOptions
 from geneformer.runs.progress import progress_bar

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import classifier_data as cells
-from geneformer.compat import classifier_evaluation as evaluation
-from geneformer.compat import classifier_search, classifier_training, classifier_validation
-from geneformer.compat.classifier_preparation import Preparation
-from geneformer.compat.classifier_reports import Reports
+from geneformer.compat.classification import data as cells
+from geneformer.compat.classification import evaluation
+from geneformer.compat.classification import search as classifier_search
+from geneformer.compat.classification import training as classifier_training
+from geneformer.compat.classification import validation as classifier_validation
+from geneformer.compat.classification.preparation import Preparation
+from geneformer.compat.classification.reports import Reports
 from geneformer.compat.pickle_writing import write_pickle
 from geneformer.errors import OptionError, UnsupportedArgumentError
 from geneformer.options._check import check_range

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from geneformer.compat.model_folders import readable_folder
-from geneformer.compat.mtl_hyperparameters import Hyperparameters
-from geneformer.compat.mtl_logging import run_log
+from geneformer.compat.multi_task.hyperparameters import Hyperparameters
+from geneformer.compat.multi_task.logging import run_log
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
 from geneformer.errors import DeviceMemoryError, LabelError

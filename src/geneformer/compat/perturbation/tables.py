@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from geneformer.compat.perturbation_files import CELL, RawFile
+from geneformer.compat.perturbation.files import CELL, RawFile
 from geneformer.errors import DatasetError, StateError, VocabularyMismatchError
 from geneformer.results.perturbation import (
     EXACT,

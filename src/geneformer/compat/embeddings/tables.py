@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from geneformer.compat.embedding_frames import cell_frame, gene_frame, state_frame, vector_frame
-from geneformer.compat.extraction import Extraction, by_token, vector
+from geneformer.compat.embeddings.extraction import Extraction, by_token, vector
+from geneformer.compat.embeddings.frames import cell_frame, gene_frame, state_frame, vector_frame
 from geneformer.tasks.embedding_summaries import Statistic
 
 if TYPE_CHECKING:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import classifier_data as cells
-from geneformer.compat import classifier_evaluation as evaluation
-from geneformer.compat import classifier_plots as plots
-from geneformer.compat.classifier_settings import ClassifierSettings
+from geneformer.compat.classification import data as cells
+from geneformer.compat.classification import evaluation, plots
+from geneformer.compat.classification.settings import ClassifierSettings
 from geneformer.compat.pickle_writing import write_pickle
 from geneformer.errors import OptionError
 

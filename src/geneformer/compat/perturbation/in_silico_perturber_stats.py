@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from geneformer.compat.cell_states import read_cell_states
 from geneformer.compat.dictionary_files import bundled_version, dictionary_path
-from geneformer.compat.given_states import state_names
-from geneformer.compat.perturbation_files import SUFFIX, RawFile, of_content, read_folder
-from geneformer.compat.perturbation_tables import CELL_NAME, Reading
+from geneformer.compat.perturbation.files import SUFFIX, RawFile, of_content, read_folder
+from geneformer.compat.perturbation.given_states import state_names
+from geneformer.compat.perturbation.tables import CELL_NAME, Reading
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.errors import (
     AbsentGeneError,

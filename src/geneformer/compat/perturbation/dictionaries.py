@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from geneformer.compat.perturbation_files import CELL, Raw
+from geneformer.compat.perturbation.files import CELL, Raw
 from geneformer.results.perturbation import GENE_SIMILARITY, SHIFT, SIMILARITY
 
 Tokens = tuple[int, ...]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat.embedding_frames import dimensions
+from geneformer.compat.embeddings.frames import dimensions
 from geneformer.errors import UnknownColumnError
 from geneformer.pl._label_figures import label_heatmap, label_layout, label_umap
 from geneformer.runs.files import output_errors

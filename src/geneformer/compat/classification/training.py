@@ -5,17 +5,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat.classifier_data import Data, made_folder, opened
+from geneformer.compat.classification.data import Data, made_folder, opened
+from geneformer.compat.classification.training_arguments import published_arguments, runtime_of
 from geneformer.compat.model_folders import readable_folder
 from geneformer.compat.pickle_writing import write_pickle
-from geneformer.compat.training_arguments import published_arguments, runtime_of
 from geneformer.errors import OutputExistsError, UnknownVocabularyError, VocabularyMismatchError
 from geneformer.models.loading import LoadedModel, load_model
 from geneformer.tasks.argument_training import TrainingPlan
 from geneformer.tasks.argument_training import train_classifier as train_network
 
 if TYPE_CHECKING:
-    from geneformer.compat.classifier_settings import ClassifierSettings
+    from geneformer.compat.classification.settings import ClassifierSettings
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 """Files that tell that a folder holds a trained model."""

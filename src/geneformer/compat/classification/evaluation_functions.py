@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import classifier_evaluation as evaluation
-from geneformer.compat.classifier_plots import plot_confusions, plot_rocs, plot_scores
+from geneformer.compat.classification import evaluation
+from geneformer.compat.classification.plots import plot_confusions, plot_rocs, plot_scores
 from geneformer.errors import OptionError, UnknownClassError
 from geneformer.options._check import check_choice
 from geneformer.tasks.label_scores import accuracy_and_f1, confusion, pool_rocs, roc_metrics

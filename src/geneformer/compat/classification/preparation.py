@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import classifier_data as cells
-from geneformer.compat import classifier_validation
-from geneformer.compat.classifier_data import made_folder
-from geneformer.compat.classifier_settings import ClassifierSettings
+from geneformer.compat.classification import data as cells
+from geneformer.compat.classification import validation as classifier_validation
+from geneformer.compat.classification.data import made_folder
+from geneformer.compat.classification.settings import ClassifierSettings
 from geneformer.errors import GeneListError, UnsupportedArgumentError, VocabularyMismatchError
 from geneformer.options._check import check_range
 from geneformer.tasks.label_draws import cap_classes, without_rare

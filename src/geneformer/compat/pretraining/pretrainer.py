@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from geneformer.compat.precollator import GeneformerPreCollator
+from geneformer.compat.pretraining.precollator import GeneformerPreCollator
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.storage import read_dataset
 from geneformer.engine.padded import MaskedGenes, pack

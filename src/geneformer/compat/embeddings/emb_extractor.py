@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.compat.cell_states import read_cell_states
-from geneformer.compat.embedding_figures import plot_labels
-from geneformer.compat.embedding_frames import write_frame
-from geneformer.compat.embedding_tables import Extracted, extract_cells, extract_genes
-from geneformer.compat.extraction import Extraction
+from geneformer.compat.embeddings.extraction import Extraction
+from geneformer.compat.embeddings.figures import plot_labels
+from geneformer.compat.embeddings.frames import write_frame
+from geneformer.compat.embeddings.state_embeddings import write_state_embeddings
+from geneformer.compat.embeddings.tables import Extracted, extract_cells, extract_genes
+from geneformer.compat.embeddings.torch_embeddings import NO_TDIGEST, get_embs
 from geneformer.compat.loaded_models import published_model
-from geneformer.compat.state_embeddings import write_state_embeddings
-from geneformer.compat.torch_embeddings import NO_TDIGEST, get_embs
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.row_order import longest_first, rows_with

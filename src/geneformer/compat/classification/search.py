@@ -4,15 +4,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat import classifier_training
-from geneformer.compat.classifier_data import made_folder, opened
-from geneformer.compat.search_spaces import checked_space, draw
+from geneformer.compat.classification import training as classifier_training
+from geneformer.compat.classification.data import made_folder, opened
+from geneformer.compat.classification.search_spaces import checked_space, draw
 from geneformer.errors import GeneformerError, OptionError, TrainingError
 from geneformer.estimators.study import import_optuna
 from geneformer.options._check import check_range
 
 if TYPE_CHECKING:
-    from geneformer.compat.classifier_settings import ClassifierSettings
+    from geneformer.compat.classification.settings import ClassifierSettings
 
 METRIC = "macro_f1"
 """Figure of the evaluation cells that decides."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from geneformer.compat.extraction import Extraction, by_token, vector
+from geneformer.compat.embeddings.extraction import Extraction, by_token, vector
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.errors import CheckpointError, DatasetError, OptionError, OutOfRangeError, UnsupportedArgumentError
 from geneformer.models.checkpoint import TIED, build_model

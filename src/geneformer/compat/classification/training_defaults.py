@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
+from geneformer.compat.classification.training_arguments import published_arguments
 from geneformer.compat.plain_models import quant_layers
-from geneformer.compat.training_arguments import published_arguments
 from geneformer.models.losses import MISSING
 from geneformer.options._check import check_choice
 from geneformer.tasks.label_scores import accuracy_and_f1, confusion

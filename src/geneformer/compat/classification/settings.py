@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import classifier_options as checked
-from geneformer.compat.classifier_evaluation import runtime_for
+from geneformer.compat.classification import options as checked
+from geneformer.compat.classification.evaluation import runtime_for
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.errors import UnsupportedArgumentError
 from geneformer.options import RuntimeOptions

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from geneformer.compat.embedding_frames import cell_frame, gene_frame, state_frame
-from geneformer.compat.torch_embeddings import dataset_tokens
+from geneformer.compat.embeddings.frames import cell_frame, gene_frame, state_frame
+from geneformer.compat.embeddings.torch_embeddings import dataset_tokens
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.errors import DatasetError
 from geneformer.options._check import check_choice

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat.classifier_data import made_folder, opened
+from geneformer.compat.classification.data import made_folder, opened
 from geneformer.compat.model_folders import readable_folder
 from geneformer.compat.pickle_writing import write_pickle
 from geneformer.engine.device import resolve_device
@@ -24,7 +24,7 @@ from geneformer.tasks.label_predictions import Told, tell
 from geneformer.tasks.label_scores import accuracy_and_f1, confusion, mean_fpr, pool_rocs, roc_metrics
 
 if TYPE_CHECKING:
-    from geneformer.compat.classifier_settings import ClassifierSettings
+    from geneformer.compat.classification.settings import ClassifierSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

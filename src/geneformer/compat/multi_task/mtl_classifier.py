@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat import mtl_tables as tables
-from geneformer.compat.mtl_checkpoints import FOLDER, load_tasks, save_encoder, save_tasks
-from geneformer.compat.mtl_hyperparameters import (
+from geneformer.compat.multi_task import tables
+from geneformer.compat.multi_task.checkpoints import FOLDER, load_tasks, save_encoder, save_tasks
+from geneformer.compat.multi_task.hyperparameters import (
     SPACE,
     Hyperparameters,
     check_space,
     draw_hyperparameters,
     manual_hyperparameters,
 )
-from geneformer.compat.mtl_logging import import_wandb, log_folder
-from geneformer.compat.mtl_processes import agreed, check_launched, is_first
-from geneformer.compat.mtl_training import Settings, TaskCells, runtime_of, train_tasks
+from geneformer.compat.multi_task.logging import import_wandb, log_folder
+from geneformer.compat.multi_task.processes import agreed, check_launched, is_first
+from geneformer.compat.multi_task.training import Settings, TaskCells, runtime_of, train_tasks
 from geneformer.data.storage import read_dataset
 from geneformer.errors import LabelError, OptionError
 from geneformer.estimators.study import Study

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat.classifier_data import made_folder, read_classes
+from geneformer.compat.classification.data import made_folder, read_classes
 from geneformer.errors import OptionError, UnreadableInputError, UnsupportedArgumentError
 from geneformer.models.tensor_pickles import TENSORS
 from geneformer.options._check import check_choice

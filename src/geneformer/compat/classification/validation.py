@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat import classifier_data as cells
-from geneformer.compat.classifier_data import Data
+from geneformer.compat.classification import data as cells
+from geneformer.compat.classification.data import Data
 from geneformer.errors import OptionError, UnsupportedArgumentError
 from geneformer.tasks.gene_batches import count_cells
 from geneformer.tasks.label_batches import COLUMNS
 from geneformer.tasks.label_draws import balanced_classes, blocks, fold_count, gene_folds
 
 if TYPE_CHECKING:
-    from geneformer.compat.classifier_settings import ClassifierSettings
+    from geneformer.compat.classification.settings import ClassifierSettings
 
 Split = tuple[Data, Data | None, Data | None]
 """Cells to learn from, to evaluate on, and to test on."""

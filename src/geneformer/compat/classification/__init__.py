@@ -1,0 +1,1 @@
+"""Cell and gene classification under the published names."""

@@ -1,0 +1,1 @@
+"""Embeddings under the published names."""

@@ -1,0 +1,1 @@
+"""Multi-task classification under the published names."""

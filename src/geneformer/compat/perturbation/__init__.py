@@ -1,0 +1,1 @@
+"""Perturbation and its statistics under the published names."""

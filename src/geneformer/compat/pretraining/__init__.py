@@ -1,0 +1,1 @@
+"""Pretraining under the published names."""
