@@ -58,9 +58,10 @@ def study(folder: Path, seed: int, model: str, epochs: float) -> dict[str, Any]:
     labels = test.obs["cell_type"].astype(str).to_numpy()
     found: dict[str, Any] = {"seed": seed}
     for name, weights in VARIANTS.items():
+        learning = {"learning_rate": 5e-4} | (weights or {"max_steps": 1, "learning_rate": 1e-12})
         classifier = gf.CellClassifier(
-            model, seed=seed, epochs=epochs, max_length=256, learning_rate=5e-4, test=0.0, tokens_per_batch=8192,
-            baselines="none", progress=False, **(weights or {"max_steps": 1, "learning_rate": 1e-12}),
+            model, seed=seed, epochs=epochs, max_length=256, test=0.0, tokens_per_batch=8192, baselines="none",
+            progress=False, **learning,
         ).fit(train, "cell_type")  # fmt: skip
         opened = classifier.open(test)
         views = views_of(opened.tokens, classifier.base().vocabulary.special_ids, seed)
