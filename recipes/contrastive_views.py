@@ -58,9 +58,9 @@ def study(folder: Path, seed: int, model: str, epochs: float) -> dict[str, Any]:
     labels = test.obs["cell_type"].astype(str).to_numpy()
     found: dict[str, Any] = {"seed": seed}
     for name, weights in VARIANTS.items():
-        learning = {"learning_rate": 5e-4} | (weights or {"max_steps": 1, "learning_rate": 1e-12})
+        learning = {"learning_rate": 1e-3} | (weights or {"max_steps": 1, "learning_rate": 1e-12})
         classifier = gf.CellClassifier(
-            model, seed=seed, epochs=epochs, max_length=256, test=0.0, tokens_per_batch=8192, baselines="none",
+            model, seed=seed, epochs=epochs, max_length=256, test=0.0, tokens_per_batch=4096, baselines="none",
             progress=False, **learning,
         ).fit(train, "cell_type")  # fmt: skip
         opened = classifier.open(test)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("counts", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def main(data: Path, out: Path) -> dict[str, object]:
         cell_state_dict=STATES,
         filter_data={"depth": ["deep", "shallow"]},
         training_args={
-            "num_train_epochs": 0.9,
+            "num_train_epochs": 5,
             "learning_rate": 0.000804,
             "lr_scheduler_type": "polynomial",
             "warmup_steps": 3,

@@ -64,6 +64,12 @@ class UnsupportedArgumentError(OptionError):
     code = "GF104"
 
 
+class UnsupportedNameError(OptionError, ImportError):
+    """A function of the published package that is not among those carried over."""
+
+    code = "GF105"
+
+
 class CountsError(GeneformerError, ValueError):
     """The counts cannot be used as they are."""
 

@@ -28,6 +28,7 @@ SIGNATURES = {
     "remove_cols": [("data", NOTHING), ("cols_to_keep", NOTHING)],
     "get_num_classes": [("id_class_dict", NOTHING)],
     "compute_metrics": [("pred", NOTHING)],
+    "label_gene_classes": [("example", NOTHING), ("class_id_dict", NOTHING), ("gene_class_dict", NOTHING)],
     "get_default_train_args": [
         ("model", NOTHING),
         ("classifier", NOTHING),

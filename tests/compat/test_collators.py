@@ -110,3 +110,14 @@ def test_published_paths():
     from geneformer.collator_for_classification import DataCollatorForCellClassification as FromModule
 
     assert FromModule is DataCollatorForCellClassification
+
+
+def test_batches_may_be_prepared_by_a_class_of_ones_own():
+    class Scaled(DataCollatorForCellClassification):
+        def _prepare_batch(self, features):
+            batch = super()._prepare_batch(features)
+            return {**batch, "labels": batch["labels"] * 2}
+
+    batch = Scaled({"<pad>": 0})([{"input_ids": [5], "label": 0.5}, {"input_ids": [5, 6], "label": 1.5}])
+    assert batch["labels"].tolist() == [1.0, 3.0]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]

@@ -82,11 +82,34 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / ".cache" / "geneformer"
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OSError, match="file"):
-        dictionary_files.__getattr__("GENE_MEDIAN_FILE")
+    for told in (tmp_path / "file", tmp_path / "file" / "within", "~nobody-of-that-name/cache"):
+        monkeypatch.setenv("GENEFORMER_CACHE", str(told))
+        with pytest.raises(errors.OutputError, match=f"(?s){told}.*Set GENEFORMER_CACHE"):
+            dictionary_files.__getattr__("GENE_MEDIAN_FILE")
+
+
+def test_a_home_that_cannot_be_told_hinders_nothing_that_needs_none(monkeypatch):
+    def unknown(_):
+        raise RuntimeError
+
+    for name in ("GENEFORMER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    path = dictionary_path("TOKEN_DICTIONARY_FILE")
+    assert bundled_version(path) == "V2"
+    with pytest.raises(errors.OutputError, match="Set GENEFORMER_CACHE"):
+        dictionary_files.__getattr__("TOKEN_DICTIONARY_FILE")
+    assert not Path("~").exists()
+
+
+def test_a_relative_cache_stays_where_it_is_when_the_script_moves(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENEFORMER_CACHE", "cache")
+    monkeypatch.chdir(tmp_path)
+    path = gf.GENE_MEDIAN_FILE_30M
+    monkeypatch.chdir("/")
+    assert path.is_file()
 
 
 def test_a_path_of_this_package_stands_for_its_table_whether_written_or_not(cache, monkeypatch, tmp_path):

@@ -561,8 +561,20 @@ class TestGetEmbs:
         np.testing.assert_allclose(found, reference(network.get_base_model(), short("V1"), 3), **CLOSE)
         assert any("lora_" in name for name, _ in network.named_parameters())
 
+    @pytest.mark.parametrize("mode", ["cls", "cell", "gene"])
+    def test_padding_is_no_token_whatever_lengths_say(self, cells, names, mode):
+        data = cells["V2"].remove_columns("length").map(lambda cell: {"length": len(cell["input_ids"]) + 2})
+        longest = max(data["length"])
+        padded = data.map(lambda cell: {"input_ids": cell["input_ids"] + [0] * (longest - len(cell["input_ids"]))})
+        right = get_embs(tiny_model("V2"), cells["V2"], mode, 2, 0, 100, names["V2"])
+        for changed in (data, padded, padded.remove_columns("length")):
+            assert torch.equal(get_embs(tiny_model("V2"), changed, mode, 2, 0, 100, names["V2"]), right)
+
     def test_what_cannot_be_done_is_refused(self, cells, names):
         model = tiny_model("V1")
+        for wrong in (None, {gene: token for token, gene in names["V1"].items()}):
+            with pytest.raises(OptionError, match="takes the gene of each id"):
+                get_embs(model, cells["V1"], "cell", 2, 0, 100, wrong)
         with pytest.raises(UnsupportedArgumentError, match="digest"):
             get_embs(model, cells["V1"], "cell", 2, 0, 100, names["V1"], save_tdigest=True)
         with pytest.raises(UnknownChoiceError):

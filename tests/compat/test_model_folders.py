@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import geneformer as gf
 from geneformer.compat.model_folders import readable_folder
-from geneformer.errors import CheckpointError, PlaceholderFileError, UnknownModelError, UnsafeFileError
+from geneformer.errors import CheckpointError, OutputError, PlaceholderFileError, UnknownModelError, UnsafeFileError
 from geneformer.models.checkpoint import read_weights
 
 
@@ -97,3 +97,10 @@ def test_the_folder_above_a_model_is_refused_and_the_model_named(pickled, cache)
 def test_no_folder_at_all(tmp_path):
     with pytest.raises(UnknownModelError):
         readable_folder(tmp_path / "nothing")
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(pickled, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OutputError, match="Set GENEFORMER_CACHE"):
+        readable_folder(pickled)

@@ -17,7 +17,20 @@ from geneformer.vocab.pickles import read_pickle
 from golden import golden_tokens, save_tiny_checkpoint, tiny_config, tiny_model
 
 NOTHING = inspect.Parameter.empty
+ROW = [("example", NOTHING)]
 SIGNATURES = {
+    "calc_n_overflow": [
+        ("max_len", NOTHING),
+        ("example_len", NOTHING),
+        ("tokens_to_perturb", NOTHING),
+        ("indices_to_perturb", NOTHING),
+    ],
+    "delete_indices": ROW,
+    "overexpress_indices": ROW,
+    "overexpress_indices_special": ROW,
+    "overexpress_tokens": [*ROW, ("max_len", NOTHING), ("special_token", NOTHING)],
+    "truncate_by_n_overflow": ROW,
+    "truncate_by_n_overflow_special": ROW,
     "load_and_filter": [("filter_data", NOTHING), ("nproc", NOTHING), ("input_data_file", NOTHING)],
     "filter_by_dict": [("data", NOTHING), ("filter_data", NOTHING), ("nproc", NOTHING)],
     "filter_data_by_tokens": [("filtered_input_data", NOTHING), ("tokens", NOTHING), ("nproc", NOTHING)],

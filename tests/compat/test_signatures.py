@@ -12,6 +12,9 @@ TOKENS, MEDIANS, MAPPING, NAMES = (
     for name in ("TOKEN_DICTIONARY_FILE", "GENE_MEDIAN_FILE", "ENSEMBL_MAPPING_FILE", "ENSEMBL_DICTIONARY_FILE")
 )
 
+_LOADED = (gf.TranscriptomeTokenizer, gf.InSilicoPerturberStats)
+"""Their defaults are paths of the cache that is told when they are loaded, as those above are."""
+
 
 class TranscriptomeTokenizer:
     def __init__(

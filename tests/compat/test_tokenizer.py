@@ -415,6 +415,11 @@ def test_cells_in_memory_become_the_same_dataset(published_inputs, tmp_path):
     assert whole["length_uncropped"][:] == [len(cell) for cell in cells]
 
 
+def test_cells_in_memory_are_sent_elsewhere():
+    with pytest.raises(errors.OptionError, match=r"AnnData.*geneformer\.pp\.tokenize"):
+        gf.TranscriptomeTokenizer().tokenize_anndata(anndata.AnnData())
+
+
 def test_single_files_are_tokenized_in_memory(published_inputs):
     tokenizer = gf.TranscriptomeTokenizer(keep_counts=True)
     cells, metadata, counts = tokenizer.tokenize_anndata(published_inputs / "h5ad" / "pbmc.h5ad")

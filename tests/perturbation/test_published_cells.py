@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from geneformer.errors import AbsentGeneError, DatasetError, GeneformerWarning, NoCellsError, OutOfRangeError
-from geneformer.tasks.perturbation.published_cells import published_cells, vocabulary_of
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.tasks.perturbation.published_cells import published_cells
 from small_cells import dataset_of
 
-V1, V2 = Vocabulary.load("V1"), Vocabulary.load("V2")
 ROWS = [[10, 11], [10, 12, 13], [11, 12, 13, 14], [10, 11, 15], [16], [10, 13, 17]]
 
 
@@ -55,20 +53,3 @@ def test_what_cannot_be_taken_is_refused():
         taken(genes=[("it", [14, 15])])
     with pytest.raises(OutOfRangeError, match="starts at cell 6"):
         taken(part=(6, 7))
-
-
-def test_cells_without_special_tokens_are_taken_to_be_of_the_vocabulary_named():
-    assert vocabulary_of(cells(), V2) == V2.fingerprint
-    assert vocabulary_of(dataset_of([[2, 10, 3], [10]]), V2) is None
-    assert vocabulary_of(dataset_of([[10, 25_000]]), V2) is None
-    assert vocabulary_of(cells(), V1) is None
-    assert vocabulary_of(cells(vocabulary=V1.fingerprint), V2) == V1.fingerprint
-
-
-def test_a_dictionary_of_ones_own_is_not_compared_by_its_medians():
-    own = Vocabulary(
-        name="own", genes=["A", "B"], token_ids=[2, 3], medians=[1.0, 1.0],
-        special_tokens={"<pad>": 0, "<mask>": 1}, input_size=10,
-    )  # fmt: skip
-    assert vocabulary_of(dataset_of([[2, 3]], vocabulary="with medians"), own) is None
-    assert vocabulary_of(dataset_of([[2, 3]], vocabulary=V1.fingerprint), own) == V1.fingerprint

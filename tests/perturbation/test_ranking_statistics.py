@@ -386,7 +386,7 @@ def test_other_refusals():
     null = changed(made_run(5, states=()), lambda frame: frame.assign(edit="overexpress"))
     with pytest.raises(AbsentGeneError, match="None of the 20 perturbations is in the null run"):
         ranked(made_run(20, states=()), null, mode="vs_null")
-    with pytest.raises(PerturbationError, match="there is 1"):
+    with pytest.raises(PerturbationError, match="1 of 1 have the same"):
         ranked(made_run(1, states=()), mode="mixture_model")
     lost = run.cells.to_pandas()
     lost.loc[3, "donor"] = None

@@ -97,6 +97,13 @@ def test_a_full_disk_is_an_output_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_the_place_of_a_folder_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(OutputError, match=r"(?s)file.*stands where"), output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
 def test_other_system_errors_pass_unchanged():
     with pytest.raises(OSError, match="Input/output") as caught, output_errors(Path("x")):
         raise OSError(errno.EIO, "Input/output error")

@@ -266,6 +266,14 @@ def test_a_dataset_in_memory_keeps_everything(tmp_path):
     assert read_dataset(part)[0].tolist() == [4]
 
 
+def test_lengths_are_counted_where_there_are_none(tmp_path):
+    table = pa.table({"input_ids": pa.array([[5, 6, 7], [], [8]], pa.list_(pa.int64())), "state": ["a", "b", "c"]})
+    for rows, name in (([0, 1, 2], "all"), ([2, 0], "some")):
+        path = write_dataset(TokenizedDataset(table).take(rows), tmp_path / name)
+        assert read_dataset(path).column("length").tolist() == [[3, 0, 1][row] for row in rows]
+        assert datasets.load_from_disk(str(path))["length"] == [[3, 0, 1][row] for row in rows]
+
+
 def test_the_manifest_travels_with_the_tokens(tmp_path):
     with DatasetWriter(tmp_path / "x") as writer:
         writer.append([0, 1], [5])

@@ -4,11 +4,14 @@ They are for scripts that open them; this package reads its own tables instead.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from geneformer._version import __version__
 from geneformer.compat.pickle_writing import write_pickle
+from geneformer.errors import OutputError, OutputExistsError
 from geneformer.vocab.vocabulary import Vocabulary
 
 GENE_MEDIAN_FILE: Path
@@ -51,9 +54,35 @@ __all__ = [
 def cache_folder() -> Path:
     """Where the dictionaries go: `GENEFORMER_CACHE`, or the `geneformer` folder of the user's cache."""
     told = os.environ.get("GENEFORMER_CACHE")
-    if told:
-        return Path(told).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "geneformer"
+    return _expanded(Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
+
+
+@contextmanager
+def written_cache() -> Iterator[None]:
+    """Say how another cache is chosen where this one cannot be written to.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made or written to, or the home folder it should be in is not known.
+    """
+    way_out = "Set GENEFORMER_CACHE to a folder you may write to."
+    folder = cache_folder()
+    if not folder.is_absolute():
+        msg = f'The cache "{folder}" of this package lies in a home folder that is not known. {way_out}'
+        raise OutputError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f'The cache "{folder}" of this package cannot be made: {error.strerror}. {way_out}'
+        raise OutputError(msg) from error
+    try:
+        yield
+    except OutputExistsError:
+        raise
+    except OutputError as error:
+        msg = f"{error.args[0]} It is in the cache of this package. {way_out}"
+        raise OutputError(msg) from error
 
 
 def dictionary_path(name: str) -> Path:
@@ -63,7 +92,7 @@ def dictionary_path(name: str) -> Path:
 
 def bundled_version(path: str | Path) -> str | None:
     """The vocabulary whose published dictionary a path is, in whatever cache; None for a file of the user's own."""
-    path = Path(path).expanduser().absolute()
+    path = _expanded(Path(path))
     if path.parent.name != _FOLDER:
         return None
     return next((version for version, _, file in FILES.values() if file == path.name), None)
@@ -78,6 +107,14 @@ def bundled_table(path: str | Path) -> dict[str, Any] | None:
     return Vocabulary.load(version).published_tables()[table]
 
 
+def _expanded(path: Path) -> Path:
+    """A whole path; one whose home folder is not known stays as it is."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path
+
+
 def __getattr__(name: str) -> Any:
     if name not in FILES:
         msg = f"module {__name__!r} has no attribute {name!r}"
@@ -85,5 +122,6 @@ def __getattr__(name: str) -> Any:
     version, table, _ = FILES[name]
     path = dictionary_path(name)
     if not path.is_file():
-        write_pickle(Vocabulary.load(version).published_tables()[table], path)
+        with written_cache():
+            write_pickle(Vocabulary.load(version).published_tables()[table], path)
     return path

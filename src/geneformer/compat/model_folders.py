@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from geneformer._version import __version__
-from geneformer.compat.dictionary_files import cache_folder
+from geneformer.compat.dictionary_files import cache_folder, written_cache
 from geneformer.errors import CheckpointError, OutputExistsError
 from geneformer.models.checkpoint import CONFIG, PICKLED_WEIGHTS, WEIGHTS, convert_pickled
 from geneformer.models.loading import find_folder
@@ -47,11 +47,12 @@ def readable_folder(path: str | Path) -> Path:
     converted = cache_folder() / f"models-{__version__}" / _content_key(folder)
     if (converted / WEIGHTS).is_file():
         return converted
-    with output_errors(converted):
-        converted.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_folder(converted) as temporary:
-            convert_pickled(folder, temporary)
+        with written_cache():
+            with output_errors(converted):
+                converted.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(converted) as temporary:
+                convert_pickled(folder, temporary)
     except OutputExistsError:
         return converted  # another process was faster
     _logger.info("%s holds pickled weights; a copy as safetensors is kept at %s", folder, converted)

@@ -252,6 +252,12 @@ class TranscriptomeTokenizer:
             "h5ad" or "zarr".
         """
         check_choice("file_format", file_format, FORMATS[1:])
+        if not isinstance(adata_file_path, str | os.PathLike):
+            msg = (
+                f"adata_file_path is a {type(adata_file_path).__name__}. Give the path of a file; for cells in memory "
+                "there is geneformer.pp.tokenize(adata)."
+            )
+            raise OptionError(msg)
         return self._in_memory([Path(adata_file_path)], file_format, target_sum)
 
     def tokenize_loom(

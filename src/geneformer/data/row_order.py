@@ -3,7 +3,7 @@
 The draw is that of `datasets.Dataset.shuffle`, so that the same cells are taken as by the published package.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,13 @@ Ints = NDArray[np.int64]
 
 SEED = 42
 """What the published package draws cells with."""
+
+
+def listed(values: Any) -> list[Any]:
+    """Values of a list, a set, an array or a column; a single value, text too, as the only one."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [values]
 
 
 def rows_with(dataset: TokenizedDataset, wanted: Mapping[str, Sequence[Any]]) -> Ints:

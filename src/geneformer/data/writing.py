@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from geneformer import keys
 from geneformer.data.columns import arrow_column, arrow_type, feature
@@ -184,12 +185,16 @@ class DatasetWriter:
         self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: numbers(np.diff(offsets))}, cells))
 
     def append_table(self, batch: pa.RecordBatch) -> None:
-        """Write cells that are in Arrow already; all batches must have the columns of the first one."""
+        """Write cells that are in Arrow already; all batches must have the columns of the first one.
+
+        `length` is counted where a batch has none.
+        """
         if self._schema is None:
             types = zip(batch.schema.names, batch.schema.types, strict=True)
             described = {n: k.value_type if pa.types.is_dictionary(k) else k for n, k in types if n not in _OWN}
             self._schema = _schema(described, counts=self._counts)
         columns = {name: batch.column(name) for name in batch.schema.names}
+        columns.setdefault(keys.LENGTH, compute.list_value_length(columns[keys.INPUT_IDS]))
         self._write(_batch(self._schema, columns, batch.num_rows))
 
     def finish(self, manifest: Manifest | None = None) -> Path:

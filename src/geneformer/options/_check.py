@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 from geneformer.errors import OutOfRangeError, UnknownChoiceError
@@ -55,3 +56,14 @@ def check_range(
     ):
         msg = f"{option}={value!r} is out of range. It takes a number, {' and '.join(bounds)}."
         raise OutOfRangeError(msg)
+
+
+def whole_number(option: str, value: Any, *, low: int, high: int | None = None) -> Any:
+    """A whole number of ``[low, high]``, of NumPy too, as one of Python; ``None`` passes."""
+    try:
+        number = value if value is None or isinstance(value, bool) else index(value)
+    except TypeError as error:
+        msg = f"{option}={value!r} is no whole number. It takes one of at least {low}."
+        raise OutOfRangeError(msg) from error
+    check_range(option, number, low=low, high=high)
+    return number

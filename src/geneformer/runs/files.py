@@ -19,6 +19,8 @@ _REASONS = {
     errno.EACCES: "Permission denied. Choose a folder you may write to.",
     errno.EPERM: "Permission denied. Choose a folder you may write to.",
     errno.EROFS: "The file system is read-only. Choose a folder you may write to.",
+    errno.ENOTDIR: "A file stands where one of its folders should be. Choose another place.",
+    errno.EEXIST: "A file stands where one of its folders should be. Choose another place.",
     errno.ENAMETOOLONG: "The name is too long. Choose a shorter one.",
 }
 

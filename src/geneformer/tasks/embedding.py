@@ -158,8 +158,9 @@ def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: boo
         n_long = int((tokens.lengths > model.max_length).sum())
         msg = (
             f"{n_long:,} of {len(tokens):,} cells have more than the {model.max_length:,} tokens {model.name} has "
-            f"positions for (longest: {longest:,}). Pass truncate=True (--truncate) to keep their highest ranked "
-            f"genes, or tokenize with max_length={model.max_length}."
+            f"positions for (longest: {longest:,}). Tokenize with max_length={model.max_length} (model_input_size in "
+            "TranscriptomeTokenizer), or pass truncate=True (--truncate), where there is such an option, to keep "
+            "their highest ranked genes."
         )
         raise SequenceTooLongError(msg)
 

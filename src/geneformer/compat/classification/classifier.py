@@ -11,9 +11,10 @@ from geneformer.compat.classification import training as classifier_training
 from geneformer.compat.classification import validation as classifier_validation
 from geneformer.compat.classification.preparation import Preparation
 from geneformer.compat.classification.reports import Reports
+from geneformer.compat.classification.settings import warn_unused
 from geneformer.compat.pickle_writing import write_pickle
 from geneformer.errors import OptionError, UnsupportedArgumentError
-from geneformer.options._check import check_range
+from geneformer.options._check import whole_number
 
 
 class Classifier(Preparation, Reports):
@@ -208,7 +209,11 @@ class Classifier(Preparation, Reports):
             max_trials=max_trials, pval_threshold=pval_threshold,
         )  # fmt: skip
         self._check_balance(gene_balance)
-        check_range("n_hyperopt_trials", n_hyperopt_trials, low=0)
+        if self.classifier == "cell":
+            warn_unused("cell", debug_gene_split_datasets=debug_gene_split_datasets)
+        else:
+            warn_unused("gene", predict_trainer=predict_trainer)
+        n_hyperopt_trials = whole_number("n_hyperopt_trials", n_hyperopt_trials, low=0)
         run = classifier_training.run_folder(self, output_directory, output_prefix)
         classes = cells.read_classes(id_class_dict_file)
         data = cells.opened(prepared_input_data_file)
@@ -216,8 +221,8 @@ class Classifier(Preparation, Reports):
         for number, sides in enumerate(self._splits(data, classes, way, run, output_prefix, gene_balance), start=1):
             if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
                 classifier_validation.save_sides(run, output_prefix, number, sides)
-            if debug_gene_split_datasets:
-                return None
+                if debug_gene_split_datasets:
+                    return None
             trainer, judged = self._learn_split(
                 (model_directory, len(classes)), sides, run / f"ksplit{number}", n_hyperopt_trials, predict_trainer
             )
@@ -245,6 +250,8 @@ class Classifier(Preparation, Reports):
         if trials == 0:
             return self.train_classifier(*model, learnt, shown, folder, predict=predict), held
         trainer = self.hyperopt_classifier(*model, learnt, shown, folder, n_trials=trials)
+        if predict and held is not None and self.classifier == "cell":
+            classifier_training.write_predictions(self, trainer, held, folder)
         return trainer, held if test is None else test
 
     def _splits(

@@ -54,6 +54,20 @@ class _Collator:
             raise OptionError(msg)
         self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
 
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)`` or one for each token.
+
+        Raises
+        ------
+        DatasetError
+            No cells, or a row without token ids, or with labels that do not fit them.
+        """
+        return self._prepare_batch(features)
+
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """What `__call__` returns; published scripts override it, or call it from a `__call__` of their own."""
+        return self._padded(features)
+
     def _width(self, lengths: Sequence[int]) -> int:
         check_choice("padding", self.padding, (True, False, "longest", "max_length", "do_not_pad"))
         width = max(lengths)
@@ -106,14 +120,7 @@ class DataCollatorForCellClassification(_Collator):
     [[5, 7], [9, 0]]
     """
 
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)``.
-
-        Raises
-        ------
-        DatasetError
-            No cells, or a row without token ids.
-        """
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = self._padded(features)
         name = next((name for name in ("label", "labels", "label_ids") if name in features[0]), None)
         if name is not None:
@@ -148,14 +155,7 @@ class DataCollatorForGeneClassification(_Collator):
     [[1, -100], [0, -100]]
     """
 
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The batch, ``(B, L)`` each.
-
-        Raises
-        ------
-        DatasetError
-            No cells, or a row whose labels are not as many as its token ids.
-        """
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = self._padded(features)
         if "labels" not in features[0]:
             return batch

@@ -8,9 +8,10 @@ from typing import Any
 
 from geneformer.compat.pickle_writing import write_pickle
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.row_order import drawn_rows, rows_with
+from geneformer.data.row_order import drawn_rows, listed, rows_with
 from geneformer.data.storage import read_dataset, write_dataset
 from geneformer.errors import (
+    ConstantLabelError,
     DatasetError,
     GeneformerWarning,
     MissingLabelError,
@@ -131,6 +132,8 @@ def label_cells(data: Data, state_key: str, known: Mapping[int, Any] | None) -> 
         Cells without a state.
     UnknownClassError
         A state that the dictionary does not have.
+    ConstantLabelError
+        A single state, and no dictionary.
     """
     import pyarrow as pa
 
@@ -140,6 +143,9 @@ def label_cells(data: Data, state_key: str, known: Mapping[int, Any] | None) -> 
         raise MissingLabelError(msg)
     if known is None:
         known = dict(enumerate(sorted(set(states), key=lambda state: (isinstance(state, str), state))))
+        if len(known) == 1:
+            msg = f"All cells left have {state_key!r} {known[0]!r}: there is nothing to tell apart. Choose other cells."
+            raise ConstantLabelError(msg)
     id_of = {label: number for number, label in known.items()}
     unknown = sorted({str(state) for state in states if state not in id_of})
     if unknown:
@@ -186,17 +192,13 @@ def split_by_ids(data: Data, split_id_dict: Mapping[str, Any], held: str) -> tup
     if set(split_id_dict) != {"attr_key", "train", held}:
         msg = f"split_id_dict has the keys {sorted(split_id_dict)}. It takes attr_key, train and {held}."
         raise OptionError(msg)
-    lists = {part: _list(split_id_dict[part]) for part in ("train", held)}
+    lists = {part: listed(split_id_dict[part]) for part in ("train", held)}
     both = sorted({str(entry) for entry in lists["train"]} & {str(entry) for entry in lists[held]})
     if both:
         msg = f"split_id_dict has ids on both sides: {', '.join(both[:5])}. Scores come out too high."
         warnings.warn(msg, GeneformerWarning, stacklevel=4)
     key = split_id_dict["attr_key"]
     return data.take(rows_with(data, {key: lists["train"]})), data.take(rows_with(data, {key: lists[held]}))
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
 def split_at_random(data: Data, share: float, column: str | None = None) -> tuple[Data, Data]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.compat.classification.data import made_folder, opened
+from geneformer.compat.loaded_models import adapter_base_folder, published_runtime
 from geneformer.compat.model_folders import readable_folder
 from geneformer.compat.pickle_writing import write_pickle
-from geneformer.engine.device import resolve_device
-from geneformer.engine.inference import tokens_that_fit
 from geneformer.errors import CheckpointError, OptionError, UnknownClassError
 from geneformer.models.adapter_folders import is_adapter_folder
 from geneformer.models.bert_classifiers import (
@@ -19,7 +18,6 @@ from geneformer.models.bert_classifiers import (
     load_bert_classifier,
     packed_classifier,
 )
-from geneformer.options import RuntimeOptions
 from geneformer.tasks.label_predictions import Told, tell
 from geneformer.tasks.label_scores import accuracy_and_f1, confusion, mean_fpr, pool_rocs, roc_metrics
 
@@ -44,13 +42,6 @@ class Outcome:
     told: Told
     metrics: dict[str, Any]
     metadata: dict[str, list[Any]] | None
-
-
-def runtime_for(network: BertClassifier, forward_batch_size: int) -> RuntimeOptions:
-    """At most so many of the longest cells in one forward pass, and no more than memory or caches like; in float32."""
-    most = forward_batch_size * int(network.config.max_position_embeddings)
-    fitting = tokens_that_fit(network, resolve_device())
-    return RuntimeOptions(dtype="float32", tokens_per_batch=min(most, fitting), progress=False)
 
 
 def predictions(
@@ -82,7 +73,7 @@ def predictions(
         Cells that the model cannot read.
     """
     cells, network = opened(data), packed_classifier(model, kind)
-    told = tell(network, cells, kind, runtime_for(network, forward_batch_size))
+    told = tell(network, cells, kind, published_runtime(network, forward_batch_size, progress=False))
     if predict_metadata is None:
         return told, None
     return told, {name: cells.column(name)[told.rows].tolist() for name in predict_metadata}
@@ -213,21 +204,21 @@ def saved_classifier(classifier: "ClassifierSettings", model_directory: str | Pa
 
 def _with_adapters(classifier: "ClassifierSettings", folder: Path, n_classes: int) -> BertClassifier:
     """The network that adapters were saved from, with the adapters as part of its weights."""
-    from geneformer.models.adapter_folders import adapter_base, adapter_entries
+    from geneformer.models.adapter_folders import adapter_entries
     from geneformer.models.checkpoint import read_config, read_weights
     from geneformer.models.given_adapters import read_adapters
 
-    base, weights = readable_folder(adapter_base(folder)), adapter_entries(folder)
+    base, weights = adapter_base_folder(folder), adapter_entries(folder)
     config = read_config(base)
     config.num_labels = n_classes
     network = KINDS[classifier.classifier](config)
     heads = {name: value for name, value in _plain_entries(weights).items() if name in network.state_dict()}
-    missing = [name for name in ("classifier.weight",) if name not in heads]
-    pooler = "bert.pooler.dense.weight"
     whole = dict(read_weights(base)) | heads
-    if missing or (pooler in network.state_dict() and pooler not in whole):
+    drawn = [name for name in ("classifier.weight", "bert.pooler.dense.weight") if name in network.state_dict()]
+    lost = [name for name in drawn if name not in (heads if name.startswith("classifier") else whole)]
+    if lost:
         msg = (
-            f"{folder} holds adapters, but not {missing[0] if missing else pooler}, which was drawn at random before "
+            f"{folder} holds adapters, but not {lost[0]}, which was drawn at random before "
             "the training and is lost. Train the classifier again; this package writes whole models."
         )
         raise CheckpointError(msg)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from geneformer.data.row_order import listed
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError, OutOfRangeError, UnsupportedArgumentError
 from geneformer.options._check import check_choice, check_range
 from geneformer.vocab.vocabulary import Vocabulary
@@ -13,7 +14,7 @@ SPLIT_SIZES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 
 
 def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
-    """`cell_state_dict`, copied.
+    """`cell_state_dict`, copied; None for genes.
 
     Raises
     ------
@@ -21,18 +22,20 @@ def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
         Missing for cells, other keys than `state_key` and `states`, or fewer than two states.
     """
     if classifier == "gene":
-        return None if states is None else dict(states)
+        return None
     if not isinstance(states, Mapping) or set(states) != {"state_key", "states"}:
         msg = (
             'classifier="cell" takes cell_state_dict={"state_key": a column, "states": a list of values or "all"}; '
             f"got {states!r}."
         )
         raise OptionError(msg)
-    wanted = states["states"]
-    if wanted != "all" and not (isinstance(wanted, list | tuple) and len(set(wanted)) >= 2):
-        msg = f'cell_state_dict["states"] is {wanted!r}. It takes "all", or a list of two values or more.'
+    wanted = listed(states["states"])
+    if wanted == ["all"]:
+        return {"state_key": states["state_key"], "states": "all"}
+    if len(set(wanted)) < 2:
+        msg = f'cell_state_dict["states"] is {states["states"]!r}. It takes "all", or a list of two values or more.'
         raise OptionError(msg)
-    return {"state_key": states["state_key"], "states": wanted if wanted == "all" else list(wanted)}
+    return {"state_key": states["state_key"], "states": wanted}
 
 
 def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]] | None:
@@ -61,8 +64,8 @@ def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[A
         raise OptionError(msg)
     tokens: dict[Any, list[int]] = {}
     unknown: list[str] = []
-    for label, listed in genes.items():
-        names = _listed(listed)
+    for label, told in genes.items():
+        names = [str(gene) for gene in listed(told)]
         unknown += [name for name in names if name not in vocabulary.token_of]
         tokens[label] = list({int(vocabulary.token_of[name]) for name in names if name in vocabulary.token_of})
         if not tokens[label]:
@@ -74,10 +77,6 @@ def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[A
         warnings.warn(msg, GeneformerWarning, stacklevel=4)
     _refuse_shared(tokens, vocabulary)
     return tokens
-
-
-def _listed(genes: Any) -> list[str]:
-    return [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
 
 
 def _refuse_shared(tokens: Mapping[Any, Iterable[int]], vocabulary: Vocabulary) -> None:
@@ -102,14 +101,10 @@ def checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[s
     if filter_data is not None and not isinstance(filter_data, Mapping):
         msg = f"filter_data={filter_data!r} takes a dictionary of columns and lists of values."
         raise OptionError(msg)
-    wanted = {name: _values(value) for name, value in (filter_data or {}).items()}
+    wanted = {name: listed(value) for name, value in (filter_data or {}).items()}
     if states is not None and states["states"] != "all":
         wanted[states["state_key"]] = list(states["states"])
     return wanted or None
-
-
-def _values(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
 def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:

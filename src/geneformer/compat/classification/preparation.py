@@ -1,5 +1,6 @@
 """Cells made ready for a published `Classifier`: filtered, drawn, labeled, split and written."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from geneformer.compat.classification import data as cells
 from geneformer.compat.classification import validation as classifier_validation
 from geneformer.compat.classification.data import made_folder
 from geneformer.compat.classification.settings import ClassifierSettings
-from geneformer.errors import GeneListError, UnsupportedArgumentError, VocabularyMismatchError
+from geneformer.errors import GeneformerWarning, GeneListError, UnsupportedArgumentError, VocabularyMismatchError
 from geneformer.options._check import check_range
 from geneformer.tasks.label_draws import cap_classes, without_rare
 
@@ -81,6 +82,7 @@ class Preparation(ClassifierSettings):
         self, data: cells.Data, stem: Path, known: dict[int, Any] | None, way: cells.CellSplit, share: float
     ) -> None:
         states = self.cell_state_dict or {}
+        _warn_absent(states["states"], set(data.column(states["state_key"]).tolist()), states["state_key"])
         labeled, classes = cells.label_cells(self._drawn(data, states["state_key"]), states["state_key"], known)
         cells.write_classes(classes, stem)
         if way.split_id_dict is not None:
@@ -127,6 +129,13 @@ class Preparation(ClassifierSettings):
             _save_split(cells.split_by_ids(labeled, way.split_id_dict, "test"), stem)
         else:
             cells.saved(labeled, stem.with_name(f"{stem.name}_labeled.dataset"))
+
+
+def _warn_absent(states: Any, found: set[Any], column: str) -> None:
+    absent = [] if states == "all" else [state for state in states if state not in found]
+    if absent:
+        msg = f"No cell has {column!r} among {absent}, which cell_state_dict lists; the classes are the other states."
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
 
 
 def _save_split(parts: tuple[cells.Data, cells.Data], stem: Path) -> None:

@@ -9,7 +9,7 @@ from geneformer.compat.classification.data import made_folder, opened
 from geneformer.compat.classification.search_spaces import checked_space, draw
 from geneformer.errors import GeneformerError, OptionError, TrainingError
 from geneformer.estimators.study import import_optuna
-from geneformer.options._check import check_range
+from geneformer.options._check import whole_number
 
 if TYPE_CHECKING:
     from geneformer.compat.classification.settings import ClassifierSettings
@@ -29,13 +29,13 @@ def search(  # noqa: PLR0917  those of the published method
 ) -> Any:
     """Train once per trial, and keep the best model; returns its trainer. See `Classifier.hyperopt_classifier`."""
     optuna = import_optuna()
-    check_range("n_trials", n_trials, low=1)
+    n_trials = whole_number("n_trials", n_trials, low=1)
     space = checked_space(classifier.ray_config)
     folder = Path(output_directory)
     classifier_training.refuse_trained(folder)
     learnt, held = opened(train_data), None if eval_data is None else opened(eval_data)
     if held is None or not len(held):
-        msg = "A search judges its trials by the cells of eval_data, but there are none."
+        msg = "A search judges its trials by the cells of eval_data, but there are none. Construct with no_eval=False."
         raise OptionError(msg)
     made_folder(folder)
     sampler = optuna.samplers.TPESampler(seed=int((classifier.training_args or {}).get("seed", 42)))

@@ -1,12 +1,13 @@
 """Splits of the published `Classifier.validate`, one training and one evaluation each."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.compat.classification import data as cells
 from geneformer.compat.classification.data import Data
-from geneformer.errors import OptionError, UnsupportedArgumentError
+from geneformer.errors import GeneformerWarning, OptionError, UnsupportedArgumentError
 from geneformer.tasks.gene_batches import count_cells
 from geneformer.tasks.label_batches import COLUMNS
 from geneformer.tasks.label_draws import balanced_classes, blocks, fold_count, gene_folds
@@ -40,6 +41,9 @@ def cell_splits(
         Ids or attributes with five blocks.
     """
     data, share = cells.shuffled(data), classifier.eval_size
+    if classifier.stratify_splits_col is not None and (classifier.num_crossval_splits > 1 or not way.is_at_random):
+        msg = "stratify_splits_col is about one random split, and has no effect on this one."
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
     if classifier.num_crossval_splits > 1:
         if not way.is_at_random:
             msg = (

@@ -11,6 +11,7 @@ from transformers import BertConfig
 
 from geneformer.compat.embeddings.extraction import Extraction, by_token, vector
 from geneformer.data.dataset import TokenizedDataset
+from geneformer.data.padded_rows import unpadded
 from geneformer.errors import CheckpointError, DatasetError, OptionError, OutOfRangeError, UnsupportedArgumentError
 from geneformer.models.checkpoint import TIED, build_model
 from geneformer.models.given_adapters import merge_adapters
@@ -52,14 +53,15 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
         BERT of `transformers` with any head, or a network of this package. It is left as it is, where it is; the
         embeddings are computed on the device that is found ("auto").
     filtered_input_data
-        `datasets.Dataset` with `input_ids`, or a `TokenizedDataset`. Rows are taken in its order.
+        `datasets.Dataset` with `input_ids`, or a `TokenizedDataset`. Rows are taken in its order; `<pad>` at their ends
+        is no token, whatever their `length` says.
     emb_mode
         "cls": state of `<cls>`. "cell": mean over the genes of each cell; special tokens do not count, and whether
         there are any is seen from the cells. "gene": states of all tokens.
     layer_to_quant
         Index into the hidden states: 0 is before the first layer, the number of layers the last one.
     pad_token_id
-        Id of `<pad>` in the dictionary. Cells are not padded, so that it changes nothing.
+        Id of `<pad>` in the dictionary.
     forward_batch_size
         At most so many cells of the greatest length are read together; changes the memory needed, not the values.
     token_gene_dict
@@ -97,9 +99,9 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     check_choice("emb_mode", emb_mode, ("cls", "cell", "gene"))
     check_choice("summary_stat", summary_stat, (None, "mean", "median"))
     check_range("forward_batch_size", forward_batch_size, low=1)
-    _check_padding(pad_token_id, token_gene_dict)
+    _check_dictionary(token_gene_dict, pad_token_id)
     loaded = _loaded(model, token_gene_dict)
-    tokens = mark_tokens(dataset_tokens(filtered_input_data), loaded.vocabulary)
+    tokens = mark_tokens(dataset_tokens(filtered_input_data, pad_token_id), loaded.vocabulary)
     cells = Extraction(tokens, loaded, _layer(layer_to_quant, loaded.n_layers), forward_batch_size, silent)
     if emb_mode != "gene":
         values_nd = cells.cells(emb_mode).values
@@ -152,8 +154,8 @@ def _vocabulary(token_gene_dict: Mapping[int, str], config: BertConfig, where: P
     )
 
 
-def dataset_tokens(data: Any) -> TokenizedDataset:
-    """The cells of a `datasets.Dataset`, in its order.
+def dataset_tokens(data: Any, pad_id: int = 0) -> TokenizedDataset:
+    """The cells of a `datasets.Dataset`, in its order, without padding.
 
     Raises
     ------
@@ -165,7 +167,7 @@ def dataset_tokens(data: Any) -> TokenizedDataset:
     if not hasattr(data, "with_format"):
         msg = f"The data is a {type(data).__name__}. Give a datasets.Dataset, as `load_from_disk` returns it."
         raise DatasetError(msg)
-    return TokenizedDataset(data.with_format("arrow")[:])
+    return unpadded(data.with_format("arrow")[:], pad_id)
 
 
 def _layer(index: int, n_layers: int) -> int:
@@ -176,7 +178,14 @@ def _layer(index: int, n_layers: int) -> int:
     return index - n_layers if index >= 0 else index + 1
 
 
-def _check_padding(pad_token_id: int, token_gene_dict: Mapping[int, str]) -> None:
+def _check_dictionary(token_gene_dict: Any, pad_token_id: int) -> None:
+    if not isinstance(token_gene_dict, Mapping) or any(isinstance(token, str) for token in token_gene_dict):
+        found = "gene to id" if isinstance(token_gene_dict, Mapping) else type(token_gene_dict).__name__
+        msg = (
+            f"token_gene_dict ({found}) takes the gene of each id. Turn the dictionary of TOKEN_DICTIONARY_FILE round: "
+            "{token: gene for gene, token in dictionary.items()}."
+        )
+        raise OptionError(msg)
     if token_gene_dict.get(pad_token_id, "<pad>") != "<pad>":
         msg = f"pad_token_id={pad_token_id} is {token_gene_dict[pad_token_id]} in the dictionary. Give that of <pad>."
         raise OptionError(msg)

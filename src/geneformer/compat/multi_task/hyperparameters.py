@@ -6,7 +6,7 @@ from typing import Any
 
 from geneformer.errors import OptionError, UnknownOptionError
 from geneformer.options import FinetuneOptions
-from geneformer.options._check import check_choice, check_range, nearest
+from geneformer.options._check import check_choice, check_range, nearest, whole_number
 
 SPACE: dict[str, dict[str, Any]] = {
     "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-3, "log": True},
@@ -55,7 +55,7 @@ class Hyperparameters:
         check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
         check_range("weight_decay", self.weight_decay, low=0.0)
         check_range("dropout_rate", self.dropout_rate, low=0.0, high=1.0)
-        check_range(FREEZE, self.max_layers_to_freeze, low=0)
+        object.__setattr__(self, FREEZE, whole_number(FREEZE, self.max_layers_to_freeze, low=0))
         object.__setattr__(self, WEIGHTS, tuple(self.task_weights))
         for weight in self.task_weights:
             check_range(WEIGHTS, weight, low=0.0)
@@ -89,7 +89,7 @@ def manual_hyperparameters(given: Mapping[str, Any], **usual: Any) -> Hyperparam
     Parameters
     ----------
     given
-        By name.
+        By name; None is not given.
     **usual
         What holds where it is not given.
 
@@ -101,7 +101,7 @@ def manual_hyperparameters(given: Mapping[str, Any], **usual: Any) -> Hyperparam
         A value that the hyperparameter does not take.
     """
     _check_names("manual_hyperparameters", given)
-    return Hyperparameters(**{**usual, **given})
+    return Hyperparameters(**{**usual, **{name: value for name, value in given.items() if value is not None}})
 
 
 def check_space(space: Mapping[str, Any]) -> None:
@@ -124,6 +124,21 @@ def check_space(space: Mapping[str, Any]) -> None:
                 '…}, with "log": True if wanted, "int" likewise, or {"type": "categorical", "choices": […]}.'
             )
             raise OptionError(msg)
+
+
+def check_freezing(span: Mapping[str, Any]) -> None:
+    """Refuse a range of frozen layers that is none.
+
+    Raises
+    ------
+    OptionError
+        No `min` or no `max`, or the wrong way round.
+    """
+    if set(span) != {"min", "max"}:
+        msg = f'max_layers_to_freeze={dict(span)} takes a number, or a table with both "min" and "max".'
+        raise OptionError(msg)
+    low = whole_number('max_layers_to_freeze["min"]', span["min"], low=0)
+    whole_number('max_layers_to_freeze["max"]', span["max"], low=low)
 
 
 def draw_hyperparameters(

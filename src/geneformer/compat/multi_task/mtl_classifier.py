@@ -1,6 +1,7 @@
 """`MTLClassifier` of the published package: several columns of labels, one encoder."""
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 from geneformer.compat.multi_task import tables
 from geneformer.compat.multi_task.checkpoints import FOLDER, load_tasks, save_encoder, save_tasks
 from geneformer.compat.multi_task.hyperparameters import (
+    FREEZE,
     SPACE,
     Hyperparameters,
+    check_freezing,
     check_space,
     draw_hyperparameters,
     manual_hyperparameters,
@@ -18,10 +21,10 @@ from geneformer.compat.multi_task.logging import import_wandb, log_folder
 from geneformer.compat.multi_task.processes import agreed, check_launched, is_first
 from geneformer.compat.multi_task.training import Settings, TaskCells, runtime_of, train_tasks
 from geneformer.data.storage import read_dataset
-from geneformer.errors import LabelError, OptionError
+from geneformer.errors import GeneformerWarning, LabelError, OptionError
 from geneformer.estimators.study import Study
 from geneformer.options import SearchOptions
-from geneformer.options._check import check_range
+from geneformer.options._check import check_range, whole_number
 from geneformer.tasks.embedding import check_pairing
 from geneformer.tasks.task_values import Told, column_classes, names_of_cells, tell_values
 
@@ -135,7 +138,11 @@ class MTLClassifier:
         self.pretrained_path = pretrained_path
         self.model_save_path, self.results_dir = model_save_path, results_dir
         self.trials_result_path = trials_result_path
-        self.batch_size, self.n_trials, self.study_name = batch_size, n_trials, study_name
+        self.batch_size, self.n_trials = (
+            whole_number("batch_size", batch_size, low=1),
+            whole_number("n_trials", n_trials, low=1),
+        )
+        self.study_name = study_name
         self.max_layers_to_freeze, self.epochs = max_layers_to_freeze, epochs
         self.tensorboard_log_dir = tensorboard_log_dir
         self.distributed_training = distributed_training
@@ -146,7 +153,10 @@ class MTLClassifier:
         self.use_manual_hyperparameters = use_manual_hyperparameters
         self.use_wandb, self.wandb_project = use_wandb, wandb_project
         self.gradient_clipping, self.max_grad_norm = gradient_clipping, max_grad_norm
-        self.gradient_accumulation_steps, self.seed = gradient_accumulation_steps, seed
+        self.gradient_accumulation_steps = whole_number(
+            "gradient_accumulation_steps", gradient_accumulation_steps, low=1
+        )
+        self.seed = whole_number("seed", seed, low=0)
         self._check()
 
     def run_optuna_study(self) -> Path:
@@ -223,6 +233,8 @@ class MTLClassifier:
             A path is missing.
         CheckpointError
             There is no network, or it is one for other tasks.
+        PairingError
+            Cells that the network cannot read.
         """
         paths = self._paths("test_path", "model_save_path", "results_dir")
         mappings = paths["results_dir"] / TRAIN_MAPPINGS
@@ -232,7 +244,7 @@ class MTLClassifier:
             classes = column_classes(read_dataset(self._paths("train_path")["train_path"]), self.task_columns)
         network, pairing = load_tasks(paths["model_save_path"] / FOLDER, classes)
         tokens = read_dataset(paths["test_path"])
-        check_pairing(tokens, pairing, truncate=True)
+        check_pairing(tokens, pairing, truncate=False)
         runtime = runtime_of(self.batch_size, pairing.max_length)
         told = tell_values(network, tokens, classes, runtime, max_length=pairing.max_length)
         figures = told.figures()
@@ -257,24 +269,23 @@ class MTLClassifier:
 
     def _check(self) -> None:
         """Refuse values that an argument does not take, before any work."""
-        for name in ("batch_size", "n_trials", "gradient_accumulation_steps"):
-            check_range(name, getattr(self, name), low=1)
         check_range("epochs", self.epochs, above=0)
-        check_range("seed", self.seed, low=0)
         check_range("max_grad_norm", self.max_grad_norm, above=0.0)
         if self.gradient_clipping and self.max_grad_norm is None:
             msg = "gradient_clipping=True needs the norm to clip at. Pass max_grad_norm, such as 1.0."
             raise OptionError(msg)
         check_space(self.hyperparameters)
         self._manual(None)
-        frozen = self.max_layers_to_freeze
-        if isinstance(frozen, Mapping) and not {"min", "max"} <= set(frozen):
-            msg = f'max_layers_to_freeze={dict(frozen)} takes a number, or a table with both "min" and "max".'
-            raise OptionError(msg)
-        if not isinstance(frozen, Mapping):
-            check_range("max_layers_to_freeze", frozen, low=0)
+        if isinstance(self.max_layers_to_freeze, Mapping):
+            check_freezing(self.max_layers_to_freeze)
+        else:
+            self.max_layers_to_freeze = whole_number("max_layers_to_freeze", self.max_layers_to_freeze, low=0)
         if self.use_wandb:
             import_wandb()
+        for name, unused in (("max_grad_norm", not self.gradient_clipping), ("wandb_project", not self.use_wandb)):
+            if unused and getattr(self, name) is not None:
+                told = {"max_grad_norm": "gradient_clipping", "wandb_project": "use_wandb"}[name]
+                warnings.warn(f"{name} has no effect without {told}=True.", GeneformerWarning, stacklevel=3)
 
     def _paths(self, *names: str) -> dict[str, Path]:
         """Paths among the arguments, all of them given."""
@@ -312,6 +323,7 @@ class MTLClassifier:
         frozen = self.max_layers_to_freeze
         if frozen is None:
             frozen = {"min": min(1, n_layers - 1), "max": n_layers - 1}
+        check_range(FREEZE, frozen["max"] if isinstance(frozen, Mapping) else frozen, high=n_layers)
         return draw_hyperparameters(
             self.hyperparameters,
             trial,
@@ -332,6 +344,8 @@ class MTLClassifier:
         if self.manual_hyperparameters:
             usual["use_attention_pooling"] = self.use_attention_pooling
         chosen = manual_hyperparameters(self.manual_hyperparameters, **usual)
+        if n_layers is not None:
+            check_range(FREEZE, chosen.max_layers_to_freeze, high=n_layers)
         if self.use_task_weights and len(chosen.task_weights) != len(self.task_columns):
             msg = (
                 f"task_weights={list(chosen.task_weights)} has {len(chosen.task_weights)} weights for the "

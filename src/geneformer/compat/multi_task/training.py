@@ -96,7 +96,7 @@ class TaskCells:
         base = load_model(readable_folder(model))
         parts = [read_dataset(path) for path in (train, valid)]
         for tokens in parts:
-            check_pairing(tokens, base, truncate=True)
+            check_pairing(tokens, base, truncate=False)
         found = [column_classes(tokens, columns) for tokens in parts]
         for name in columns:
             ours, theirs = (set(classes[name]) for classes in found)

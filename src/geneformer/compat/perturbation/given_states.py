@@ -36,7 +36,7 @@ def state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | Non
     Raises
     ------
     StateError
-        A state without an embedding.
+        A state without an embedding, or one that is no vector of numbers.
     """
     if states is None:
         return None
@@ -49,8 +49,12 @@ def state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | Non
         raise StateError(msg)
     import torch
 
-    vectors = [torch.as_tensor(embeddings[state]) for state in states.all]
-    return {
-        name: vector.detach().to("cpu", torch.float32).reshape(-1).numpy()
-        for name, vector in zip(state_names(states), vectors, strict=True)
-    }
+    vectors: dict[str, Any] = {}
+    for name, state in state_names(states).items():
+        try:
+            vector = torch.as_tensor(embeddings[state])
+        except (TypeError, ValueError, RuntimeError) as error:
+            msg = f"state_embs_dict[{state!r}] is no tensor, array or list of numbers ({error})."
+            raise StateError(msg) from error
+        vectors[name] = vector.detach().to("cpu", torch.float32).reshape(-1).numpy()
+    return vectors

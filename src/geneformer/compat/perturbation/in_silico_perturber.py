@@ -3,22 +3,27 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from geneformer.compat.cell_states import read_cell_states
 from geneformer.compat.perturbation.files import RunFiles, write_cells
+from geneformer.compat.perturbation.given_genes import given_genes
 from geneformer.compat.perturbation.given_states import state_names, state_vectors
 from geneformer.compat.perturbation.models import MODEL_TYPES, open_model
 from geneformer.compat.perturbation.runs import STATE, PerturbationRun, cells_table
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.data.dataset import TokenizedDataset
+from geneformer.data.row_order import listed
 from geneformer.data.storage import read_dataset
 from geneformer.errors import GeneformerWarning, OptionError, OutOfRangeError, UnsupportedArgumentError
 from geneformer.options import PerturbOptions
-from geneformer.options._check import check_choice, check_range
+from geneformer.options._check import check_choice, whole_number
 from geneformer.tasks.perturbation.published_cells import published_cells
 from geneformer.tasks.perturbation.targets import gene_tokens
+from geneformer.tasks.unmarked_tokens import mark_tokens
+from geneformer.vocab.checks import CLS, EOS
 
 _logger = logging.getLogger(__name__)
 
@@ -125,24 +130,24 @@ class InSilicoPerturber:
     ) -> None:
         self.perturb_type = perturb_type
         self.perturb_rank_shift = perturb_rank_shift
-        self.genes_to_perturb = genes_to_perturb
+        self.genes_to_perturb = given_genes("genes_to_perturb", genes_to_perturb)
         self.combos = combos
         self.anchor_gene = anchor_gene
         self.model_type = model_type
-        self.num_classes = num_classes
+        self.num_classes = whole_number("num_classes", num_classes, low=0)
         self.emb_mode = emb_mode
         self.cell_emb_style = cell_emb_style
         self.filter_data = filter_data
         self.cell_states_to_model = cell_states_to_model
         self.state_embs_dict = state_embs_dict
-        self.max_ncells = max_ncells
+        self.max_ncells = whole_number("max_ncells", max_ncells, low=1)
         self.cell_inds_to_perturb = cell_inds_to_perturb
         self.emb_layer = emb_layer
-        self.forward_batch_size = forward_batch_size
-        self.nproc = nproc
+        self.forward_batch_size = whole_number("forward_batch_size", forward_batch_size, low=1)
+        self.nproc = whole_number("nproc", nproc, low=1)
         self.model_version = model_version
         self.token_dictionary_file = token_dictionary_file
-        self.clear_mem_ncells = clear_mem_ncells
+        self.clear_mem_ncells = whole_number("clear_mem_ncells", clear_mem_ncells, low=1)
         self._check_values()
         self._vocabulary = published_vocabulary(model_version, token_dictionary_file)
         self._part = _slice_of(cell_inds_to_perturb)
@@ -151,7 +156,9 @@ class InSilicoPerturber:
         self._vectors = state_vectors(self._states, state_embs_dict)
         self._check_together()
         self.tokens_to_perturb = (
-            "all" if isinstance(genes_to_perturb, str) else list(gene_tokens(genes_to_perturb, self._vocabulary))
+            self.genes_to_perturb
+            if isinstance(self.genes_to_perturb, str)
+            else list(gene_tokens(self.genes_to_perturb, self._vocabulary))
         )
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
 
@@ -164,13 +171,6 @@ class InSilicoPerturber:
         check_choice("emb_mode", self.emb_mode, _MODES)
         check_choice("cell_emb_style", self.cell_emb_style, ("mean_pool",))
         check_choice("emb_layer", self.emb_layer, (-1, 0))
-        check_range("num_classes", self.num_classes, low=0)
-        for name in ("max_ncells", "forward_batch_size", "nproc", "clear_mem_ncells"):
-            check_range(name, getattr(self, name), low=1)
-        genes = self.genes_to_perturb
-        if genes != "all" and (not isinstance(genes, list | tuple) or not genes):
-            msg = f'genes_to_perturb={genes!r} is neither "all" nor a list of Ensembl ids. Write ["ENSG00000187608"].'
-            raise OptionError(msg)
         filters: Any = self.filter_data
         if filters is not None and not isinstance(filters, Mapping):
             msg = f"filter_data={filters!r} is no dictionary of accepted values by column."
@@ -190,9 +190,31 @@ class InSilicoPerturber:
         if self._states is not None and self.anchor_gene is not None and not self.combos:
             _warn("anchor_gene has no meaning with states of cells and combos=0, and is left out.")
             self.anchor_gene = None
+        if self._states is None and self.state_embs_dict is not None:
+            _warn("state_embs_dict has no meaning without cell_states_to_model, and is left out.")
         if self.model_version == "V1" and self.emb_mode.startswith("cls"):
             self.emb_mode = self.emb_mode.replace("cls", "cell")
             _logger.info('V1 has no <cls> token: emb_mode is "%s"', self.emb_mode)
+
+    @cached_property
+    def gene_token_dict(self) -> dict[str, int]:
+        """Token of each gene and of the special tokens."""
+        return {**self._vocabulary.special_tokens, **self._vocabulary.token_of}
+
+    @cached_property
+    def token_gene_dict(self) -> dict[int, str]:
+        """Gene or special token of each id."""
+        return {token: gene for gene, token in self.gene_token_dict.items()}
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of `<pad>`."""
+        return self._vocabulary.pad_id
+
+    @property
+    def special_token(self) -> bool:
+        """Whether the dictionary has `<cls>` and `<eos>`."""
+        return {CLS, EOS} <= set(self._vocabulary.special_tokens)
 
     def perturb_data(
         self,
@@ -233,7 +255,7 @@ class InSilicoPerturber:
         """
         files = RunFiles.prepare(output_directory, self.perturb_type, output_prefix, self._part)
         model = open_model(self.model_type, model_directory, self._vocabulary, num_classes=self.num_classes)
-        everyone = read_dataset(input_data_file)
+        everyone = mark_tokens(read_dataset(input_data_file), model.vocabulary)
         rows = self._cells(everyone)
         cells = everyone.take(rows)
         start = 0 if self._part is None else self._part[0]
@@ -260,7 +282,7 @@ class InSilicoPerturber:
 
     def _cells(self, everyone: TokenizedDataset) -> Any:
         """Rows of the cells to be perturbed, in published order."""
-        filters = [_accepted(self.filter_data)] if self.filter_data else []
+        filters = [{column: listed(values) for column, values in (self.filter_data or {}).items()}]
         if self._states is not None:
             filters.append({self._states.key: [self._states.start]})
         genes: list[tuple[str, Sequence[int]]] = []
@@ -298,20 +320,12 @@ def _slice_of(told: str | Mapping[str, int]) -> tuple[int, int] | None:
     if not isinstance(told, Mapping) or set(told) != {"start", "end"}:
         msg = f'cell_inds_to_perturb={told!r} is neither "all" nor a slice such as {{"start": 0, "end": 100}}.'
         raise OptionError(msg)
-    start, end = told["start"], told["end"]
-    check_range("start of cell_inds_to_perturb", start, low=0)
-    check_range("end of cell_inds_to_perturb", end, low=0)
+    start = whole_number("start of cell_inds_to_perturb", told["start"], low=0)
+    end = whole_number("end of cell_inds_to_perturb", told["end"], low=0)
     if end <= start:
         msg = f"cell_inds_to_perturb={dict(told)} is empty: its end is not above its start."
         raise OutOfRangeError(msg)
-    return int(start), int(end)
-
-
-def _accepted(told: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Accepted values as lists."""
-    return {
-        column: list(values) if isinstance(values, list | tuple | set) else [values] for column, values in told.items()
-    }
+    return start, end
 
 
 def _warn(message: str) -> None:

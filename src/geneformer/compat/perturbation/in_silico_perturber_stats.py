@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from geneformer.compat.cell_states import read_cell_states
 from geneformer.compat.dictionary_files import bundled_version, dictionary_path
 from geneformer.compat.perturbation.files import SUFFIX, RawFile, of_content, read_folder
+from geneformer.compat.perturbation.given_genes import given_genes
 from geneformer.compat.perturbation.given_states import state_names
 from geneformer.compat.perturbation.tables import CELL_NAME, Reading
 from geneformer.compat.vocabularies import published_vocabulary
@@ -104,7 +105,7 @@ class InSilicoPerturberStats:
         gene_name_id_dictionary_file: str | Path | None = _ENSEMBL_DICTIONARY_FILE,
     ) -> None:
         self.mode = mode
-        self.genes_perturbed = genes_perturbed
+        self.genes_perturbed = given_genes("genes_perturbed", genes_perturbed)
         self.combos = combos
         self.anchor_gene = anchor_gene
         self.cell_states_to_model = cell_states_to_model
@@ -122,15 +123,12 @@ class InSilicoPerturberStats:
         if model_version == "V1":
             files = [None if file is None or bundled_version(file) == "V2" else file for file in files]
         self._vocabulary = published_vocabulary(model_version, files[0], gene_name_id_file=files[1])
-        together = [] if isinstance(genes_perturbed, str) else genes_perturbed
+        together = [] if isinstance(self.genes_perturbed, str) else self.genes_perturbed
         self._together = frozenset(gene_tokens(together, self._vocabulary)) if together else None
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
 
     def _check_genes(self) -> None:
         genes = self.genes_perturbed
-        if genes != "all" and (not isinstance(genes, list | tuple) or not genes):
-            msg = f'genes_perturbed={genes!r} is neither "all" nor a list of Ensembl ids. Write ["ENSG00000187608"].'
-            raise OptionError(msg)
         if self.mode == "mixture_model" and genes != "all":
             msg = (
                 'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".'
@@ -147,9 +145,9 @@ class InSilicoPerturberStats:
         if self.mode == "goal_state_shift" and not self._states:
             msg = 'mode="goal_state_shift" needs the states of the run. Pass cell_states_to_model.'
             raise StateError(msg)
-        if self._states and self.anchor_gene is not None and not self.combos:
-            msg = "anchor_gene has no meaning with states of cells and combos=0, and is left out."
-            warnings.warn(msg, GeneformerWarning, stacklevel=3)
+        unused = "with states of cells" if self._states else f'in mode="{self.mode}"'
+        if self.anchor_gene is not None and not self.combos and (self._states or self.mode != "mixture_model"):
+            _warn(f"anchor_gene has no meaning {unused} and combos=0, and is left out.")
             self.anchor_gene = None
 
     def get_stats(
@@ -188,6 +186,8 @@ class InSilicoPerturberStats:
         OutputError
             The table cannot be written.
         """
+        if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
+            _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
         files = read_folder(input_data_directory, self.pickle_suffix)
         if self.mode == "vs_null":
             frame = self._vs_null(files, self._null_files(null_dist_data_directory, null_dict_list))
@@ -298,3 +298,7 @@ class InSilicoPerturberStats:
             ids = [gene[1] if isinstance(gene, tuple) else gene for gene in frame["Ensembl_ID"]]
             frame = frame.assign(Ensembl_ID=ids)
         return frame
+
+
+def _warn(message: str, stacklevel: int = 4) -> None:
+    warnings.warn(message, GeneformerWarning, stacklevel=stacklevel)

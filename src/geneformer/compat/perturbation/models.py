@@ -4,11 +4,9 @@ from pathlib import Path
 
 from geneformer.compat.loaded_models import published_model
 from geneformer.engine.device import resolve_device
-from geneformer.engine.inference import tokens_that_fit
 from geneformer.engine.low_bit import check_low_bit
 from geneformer.errors import DeviceError, MissingExtraError
 from geneformer.models.low_bit import quantize_linears
-from geneformer.options import RuntimeOptions
 from geneformer.tasks.perturbation.reading import PerturbedModel
 from geneformer.vocab.vocabulary import Vocabulary
 
@@ -66,19 +64,3 @@ def _check_quantized(model_type: str) -> None:
         reason = str(error).partition(": ")[2]
         msg = f'model_type="{model_type}" cannot run here: {reason} In other words, use model_type="{plain}".'
         raise type(error)(msg) from error
-
-
-def runtime_for(model: PerturbedModel, forward_batch_size: int) -> RuntimeOptions:
-    """Published arithmetic, and at most so many of the longest cells in one pass.
-
-    Parameters
-    ----------
-    model
-        Its positions are the length of the longest cell.
-    forward_batch_size
-        Cells; fewer where the memory of the device has no room for them.
-    """
-    most = forward_batch_size * int(model.encoder.config.max_position_embeddings)
-    return RuntimeOptions(
-        dtype="float32", tokens_per_batch=min(most, tokens_that_fit(model.network, resolve_device("auto")))
-    )

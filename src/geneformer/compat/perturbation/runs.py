@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from geneformer import keys
+from geneformer.compat.loaded_models import published_runtime
 from geneformer.compat.perturbation.dictionaries import (
     UNCHANGED,
     CellEffects,
@@ -19,12 +20,10 @@ from geneformer.compat.perturbation.dictionaries import (
     single_effects,
 )
 from geneformer.compat.perturbation.files import Raw, RunFiles, write_raw
-from geneformer.compat.perturbation.models import runtime_for
 from geneformer.data.dataset import TokenizedDataset
 from geneformer.options import PerturbOptions
 from geneformer.runs.progress import progress_bar
 from geneformer.tasks.perturbation.plan import PerturbationPlan, plan_perturbation
-from geneformer.tasks.perturbation.published_cells import vocabulary_of
 from geneformer.tasks.perturbation.reading import PerturbedModel
 from geneformer.tasks.perturbation.shards import exact_effects
 
@@ -133,8 +132,8 @@ class PerturbationRun:
         }
         if self.states:
             columns[STATE] = [next(iter(self.states))] * len(self.cells)
-        tokens = TokenizedDataset(pa.table(columns), vocabulary=vocabulary_of(self.cells, self.model.vocabulary))
-        runtime = runtime_for(self.model, self.forward_batch_size)
+        tokens = TokenizedDataset(pa.table(columns), vocabulary=self.cells.vocabulary)
+        runtime = published_runtime(self.model.encoder, self.forward_batch_size)
         return plan_perturbation(tokens, self.model, options, runtime, states=self.vectors)
 
     def _effects(self, plans: Sequence[PerturbationPlan]) -> Iterator[tuple[range, list[pa.Table]]]:

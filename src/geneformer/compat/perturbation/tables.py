@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import pyarrow as pa
@@ -152,14 +153,15 @@ class _Rows:
         """Genes of one token or of several, joined by +."""
         vocabulary, names = self.reading.vocabulary, []
         for token in tokens if isinstance(tokens, tuple) else (tokens,):
-            if not isinstance(token, int) or not 0 <= token < vocabulary.size:
+            number = int(token) if isinstance(token, Integral) else -1
+            if not 0 <= number < vocabulary.size:
                 msg = (
                     f"{file.name} has the token {token!r}, which is none of the {vocabulary.size:,} of vocabulary "
                     f"{vocabulary.name}. Pass the model_version or token_dictionary_file of the run."
                 )
                 raise VocabularyMismatchError(msg)
-            name = str(vocabulary.gene_of[token])
-            self.tokens[name] = token
+            name = str(vocabulary.gene_of[number])
+            self.tokens[name] = number
             names.append(name)
         return "+".join(names)
 

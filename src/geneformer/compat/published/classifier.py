@@ -1,5 +1,12 @@
 """Cell and gene classification, under its published path."""
 
+from typing import Any
+
 from geneformer.compat.classification.classifier import Classifier
+from geneformer.compat.left_out import published_name
 
 __all__ = ["Classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    return published_name(__name__, name)

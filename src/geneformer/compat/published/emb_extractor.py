@@ -1,6 +1,13 @@
 """Embeddings, under their published path."""
 
+from typing import Any
+
 from geneformer.compat.embeddings.emb_extractor import EmbExtractor, get_embs
 from geneformer.compat.embeddings.labeled import label_cell_embs, label_gene_embs
+from geneformer.compat.left_out import published_name
 
 __all__ = ["EmbExtractor", "get_embs", "label_cell_embs", "label_gene_embs"]
+
+
+def __getattr__(name: str) -> Any:
+    return published_name(__name__, name)

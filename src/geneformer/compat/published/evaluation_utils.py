@@ -1,5 +1,7 @@
 """Evaluation of classifiers, under its published path."""
 
+from typing import Any
+
 from geneformer.compat.classification.evaluation_functions import (
     classifier_predict,
     get_cross_valid_roc_metrics,
@@ -10,6 +12,7 @@ from geneformer.compat.classification.evaluation_functions import (
     py_softmax,
     vote,
 )
+from geneformer.compat.left_out import published_name
 
 __all__ = [
     "classifier_predict",
@@ -21,3 +24,7 @@ __all__ = [
     "py_softmax",
     "vote",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return published_name(__name__, name)

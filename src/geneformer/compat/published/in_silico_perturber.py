@@ -1,5 +1,12 @@
 """Perturbation, under its published path."""
 
+from typing import Any
+
+from geneformer.compat.left_out import published_name
 from geneformer.compat.perturbation.in_silico_perturber import InSilicoPerturber
 
 __all__ = ["InSilicoPerturber"]
+
+
+def __getattr__(name: str) -> Any:
+    return published_name(__name__, name)

@@ -1,5 +1,7 @@
 """Parts of the perturbation that scripts call by themselves, under their published path."""
 
+from typing import Any
+
 from geneformer.compat.cell_selection import (
     downsample_and_sort,
     filter_by_dict,
@@ -8,6 +10,7 @@ from geneformer.compat.cell_selection import (
     load_and_filter,
     slice_by_inds_to_perturb,
 )
+from geneformer.compat.left_out import published_name
 from geneformer.compat.perturbation.state_shifts import get_possible_states, write_perturbation_dictionary
 from geneformer.compat.plain_models import (
     gen_attention_mask,
@@ -15,6 +18,15 @@ from geneformer.compat.plain_models import (
     get_model_input_size,
     load_model,
     quant_layers,
+)
+from geneformer.data.token_rows import (
+    calc_n_overflow,
+    delete_indices,
+    overexpress_indices,
+    overexpress_indices_special,
+    overexpress_tokens,
+    truncate_by_n_overflow,
+    truncate_by_n_overflow_special,
 )
 from geneformer.models.padding import (
     cos_sim_shift,
@@ -27,7 +39,9 @@ from geneformer.models.padding import (
 )
 
 __all__ = [
+    "calc_n_overflow",
     "cos_sim_shift",
+    "delete_indices",
     "downsample_and_sort",
     "filter_by_dict",
     "filter_data_by_start_state",
@@ -39,6 +53,9 @@ __all__ = [
     "load_and_filter",
     "load_model",
     "mean_nonpadding_embs",
+    "overexpress_indices",
+    "overexpress_indices_special",
+    "overexpress_tokens",
     "pad_2d_tensor",
     "pad_3d_tensor",
     "pad_tensor",
@@ -46,5 +63,11 @@ __all__ = [
     "quant_cos_sims",
     "quant_layers",
     "slice_by_inds_to_perturb",
+    "truncate_by_n_overflow",
+    "truncate_by_n_overflow_special",
     "write_perturbation_dictionary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return published_name(__name__, name)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat import dictionary_files
+from geneformer.compat.left_out import published_name
 from geneformer.compat.tokenizer import TranscriptomeTokenizer
 from geneformer.tokenization.vectors import rank_genes, tokenize_cell
 
@@ -34,4 +34,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(dictionary_files, name)
+    return published_name(__name__, name)

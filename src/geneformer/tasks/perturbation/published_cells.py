@@ -10,7 +10,6 @@ from geneformer.data.dataset import TokenizedDataset
 from geneformer.data.row_order import longest_first, rows_with
 from geneformer.errors import AbsentGeneError, GeneformerWarning, NoCellsError, OutOfRangeError
 from geneformer.tasks.perturbation.edits import Ints
-from geneformer.vocab.vocabulary import BUNDLED, Vocabulary
 
 _CELLS_AT_ONCE = 4096
 
@@ -90,29 +89,3 @@ def _sliced(rows: Ints, start: int, end: int) -> Ints:
         msg = f"The slice ends at cell {end:,}, but there are {len(rows):,} cells: it ends there."
         warnings.warn(msg, GeneformerWarning, stacklevel=4)
     return rows[start:end]
-
-
-def vocabulary_of(tokens: TokenizedDataset, vocabulary: Vocabulary) -> str | None:
-    """Fingerprint of the vocabulary some cells belong to, where a user says which it is.
-
-    Cells that say nothing themselves, and of which none has `<cls>`, are taken to be of the vocabulary although it has
-    that token, as long as it has all of theirs. So are cells that name another one where neither comes with the
-    package: a dictionary of tokens alone lacks the medians by which vocabularies are told apart.
-
-    Parameters
-    ----------
-    tokens
-        Cells.
-    vocabulary
-        What they are said to be made with.
-    """
-    bundled = {Vocabulary.load(name).fingerprint for name in BUNDLED}
-    if tokens.vocabulary is not None and {tokens.vocabulary, vocabulary.fingerprint} & bundled:
-        return tokens.vocabulary
-    if vocabulary.cls_id is None:
-        return None
-    for start in range(0, len(tokens), _CELLS_AT_ONCE):
-        packed = tokens.gather(np.arange(start, min(start + _CELLS_AT_ONCE, len(tokens))))
-        if (packed.input_ids == vocabulary.cls_id).any() or packed.input_ids.max(initial=0) >= vocabulary.size:
-            return None
-    return vocabulary.fingerprint

@@ -134,8 +134,8 @@ class Impact:
     def __init__(self, means: Floats) -> None:
         if len(np.unique(means)) < 2:
             msg = (
-                f"A mixture of two components needs perturbations with different effects; there is {len(means)}. "
-                'Perturb more genes, or use mode="aggregate".'
+                f"A mixture of two components needs perturbations with different effects, but {len(means)} of "
+                f"{len(means)} have the same. Perturb more genes, or look at the numbers themselves."
             )
             raise PerturbationError(msg)
         try:

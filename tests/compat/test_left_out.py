@@ -1,0 +1,37 @@
+"""What is asked for under a published path: constants are there, other functions are refused with a way out."""
+
+from importlib import import_module
+
+import pytest
+
+import geneformer
+from geneformer import errors
+from geneformer.compat.left_out import _INSTEAD
+
+MODULES = sorted(geneformer._PUBLISHED_MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_path_constants_are_in_every_module(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path))
+    found = import_module(f"geneformer.{module}")
+    assert found.TOKEN_DICTIONARY_FILE == geneformer.TOKEN_DICTIONARY_FILE
+    assert not hasattr(found, "no_such_name")
+
+
+@pytest.mark.parametrize("module", sorted(_INSTEAD))
+def test_functions_left_out_name_what_to_use(module):
+    found = import_module(f"geneformer.{module}")
+    for instead, names in _INSTEAD[module].items():
+        for name in names.split():
+            assert name not in found.__all__
+            with pytest.raises(errors.UnsupportedNameError, match=name) as caught:
+                getattr(found, name)
+            assert instead in str(caught.value)
+
+
+def test_scripts_that_catch_import_errors_go_on():
+    with pytest.raises(ImportError, match="TOKEN_DICTIONARY_FILE_30M"):
+        from geneformer.pretrainer import token_dictionary  # noqa: F401
+    with pytest.raises(ImportError, match=r"geneformer\.perturber_utils"):
+        from geneformer.in_silico_perturber import load_model  # noqa: F401
