@@ -252,13 +252,14 @@ class TranscriptomeTokenizer:
             "h5ad" or "zarr".
         """
         check_choice("file_format", file_format, FORMATS[1:])
-        if not isinstance(adata_file_path, str | os.PathLike):
+        path: Any = adata_file_path
+        if not isinstance(path, str | os.PathLike):
             msg = (
-                f"adata_file_path is a {type(adata_file_path).__name__}. Give the path of a file; for cells in memory "
+                f"adata_file_path is a {type(path).__name__}. Give the path of a file; for cells in memory "
                 "there is geneformer.pp.tokenize(adata)."
             )
             raise OptionError(msg)
-        return self._in_memory([Path(adata_file_path)], file_format, target_sum)
+        return self._in_memory([Path(path)], file_format, target_sum)
 
     def tokenize_loom(
         self, loom_file_path: str | Path, target_sum: float = 10_000, file_format: Literal["loom"] = "loom"
