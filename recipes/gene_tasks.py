@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("lists", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cells", type=int, default=150)
+    parser.add_argument("--cells", type=int, default=80)
     parser.add_argument("--baselines", default="all")
     arguments = parser.parse_args()
     options = FinetuneOptions(**read_options(HERE / "genes.toml", FinetuneOptions)[FinetuneOptions])
