@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geneformer.compat.classification.options import checked_quantize
 from geneformer.compat.model_folders import readable_folder
+from geneformer.compat.quantization import checked_quantize
 from geneformer.engine.device import resolve_device
 from geneformer.engine.low_bit import check_low_bit
 from geneformer.errors import OptionError

@@ -6,6 +6,7 @@ from typing import Any
 
 from geneformer.compat.classification import options as checked
 from geneformer.compat.loaded_models import published_runtime
+from geneformer.compat.quantization import checked_quantize
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.errors import GeneformerWarning, UnsupportedArgumentError
 from geneformer.options import RuntimeOptions
@@ -59,7 +60,7 @@ class ClassifierSettings:
         self.classifier: Any = kind
         self.vocabulary = published_vocabulary(model_version, token_dictionary_file)
         self.quantize, self.ray_config = quantize, ray_config
-        self.adapters, self.bits = checked.checked_quantize(quantize)
+        self.adapters, self.bits = checked_quantize(quantize)
         self.cell_state_dict = checked.checked_states(kind, cell_state_dict)
         self.gene_class_dict = checked.checked_genes(kind, gene_class_dict, self.vocabulary)
         self.filter_data = checked.checked_filter(filter_data, self.cell_state_dict)
