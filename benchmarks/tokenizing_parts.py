@@ -35,7 +35,7 @@ for name, code in %r.items():
 print(json.dumps(told))
 """
 WHOLE = """
-import json, resource, sys, time, warnings
+import json, sys, time, warnings
 import h5py
 from pyarrow import parquet
 from geneformer.options import TokenizeOptions
@@ -45,7 +45,8 @@ warnings.simplefilter("ignore")
 vocabulary = Vocabulary.load("V1")
 started = time.process_time()
 tokenize_counts(sys.argv[1], TokenizeOptions(chunk_size=int(sys.argv[3])), output=sys.argv[2], vocabulary=vocabulary)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = open("/proc/self/status").read()  # getrusage would tell the peak of the process this one was forked from
+peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
 print(json.dumps({"processor": time.process_time() - started, "peak": peak}))
 """
 
