@@ -71,6 +71,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not imported_by("import geneformer") & HEAVY
 
 
+def test_the_tokenizer_leaves_out_the_functions_of_arrow():
+    code = "import sys, geneformer.tokenization.tokenizer; print(*(n for n in sys.modules if n == 'pyarrow.compute'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("command", [None, *cli.COMMANDS])
 def test_help_loads_nothing_heavy(command):
     arguments = ["geneformer", *([command] if command else []), "--help"]

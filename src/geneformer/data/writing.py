@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import compute
 
 from geneformer import keys
 from geneformer.data.columns import arrow_column, arrow_type, feature
@@ -194,7 +193,8 @@ class DatasetWriter:
             described = {n: k.value_type if pa.types.is_dictionary(k) else k for n, k in types if n not in _OWN}
             self._schema = _schema(described, counts=self._counts)
         columns = {name: batch.column(name) for name in batch.schema.names}
-        columns.setdefault(keys.LENGTH, compute.list_value_length(columns[keys.INPUT_IDS]))
+        if keys.LENGTH not in columns:
+            columns[keys.LENGTH] = columns[keys.INPUT_IDS].value_lengths()
         self._write(_batch(self._schema, columns, batch.num_rows))
 
     def finish(self, manifest: Manifest | None = None) -> Path:
