@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from geneformer import keys
 from geneformer.compat.cell_states import read_cell_states
 from geneformer.compat.hf_datasets import datasets_library
-from geneformer.data.row_order import drawn_rows
+from geneformer.data.row_order import drawn_rows, listed
 from geneformer.data.storage import read_dataset
 from geneformer.errors import DatasetError, NoCellsError, OptionError
 from geneformer.options._check import check_range, nearest
@@ -72,7 +72,7 @@ def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) 
     """
     check_range("nproc", nproc, low=1)
     for column, wanted in filter_data.items():
-        accepted = list(wanted) if isinstance(wanted, list | tuple | set) else [wanted]
+        accepted = listed(wanted)
         data = _kept(data, column, accepted.__contains__, f"among {accepted}")
     return data
 

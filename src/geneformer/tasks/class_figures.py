@@ -10,6 +10,12 @@ from geneformer.errors import OptionError
 from geneformer.results.classification import ClassRow, PrCurve, RocCurve
 
 
+def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> NDArray[np.int64]:
+    """Cells by true class, in rows, and predicted class, ``(C, C)``."""
+    pairs = np.asarray(truth, dtype=np.int64) * n_classes + np.asarray(predicted, dtype=np.int64)
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
 def shares(
     hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

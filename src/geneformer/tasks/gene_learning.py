@@ -20,7 +20,7 @@ from geneformer.models.losses import MISSING
 from geneformer.models.token_heads import GeneformerForGenes
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.tasks.calibration import softmax
-from geneformer.tasks.class_figures import mean_defined, shares
+from geneformer.tasks.class_figures import confusion, mean_defined, shares
 from geneformer.tasks.finetuning import FinetuneResult, finetune
 from geneformer.tasks.gene_batches import GeneBatches, cells_with, count_cells
 from geneformer.tasks.gene_folds import GeneParts
@@ -146,8 +146,7 @@ class score_genes:  # noqa: N801  used as a function
         seen = np.flatnonzero(counts)
         proba, truth = sums[seen] / counts[seen, None], truth_of[seen]
         given = proba[np.arange(len(seen)), truth]
-        table = np.zeros((self.n_classes, self.n_classes))
-        np.add.at(table, (truth, proba.argmax(axis=1)), 1)
+        table = confusion(truth, proba.argmax(axis=1), self.n_classes)
         _, _, f1 = shares(np.diag(table), table.sum(axis=1), table.sum(axis=0))
         return {
             "loss": loss / max(n_tokens, 1),

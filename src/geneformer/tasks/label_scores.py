@@ -10,17 +10,12 @@ from geneformer.engine.training import Scored
 from geneformer.errors import MissingExtraError, NoCellsError
 from geneformer.models.losses import MISSING
 from geneformer.tasks.calibration import softmax
+from geneformer.tasks.class_figures import confusion
 
 Floats = NDArray[np.float64]
 
 POINTS = 100
 """Points of the grid of false positive rates on which curves of several splits are averaged."""
-
-
-def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> NDArray[np.int64]:
-    """Cells by true class, in rows, and predicted class, ``(C, C)``."""
-    pairs = np.asarray(truth, dtype=np.int64) * n_classes + np.asarray(predicted, dtype=np.int64)
-    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def accuracy_and_f1(table: NDArray[np.int64]) -> tuple[float, float]:

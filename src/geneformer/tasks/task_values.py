@@ -15,6 +15,7 @@ from geneformer.models.losses import MISSING
 from geneformer.options import RuntimeOptions
 from geneformer.tasks.calibration import softmax
 from geneformer.tasks.cell_learning import class_scores, learn_cells, predict_cells
+from geneformer.tasks.class_figures import confusion
 from geneformer.tasks.finetuning import FinetuneResult
 
 Classes = dict[str, tuple[Any, ...]]
@@ -202,7 +203,6 @@ def _figures(proba: NDArray[np.float64], codes: NDArray[np.int64], classes: Sequ
     truth, said = codes[known], proba[known]
     accuracy, macro_f1 = class_scores(said, truth)
     own = said[np.arange(len(truth)), truth]
-    confusion = np.bincount(truth * len(classes) + said.argmax(1), minlength=len(classes) ** 2)
     return {
         "n_cells": len(truth),
         "n_unknown": int((~known).sum()),
@@ -210,5 +210,5 @@ def _figures(proba: NDArray[np.float64], codes: NDArray[np.int64], classes: Sequ
         "accuracy": accuracy,
         "macro_f1": macro_f1,
         "classes": list(classes),
-        "confusion": confusion.reshape(len(classes), len(classes)).tolist(),
+        "confusion": confusion(truth, said.argmax(1), len(classes)).tolist(),
     }

@@ -18,8 +18,9 @@ from geneformer.models.bert_classifiers import (
     load_bert_classifier,
     packed_classifier,
 )
+from geneformer.tasks.class_figures import confusion
 from geneformer.tasks.label_predictions import Told, tell
-from geneformer.tasks.label_scores import accuracy_and_f1, confusion, mean_fpr, pool_rocs, roc_metrics
+from geneformer.tasks.label_scores import accuracy_and_f1, mean_fpr, pool_rocs, roc_metrics
 
 if TYPE_CHECKING:
     from geneformer.compat.classification.settings import ClassifierSettings

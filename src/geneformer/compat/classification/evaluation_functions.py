@@ -8,7 +8,8 @@ from geneformer.compat.classification import evaluation
 from geneformer.compat.classification.plots import plot_confusions, plot_rocs, plot_scores
 from geneformer.errors import OptionError, UnknownClassError
 from geneformer.options._check import check_choice
-from geneformer.tasks.label_scores import accuracy_and_f1, confusion, pool_rocs, roc_metrics
+from geneformer.tasks.class_figures import confusion
+from geneformer.tasks.label_scores import accuracy_and_f1, pool_rocs, roc_metrics
 
 
 def vote(logit_list: Sequence[float]) -> int:

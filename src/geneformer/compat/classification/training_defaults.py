@@ -8,7 +8,8 @@ from geneformer.compat.classification.training_arguments import published_argume
 from geneformer.compat.plain_models import quant_layers
 from geneformer.models.losses import MISSING
 from geneformer.options._check import check_choice
-from geneformer.tasks.label_scores import accuracy_and_f1, confusion
+from geneformer.tasks.class_figures import confusion
+from geneformer.tasks.label_scores import accuracy_and_f1
 
 
 def get_num_classes(id_class_dict: Mapping[int, Any]) -> int:

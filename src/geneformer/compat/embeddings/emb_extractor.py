@@ -15,7 +15,7 @@ from geneformer.compat.embeddings.torch_embeddings import NO_TDIGEST, get_embs
 from geneformer.compat.loaded_models import published_model
 from geneformer.compat.vocabularies import published_vocabulary
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.row_order import longest_first, rows_with
+from geneformer.data.row_order import listed, longest_first, rows_with
 from geneformer.data.storage import read_dataset
 from geneformer.errors import OptionError, UnknownVocabularyError, UnsupportedArgumentError
 from geneformer.models.loading import LoadedModel
@@ -331,10 +331,10 @@ class EmbExtractor:
 
     def _cells(self, dataset: TokenizedDataset, cell_state: Mapping[str, Any] | None) -> TokenizedDataset:
         """Cells that are read, in the published order."""
-        rows = rows_with(dataset, {name: _listed(values) for name, values in (self.filter_data or {}).items()})
+        rows = rows_with(dataset, {name: listed(values) for name, values in (self.filter_data or {}).items()})
         if cell_state:
             dataset = dataset.take(rows)
-            rows = rows_with(dataset, {name: _listed(values) for name, values in cell_state.items()})
+            rows = rows_with(dataset, {name: listed(values) for name, values in cell_state.items()})
         return dataset.take(longest_first(dataset, rows, self.max_ncells))
 
     def _model(self, folder: str | Path) -> LoadedModel:
@@ -357,8 +357,3 @@ class EmbExtractor:
         if self.emb_label:
             _logger.warning("emb_label=%s belongs to cells; tables of genes do not have it.", list(self.emb_label))
         return extract_genes(cells, self.gene_emb_style, self.summary_stat, with_tensor=with_tensor)
-
-
-def _listed(values: Any) -> list[Any]:
-    """Accepted values, where one alone may be given."""
-    return list(values) if isinstance(values, list | tuple | set | frozenset) else [values]

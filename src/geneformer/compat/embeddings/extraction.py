@@ -7,9 +7,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from geneformer.compat.loaded_models import published_runtime
 from geneformer.data.dataset import TokenizedDataset
-from geneformer.engine.device import resolve_device
-from geneformer.engine.inference import tokens_that_fit
 from geneformer.errors import PairingError
 from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
@@ -47,8 +46,7 @@ class Extraction:
     @property
     def runtime(self) -> RuntimeOptions:
         """Where it runs: on whatever device there is, in the arithmetic of the published package."""
-        fitting = tokens_that_fit(self.model.network.bert, resolve_device("auto"))
-        return RuntimeOptions(dtype="float32", tokens_per_batch=min(fitting, self.batch * self.model.max_length))
+        return published_runtime(self.model.network.bert, self.batch)
 
     def cells(self, mode: str) -> CellEmbeddings:
         """One embedding per cell, for the modes "cell" and "cls".
