@@ -67,7 +67,7 @@ def start_from_spectrum(
     spread = np.sqrt(frequency @ (axes**2).sum(axis=1))
     shared = rng.standard_normal(width)
     vectors = axes * (norm / max(spread, 1e-12)) + shared * (norm / np.linalg.norm(shared))
-    genes = vocabulary.token_ids
+    genes = torch.tensor(vocabulary.token_ids)
     with torch.no_grad():
-        embedding[genes] = torch.from_numpy(vectors[genes]).to(embedding.dtype)
+        embedding[genes] = torch.from_numpy(vectors)[genes].to(embedding.dtype)
         model.cls.predictions.bias.copy_(torch.from_numpy(np.log(frequency + _SMALLEST_SHARE / vocabulary.size)))
