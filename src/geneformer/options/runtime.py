@@ -22,7 +22,7 @@ class RuntimeOptions:
     """Tokens in one forward pass. By default as many as the free memory allows, halved when it runs out."""
 
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar; where there is no terminal, a line a minute."""
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DTYPES)

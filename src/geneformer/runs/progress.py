@@ -1,15 +1,26 @@
-"""Progress bars, on stderr and in notebooks."""
+"""How far a run has come: a bar on terminals and in notebooks, a line now and then in log files."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Progress = Callable[[int, int | None], None]
 """Told how many are done, of how many."""
 
+SECONDS_BETWEEN_LINES = 60.0
+"""Time between two lines where no bar can be drawn; shorter runs say nothing there."""
+
 
 @contextmanager
 def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
-    """A progress bar while the block runs; silent where there is neither a terminal nor a notebook.
+    """Tell on stderr how far the block has come.
+
+    Terminals and notebooks get a bar; a log file gets a line a minute.
 
     Parameters
     ----------
@@ -23,10 +34,27 @@ def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
     A function to call with how many are done, of how many (None: unknown).
     """
     from rich.console import Console
+
+    target = Console(stderr=True, highlight=False)
+    if not shown:
+        yield _silent
+    elif target.is_terminal or target.is_jupyter:
+        with _bar(label, target) as update:
+            yield update
+    else:
+        yield _lines(label, target)
+
+
+def _silent(done: int, total: int | None = None) -> None:
+    """Nothing."""
+
+
+@contextmanager
+def _bar(label: str, target: "Console") -> Iterator[Progress]:
+    """A bar that is gone when the block ends."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    target = Console(stderr=True, highlight=False)
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,7 +62,6 @@ def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=target,
-        disable=not (shown and (target.is_terminal or target.is_jupyter)),
         transient=True,
     )
     with bar:
@@ -44,3 +71,28 @@ def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+def _lines(label: str, target: "Console") -> Progress:
+    """A line now and then, with the time left at the pace so far; a run that goes on is judged by its new part."""
+    started = told = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, total: int | None = None) -> None:
+        nonlocal told, first
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - told < SECONDS_BETWEEN_LINES:
+            return
+        told = now
+        line = f"{label}: {done:,}" + ("" if total is None else f" of {total:,}") + f" after {_clock(now - started)}"
+        if total is not None and done > first:
+            line += f", about {_clock((now - started) * (total - done) / (done - first))} left"
+        target.print(line, markup=False, soft_wrap=True)
+
+    return update
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
