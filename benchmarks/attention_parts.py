@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import torch
 
+from geneformer.models.architectures import architecture_config
 from geneformer.models.attention import KERNELS
 from measuring import machine, save, versions
-from operations import MatrixProductRate
+from operations import MatrixProductRate, encoder_operations
 
-HEADS, HEAD_SIZE, HIDDEN, WIDE = 4, 64, 256, 512
-"""Of the V1-10M shape."""
+SHAPE = architecture_config("V1-10M", vocab_size=1)  # the vocabulary has no part in a layer
+HEADS, HIDDEN, WIDE = SHAPE.num_attention_heads, SHAPE.hidden_size, SHAPE.intermediate_size
+HEAD_SIZE = HIDDEN // HEADS
 
 AIM = 0.9
 """Share of the matrix-product rate that embedding should reach."""
@@ -75,8 +77,8 @@ def main() -> None:
     length = parser.parse_args().length
     with torch.inference_mode():
         found, rate = measure(length)
-    attention = 2 * 2 * length * length * HEADS * HEAD_SIZE
-    others = 2 * length * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * WIDE)
+    attention = 2 * 2 * length * length * HIDDEN
+    others = encoder_operations(SHAPE, [length], 1) - attention
     operations = dict.fromkeys(found, attention) | {"the other products of the layer": others}
     rows = [("part", "milliseconds", "share of the matrix-product rate")]
     for name, taken in found.items():

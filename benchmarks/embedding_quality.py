@@ -159,7 +159,7 @@ def main() -> None:
             "command": shlex.join(["python", *sys.argv]),
             "model": arguments.model,
             "versions": installed_versions(),
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "masked_genes": metrics,
             "data": measured,
         }

@@ -94,7 +94,7 @@ def versions(*packages: str) -> dict[str, str]:
 def machine() -> Values:
     """What ran the benchmark, as far as speed depends on it."""
     described: Values = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),

@@ -127,7 +127,7 @@ def run(task: Task, folder: Path, seed: int, options: FinetuneOptions, model: st
         report = classifier.evaluate(test)
         classes = report.evaluation.classes
         truth.append(report.truth)
-        for name, proba in {"fine-tuned mini": report.proba, **classifier.baseline_proba_}.items():
+        for name, proba in {f"fine-tuned {Path(model).name}": report.proba, **classifier.baseline_proba_}.items():
             said.setdefault(name, []).append(proba)
     codes = np.concatenate(truth)
     rows = {
@@ -164,7 +164,7 @@ def main() -> None:
 def table(runs: list[dict[str, Any]]) -> str:
     """Mean over the seeds, with their spread, and the widest bootstrap interval of a seed."""
     lines = [
-        "# Fine-tuned `mini` on five cell tasks", "",
+        "# Five cell tasks", "",
         "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest "
         "end of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. "
         "The command, from the repository root, with the options of `recipes/cells.toml`:", "",
