@@ -104,6 +104,17 @@ def test_the_contrastive_term_is_weighed_and_reported(bert, masked):
     assert_close(both.loss, both.masked_loss + 0.5 * both.contrastive_loss)
 
 
+@pytest.mark.parametrize("layer", [0, -1, -2])
+def test_the_contrastive_term_compares_the_layer_asked_for(bert, masked, layer):
+    model = ours(bert)
+    views = random_cells((4, 9, 4, 9), 60)
+    found = model(**batch(views, masked, contrastive_weight=1.0, temperature=0.2, contrastive_layer=layer))
+    states = model.bert(views.input_ids, views.cu_seqlens, layer=layer)
+    means = torch.stack([part.mean(0) for part in states.split([4, 9, 4, 9])])
+    assert_close(found.contrastive_loss, contrastive_loss(means, 0.2).detach())
+    assert_close(found.masked_loss, model(**batch(views, masked)).masked_loss)
+
+
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
 @pytest.mark.parametrize("n_cells", [2, 5])
 def test_the_contrastive_loss_is_a_plain_double_loop(n_cells, temperature):

@@ -117,6 +117,7 @@ class GeneformerForMaskedLM(GeneformerModel):
         *,
         contrastive_weight: float = 0.0,
         temperature: float = 0.1,
+        contrastive_layer: int = -1,
         num_items_in_batch: Tensor | int | None = None,
         attention: str | Attention = "sdpa",
     ) -> PretrainingOutput:
@@ -135,18 +136,25 @@ class GeneformerForMaskedLM(GeneformerModel):
             What stood there, ``(M,)``.
         contrastive_weight, temperature
             Weight and temperature of the contrastive term.
+        contrastive_layer
+            Layer whose states it compares, counted back from the output: 0 is the last, -1 the one before it.
         num_items_in_batch
             Masked positions of the whole optimizer step, over all devices and accumulated batches.
         attention
             Kernel by name.
         """
-        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
+        read = self.bert.layers_below(contrastive_layer)
+        lengths: list[int] = torch.diff(cu_seqlens).tolist()
+        hidden_TD = self.bert.embed_tokens(input_ids, cu_seqlens)
+        hidden_TD = self.bert.run_layers(hidden_TD, lengths, stop=read, attention=attention)
+        pooled_BD = mean_pool(hidden_TD, cu_seqlens) if contrastive_weight else None
+        hidden_TD = self.bert.run_layers(hidden_TD, lengths, start=read, attention=attention)
         head = self.cls.predictions
         scored = (head.transform(hidden_TD[masked]), self.bert.embeddings.word_embeddings.weight, head.bias, labels)
         masked_loss = vocabulary_cross_entropy(*scored)
         loss, contrastive = masked_loss, None
-        if contrastive_weight:
-            contrastive = contrastive_loss(mean_pool(hidden_TD, cu_seqlens), temperature)
+        if pooled_BD is not None:
+            contrastive = contrastive_loss(pooled_BD, temperature)
             loss = masked_loss + contrastive_weight * contrastive
         if num_items_in_batch is not None:
             loss = loss * (len(labels) / num_items_in_batch)

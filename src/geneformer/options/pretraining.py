@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from geneformer.errors import OptionError
 from geneformer.options._check import check_choice, check_range
 
 
@@ -11,7 +12,10 @@ class PretrainOptions:
     """How an encoder learns from cells without labels."""
 
     architecture: str = "mini"
-    """Name of a known architecture, or a `config.json`."""
+    """Name of a known architecture, or a `config.json`; random weights of it are the start."""
+
+    start_from: str = ""
+    """Model to go on from instead, by name or folder; it brings its architecture."""
 
     vocabulary: str = "V1"
     """Vocabulary used when counts are tokenized on the way; datasets bring theirs."""
@@ -33,6 +37,10 @@ class PretrainOptions:
 
     contrastive_temperature: float = 0.1
     """Temperature of the contrastive term."""
+
+    contrastive_layer: int = -1
+    """Encoder layer whose states the contrastive term compares, counted back from the output: 0 is the last, -1 the one
+    before it, which embeddings are read from."""
 
     subsample_counts: tuple[float, float] = (0.3, 0.7)
     """Range of the share of a cell's molecules that goes to its first view; the second view gets the others."""
@@ -95,6 +103,7 @@ class PretrainOptions:
         check_range("mask_probability", self.mask_probability, above=0.0, high=0.9)
         check_range("contrastive_weight", self.contrastive_weight, low=0.0)
         check_range("contrastive_temperature", self.contrastive_temperature, above=0.0)
+        check_range("contrastive_layer", self.contrastive_layer, high=0)
         low, high = self.subsample_counts
         check_range("subsample_counts[0]", low, above=0.0, high=high)
         check_range("subsample_counts[1]", high, above=0.0, high=1.0)
@@ -106,3 +115,16 @@ class PretrainOptions:
         check_range("learning_rate", self.learning_rate, above=0.0)
         check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
         check_range("held_out", self.held_out, low=0.0, high=0.9)
+        if self.start_from:
+            self._check_start()
+
+    def _check_start(self) -> None:
+        """Refuse options that would overwrite, or be overwritten by, what the model to go on from brings."""
+        for name in ("architecture", "spectral_start", "relative_positions", "attention_window"):
+            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != usual:
+                msg = (
+                    f"{name}={value!r} says how an encoder begins, but start_from={self.start_from!r} brings one. "
+                    "Leave one of the two out."
+                )
+                raise OptionError(msg)

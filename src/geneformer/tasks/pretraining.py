@@ -25,12 +25,11 @@ from geneformer.engine.placement import PlacedArguments
 from geneformer.engine.precision import resolve_training_attention
 from geneformer.engine.training import EpochSampler, Key, PackedTrainer, Reporting, quiet_library
 from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
-from geneformer.models.architectures import architecture_config
 from geneformer.models.checkpoint import save_checkpoint
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.tasks.pretraining_folder import CHECKPOINTS, check_same_run
+from geneformer.tasks.pretraining_start import initial_model
 from geneformer.tasks.rank_baseline import RankBaseline
 from geneformer.tasks.spectral_start import start_from_spectrum
 from geneformer.vocab.vocabulary import Vocabulary
@@ -215,17 +214,13 @@ def pretrain(
     if (views or options.spectral_start) and not dataset.has_counts:
         msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."
         raise DatasetError(msg)
-    config = architecture_config(options.architecture, vocab_size=vocabulary.size)
-    config.geneformer_vocabulary = vocabulary.fingerprint
-    for name, size in ((RELATIVE_CLIP, options.relative_positions), (ATTENTION_WINDOW, options.attention_window)):
-        if size:
-            setattr(config, name, size)
-    max_length = min(options.max_length or config.max_position_embeddings, config.max_position_embeddings)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
+    set_seed(options.seed)
+    model = initial_model(options, vocabulary)
+    n_positions = model.config.max_position_embeddings
+    max_length = min(options.max_length or n_positions, n_positions)
     check_same_run(output, dataset, vocabulary, options, resume=resume)
 
-    set_seed(options.seed)
-    model = GeneformerForMaskedLM(config)
     if options.spectral_start:
         start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
     batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
@@ -263,7 +258,11 @@ def _trainer(
     progress: Progress | None,
 ) -> PackedTrainer:
     """The Trainer of one run, with the model where it belongs."""
-    contrast = {"contrastive_weight": options.contrastive_weight, "temperature": options.contrastive_temperature}
+    contrast = {
+        "contrastive_weight": options.contrastive_weight,
+        "temperature": options.contrastive_temperature,
+        "contrastive_layer": options.contrastive_layer,
+    }
     kernel = resolve_training_attention(model.config.attention_probs_dropout_prob, resolve_device(runtime.device))
     trainer = PackedTrainer(
         model=model,
