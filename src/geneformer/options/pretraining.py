@@ -18,7 +18,7 @@ class PretrainOptions:
     """Model to go on from instead, by name or folder; it brings its architecture."""
 
     vocabulary: str = "V1"
-    """Vocabulary used when counts are tokenized on the way; datasets bring theirs."""
+    """Vocabulary of the tokens; counts are tokenized with it on the way."""
 
     max_length: int | None = None
     """Tokens of a cell that are read. The number of positions of the architecture by default."""
