@@ -1,15 +1,22 @@
 """The checkpoint that ships with the package: it is there, it fits, and every example that uses it runs."""
 
+import dataclasses
 import doctest
 import importlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import geneformer as gf
 from geneformer.demo.cells import pbmc3k
+from geneformer.options import PretrainOptions
+from geneformer.options._files import read_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 NEEDING_MINI = (
     "models.loading",
@@ -34,6 +41,18 @@ def test_it_is_small_and_complete(mini):
     assert sum(files.values()) <= 12 * 2**20
     assert mini.has_head
     assert mini.vocabulary == gf.Vocabulary.load("V1")
+
+
+@pytest.mark.parametrize(
+    ("record", "recipe"), [("first_stage.json", "mini.toml"), ("pretraining.json", "mini_second_stage.toml")]
+)
+def test_the_recipes_are_those_it_was_made_by(mini, record, recipe):
+    told = json.loads((mini.folder / record).read_text())
+    options = dataclasses.asdict(PretrainOptions(**read_options(RECIPES / recipe, PretrainOptions)[PretrainOptions]))
+    expected = json.loads(json.dumps(options))
+    assert told["options"].items() <= expected.items()
+    assert told["steps"] == options["max_steps"]
+    assert told["metrics"]["eval_top1"] > 5 * told["metrics"]["baseline_top1"]
 
 
 def test_it_beats_chance_by_far(mini):
