@@ -75,7 +75,7 @@ def test_two_beginnings_are_refused(changes):
 
 def test_another_vocabulary_is_refused_before_counts_are_read(tmp_path, dataset):
     options = options_for(tmp_path, **OWN, start_from="mini", vocabulary="V2")
-    with pytest.raises(VocabularyMismatchError, match="belongs to vocabulary"):
+    with pytest.raises(VocabularyMismatchError, match="another vocabulary than V2"):
         open_corpus([tmp_path / "not_read.h5ad"], tmp_path / "out", options)
     with pytest.raises(UnknownModelError, match="nowhere"):
         run(dataset, tmp_path / "out", options_for(tmp_path, **OWN, start_from="nowhere"))
@@ -96,6 +96,8 @@ def test_a_model_without_a_head_is_refused(first, dataset, tmp_path):
 def test_a_contrastive_layer_below_the_encoder_is_refused(dataset, tmp_path):
     with pytest.raises(OutOfRangeError, match="contrastive_layer=-3 is outside the 2 layers"):
         run(dataset, tmp_path / "out", options_for(tmp_path, contrastive_layer=-3))
+    with pytest.raises(OutOfRangeError, match="contrastive_layer=-3 is outside the 2 layers"):
+        open_corpus([tmp_path / "not_read.h5ad"], tmp_path / "out", options_for(tmp_path, contrastive_layer=-3))
     with pytest.raises(OutOfRangeError, match="contrastive_layer=1"):
         PretrainOptions(contrastive_layer=1)
     assert not (tmp_path / "out").exists()

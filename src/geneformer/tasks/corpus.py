@@ -14,7 +14,7 @@ from geneformer.errors import RunMismatchError, VocabularyMismatchError
 from geneformer.options import PretrainOptions, TokenizeOptions
 from geneformer.runs.manifest import Manifest, describe_inputs
 from geneformer.tasks.inputs import is_dataset
-from geneformer.tasks.pretraining_start import check_start
+from geneformer.tasks.pretraining_start import initial_config
 from geneformer.tokenization.counts import open_counts, resolve_inputs
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.vocab.vocabulary import Vocabulary
@@ -45,13 +45,15 @@ def open_corpus(
     ------
     VocabularyMismatchError
         Datasets of different vocabularies, or a model to go on from that has another one.
+    GeneformerError
+        Another error of `initial_config`.
     RunMismatchError
         The output folder has tokens of other counts.
     """
     folders = [path for path in inputs if is_dataset(path)]
     counts = [path for path in inputs if not is_dataset(path)]
     vocabulary = Vocabulary.load(options.vocabulary)
-    check_start(options, vocabulary)
+    initial_config(options, vocabulary)  # what cannot be trained is refused before counts are tokenized
     parts = [read_dataset(path) for path in folders]
     if counts:
         parts.append(_tokens_of(counts, output / TOKENS, options, vocabulary, progress))

@@ -1,6 +1,8 @@
 """What a pretraining run begins with: an encoder of random weights, or one that has learnt before."""
 
-from geneformer.errors import CheckpointError, OutOfRangeError
+from transformers import BertConfig
+
+from geneformer.errors import CheckpointError, OutOfRangeError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
 from geneformer.models.checkpoint import read_config
 from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
@@ -10,23 +12,8 @@ from geneformer.options import PretrainOptions
 from geneformer.vocab.vocabulary import Vocabulary
 
 
-def check_start(options: PretrainOptions, vocabulary: Vocabulary) -> None:
-    """Refuse a model to go on from that belongs to another vocabulary, before any work.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        It belongs to another one.
-    UnknownModelError, CheckpointError
-        There is no such model, or it is incomplete.
-    """
-    if options.start_from:
-        folder = find_folder(options.start_from)
-        recognize_vocabulary(read_config(folder), folder, vocabulary)
-
-
-def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> GeneformerForMaskedLM:
-    """The network before its first step; random weights come from PyTorch's global generator.
+def initial_config(options: PretrainOptions, vocabulary: Vocabulary) -> BertConfig:
+    """Configuration of the encoder to train; what is wrong with it shows before any work.
 
     Parameters
     ----------
@@ -37,14 +24,55 @@ def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> Geneforme
 
     Raises
     ------
-    CheckpointError
-        The model to go on from has no vocabulary head, so that it cannot predict masked genes.
     VocabularyMismatchError
-        It belongs to another vocabulary.
+        The model to go on from belongs to another vocabulary.
+    UnknownModelError, CheckpointError
+        There is no such model or architecture, or it is incomplete.
     OutOfRangeError
         The layer of the contrastive term is deeper than the encoder.
     """
     if options.start_from:
+        folder = find_folder(options.start_from)
+        config = read_config(folder)
+        try:
+            recognize_vocabulary(config, folder, vocabulary)
+        except VocabularyMismatchError as error:
+            msg = (
+                f"start_from={options.start_from!r} was made with another vocabulary than {vocabulary.name}, which "
+                "this run uses. Pass its own as vocabulary, or go on from another model."
+            )
+            raise VocabularyMismatchError(msg) from error
+    else:
+        config = architecture_config(options.architecture, vocab_size=vocabulary.size)
+        for name, size in ((RELATIVE_CLIP, options.relative_positions), (ATTENTION_WINDOW, options.attention_window)):
+            if size:
+                setattr(config, name, size)
+    if options.contrastive_layer < -config.num_hidden_layers:
+        msg = (
+            f"contrastive_layer={options.contrastive_layer} is outside the {config.num_hidden_layers} layers of the "
+            f"encoder. It takes 0 for the last layer down to {-config.num_hidden_layers} for the input embeddings."
+        )
+        raise OutOfRangeError(msg)
+    return config
+
+
+def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> GeneformerForMaskedLM:
+    """The network before its first step; random weights come from PyTorch's global generator.
+
+    Parameters
+    ----------
+    options, vocabulary
+        As for `initial_config`, whose errors are raised here too.
+
+    Raises
+    ------
+    CheckpointError
+        The model to go on from has no vocabulary head, so that it cannot predict masked genes.
+    """
+    config = initial_config(options, vocabulary)
+    if not options.start_from:
+        model = GeneformerForMaskedLM(config)
+    else:
         loaded = load_model(options.start_from, vocabulary=vocabulary)
         model = loaded.network
         if not loaded.has_head:
@@ -53,18 +81,5 @@ def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> Geneforme
                 "from a pretrained checkpoint; a fine-tuned one has lost its head."
             )
             raise CheckpointError(msg)
-    else:
-        config = architecture_config(options.architecture, vocab_size=vocabulary.size)
-        for name, size in ((RELATIVE_CLIP, options.relative_positions), (ATTENTION_WINDOW, options.attention_window)):
-            if size:
-                setattr(config, name, size)
-        model = GeneformerForMaskedLM(config)
     model.config.geneformer_vocabulary = vocabulary.fingerprint
-    n_layers = int(model.config.num_hidden_layers)
-    if options.contrastive_layer < -n_layers:
-        msg = (
-            f"contrastive_layer={options.contrastive_layer} is outside the {n_layers} layers of the encoder. It takes "
-            f"0 for the last layer down to {-n_layers} for the input embeddings."
-        )
-        raise OutOfRangeError(msg)
     return model
