@@ -49,9 +49,10 @@ def tokenized(paths, *, counts=True):
 
 
 def options_for(folder: Path, **changes) -> PretrainOptions:
-    """Options of a short run."""
+    """Options of a short run, of a narrow BERT unless it goes on from a model."""
+    architecture = "mini" if "start_from" in changes else str(write_architecture(folder))
     usual = {
-        "architecture": str(write_architecture(folder)),
+        "architecture": architecture,
         "max_steps": 6,
         "tokens_per_batch": 400,
         "learning_rate": 1e-2,

@@ -1,10 +1,12 @@
 """Knobs of masked language model pretraining."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from geneformer.errors import OptionError
 from geneformer.options._check import check_choice, check_range
+
+_BEGINNINGS = ("architecture", "spectral_start", "relative_positions", "attention_window")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,11 +122,11 @@ class PretrainOptions:
 
     def _check_start(self) -> None:
         """Refuse options that would overwrite, or be overwritten by, what the model to go on from brings."""
-        for name in ("architecture", "spectral_start", "relative_positions", "attention_window"):
-            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
-            if value != usual:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _BEGINNINGS and value != field.default:
                 msg = (
-                    f"{name}={value!r} says how an encoder begins, but start_from={self.start_from!r} brings one. "
-                    "Leave one of the two out."
+                    f"{field.name}={value!r} says how an encoder begins, but start_from={self.start_from!r} brings "
+                    "one. Leave one of the two out."
                 )
                 raise OptionError(msg)

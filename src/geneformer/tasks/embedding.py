@@ -182,7 +182,7 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
         raise UnknownVocabularyError(msg)
 
 
-def check_layer(layer: int, name: str, n_layers: int) -> None:
+def check_layer(layer: int, name: str, n_layers: int, *, option: str = "layer") -> None:
     """Refuse a layer that the model does not have.
 
     Raises
@@ -191,7 +191,7 @@ def check_layer(layer: int, name: str, n_layers: int) -> None:
         It is further from the output than the model is deep.
     """
     if -layer > n_layers:
-        msg = f"layer={layer}, but {name} has {n_layers} layers. Use 0 to -{n_layers}."
+        msg = f"{option}={layer}, but {name} has {n_layers} layers. Use 0 to -{n_layers}."
         raise OutOfRangeError(msg)
 
 

@@ -2,13 +2,14 @@
 
 from transformers import BertConfig
 
-from geneformer.errors import CheckpointError, OutOfRangeError, VocabularyMismatchError
+from geneformer.errors import CheckpointError, VocabularyMismatchError
 from geneformer.models.architectures import architecture_config
-from geneformer.models.checkpoint import read_config
+from geneformer.models.checkpoint import build_model, read_config, read_weights
 from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import find_folder, load_model, recognize_vocabulary
+from geneformer.models.loading import find_folder, recognize_vocabulary
 from geneformer.options import PretrainOptions
+from geneformer.tasks.embedding import check_layer
 from geneformer.vocab.vocabulary import Vocabulary
 
 
@@ -47,12 +48,8 @@ def initial_config(options: PretrainOptions, vocabulary: Vocabulary) -> BertConf
         for name, size in ((RELATIVE_CLIP, options.relative_positions), (ATTENTION_WINDOW, options.attention_window)):
             if size:
                 setattr(config, name, size)
-    if options.contrastive_layer < -config.num_hidden_layers:
-        msg = (
-            f"contrastive_layer={options.contrastive_layer} is outside the {config.num_hidden_layers} layers of the "
-            f"encoder. It takes 0 for the last layer down to {-config.num_hidden_layers} for the input embeddings."
-        )
-        raise OutOfRangeError(msg)
+    name = options.start_from or options.architecture
+    check_layer(options.contrastive_layer, name, config.num_hidden_layers, option="contrastive_layer")
     return config
 
 
@@ -73,9 +70,9 @@ def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> Geneforme
     if not options.start_from:
         model = GeneformerForMaskedLM(config)
     else:
-        loaded = load_model(options.start_from, vocabulary=vocabulary)
-        model = loaded.network
-        if not loaded.has_head:
+        folder = find_folder(options.start_from)
+        model, has_head = build_model(config, read_weights(folder), str(folder))
+        if not has_head:
             msg = (
                 f"start_from={options.start_from!r} has no vocabulary head, so it cannot predict masked genes. Go on "
                 "from a pretrained checkpoint; a fine-tuned one has lost its head."
