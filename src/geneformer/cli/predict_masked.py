@@ -30,8 +30,7 @@ def predict_masked(
     from geneformer.models.loading import load_model
     from geneformer.results.tables import check_suffix, save_table
     from geneformer.runs.files import check_output
-    from geneformer.tasks.embedding import describe_run
-    from geneformer.tasks.inputs import open_tokens
+    from geneformer.tasks.inputs import describe_run, open_tokens
     from geneformer.tasks.masked_prediction import predict_masked as run
 
     check_output(check_suffix(output), overwrite=overwrite)

@@ -12,8 +12,7 @@ from geneformer.data.dataset import TokenizedDataset
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options._check import nearest
 from geneformer.tasks.adata_inputs import PairedModel, gene_positions, tokens_for
-from geneformer.tasks.embedding import check_pairing
-from geneformer.tasks.inputs import is_dataset, open_tokens
+from geneformer.tasks.inputs import check_pairing, is_dataset, open_tokens
 
 if TYPE_CHECKING:
     from anndata import AnnData

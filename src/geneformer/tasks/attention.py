@@ -13,8 +13,8 @@ from geneformer.errors import OutOfRangeError
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
 from geneformer.options import AttentionOptions, RuntimeOptions
-from geneformer.tasks.embedding import check_pairing, describe_run
 from geneformer.tasks.genes import token_of_gene
+from geneformer.tasks.inputs import check_pairing, describe_run
 
 if TYPE_CHECKING:
     import pandas as pd

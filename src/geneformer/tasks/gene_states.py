@@ -12,8 +12,8 @@ from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.models.loading import LoadedModel
 from geneformer.options import RuntimeOptions
-from geneformer.tasks.embedding import check_layer, check_pairing
 from geneformer.tasks.embedding_summaries import Statistic, summarize
+from geneformer.tasks.inputs import check_layer, check_pairing
 
 Ints = NDArray[np.int64]
 

@@ -13,8 +13,8 @@ from geneformer.errors import CheckpointError, OptionError
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.options._check import check_range
-from geneformer.tasks.embedding import check_pairing
 from geneformer.tasks.genes import token_of_gene
+from geneformer.tasks.inputs import check_pairing
 
 if TYPE_CHECKING:
     import pandas as pd

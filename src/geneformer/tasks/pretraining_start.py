@@ -9,7 +9,7 @@ from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import find_folder, recognize_vocabulary
 from geneformer.options import PretrainOptions
-from geneformer.tasks.embedding import check_layer
+from geneformer.tasks.inputs import check_layer
 from geneformer.vocab.vocabulary import Vocabulary
 
 

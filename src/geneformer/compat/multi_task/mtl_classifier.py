@@ -25,7 +25,7 @@ from geneformer.errors import GeneformerWarning, LabelError, OptionError
 from geneformer.estimators.study import Study
 from geneformer.options import SearchOptions
 from geneformer.options._check import check_range, whole_number
-from geneformer.tasks.embedding import check_pairing
+from geneformer.tasks.inputs import check_pairing
 from geneformer.tasks.task_values import Told, column_classes, names_of_cells, tell_values
 
 _logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from geneformer.models.cell_heads import GeneformerForCells
 from geneformer.models.loading import LoadedModel, load_model
 from geneformer.options import RuntimeOptions
 from geneformer.runs.progress import progress_bar
-from geneformer.tasks.embedding import check_pairing
+from geneformer.tasks.inputs import check_pairing
 from geneformer.tasks.task_values import Classes, Told, column_classes, learn_values, tell_values
 
 

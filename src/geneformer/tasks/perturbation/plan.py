@@ -16,7 +16,7 @@ from geneformer.engine.precision import resolve_dtype
 from geneformer.errors import NoCellsError, PerturbationError, StateError
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.runs.digest import digest
-from geneformer.tasks.embedding import check_cls, check_layer, check_pairing, describe_run
+from geneformer.tasks.inputs import check_cls, check_layer, check_pairing, describe_run
 from geneformer.tasks.perturbation.edits import Ints
 from geneformer.tasks.perturbation.exact import ExactRunner, possible_edits
 from geneformer.tasks.perturbation.gene_table import gene_table
