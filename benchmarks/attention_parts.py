@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from geneformer.models.architectures import architecture_config
 from geneformer.models.attention import KERNELS
+from geneformer.models.config import architecture_config
 from measuring import machine, save, versions
 from operations import MatrixProductRate, encoder_operations
 

@@ -24,16 +24,15 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from geneformer.demo.comparison import COLUMNS, Compared, compare
+from geneformer.cli._demo import COLUMNS, Compared, compare
 from geneformer.errors import GeneformerWarning
+from geneformer.files.manifest import installed_versions
+from geneformer.finetuning.baselines import pca_embedding
+from geneformer.inference.cells import tokens_for
+from geneformer.inference.embedding import embed
+from geneformer.inference.quality import is_labeled, save_random_weights
 from geneformer.models.loading import find_folder, load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
-from geneformer.runs.manifest import installed_versions
-from geneformer.tasks.adata_inputs import tokens_for
-from geneformer.tasks.embedding import embed
-from geneformer.tasks.embedding_quality import is_labeled
-from geneformer.tasks.pca_baseline import pca_embedding
-from geneformer.tasks.random_weights import save_random_weights
 
 
 def parse_arguments() -> argparse.Namespace:

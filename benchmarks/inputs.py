@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from geneformer.demo.cells import pbmc3k_path
+from geneformer.datasets import pbmc3k_path
 
 
 def counts_file(paths: Sequence[Path], n_cells: int, output: Path, *, compression: str | None = None) -> None:
@@ -77,8 +77,8 @@ def _random_network(kind: type[Any], architecture: str, seed: int, **entries: An
     """A network with seeded random weights, and entries of its configuration."""
     import torch
 
-    from geneformer.models.architectures import architecture_config
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.models.config import architecture_config
 
     torch.manual_seed(seed)
     config = architecture_config(architecture, vocab_size=Vocabulary.load("V1").size)

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geneformer.data.batching import plan_batches
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
-from geneformer.options._files import read_options
-from geneformer.tasks.corpus import open_corpus
-from geneformer.tasks.pretraining import MaskedBatches, split_cells
-from geneformer.tasks.rank_baseline import RankBaseline
+from geneformer.options._fields import read_options
+from geneformer.pretraining.corpus import open_corpus
+from geneformer.pretraining.objectives import RankBaseline
+from geneformer.pretraining.run import MaskedBatches, split_cells
+from geneformer.tokens.batches import plan_batches
 
 
 def score(network, batches: MaskedBatches, baseline: RankBaseline) -> dict[str, float]:

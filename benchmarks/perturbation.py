@@ -59,7 +59,7 @@ def main() -> None:
 
 def _cells(paths: Sequence[Path], n_genes: Sequence[int]) -> list[np.ndarray]:
     """Tokens of the cells whose sizes are nearest to those wanted."""
-    from geneformer.demo.cells import pbmc3k_path
+    from geneformer.datasets import pbmc3k_path
     from geneformer.options import TokenizeOptions
     from geneformer.tokenization.tokenizer import tokenize_counts
 

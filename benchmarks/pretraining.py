@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geneformer.data.collate import mask_genes
-from geneformer.data.dataset import Packed
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.tokens.batches import mask_genes
+from geneformer.tokens.dataset import Packed
 from inputs import random_checkpoint
 from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save
 from published_environment import published_python, versions_of_both

@@ -13,13 +13,13 @@ import anndata as ad
 import numpy as np
 import torch
 
+from geneformer.inference.cells import tokens_for
 from geneformer.models.loading import load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.tasks.adata_inputs import tokens_for
-from geneformer.tasks.perturbation.plan import plan_perturbation
-from geneformer.tasks.perturbation.reading import PerturbedModel
-from geneformer.tasks.perturbation.screen import agreement
-from geneformer.tasks.perturbation.shards import exact_effects, screened_effects
+from geneformer.perturbation.exact import PerturbedModel
+from geneformer.perturbation.plan import plan_perturbation
+from geneformer.perturbation.run import exact_effects, screened_effects
+from geneformer.perturbation.screen import agreement
 from measuring import machine, save, versions
 
 TOP = 50

@@ -85,8 +85,8 @@ def _compare(folder: Path, vocabulary: str) -> str:
     """Whether both sides wrote the same tokens, up to the order of genes of equal value."""
     import anndata as ad
 
-    from geneformer.data.storage import read_dataset
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.tokens.storage import read_dataset
 
     ours, theirs = (read_dataset(folder / f"{side}_{vocabulary}.dataset") for side in ("our", "published"))
     if list(ours.cell_ids) != list(theirs.cell_ids):

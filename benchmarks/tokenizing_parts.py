@@ -21,7 +21,7 @@ IMPORTS = {
     "Arrow": "from pyarrow import parquet",
     "HDF5": "import h5py",
     "this package": "from geneformer.tokenization.tokenizer import tokenize_counts",
-    "vocabulary V1": "from geneformer.vocab.vocabulary import Vocabulary; v = Vocabulary.load('V1')",
+    "vocabulary V1": "from geneformer.genes.vocabulary import Vocabulary; v = Vocabulary.load('V1')",
 }
 CHUNKS = (2048, 1024, 512, 256)
 REPETITIONS = 5
@@ -41,7 +41,7 @@ import h5py
 from pyarrow import parquet
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
 warnings.simplefilter("ignore")
 vocabulary = Vocabulary.load("V1")
 started = time.process_time()
@@ -89,9 +89,9 @@ def preparing(path: Path) -> float:
     """Processor seconds until the first cell is read: the file opened, its genes looked up."""
     from contextlib import ExitStack
 
+    from geneformer.genes.vocabulary import Vocabulary
     from geneformer.options import TokenizeOptions
-    from geneformer.tokenization.preparation import prepare
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.tokenization.tokenizer import prepare
 
     vocabulary = Vocabulary.load("V1")
     started = time.thread_time()

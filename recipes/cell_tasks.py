@@ -17,9 +17,9 @@ import anndata as ad
 import numpy as np
 
 import geneformer as gf
+from geneformer.finetuning.metrics import evaluate_classes
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
-from geneformer.options._files import read_options
-from geneformer.tasks.metrics import evaluate_classes
+from geneformer.options._fields import read_options
 
 HERE = Path(__file__).resolve().parent
 Fold = tuple[ad.AnnData, ad.AnnData]

@@ -15,9 +15,9 @@ from matplotlib import pyplot
 
 import geneformer as gf
 from geneformer import keys
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.views import delete_genes
-from geneformer.tasks.embedding_quality import embedding_quality
+from geneformer.inference.quality import embedding_quality
+from geneformer.tokens.batches import delete_genes
+from geneformer.tokens.dataset import TokenizedDataset
 
 VARIANTS = {
     "pretrained": None,

@@ -17,7 +17,7 @@ import numpy as np
 
 import geneformer as gf
 from geneformer.options import FinetuneOptions, GeneClassifyOptions, RuntimeOptions
-from geneformer.options._files import read_options
+from geneformer.options._fields import read_options
 
 HERE = Path(__file__).resolve().parent
 Classes = dict[str, list[str]]

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 import geneformer as gf
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
-from geneformer.options._files import read_options
+from geneformer.options._fields import read_options
 
 HERE = Path(__file__).resolve().parent
 KNOWN = (

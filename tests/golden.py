@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from transformers import BertConfig
 
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.tokens.dataset import TokenizedDataset
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 SIZES = {"V1": (25_426, 2_048), "V2": (20_275, 4_096)}

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from geneformer import keys
-from geneformer.data.dataset import TokenizedDataset
+from geneformer.tokens.dataset import TokenizedDataset
 from golden import GOLDEN, golden_tokens
 
 

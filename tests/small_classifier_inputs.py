@@ -7,10 +7,10 @@ import torch
 from transformers import BertConfig
 
 from geneformer import Vocabulary
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import write_dataset
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import write_dataset
 
 POSITIONS = 64
 STATES = ("T cell", "B cell", "NK")

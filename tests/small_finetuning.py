@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geneformer.models.architectures import read_config_file
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.config import read_config_file
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.vocab.vocabulary import Vocabulary
 from small_cells import blood
 
 QUICK = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from geneformer.tasks.gene_batches import count_cells
-from geneformer.tasks.gene_lists import GeneLabels
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.finetuning.gene_targets import GeneLabels
+from geneformer.finetuning.training import count_cells
+from geneformer.genes.vocabulary import Vocabulary
 from small_cells import short_tokens
 
 V1 = Vocabulary.load("V1")

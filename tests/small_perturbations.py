@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from geneformer.results.perturbation import EFFECT_COLUMNS, SHIFT, SIMILARITY, PerturbationEffects
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.perturbation.effects import EFFECT_COLUMNS, SHIFT, SIMILARITY, PerturbationEffects
 from golden import GOLDEN
 
 

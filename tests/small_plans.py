@@ -4,10 +4,10 @@ from functools import lru_cache
 
 import pandas as pd
 
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.tasks.perturbation.plan import PerturbationPlan, plan_perturbation
-from geneformer.tasks.perturbation.reading import PerturbedModel
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.perturbation.exact import PerturbedModel
+from geneformer.perturbation.plan import PerturbationPlan, plan_perturbation
 from golden import tiny_model
 from small_cells import short_tokens
 

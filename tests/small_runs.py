@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.options.tokenization import TokenizeOptions
-from geneformer.tasks.pretraining import pretrain
+from geneformer.pretraining.run import pretrain
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.vocab.vocabulary import Vocabulary
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32", progress=False)
 DROPOUT = 0.1

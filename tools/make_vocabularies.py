@@ -1,10 +1,10 @@
 """Make the vocabularies that ship with the package from the published dictionaries, or check them against these.
 
-    python tools/make_vocabularies.py FOLDER            write src/geneformer/vocab/assets and the digests the tests use
+    python tools/make_vocabularies.py FOLDER            write src/geneformer/genes/assets and the digests the tests use
     python tools/make_vocabularies.py FOLDER --check    only compare, entry by entry
 
 FOLDER holds the pickles as published (`*_gc30M.pkl` for V1, `*_gc104M.pkl` for V2); without it the environment variable
-GENEFORMER_PUBLISHED_DICTIONARIES says where they are. They are interpreted by `geneformer.vocab.pickles`, not loaded.
+GENEFORMER_PUBLISHED_DICTIONARIES says where they are. They are interpreted by `geneformer.files.pickles`, not loaded.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from geneformer.vocab.pickles import read_pickle
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.files.pickles import read_pickle
+from geneformer.genes.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "src" / "geneformer" / "vocab" / "assets"

@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from geneformer.data.dataset import TokenizedDataset
+from geneformer.inference.embedding import embed
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
-from geneformer.tasks.embedding import embed
+from geneformer.tokens.dataset import TokenizedDataset
 from measuring import reply
 from operations import MatrixProductRate, encoder_operations
 

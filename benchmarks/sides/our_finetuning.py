@@ -11,15 +11,13 @@ import pyarrow as pa
 from training_steps import LARGEST_NORM, WEIGHT_DECAY, dropout_entries, settings
 from transformers import TrainerCallback
 
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.training import EpochSampler, Key
-from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
+from geneformer.finetuning.training import CellBatches, finetune, score_cells
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import read_config, read_weights
+from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.tasks.cell_batches import CellBatches
-from geneformer.tasks.cell_learning import score_cells
-from geneformer.tasks.finetuning import finetune
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.tokens.dataset import TokenizedDataset
 from measuring import reply
 
 NAMES = {"bert.pooler.dense.": "pool.dense.", "classifier.": "heads.0."}

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.models.loading import load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.tasks.perturbation.plan import plan_perturbation
-from geneformer.tasks.perturbation.reading import PerturbedModel
-from geneformer.tasks.perturbation.run import run_plan
+from geneformer.perturbation.exact import PerturbedModel
+from geneformer.perturbation.plan import plan_perturbation
+from geneformer.perturbation.run import run_plan
+from geneformer.tokens.dataset import TokenizedDataset
 from measuring import reply
 from operations import MatrixProductRate, encoder_operations
 

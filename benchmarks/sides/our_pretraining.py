@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from training_steps import dropout_entries, settings, timed_steps
 
-from geneformer.engine.precision import resolve_training_attention
+from geneformer.engine.device import resolve_training_attention
 from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.heads import GeneformerForMaskedLM
 from measuring import reply

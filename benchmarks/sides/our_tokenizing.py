@@ -7,9 +7,9 @@ import time
 import h5py  # noqa: F401
 from pyarrow import parquet  # noqa: F401
 
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.vocab.vocabulary import Vocabulary
 from measuring import reply
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 from datasets import Dataset
 
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
 from measuring import reply
 
 CHUNK, TARGET = 512, 10_000

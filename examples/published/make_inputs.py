@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 import geneformer as gf
-from geneformer.data.storage import write_dataset
-from geneformer.demo.cells import pbmc3k
-from geneformer.models.architectures import architecture_config
+from geneformer.datasets import pbmc3k
 from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.tokens.storage import write_dataset
 
 KINDS = ("B cells", "CD14+ Monocytes", "NK cells")
 

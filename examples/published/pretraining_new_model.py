@@ -19,8 +19,7 @@ from datasets import load_from_disk
 from transformers import BertConfig, BertForMaskedLM, TrainingArguments
 
 from geneformer import TOKEN_DICTIONARY_FILE_30M, GeneformerPretrainer
-from geneformer.compat.pickle_writing import write_pickle
-from geneformer.vocab.pickles import read_pickle
+from geneformer.files.pickles import read_pickle, write_pickle
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
 PUBLISHED = {"num_hidden_layers": 6, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512}

@@ -11,12 +11,9 @@ from geneformer._version import __version__
 
 if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
-    from geneformer.compat.classification.classifier import Classifier
-    from geneformer.compat.classification.collators import (
-        DataCollatorForCellClassification,
-        DataCollatorForGeneClassification,
-    )
-    from geneformer.compat.dictionary_files import (
+    from geneformer.compat.classifier import Classifier
+    from geneformer.compat.collators import DataCollatorForCellClassification, DataCollatorForGeneClassification
+    from geneformer.compat.dictionaries import (
         ENSEMBL_DICTIONARY_FILE,
         ENSEMBL_DICTIONARY_FILE_30M,
         ENSEMBL_MAPPING_FILE,
@@ -26,24 +23,26 @@ if TYPE_CHECKING:
         TOKEN_DICTIONARY_FILE,
         TOKEN_DICTIONARY_FILE_30M,
     )
-    from geneformer.compat.embeddings.emb_extractor import EmbExtractor, get_embs
-    from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
-    from geneformer.compat.perturbation.in_silico_perturber import InSilicoPerturber
-    from geneformer.compat.perturbation.in_silico_perturber_stats import InSilicoPerturberStats
-    from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
+    from geneformer.compat.emb_extractor import EmbExtractor, get_embs
+    from geneformer.compat.mtl_classifier import MTLClassifier
+    from geneformer.compat.perturber import InSilicoPerturber
+    from geneformer.compat.perturber_stats import InSilicoPerturberStats
+    from geneformer.compat.pretrainer import GeneformerPretrainer
     from geneformer.compat.tokenizer import TranscriptomeTokenizer
-    from geneformer.data.dataset import TokenizedDataset
-    from geneformer.data.storage import read_dataset
-    from geneformer.estimators.cell_classifier import CellClassifier
-    from geneformer.estimators.cell_regressor import CellRegressor
-    from geneformer.estimators.cross_validation import cross_validate
-    from geneformer.estimators.expression_decoder import ExpressionDecoder
-    from geneformer.estimators.gene_classifier import GeneClassifier
-    from geneformer.estimators.loading import load_classifier
-    from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
-    from geneformer.estimators.search import search
+    from geneformer.finetuning.cross_validation import cross_validate
+    from geneformer.finetuning.estimators import (
+        CellClassifier,
+        CellRegressor,
+        ExpressionDecoder,
+        GeneClassifier,
+        MultiTaskClassifier,
+        load_classifier,
+    )
+    from geneformer.finetuning.search import search
+    from geneformer.genes.vocabulary import Vocabulary
     from geneformer.models.loading import list_models, load_model
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.tokens.dataset import TokenizedDataset
+    from geneformer.tokens.storage import read_dataset
 
 __all__ = [
     "ENSEMBL_DICTIONARY_FILE",
@@ -100,39 +99,39 @@ _PUBLISHED_MODULES = (
 )
 """Modules that scripts for the published package import."""
 _HOMES = {
-    "CellClassifier": "estimators.cell_classifier",
-    "CellRegressor": "estimators.cell_regressor",
-    "Classifier": "compat.classification.classifier",
-    "DataCollatorForCellClassification": "compat.classification.collators",
-    "DataCollatorForGeneClassification": "compat.classification.collators",
-    "ENSEMBL_DICTIONARY_FILE": "compat.dictionary_files",
-    "ENSEMBL_DICTIONARY_FILE_30M": "compat.dictionary_files",
-    "ENSEMBL_MAPPING_FILE": "compat.dictionary_files",
-    "ENSEMBL_MAPPING_FILE_30M": "compat.dictionary_files",
-    "EmbExtractor": "compat.embeddings.emb_extractor",
-    "ExpressionDecoder": "estimators.expression_decoder",
-    "GENE_MEDIAN_FILE": "compat.dictionary_files",
-    "GENE_MEDIAN_FILE_30M": "compat.dictionary_files",
-    "GeneClassifier": "estimators.gene_classifier",
-    "GeneformerPretrainer": "compat.pretraining.pretrainer",
-    "InSilicoPerturber": "compat.perturbation.in_silico_perturber",
-    "InSilicoPerturberStats": "compat.perturbation.in_silico_perturber_stats",
-    "MTLClassifier": "compat.multi_task.mtl_classifier",
-    "MultiTaskClassifier": "estimators.multi_task_classifier",
-    "TOKEN_DICTIONARY_FILE": "compat.dictionary_files",
-    "TOKEN_DICTIONARY_FILE_30M": "compat.dictionary_files",
-    "TokenizedDataset": "data.dataset",
+    "CellClassifier": "finetuning.estimators",
+    "CellRegressor": "finetuning.estimators",
+    "Classifier": "compat.classifier",
+    "DataCollatorForCellClassification": "compat.collators",
+    "DataCollatorForGeneClassification": "compat.collators",
+    "ENSEMBL_DICTIONARY_FILE": "compat.dictionaries",
+    "ENSEMBL_DICTIONARY_FILE_30M": "compat.dictionaries",
+    "ENSEMBL_MAPPING_FILE": "compat.dictionaries",
+    "ENSEMBL_MAPPING_FILE_30M": "compat.dictionaries",
+    "EmbExtractor": "compat.emb_extractor",
+    "ExpressionDecoder": "finetuning.estimators",
+    "GENE_MEDIAN_FILE": "compat.dictionaries",
+    "GENE_MEDIAN_FILE_30M": "compat.dictionaries",
+    "GeneClassifier": "finetuning.estimators",
+    "GeneformerPretrainer": "compat.pretrainer",
+    "InSilicoPerturber": "compat.perturber",
+    "InSilicoPerturberStats": "compat.perturber_stats",
+    "MTLClassifier": "compat.mtl_classifier",
+    "MultiTaskClassifier": "finetuning.estimators",
+    "TOKEN_DICTIONARY_FILE": "compat.dictionaries",
+    "TOKEN_DICTIONARY_FILE_30M": "compat.dictionaries",
+    "TokenizedDataset": "tokens.dataset",
     "TranscriptomeTokenizer": "compat.tokenizer",
-    "Vocabulary": "vocab.vocabulary",
-    "cross_validate": "estimators.cross_validation",
-    "get_embs": "compat.embeddings.emb_extractor",
+    "Vocabulary": "genes.vocabulary",
+    "cross_validate": "finetuning.cross_validation",
+    "get_embs": "compat.emb_extractor",
     "list_models": "models.loading",
-    "load_classifier": "estimators.loading",
+    "load_classifier": "finetuning.estimators",
     "load_model": "models.loading",
-    "read_dataset": "data.storage",
-    "search": "estimators.search",
+    "read_dataset": "tokens.storage",
+    "search": "finetuning.search",
 }
-_WRITTEN_WHEN_ASKED_FOR = "compat.dictionary_files"
+_WRITTEN_WHEN_ASKED_FOR = "compat.dictionaries"
 """Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""
 
 __path__.append(str(Path(__file__).parent / "compat" / "published"))

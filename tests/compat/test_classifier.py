@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from geneformer import Classifier, load_model
-from geneformer.data.storage import read_dataset, write_dataset
 from geneformer.errors import (
     CheckpointError,
     DatasetError,
@@ -35,6 +34,7 @@ from geneformer.errors import (
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
+from geneformer.tokens.storage import read_dataset, write_dataset
 from small_classifier_inputs import POSITIONS, STATES, cells, genes, saved_cells, tiny_model
 
 CELLS = {"state_key": "state", "states": "all"}
@@ -266,7 +266,7 @@ def test_a_saved_model_is_evaluated_without_saying_its_version(run):
 
 
 def test_pickles_are_read_back_as_plain_data(run):
-    from geneformer.vocab.pickles import read_pickle
+    from geneformer.files.pickles import read_pickle
 
     for name in ("run.1_id_class_dict.pkl",):
         assert read_pickle(run.out / name) == load(run.out / name)
@@ -494,7 +494,7 @@ def test_the_users_arguments_are_honored(run, model, tmp_path):
 
 
 def test_published_defaults_by_depth():
-    from geneformer.compat.classification.training_arguments import published_arguments
+    from geneformer.compat.classifier_training import published_arguments
 
     six = published_arguments(None, kind="cell", n_layers=6, n_train=1200, evaluate=True)
     assert six["warmup_steps"] == 500
@@ -593,7 +593,7 @@ def test_no_cell_is_left_out_of_an_evaluation(run, n):
 
 
 def _network(run):
-    from geneformer.models.bert_classifiers import load_bert_classifier
+    from geneformer.compat.networks import load_bert_classifier
 
     return load_bert_classifier(run.folder, "cell")
 
@@ -708,7 +708,7 @@ class Quantized:
 
 def test_search_spaces_are_read_in_every_published_form():
     optuna = pytest.importorskip("optuna")
-    from geneformer.compat.classification.search_spaces import DEFAULT, checked_space, draw
+    from geneformer.compat.classifier import DEFAULT, checked_space, draw
 
     space = checked_space(
         {
@@ -743,7 +743,7 @@ def test_search_spaces_are_read_in_every_published_form():
 
 @pytest.mark.parametrize("entry", [lambda spec: 1, object(), ()])
 def test_forms_that_cannot_be_drawn_from_are_named(entry):
-    from geneformer.compat.classification.search_spaces import checked_space
+    from geneformer.compat.classifier import checked_space
 
     with pytest.raises(OptionError, match="weight_decay"):
         checked_space({"weight_decay": entry})
@@ -885,8 +885,8 @@ def test_training_comes_to_what_a_plain_trainer_comes_to(kind, tmp_path):
     from transformers import BertForSequenceClassification, BertForTokenClassification, Trainer, TrainingArguments
 
     from geneformer import DataCollatorForCellClassification, DataCollatorForGeneClassification
-    from geneformer.compat.classification.training import base_model, plan_of
-    from geneformer.tasks.argument_training import new_network
+    from geneformer.compat.classifier import base_model, plan_of
+    from geneformer.compat.classifier_training import new_network
 
     datasets = pytest.importorskip("datasets")
     folder = tiny_model(tmp_path / "model", dropout=0.0)

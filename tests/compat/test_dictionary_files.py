@@ -9,11 +9,17 @@ import pytest
 
 import geneformer as gf
 from geneformer import errors
-from geneformer.compat import dictionary_files
-from geneformer.compat.dictionary_files import FILES, bundled_table, bundled_version, cache_folder, dictionary_path
-from geneformer.compat.pickle_writing import write_pickle
-from geneformer.compat.vocabularies import published_vocabulary, ranking_vocabulary
-from geneformer.vocab.pickles import read_pickle
+from geneformer.compat import dictionaries as dictionary_files
+from geneformer.compat.dictionaries import (
+    FILES,
+    bundled_table,
+    bundled_version,
+    cache_folder,
+    dictionary_path,
+    published_vocabulary,
+    ranking_vocabulary,
+)
+from geneformer.files.pickles import read_pickle, write_pickle
 
 GENES = ["ENSG00000000003", "ENSG00000000005", "ENSG00000000419"]
 

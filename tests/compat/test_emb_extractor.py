@@ -16,10 +16,8 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, BertFor
 
 import geneformer
 from geneformer import EmbExtractor, Vocabulary, get_embs
-from geneformer.compat.embeddings import figures as embedding_figures
-from geneformer.compat.embeddings.labeled import label_cell_embs, label_gene_embs
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import write_dataset
+from geneformer.compat import emb_extractor as embedding_figures
+from geneformer.compat.emb_extractor import label_cell_embs, label_gene_embs
 from geneformer.errors import (
     CheckpointError,
     DatasetError,
@@ -34,10 +32,12 @@ from geneformer.errors import (
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
-from geneformer.models.cell_heads import GeneformerForCells
 from geneformer.models.finetuned import build_network, save_network
+from geneformer.models.heads import GeneformerForCells
 from geneformer.models.loading import load_model
 from geneformer.options import FinetuneOptions
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import write_dataset
 from golden import GOLDEN, golden_table, save_tiny_checkpoint, tiny_config, tiny_model
 
 CLOSE = {"atol": 1e-5, "rtol": 0}

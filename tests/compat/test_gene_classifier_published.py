@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geneformer import Classifier
-from geneformer.data.storage import read_dataset
+from geneformer.compat.cells import balanced_classes, gene_folds
 from geneformer.errors import (
     GeneformerWarning,
     GeneListError,
@@ -18,7 +18,7 @@ from geneformer.errors import (
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
-from geneformer.tasks.label_draws import balanced_classes, gene_folds
+from geneformer.tokens.storage import read_dataset
 from small_classifier_inputs import genes, saved_cells, tiny_model
 
 FIRST, SECOND = range(10, 25), range(30, 45)

@@ -13,9 +13,7 @@ from transformers import BertModel
 
 import geneformer
 from geneformer import InSilicoPerturber
-from geneformer.compat.perturbation.files import read_folder
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import write_dataset
+from geneformer.compat.perturber_files import read_folder
 from geneformer.errors import (
     AbsentGeneError,
     DeviceError,
@@ -30,9 +28,11 @@ from geneformer.errors import (
     UnknownGeneError,
     UnsupportedArgumentError,
 )
+from geneformer.files.pickles import read_pickle
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import GeneformerEncoder
-from geneformer.vocab.pickles import read_pickle
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import write_dataset
 from golden import GOLDEN, SPECIALS, golden_table, save_tiny_checkpoint
 from perturbation import reference
 from small_cells import dataset_of

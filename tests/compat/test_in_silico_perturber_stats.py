@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 import geneformer
 from geneformer import InSilicoPerturberStats
-from geneformer.compat.dictionary_files import dictionary_path
+from geneformer.compat.dictionaries import dictionary_path
 from geneformer.errors import (
     AbsentGeneError,
     GeneformerWarning,
@@ -26,8 +26,8 @@ from geneformer.errors import (
     UnsafeFileError,
     UnsupportedArgumentError,
 )
-from geneformer.vocab.pickles import read_pickle
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.files.pickles import read_pickle
+from geneformer.genes.vocabulary import Vocabulary
 from golden import GOLDEN, golden_table
 
 START, GOAL, ALTERNATE = STATE_NAMES = json.loads((GOLDEN / "choices.json").read_text())["states"]

@@ -6,7 +6,7 @@ import pytest
 
 import geneformer
 from geneformer import errors
-from geneformer.compat.left_out import _INSTEAD
+from geneformer.compat.paths import _INSTEAD
 
 MODULES = sorted(geneformer._PUBLISHED_MODULES)
 

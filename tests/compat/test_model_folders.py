@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import geneformer as gf
-from geneformer.compat.model_folders import readable_folder
+from geneformer.compat.networks import readable_folder
 from geneformer.errors import CheckpointError, OutputError, PlaceholderFileError, UnknownModelError, UnsafeFileError
 from geneformer.models.checkpoint import read_weights
 

@@ -15,14 +15,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 import geneformer as gf
-from geneformer.compat.model_folders import readable_folder
-from geneformer.compat.multi_task import logging as mtl_logging
-from geneformer.compat.multi_task import training as mtl_training
-from geneformer.compat.multi_task.checkpoints import load_tasks
-from geneformer.compat.multi_task.hyperparameters import Hyperparameters
-from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import read_dataset, write_dataset
+from geneformer.compat import mtl_classifier as mtl_logging
+from geneformer.compat import mtl_classifier as mtl_training
+from geneformer.compat.mtl_classifier import Hyperparameters, MTLClassifier, learn_values, load_tasks, tell_values
+from geneformer.compat.networks import readable_folder
 from geneformer.errors import (
     CheckpointError,
     GeneformerWarning,
@@ -36,7 +32,8 @@ from geneformer.errors import (
 )
 from geneformer.models.checkpoint import read_weights
 from geneformer.options import RuntimeOptions
-from geneformer.tasks.task_values import learn_values, tell_values
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset, write_dataset
 
 ARGUMENTS = [
     ("task_columns", None),

@@ -11,8 +11,6 @@ import torch
 from transformers import BertForSequenceClassification
 
 from geneformer import Classifier, InSilicoPerturber, InSilicoPerturberStats, MTLClassifier
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import read_dataset, write_dataset
 from geneformer.errors import (
     ConstantLabelError,
     GeneformerWarning,
@@ -22,7 +20,9 @@ from geneformer.errors import (
     StateError,
     VocabularyMismatchError,
 )
-from geneformer.vocab.pickles import read_pickle
+from geneformer.files.pickles import read_pickle
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset, write_dataset
 from small_classifier_inputs import POSITIONS, cells, genes, saved_cells, tiny_model
 
 STATES = {"state_key": "state", "states": "all"}

@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from geneformer.compat.perturbation.files import RunFiles, of_content, read_folder, write_raw
-from geneformer.compat.perturbation.tables import CELL_NAME, Reading
+from geneformer.compat.perturber_files import RunFiles, of_content, read_folder, write_raw
+from geneformer.compat.perturber_stats import CELL_NAME, Reading
 from geneformer.errors import (
     DatasetError,
     InputNotFoundError,
@@ -17,8 +17,8 @@ from geneformer.errors import (
     UnsafeFileError,
     VocabularyMismatchError,
 )
-from geneformer.tasks.perturbation.effect_arrays import Perturbed
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.perturbation.effects import Perturbed
 
 V1 = Vocabulary.load("V1")
 CELL = "cell_emb"

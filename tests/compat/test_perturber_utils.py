@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 
 from geneformer import errors, perturber_utils
-from geneformer.compat import plain_models
-from geneformer.vocab.pickles import read_pickle
+from geneformer.compat import networks as plain_models
+from geneformer.files.pickles import read_pickle
 from golden import golden_tokens, save_tiny_checkpoint, tiny_config, tiny_model
 
 NOTHING = inspect.Parameter.empty
@@ -146,7 +146,7 @@ def test_without_datasets_its_extra_is_named(published_inputs, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr("geneformer.compat.hf_datasets.import_module", missing)
+    monkeypatch.setattr("geneformer.compat.cells.import_module", missing)
     with pytest.raises(errors.MissingExtraError, match=r"geneformer\[published\]"):
         perturber_utils.load_and_filter(None, 1, published_inputs / "V1.dataset")
 

@@ -11,14 +11,13 @@ from datasets import load_from_disk
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, TrainingArguments
 
 import geneformer as gf
-from geneformer.compat.pickle_writing import write_pickle
-from geneformer.compat.pretraining.precollator import GeneformerPreCollator
-from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
-from geneformer.data.storage import read_dataset
-from geneformer.engine.padded import MaskedGenes, pack
+from geneformer.compat.collators import GeneformerPreCollator
+from geneformer.compat.pretrainer import GeneformerPretrainer, MaskedGenes, pack
 from geneformer.errors import DatasetError, InvalidVocabularyError, OutOfRangeError, UnsupportedArgumentError
-from geneformer.models.architectures import architecture_config
+from geneformer.files.pickles import write_pickle
+from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.tokens.storage import read_dataset
 
 OLD = int(transformers.__version__.split(".")[0]) < 5
 BY_LENGTH = {"group_by_length": True} if OLD else {"train_sampling_strategy": "group_by_length"}

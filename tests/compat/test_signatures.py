@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import geneformer as gf
-from geneformer.compat.dictionary_files import dictionary_path
+from geneformer.compat.dictionaries import dictionary_path
 
 TOKENS, MEDIANS, MAPPING, NAMES = (
     dictionary_path(name)

@@ -14,10 +14,8 @@ import pytest
 import torch
 
 from geneformer import EmbExtractor
-from geneformer.compat.cell_states import read_cell_states
-from geneformer.compat.embeddings.state_embeddings import read_state_embeddings
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import write_dataset
+from geneformer.compat.cells import read_cell_states
+from geneformer.compat.emb_extractor import read_state_embeddings
 from geneformer.errors import (
     InputNotFoundError,
     NoCellsError,
@@ -26,6 +24,8 @@ from geneformer.errors import (
     UnreadableInputError,
     UnsafeFileError,
 )
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import write_dataset
 from golden import GOLDEN, golden_table, save_tiny_checkpoint
 
 START, GOAL, ALTERNATE = json.loads((GOLDEN / "choices.json").read_text())["states"]

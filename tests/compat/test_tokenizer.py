@@ -17,9 +17,9 @@ import scipy.sparse as sp
 
 import geneformer as gf
 from geneformer import errors
-from geneformer.compat.dictionary_files import dictionary_path
-from geneformer.compat.pickle_writing import write_pickle
-from geneformer.data.storage import read_dataset
+from geneformer.compat.dictionaries import dictionary_path
+from geneformer.files.pickles import write_pickle
+from geneformer.tokens.storage import read_dataset
 from golden import GOLDEN
 
 ATTRIBUTES = {"cell_type": "cell_type", "individual": "organ"}

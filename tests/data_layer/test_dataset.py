@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.errors import DatasetError
+from geneformer.tokens.dataset import TokenizedDataset
 
 CELLS = [[5, 6, 7], [8], [9, 10, 11, 12], [], [13, 14]]
 KINDS = {

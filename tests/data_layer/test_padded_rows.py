@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.data.padded_rows import unpadded
+from geneformer.compat.cells import unpadded
 
 ROWS = st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=6)
 

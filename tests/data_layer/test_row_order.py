@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer import errors
-from geneformer.data.row_order import SEED, drawn_rows, longest_first, rows_with
+from geneformer.compat.cells import SEED, drawn_rows, longest_first, rows_with
 from small_cells import dataset_of
 
 KINDS = st.sampled_from(["T", "T cell", "B", ""])

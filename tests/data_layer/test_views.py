@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.data.dataset import Packed
-from geneformer.data.views import delete_genes
+from geneformer.tokens.batches import delete_genes
+from geneformer.tokens.dataset import Packed
 
 SPECIAL = np.array([0, 1, 2, 3])
 

@@ -10,18 +10,16 @@ from transformers import BertConfig
 from typer.testing import CliRunner
 
 from geneformer import cli, keys
-from geneformer.data.storage import read_dataset
-from geneformer.demo import measuring
-from geneformer.demo.cells import pbmc3k, pbmc3k_path
-from geneformer.demo.measuring import StepLog
-from geneformer.demo.report import FILES
-from geneformer.demo.run import run_demo
+from geneformer.cli import _demo as measuring
+from geneformer.cli._demo import FILES, StepLog, run_demo
+from geneformer.datasets import pbmc3k, pbmc3k_path
 from geneformer.errors import OutputExistsError
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.quality import save_random_weights
 from geneformer.models.checkpoint import read_weights, save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import RuntimeOptions
-from geneformer.tasks.random_weights import save_random_weights
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.tokens.storage import read_dataset
 
 
 @pytest.fixture(scope="module")

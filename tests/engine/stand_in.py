@@ -101,10 +101,10 @@ def difference(one, other) -> float:
 
 def embed_on(device: str, tokens, pooling: str):
     """Embeddings, and where the weights were."""
+    from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.inference.embedding import embed
     from geneformer.models.loading import LoadedModel
     from geneformer.options import EmbedOptions, RuntimeOptions
-    from geneformer.tasks.embedding import embed
-    from geneformer.vocab.vocabulary import Vocabulary
     from golden import tiny_model
 
     model = LoadedModel("tiny", Path(), tiny_model("V1"), Vocabulary.load("V1"), True)
@@ -116,10 +116,10 @@ def train_on(device: str, tokens, folder: Path):
     """Weights after one optimizer step, where they are, and the history of the run."""
     import numpy as np
 
+    from geneformer.genes.vocabulary import Vocabulary
     from geneformer.models.heads import GeneformerForMaskedLM
     from geneformer.options import PretrainOptions, RuntimeOptions
-    from geneformer.tasks.pretraining import MaskedBatches, _trainer
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.pretraining.run import MaskedBatches, _trainer
     from golden import tiny_config
 
     options = PretrainOptions(max_steps=1, tokens_per_batch=300, logging_steps=1, save_steps=1, eval_steps=1)

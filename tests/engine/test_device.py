@@ -10,11 +10,13 @@ from geneformer.engine.device import (
     free_memory,
     has_fast_bfloat16,
     memory_errors,
+    resolve_attention,
     resolve_device,
+    resolve_dtype,
+    resolve_training_attention,
     safe_memory,
     verify_placement,
 )
-from geneformer.engine.precision import resolve_attention, resolve_dtype, resolve_training_attention
 from geneformer.errors import DeviceUnavailableError, PlacementError
 
 CPU = torch.device("cpu")

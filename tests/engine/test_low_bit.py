@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from geneformer.engine.low_bit import check_low_bit
+from geneformer.compat.networks import check_low_bit
 from geneformer.errors import DeviceError, MissingExtraError, UnknownChoiceError
 
 ACCELERATOR = torch.device("cuda")

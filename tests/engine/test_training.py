@@ -5,14 +5,13 @@ import pytest
 import torch
 from transformers import set_seed
 
-from geneformer.data.batching import plan_batches
-from geneformer.engine.placement import PlacedArguments
-from geneformer.engine.training import EpochSampler, PackedTrainer, Reporting
+from geneformer.engine.training import EpochSampler, PackedTrainer, PlacedArguments, Reporting
 from geneformer.errors import TrainingError
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions
-from geneformer.tasks.pretraining import MaskedBatches
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.pretraining.run import MaskedBatches
+from geneformer.tokens.batches import plan_batches
 from golden import tiny_config
 from small_cells import short_tokens
 

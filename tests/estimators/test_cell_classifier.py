@@ -10,7 +10,6 @@ from scipy import sparse
 from transformers import TrainerCallback
 
 import geneformer as gf
-from geneformer.data.storage import write_dataset
 from geneformer.errors import (
     CheckpointError,
     ConstantLabelError,
@@ -32,15 +31,15 @@ from geneformer.errors import (
     UnreadableInputError,
     VocabularyMismatchError,
 )
-from geneformer.estimators.cell_classifier import CellClassifier
-from geneformer.estimators.cell_parts import TWIN
-from geneformer.estimators.cells import open_cells
+from geneformer.finetuning.baselines import LIBRARY, LOGISTIC, MAJORITY
+from geneformer.finetuning.estimator import TWIN
+from geneformer.finetuning.estimators import CellClassifier
+from geneformer.finetuning.reports import ClassificationReport, LabelSetReport
+from geneformer.finetuning.splits import Split
+from geneformer.inference.cells import open_cells
 from geneformer.models.loading import load_model
 from geneformer.options import RuntimeOptions
-from geneformer.results.classification import ClassificationReport
-from geneformer.results.label_sets import LabelSetReport
-from geneformer.tasks.class_baselines import LIBRARY, LOGISTIC, MAJORITY
-from geneformer.tasks.splits import Split
+from geneformer.tokens.storage import write_dataset
 from small_cells import short_tokens
 from small_finetuning import QUICK, labeled_blood, same_weights, tiny_model
 

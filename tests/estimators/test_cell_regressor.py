@@ -13,11 +13,10 @@ from geneformer.errors import (
     NotFittedError,
     OptionError,
 )
-from geneformer.estimators.cell_regressor import CellRegressor
-from geneformer.estimators.loading import load_classifier
+from geneformer.finetuning.baselines import ridge_regression
+from geneformer.finetuning.estimators import CellRegressor, load_classifier
+from geneformer.finetuning.reports import NumberReport
 from geneformer.options import RegressOptions
-from geneformer.results.numbers import NumberReport
-from geneformer.tasks.number_baselines import ridge_regression
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
 LOSSES = ["squared_error", "gaussian", "poisson", "negative_binomial"]

@@ -9,16 +9,14 @@ from geneformer.errors import (
     UnknownClassError,
     UnreadableInputError,
 )
-from geneformer.estimators.cell_classifier import CellClassifier
-from geneformer.estimators.cell_regressor import CellRegressor
-from geneformer.estimators.cells import open_cells
-from geneformer.estimators.cloning import clone
-from geneformer.estimators.cross_validation import _strata, cross_validate
-from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
-from geneformer.results.cross_validation import CrossValidation
-from geneformer.tasks.class_targets import ClassTargets
-from geneformer.tasks.metrics import evaluate_classes
-from geneformer.tasks.splits import draw_folds
+from geneformer.finetuning.cross_validation import _strata, cross_validate
+from geneformer.finetuning.estimator import clone
+from geneformer.finetuning.estimators import CellClassifier, CellRegressor, MultiTaskClassifier
+from geneformer.finetuning.metrics import evaluate_classes
+from geneformer.finetuning.reports import CrossValidation
+from geneformer.finetuning.splits import draw_folds
+from geneformer.finetuning.targets import ClassTargets
+from geneformer.inference.cells import open_cells
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
 SETTINGS = {**QUICK, "max_steps": 1, "baselines": "none"}

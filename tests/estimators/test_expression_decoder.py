@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.errors import DatasetError, GeneformerWarning, NotFittedError, OptionError, UnknownColumnError
-from geneformer.estimators.expression_decoder import ExpressionDecoder
-from geneformer.estimators.loading import load_classifier
+from geneformer.finetuning.estimators import ExpressionDecoder, load_classifier
+from geneformer.finetuning.gene_targets import (
+    ADDITIVE,
+    BEYOND,
+    MEAN,
+    AdditiveModel,
+    ExpressionBatches,
+    UsualValues,
+    hide_genes,
+    take_genes_out,
+)
+from geneformer.finetuning.reports import RANK, ExpressionReport, ReportSet
 from geneformer.models.loading import load_model
 from geneformer.options import ExpressionOptions
-from geneformer.results.expression import RANK, ExpressionReport
-from geneformer.results.report_sets import ReportSet
-from geneformer.tasks.expression_learning import ExpressionBatches
-from geneformer.tasks.expression_reports import ADDITIVE, BEYOND, MEAN, take_genes_out
-from geneformer.tasks.gene_values import AdditiveModel, UsualValues, hide_genes
+from geneformer.tokens.dataset import TokenizedDataset
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
 

@@ -19,12 +19,11 @@ from geneformer.errors import (
     UnknownClassError,
     UnknownOptionError,
 )
-from geneformer.estimators.gene_classifier import GeneClassifier
-from geneformer.estimators.loading import load_classifier
+from geneformer.finetuning.estimators import GeneClassifier, load_classifier
+from geneformer.finetuning.gene_targets import CONTEXTUAL, STATIC, STATISTICS
+from geneformer.finetuning.reports import GeneReport
+from geneformer.inference.cells import tokens_for
 from geneformer.options import GeneClassifyOptions
-from geneformer.results.genes import GeneReport
-from geneformer.tasks.adata_inputs import tokens_for
-from geneformer.tasks.gene_features import CONTEXTUAL, STATIC, STATISTICS
 from small_cells import blood
 from small_finetuning import QUICK, tiny_model
 from small_genes import V1, cells, common_genes, dealt
@@ -173,7 +172,7 @@ def test_cross_validation_leaves_the_classifier_as_it_is(model, tmp_path):
 
 def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     """With the labels of one fold's genes exchanged, what is said about them stays."""
-    from geneformer.tasks.gene_folds import draw_gene_folds
+    from geneformer.finetuning.splits import draw_gene_folds
 
     lists = dealt(GENES)
     report = classifier(model, baselines="cheap").cross_validate(cells(), lists, n_folds=3)
@@ -189,7 +188,7 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     exchanged = one._open(cells(), swapped, one._pair()).labels
     assert (exchanged.codes != prepared.labels.codes).sum() == len(first) == len(parts.test)
     said = []
-    from geneformer.tasks.gene_validation import cross_validate_genes
+    from geneformer.finetuning.gene_targets import cross_validate_genes
 
     for labels in (prepared.labels, exchanged):
         told = one._told(replace(prepared, labels=labels), one._pair())

@@ -18,16 +18,15 @@ from geneformer.errors import (
     UnknownClassError,
     UnknownColumnError,
 )
-from geneformer.estimators.loading import load_classifier
-from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
-from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
+from geneformer.finetuning.estimators import MultiTaskClassifier, load_classifier
+from geneformer.finetuning.reports import ReportSet
+from geneformer.finetuning.splits import Split
+from geneformer.finetuning.training import CellBatches
 from geneformer.models.finetuned import build_network
+from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, MultiTaskOptions, TokenizeOptions
-from geneformer.results.report_sets import ReportSet
-from geneformer.tasks.cell_batches import CellBatches
-from geneformer.tasks.splits import Split
 from geneformer.tokenization.tokenizer import tokenize_counts
 from small_finetuning import QUICK, labeled_blood, tiny_model
 

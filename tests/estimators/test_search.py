@@ -17,10 +17,8 @@ from geneformer.errors import (
     TrainingError,
     UnknownOptionError,
 )
-from geneformer.estimators.cell_classifier import CellClassifier
-from geneformer.estimators.cell_regressor import CellRegressor
-from geneformer.estimators.multi_task_classifier import MultiTaskClassifier
-from geneformer.estimators.search import search
+from geneformer.finetuning.estimators import CellClassifier, CellRegressor, MultiTaskClassifier
+from geneformer.finetuning.search import search
 from geneformer.options import SearchOptions
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
@@ -168,7 +166,7 @@ def test_two_processes_share_the_trials(classifier, cells, model, tmp_path):
 
 
 def test_a_trial_that_kills_its_process_is_not_tried_for_ever(classifier, cells, tmp_path, monkeypatch):
-    from geneformer.estimators import search as module
+    from geneformer.finetuning import search as module
 
     storage = f"sqlite:///{tmp_path}/study.db"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from geneformer.models.architectures import architecture_config
+from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
 
 SMALL = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geneformer.errors import CheckpointError, UnknownModelError
-from geneformer.models.architectures import ARCHITECTURES, architecture_config
+from geneformer.models.config import ARCHITECTURES, architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
 from models.reference_bert import small_config
 

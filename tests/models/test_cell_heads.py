@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig
 
-from geneformer.models.cell_heads import GeneformerForCells, HeadSpec, has_target
-from geneformer.models.heads import contrastive_loss
+from geneformer.models.heads import GeneformerForCells, HeadSpec, contrastive_loss, has_target
 from geneformer.models.losses import MISSING
 
 KINDS = HeadSpec(name="kind", classes=("a", "b", "c"))

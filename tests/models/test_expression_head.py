@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import BertConfig
 
-from geneformer.models.expression_head import GeneformerForExpression, mean_over
+from geneformer.models.heads import GeneformerForExpression, mean_over
 
 IDS = torch.tensor([4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
 STARTS = torch.tensor([0, 3, 7, 11])

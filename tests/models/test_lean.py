@@ -5,9 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from geneformer.models import lean
-from geneformer.models.architectures import architecture_config
+from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, architecture_config
 from geneformer.models.encoder import GeneformerEncoder
-from geneformer.models.extensions import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP
 
 LENGTHS = [5, 5, 12, 0, 9]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.loading import HUB, find_folder, list_models, load_model
-from geneformer.vocab.vocabulary import Vocabulary
 from models.reference_bert import ours, random_bert, small_config
 
 SIZES = {"V1": 25_426, "V2": 20_275}

@@ -8,8 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from geneformer.errors import MissingExtraError
-from geneformer.models.low_bit import is_low_bit, quantize_linears, restore_linears
-from geneformer.models.strategies import apply_strategy, merge_lora
+from geneformer.models.finetuned import apply_strategy, is_low_bit, merge_lora, quantize_linears, restore_linears
 from geneformer.options import FinetuneOptions
 
 TOLERANCE = {"8bit": 0.05, "4bit": 0.25}

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from geneformer.models.masked_loss import _BLOCK, count_hits, vocabulary_cross_entropy
+from geneformer.models.losses import _BLOCK, count_hits, vocabulary_cross_entropy
 
 SIZES = [1, 2, _BLOCK - 1, _BLOCK, _BLOCK + 1, 2 * _BLOCK + 7]
 

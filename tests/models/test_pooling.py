@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from geneformer.models.pooling import POOLS, cell_of
+from geneformer.models.heads import POOLS, cell_of
 
 D = 8
 SPECIAL = [0, 1, 2, 3]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from geneformer.models import recomputed
-from geneformer.models.relative_positions import relative, relative_scores
+from geneformer.models import attention as recomputed
+from geneformer.models.attention import relative, relative_scores
 from models.written_out_attention import LENGTHS, random_inputs, with_gradients, written_out
 
 
@@ -17,7 +17,7 @@ def test_outputs_and_gradients_are_those_of_all_pairs_written_out(lengths, clip,
     inputs = random_inputs(lengths, clip, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recomputed, "_CPU_SCORES", block)
-        patch.setattr("geneformer.models.relative_positions._LEAST_QUERIES", 2)
+        patch.setattr("geneformer.models.attention._LEAST_QUERIES", 2)
         found = with_gradients(lambda q, k, v, t: relative(q, k, v, lengths, 0.0, table_PK=t), inputs)
     expected = with_gradients(lambda q, k, v, t: written_out(q, k, v, lengths, table=t), inputs)
     for ours, plain in zip(found, expected, strict=True):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from geneformer.models import rounded as module
+from geneformer.models import attention_cpu as module
 from geneformer.models.attention import eager
-from geneformer.models.rounded import rounded
+from geneformer.models.attention_cpu import rounded
 
 LENGTHS = st.lists(st.integers(0, 23), min_size=1, max_size=8).filter(any)
 

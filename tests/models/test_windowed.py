@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from geneformer.models import recomputed
-from geneformer.models import windowed as module
-from geneformer.models.attention import eager
-from geneformer.models.windowed import windowed
+from geneformer.models import attention as module
+from geneformer.models import attention as recomputed
+from geneformer.models.attention import eager, windowed
 from models.written_out_attention import LENGTHS, random_inputs, with_gradients, written_out
 
 

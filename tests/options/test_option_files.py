@@ -6,8 +6,7 @@ import pytest
 
 from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError
 from geneformer.options import EmbedOptions, PretrainOptions, RuntimeOptions, TokenizeOptions
-from geneformer.options._fields import field_docs, section
-from geneformer.options._files import read_options, to_table
+from geneformer.options._fields import field_docs, read_options, section, to_table
 
 
 def config(folder, text):

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from pyarrow import parquet
 
-from geneformer.data.storage import read_dataset
-from geneformer.runs import manifest
-from geneformer.tasks.perturbation import run
+from geneformer.files import manifest
+from geneformer.perturbation import run
+from geneformer.tokens.storage import read_dataset
 from small_plans import planned
 
 TORN = 3

@@ -4,10 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from geneformer.compat.perturber_stats import ALONE, ANCHOR, TOGETHER, anchored_mixture_model
 from geneformer.errors import PerturbationError
-from geneformer.results.perturbation import EFFECT_COLUMNS, SIMILARITY, PerturbationEffects
-from geneformer.tasks.perturbation.anchored_statistics import ALONE, ANCHOR, TOGETHER, anchored_mixture_model
-from geneformer.tasks.perturbation.effect_arrays import Perturbed
+from geneformer.perturbation.effects import EFFECT_COLUMNS, SIMILARITY, PerturbationEffects, Perturbed
 
 
 def perturbed(values):

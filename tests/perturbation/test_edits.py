@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer.options.perturbation import EDITS
-from geneformer.tasks.perturbation.edits import ADDED, Step, edit_cell
+from geneformer.perturbation.edits import ADDED, Step, edit_cell
 from perturbation import reference
 
 SPECIAL = (0, 1, 2, 3)

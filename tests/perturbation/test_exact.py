@@ -8,11 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geneformer.models.deletions import Deletions
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.tasks.perturbation.edits import Perturbation, Step
-from geneformer.tasks.perturbation.exact import ExactRunner, possible_edits
-from geneformer.tasks.perturbation.reading import PerturbedModel
+from geneformer.perturbation.edits import Perturbation, Step
+from geneformer.perturbation.exact import Deletions, ExactRunner, PerturbedModel, possible_edits
 from models.reference_bert import ours, random_bert, small_config
 from perturbation import reference
 

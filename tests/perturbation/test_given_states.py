@@ -5,8 +5,8 @@ import pytest
 
 from geneformer.errors import StateError
 from geneformer.options import RuntimeOptions
-from geneformer.tasks.perturbation.plan import plan_perturbation
-from geneformer.tasks.perturbation.run import run_plan
+from geneformer.perturbation.plan import plan_perturbation
+from geneformer.perturbation.run import run_plan
 from small_plans import PerturbOptions, frame_of, planned, small_cells, small_model
 
 STATES = {"start": "sick", "goal": "well", "alternates": ("other",)}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from geneformer.options import PerturbOptions, RankOptions
-from geneformer.tasks.perturbation.run import run_plan
-from geneformer.tasks.perturbation.statistics import rank_effects
-from geneformer.tasks.perturbation.targets import find_targets
+from geneformer.perturbation.plan import find_targets
+from geneformer.perturbation.run import run_plan
+from geneformer.perturbation.statistics import rank_effects
 from small_genes import common_genes
 from small_plans import V1, planned, small_cells, small_model
 

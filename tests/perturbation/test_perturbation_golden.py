@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from geneformer.data.dataset import TokenizedDataset
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.tasks.perturbation.plan import plan_perturbation
-from geneformer.tasks.perturbation.reading import PerturbedModel
-from geneformer.tasks.perturbation.run import run_plan
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.perturbation.exact import PerturbedModel
+from geneformer.perturbation.plan import plan_perturbation
+from geneformer.perturbation.run import run_plan
+from geneformer.tokens.dataset import TokenizedDataset
 from golden import GOLDEN, golden_table, tiny_model
 
 CHOICES = json.loads((GOLDEN / "choices.json").read_text())

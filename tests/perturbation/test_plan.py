@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import GeneformerEncoder
-from geneformer.tasks.perturbation import cost as costing
-from geneformer.tasks.perturbation.cost import estimate
-from geneformer.tasks.perturbation.edits import edit_cell
-from geneformer.tasks.perturbation.run import run_plan
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.perturbation import plan as costing
+from geneformer.perturbation.edits import edit_cell
+from geneformer.perturbation.plan import estimate
+from geneformer.perturbation.run import run_plan
 from small_genes import common_genes
 from small_plans import frame_of, planned, small_cells, small_model
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from geneformer.compat.cells import published_cells
 from geneformer.errors import AbsentGeneError, DatasetError, GeneformerWarning, NoCellsError, OutOfRangeError
-from geneformer.tasks.perturbation.published_cells import published_cells
 from small_cells import dataset_of
 
 ROWS = [[10, 11], [10, 12, 13], [11, 12, 13, 14], [10, 11, 15], [16], [10, 13, 17]]

@@ -15,7 +15,7 @@ import pytest
 
 from geneformer.errors import StateError
 from geneformer.options import RankOptions
-from geneformer.tasks.perturbation.statistics import rank_effects
+from geneformer.perturbation.statistics import rank_effects
 from small_perturbations import golden_run, golden_statistics
 
 NAMED = ("Gene_name", "Affected_gene_name")

@@ -14,9 +14,9 @@ import geneformer as gf
 from geneformer.errors import DatasetError, OutOfRangeError, StateError, UnknownChoiceError, UnknownColumnError
 from geneformer.keys import PERTURBATION as SLOT
 from geneformer.options import RankOptions
-from geneformer.pl._perturbation_kinds import DOWN, GRAY, UP
-from geneformer.results.perturbation_slots import to_uns
-from geneformer.tasks.perturbation.statistics import rank_effects
+from geneformer.perturbation.effects import to_uns
+from geneformer.perturbation.statistics import rank_effects
+from geneformer.pl._perturbation import DOWN, GRAY, UP
 from small_perturbations import made_run
 
 mpl.use("agg")

@@ -20,12 +20,10 @@ from geneformer.errors import (
     UnknownColumnError,
 )
 from geneformer.options import RankOptions
-from geneformer.tasks.perturbation import rank_sums
-from geneformer.tasks.perturbation.effect_arrays import Values
-from geneformer.tasks.perturbation.matched_null import Candidates, matched_p_values
-from geneformer.tasks.perturbation.mean_intervals import difference_interval, mean_interval
-from geneformer.tasks.perturbation.published_statistics import Impact
-from geneformer.tasks.perturbation.statistics import rank_effects
+from geneformer.perturbation import uncertainty as rank_sums
+from geneformer.perturbation.effects import Values
+from geneformer.perturbation.statistics import Impact, rank_effects
+from geneformer.perturbation.uncertainty import Candidates, difference_interval, matched_p_values, mean_interval
 from small_perturbations import made_run
 
 FAST = {"permutations": 50}

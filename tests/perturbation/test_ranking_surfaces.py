@@ -24,10 +24,8 @@ from geneformer.errors import (
 )
 from geneformer.keys import PERTURBATION as SLOT
 from geneformer.options import RankOptions
-from geneformer.results.perturbation import PerturbationEffects
-from geneformer.results.perturbation_ranking import PerturbationRanking
-from geneformer.results.perturbation_slots import from_uns, to_uns
-from geneformer.tasks.perturbation.statistics import rank_effects
+from geneformer.perturbation.effects import PerturbationEffects, PerturbationRanking, from_uns, to_uns
+from geneformer.perturbation.statistics import rank_effects
 from small_perturbations import made_run
 
 FAST = {"permutations": 20}

@@ -15,8 +15,6 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import read_dataset, write_dataset
 from geneformer.errors import (
     DatasetError,
     OptionError,
@@ -25,10 +23,12 @@ from geneformer.errors import (
     RunLockedError,
     RunMismatchError,
 )
-from geneformer.results.perturbation import PerturbationEffects
-from geneformer.runs.manifest import Manifest
-from geneformer.tasks.perturbation import run
-from geneformer.tasks.perturbation.run import merge_runs, run_plan, run_to_folder
+from geneformer.files.manifest import Manifest
+from geneformer.perturbation import run
+from geneformer.perturbation.effects import PerturbationEffects
+from geneformer.perturbation.run import merge_runs, run_plan, run_to_folder
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset, write_dataset
 from small_plans import frame_of, planned, small_cells, small_model
 
 STATES = {"start": "sick", "goal": "well", "state_key": "kind"}

@@ -6,13 +6,12 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 import geneformer as gf
-from geneformer.demo.cells import pbmc3k
+from geneformer.datasets import pbmc3k
 from geneformer.errors import PairingError
-from geneformer.models.cell_heads import GeneformerForCells, HeadSpec
+from geneformer.models.config import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.encoder import GeneformerEncoder
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP
-from geneformer.models.gated import GatedCell, sum_embeddings
-from geneformer.tasks.perturbation.screen import agreement, genes_of, head_of, screen_deletions
+from geneformer.models.heads import GeneformerForCells, HeadSpec
+from geneformer.perturbation.screen import GatedCell, agreement, genes_of, head_of, screen_deletions, sum_embeddings
 from models.reference_bert import ours, random_bert, small_config
 
 SPECIAL = (0, 1, 2, 3)
@@ -58,9 +57,9 @@ def slopes(number, x, step=1e-5):
 @pytest.mark.parametrize("kept", [0, 2**28], ids=["computed again", "kept"])
 @pytest.mark.parametrize("block", [1, 2**20], ids=["small blocks", "one block"])
 def test_slopes_of_gates_and_embeddings_are_finite_differences(bert, encoder, monkeypatch, kept, block):
-    monkeypatch.setattr("geneformer.models.gated._KEPT", kept)
-    monkeypatch.setattr("geneformer.models.gated._BLOCK", block)
-    monkeypatch.setattr("geneformer.models.gated._LEAST_ROWS", 7)
+    monkeypatch.setattr("geneformer.perturbation.screen._KEPT", kept)
+    monkeypatch.setattr("geneformer.perturbation.screen._BLOCK", block)
+    monkeypatch.setattr("geneformer.perturbation.screen._LEAST_ROWS", 7)
     torch.manual_seed(1)
     ids = torch.cat([CELL[:-1], torch.arange(4, 16), CELL[-1:]])  # more than a small block
     grads = torch.randn(2, len(ids), 16, dtype=torch.double)

@@ -14,10 +14,10 @@ from geneformer.errors import (
     UnknownColumnError,
     VocabularyMismatchError,
 )
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.options import PerturbOptions
-from geneformer.tasks.perturbation.selection import select_cells
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.perturbation.plan import select_cells
 from small_cells import dataset_of
 from small_plans import KINDS, V1, planned, small_cells, small_model
 

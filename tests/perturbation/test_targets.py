@@ -18,9 +18,9 @@ from geneformer.errors import (
 )
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.options import PerturbOptions
-from geneformer.tasks.perturbation.edits import Step
-from geneformer.tasks.perturbation.run import run_plan
-from geneformer.tasks.perturbation.targets import cells_with, find_targets, parse_perturbation
+from geneformer.perturbation.edits import Step
+from geneformer.perturbation.plan import cells_with, find_targets, parse_perturbation
+from geneformer.perturbation.run import run_plan
 from small_cells import dataset_of
 from small_plans import V1, frame_of, planned, small_cells, small_model
 

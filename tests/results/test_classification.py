@@ -9,12 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer.errors import DatasetError, InputNotFoundError, OptionError, OutputExistsError, UnreadableInputError
-from geneformer.results.classification import ClassificationReport, Estimate
-from geneformer.results.label_sets import LabelSetReport
-from geneformer.results.numbers import NumberReport
-from geneformer.results.report_tables import markdown_table
-from geneformer.tasks.baselines import majority
-from geneformer.tasks.metrics import evaluate_classes, evaluate_label_sets, evaluate_numbers
+from geneformer.finetuning.baselines import majority
+from geneformer.finetuning.metrics import evaluate_classes, evaluate_label_sets, evaluate_numbers
+from geneformer.finetuning.reports import ClassificationReport, Estimate, LabelSetReport, NumberReport, markdown_table
 
 CLASSES = ("T | NK", "B", "cell_id", "absent")
 

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from geneformer.errors import OutputError, OutputExistsError, UnsupportedFormatError
-from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
-from geneformer.results.tables import save_table
+from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings, save_table
 
 PROVENANCE = {"model": "tiny", "vocabulary": "V1", "embedding": {"pooling": "mean", "layer": -1, "truncate": False}}
 NAMES = ["c3", "c1", "c2"]

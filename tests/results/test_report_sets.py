@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from geneformer.errors import DatasetError, InputNotFoundError, OutputExistsError, UnreadableInputError
-from geneformer.results.expression import ExpressionReport
-from geneformer.results.numbers import NumberReport
-from geneformer.results.report_sets import ReportSet, load_report
-from geneformer.tasks.number_metrics import evaluate_numbers
+from geneformer.finetuning.metrics import evaluate_numbers
+from geneformer.finetuning.reports import ExpressionReport, NumberReport, ReportSet, load_report
 
 TRUTH, SAID = np.array([1.0, 2.0, 3.0, 5.0]), np.array([1.5, 2.0, 2.0, 6.0])
 

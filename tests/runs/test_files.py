@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from geneformer.errors import OutputError, OutputExistsError, RunLockedError
-from geneformer.runs.files import MANIFEST_NAME, atomic_file, atomic_folder, check_output, lock, output_errors
+from geneformer.files.atomic import MANIFEST_NAME, atomic_file, atomic_folder, check_output, lock, output_errors
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     target.write_text("old")
     code = """
 import os, signal, sys
-from geneformer.runs.files import atomic_file
+from geneformer.files.atomic import atomic_file
 with atomic_file(sys.argv[1], overwrite=True) as temporary:
     temporary.write_text("new")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_a_lock_keeps_other_processes_out_until_its_holder_dies(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from geneformer.runs.files import lock
+from geneformer.files.atomic import lock
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer.errors import RunMismatchError
-from geneformer.runs.journal import Journal
+from geneformer.files.journal import Journal
 
 IDENTITY = {"inputs": ["a.h5ad"], "options": {"layer": None}}
 

@@ -9,9 +9,9 @@ import pytest
 
 from geneformer import __version__
 from geneformer.errors import OutputError
+from geneformer.files.manifest import InputFile, Manifest, describe_inputs, manifest_path
 from geneformer.options import TokenizeOptions
-from geneformer.options._files import read_options, to_table
-from geneformer.runs.manifest import InputFile, Manifest, describe_inputs, manifest_path
+from geneformer.options._fields import read_options, to_table
 
 
 def test_it_comes_back_as_it_was(tmp_path):

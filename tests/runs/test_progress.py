@@ -2,8 +2,8 @@
 
 import pytest
 
-from geneformer.runs import progress
-from geneformer.runs.progress import progress_bar
+from geneformer.files import progress
+from geneformer.files.progress import progress_bar
 
 
 @pytest.fixture

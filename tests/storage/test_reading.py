@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geneformer.data.storage import read_dataset
 from geneformer.errors import DatasetError, InputNotFoundError, PlaceholderFileError
+from geneformer.tokens.storage import read_dataset
 
 ROWS = [[2, 9, 4], [7], [], [5, 5, 8, 1]]
 CELLS = {"cell_type": ["B", None, "T", "T"], "age": [1.5, 2.0, None, 4.0]}

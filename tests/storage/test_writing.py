@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneformer.data.columns import arrow_type
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.data.storage import DatasetWriter, read_dataset, write_dataset
 from geneformer.errors import DatasetError, NonFiniteCountsError, OutputExistsError, RunLockedError, RunMismatchError
-from geneformer.runs.manifest import Manifest
+from geneformer.files.manifest import Manifest
+from geneformer.tokens.dataset import TokenizedDataset, arrow_type
+from geneformer.tokens.storage import DatasetWriter, read_dataset, write_dataset
 
 KILLED = """
 import os, signal, sys
 import numpy as np
-from geneformer.data.storage import DatasetWriter
+from geneformer.tokens.storage import DatasetWriter
 
 stop = int(sys.argv[2])
 with DatasetWriter(sys.argv[1], identity={"run": 1}, resume=True, shard_bytes=3000) as writer:

@@ -15,7 +15,7 @@ from geneformer import __version__, cli
 from geneformer.cli._options import with_options
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.errors import GeneformerWarning, NoCellsError
-from geneformer.options._check import check_range
+from geneformer.options._fields import check_range
 
 runner = CliRunner()
 
@@ -222,7 +222,7 @@ def test_control_c_in_a_real_process(tmp_path):
     code = """
 import os, signal, sys, threading
 from geneformer import cli
-import geneformer.vocab.vocabulary as module
+import geneformer.genes.vocabulary as module
 
 def interrupted(name):
     os.kill(os.getpid(), signal.SIGINT)

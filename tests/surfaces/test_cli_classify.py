@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
-from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.files.manifest import Manifest
+from geneformer.finetuning.estimators import CellClassifier
+from geneformer.finetuning.reports import ClassificationReport
 from geneformer.options import RuntimeOptions
-from geneformer.results.classification import ClassificationReport
-from geneformer.runs.manifest import Manifest
 from small_finetuning import labeled_blood, same_weights, tiny_model
 
 CPU = ["--device", "cpu", "--dtype", "float32", "--no-progress"]

@@ -14,14 +14,11 @@ from typer.testing import CliRunner
 
 from geneformer import cli, keys
 from geneformer.cli import app
-from geneformer.cli._gene_file import read_gene_file
+from geneformer.cli.finetune import read_gene_file
 from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError
-from geneformer.estimators.loading import load_classifier
+from geneformer.finetuning.estimators import load_classifier
+from geneformer.finetuning.reports import RANK, CrossValidation, GeneReport, load_report
 from geneformer.options import RuntimeOptions
-from geneformer.results.cross_validation import CrossValidation
-from geneformer.results.expression import RANK
-from geneformer.results.genes import GeneReport
-from geneformer.results.report_sets import load_report
 from small_finetuning import labeled_blood, tiny_model
 from small_genes import common_genes, dealt
 

@@ -8,10 +8,10 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from geneformer import cli
-from geneformer.demo.cells import pbmc3k
-from geneformer.results.perturbation import PerturbationEffects
-from geneformer.runs.manifest import Manifest
-from geneformer.tasks.perturbation import run
+from geneformer.datasets import pbmc3k
+from geneformer.files.manifest import Manifest
+from geneformer.perturbation import run
+from geneformer.perturbation.effects import PerturbationEffects
 
 CPU = ["--device", "cpu", "--dtype", "float32", "--no-progress"]
 STATES = ["--start", "B cells", "--goal", "CD14+ Monocytes", "--state-key", "cell_type"]

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from geneformer.cli import app
-from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.finetuning.estimators import CellClassifier
 from small_finetuning import labeled_blood, tiny_model
 
 FLAGS = [

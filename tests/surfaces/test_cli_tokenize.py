@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
-from geneformer.runs.manifest import Manifest
+from geneformer.files.manifest import Manifest
 
 CELLS, GENES = 30, 600
 

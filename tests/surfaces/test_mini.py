@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import geneformer as gf
-from geneformer.demo.cells import pbmc3k
+from geneformer.datasets import pbmc3k
 from geneformer.options import PretrainOptions
-from geneformer.options._files import read_options
+from geneformer.options._fields import read_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
 

@@ -22,9 +22,8 @@ from geneformer.errors import (
     UnknownColumnError,
     UnreadableInputError,
 )
-from geneformer.pl._figures import FAINT
-from geneformer.pl._layout import umap_layout
-from geneformer.pl._palette import SAFE, Categories, spread
+from geneformer.pl._embedding import umap_layout
+from geneformer.pl._figures import FAINT, SAFE, Categories, spread
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

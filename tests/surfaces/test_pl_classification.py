@@ -16,10 +16,10 @@ from geneformer.errors import (
     OptionError,
     UnknownChoiceError,
 )
-from geneformer.pl._predictions import GAP, LINES
-from geneformer.results.classification import ClassificationReport
-from geneformer.tasks.baselines import majority
-from geneformer.tasks.metrics import evaluate_classes, evaluate_label_sets
+from geneformer.finetuning.baselines import majority
+from geneformer.finetuning.metrics import evaluate_classes, evaluate_label_sets
+from geneformer.finetuning.reports import ClassificationReport
+from geneformer.pl._classification import GAP, LINES
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

@@ -122,8 +122,8 @@ def test_genes_get_their_vectors(adata, folder):
     known = np.array([name in vocabulary.token_of for name in adata.var_names])
     assert np.isnan(vectors[: adata.n_vars][~known]).all()
     tokens = gf.pp.tokenize(twice)
+    from geneformer.inference.embedding import embed
     from geneformer.options import EmbedOptions, RuntimeOptions
-    from geneformer.tasks.embedding import embed
 
     frame = embed(tokens, gf.load_model(folder), EmbedOptions(pooling="gene"), RuntimeOptions(**QUIET)).to_frame()
     expected = frame.reindex(adata.var_names[known]).drop(columns="n_cells")

@@ -9,9 +9,9 @@ import pytest
 
 import geneformer as gf
 from geneformer.errors import NotFittedError, OptionError, StateError, UnknownGeneError, UnknownOptionError
-from geneformer.estimators.cell_classifier import CellClassifier
+from geneformer.finetuning.estimators import CellClassifier
 from geneformer.keys import PERTURBATION as SLOT
-from geneformer.results.perturbation_slots import from_uns
+from geneformer.perturbation.effects import from_uns
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
 QUIET = {"device": "cpu", "dtype": "float32", "progress": False}

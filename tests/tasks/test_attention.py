@@ -8,11 +8,11 @@ import torch
 from transformers import BertModel
 
 from geneformer.errors import OutOfRangeError, UnknownColumnError, VocabularyMismatchError
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference import attention as task
+from geneformer.inference.attention import cell_attention, gene_attention
 from geneformer.models.loading import LoadedModel
 from geneformer.options import AttentionOptions, RuntimeOptions
-from geneformer.tasks import attention as task
-from geneformer.tasks.attention import cell_attention, gene_attention
-from geneformer.vocab.vocabulary import Vocabulary
 from golden import tiny_config, tiny_model
 from small_cells import short_tokens
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from geneformer.errors import LabelError, OutOfRangeError, RareClassError
-from geneformer.tasks.balanced_split import balance_ids
+from geneformer.finetuning.splits import balance_ids
 
 
 @pytest.fixture

@@ -12,17 +12,22 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from geneformer.errors import MissingExtraError, NoCellsError, OptionError
-from geneformer.tasks import baselines, expression, number_baselines
-from geneformer.tasks.baselines import (
+from geneformer.finetuning import baselines
+from geneformer.finetuning import baselines as expression
+from geneformer.finetuning import baselines as number_baselines
+from geneformer.finetuning.baselines import (
+    ExpressionFeatures,
+    draw_parts,
     label_shares,
     library_size,
+    log_normalized,
     logistic_label_sets,
     logistic_regression,
     majority,
     mean_value,
     ridge_regression,
+    variable_genes,
 )
-from geneformer.tasks.expression import ExpressionFeatures, draw_parts, log_normalized, variable_genes
 
 
 @pytest.fixture

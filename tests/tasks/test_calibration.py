@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from geneformer.errors import LabelError, MissingLabelError, NonFiniteCountsError, OutOfRangeError
-from geneformer.tasks.calibration import TEMPERATURES, expected_calibration_error, fit_temperature, softmax
+from geneformer.finetuning.metrics import TEMPERATURES, expected_calibration_error, fit_temperature, softmax
 
 
 def drawn(n=4000, n_classes=4, seed=0):

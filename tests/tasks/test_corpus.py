@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from geneformer.data.storage import write_dataset
 from geneformer.errors import OptionError, RunMismatchError, VocabularyMismatchError
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.cells import open_tokens
 from geneformer.options import TokenizeOptions
-from geneformer.tasks.corpus import TOKENS, open_corpus
-from geneformer.tasks.inputs import open_tokens
+from geneformer.pretraining.corpus import TOKENS, open_corpus
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.tokens.storage import write_dataset
 from small_cells import blood, write_blood
 from small_runs import options_for, tokenized, write_cells
 
@@ -31,7 +31,7 @@ def test_counts_are_tokenized_once(paths, tmp_path, monkeypatch):
     assert same_rows(dataset, tokenized(paths))
     assert not dataset.has_counts
     assert told[-1] == (12, 12)
-    monkeypatch.setattr("geneformer.tasks.corpus.tokenize_counts", None)
+    monkeypatch.setattr("geneformer.tokenization.tokenizer.tokenize_counts", None)
     again, _ = open_corpus(paths, tmp_path / "run", options)
     assert same_rows(again, dataset)
 

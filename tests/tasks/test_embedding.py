@@ -15,10 +15,10 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.embedding import embed
 from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
-from geneformer.tasks.embedding import embed
-from geneformer.vocab.vocabulary import Vocabulary
 from golden import golden_table, golden_tokens, tiny_config, tiny_model
 from small_cells import dataset_of, short_tokens
 

@@ -8,8 +8,8 @@ from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
 from geneformer.errors import MissingExtraError, NonFiniteCountsError, OptionError, OutOfRangeError, UnknownChoiceError
-from geneformer.tasks.embedding_quality import _accuracy, embedding_quality, is_labeled
-from geneformer.tasks.pca_baseline import pca_embedding
+from geneformer.finetuning.baselines import pca_embedding
+from geneformer.inference.quality import _accuracy, embedding_quality, is_labeled
 
 
 @pytest.fixture

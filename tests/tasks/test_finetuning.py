@@ -16,13 +16,11 @@ from transformers import TrainerCallback
 
 from geneformer.engine.training import PackedTrainer
 from geneformer.errors import DeviceMemoryError, NoCellsError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.models.cell_heads import HeadSpec
+from geneformer.finetuning.training import CHECKPOINTS, CellBatches, fruitless, last_stage, learn_cells, predict_cells
+from geneformer.models.heads import HeadSpec
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.tasks.cell_batches import CellBatches
-from geneformer.tasks.cell_learning import learn_cells, predict_cells
-from geneformer.tasks.resuming import CHECKPOINTS, fruitless, last_stage
 from small_cells import short_tokens
 from small_finetuning import QUICK, same_weights, tiny_model
 

@@ -7,11 +7,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geneformer.errors import NoCellsError, OptionError
+from geneformer.finetuning.baselines import PENALTIES, logistic_regression_on
+from geneformer.finetuning.gene_targets import (
+    CONTEXTUAL,
+    MAJORITY,
+    STATIC,
+    STATISTICS,
+    classify_genes_by_baselines,
+    gene_features,
+)
 from geneformer.models.loading import load_model
 from geneformer.options import RuntimeOptions
-from geneformer.tasks.baselines import PENALTIES, logistic_regression_on
-from geneformer.tasks.gene_baselines import MAJORITY, classify_genes_by_baselines
-from geneformer.tasks.gene_features import CONTEXTUAL, STATIC, STATISTICS, gene_features
 from small_finetuning import tiny_model
 from small_genes import V1, cells, common_genes, dealt, labels_of
 

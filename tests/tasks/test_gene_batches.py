@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from geneformer.finetuning import training as gene_batches
+from geneformer.finetuning.training import GeneBatches, cells_with, count_cells, mean_ranks
 from geneformer.models.losses import MISSING
-from geneformer.tasks import gene_batches
-from geneformer.tasks.gene_batches import GeneBatches, cells_with, count_cells, mean_ranks
 from small_cells import dataset_of
 from small_genes import V1, cells, common_genes, dealt, labels_of
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.errors import GeneListError, OutOfRangeError
-from geneformer.tasks.gene_folds import draw_gene_folds, split_genes
+from geneformer.finetuning.splits import draw_gene_folds, split_genes
 
 
 @st.composite

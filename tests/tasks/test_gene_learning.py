@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from geneformer.errors import OptionError
+from geneformer.finetuning.gene_targets import learn_genes, predict_genes, score_genes
+from geneformer.finetuning.splits import GeneParts, split_genes
+from geneformer.finetuning.training import GeneBatches, cells_with
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.tasks.gene_batches import GeneBatches, cells_with
-from geneformer.tasks.gene_folds import GeneParts, split_genes
-from geneformer.tasks.gene_learning import learn_genes, predict_genes, score_genes
 from small_finetuning import QUICK, tiny_model
 from small_genes import V1, cells, common_genes, dealt, labels_of
 
@@ -151,7 +151,7 @@ def test_scores_count_every_gene_once(tokens, labels, learnt):
 def test_balanced_classes_weigh_the_same(base, tokens, labels, learnt, monkeypatch):
     parts, seen = learnt[0], []
     monkeypatch.setattr(
-        "geneformer.tasks.gene_learning.finetune",
+        "geneformer.finetuning.training.finetune",
         lambda network, train, *_, **__: seen.append((network.class_weights.numpy(), train)),
     )
     learn(base, tokens, labels, parts, class_weights="balanced")

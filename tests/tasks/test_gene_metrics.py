@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from geneformer.results.genes import GeneReport
-from geneformer.tasks.gene_baselines import tally_genes
-from geneformer.tasks.gene_metrics import evaluate_genes
+from geneformer.finetuning.gene_targets import evaluate_genes, tally_genes
+from geneformer.finetuning.reports import GeneReport
 
 CLASSES = ("low", "high")
 
@@ -130,7 +129,7 @@ def test_a_report_names_genes_and_folds():
 def test_folds_are_drawn_beside_each_other():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
-    from geneformer.pl._roc import roc
+    from geneformer.pl._classification import roc
 
     one = report()
     for of in ("genes", "occurrences"):

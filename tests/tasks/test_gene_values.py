@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer import keys
-from geneformer.data.dataset import Packed, TokenizedDataset
 from geneformer.errors import DatasetError
-from geneformer.tasks.gene_values import (
+from geneformer.finetuning.gene_targets import (
     PRIOR,
     AdditiveModel,
     UsualValues,
@@ -18,6 +17,7 @@ from geneformer.tasks.gene_values import (
     hidden_chunks,
     hide_genes,
 )
+from geneformer.tokens.dataset import Packed, TokenizedDataset
 
 SPECIAL = np.array([0, 1, 2, 3])
 SIZE = 40

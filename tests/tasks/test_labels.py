@@ -20,15 +20,15 @@ from geneformer.errors import (
     UnknownChoiceError,
     UnknownClassError,
 )
-from geneformer.tasks.labels import (
+from geneformer.finetuning.labels import (
     Labels,
     cap_cells,
     class_weights,
+    distinct_words,
     drop_rare,
     encode_label_sets,
     encode_labels,
 )
-from geneformer.tasks.words import distinct_words
 
 names = st.text(st.characters(categories=["L", "P"], exclude_characters="?;"), min_size=1, max_size=4).map("x".__add__)
 
@@ -160,7 +160,7 @@ def test_codes_point_at_the_labels(values):
 
 def test_the_hash_seed_changes_nothing():
     code = (
-        "from geneformer.tasks.labels import *; v = [f'c{i * 7 % 23}' for i in range(60)]; "
+        "from geneformer.finetuning.labels import *; v = [f'c{i * 7 % 23}' for i in range(60)]; "
         "print(encode_labels(v).classes, encode_label_sets([{a, b} for a, b in zip(v, v[3:])])[1])"
     )
     told = {

@@ -9,10 +9,10 @@ import torch
 from transformers import BertForMaskedLM
 
 from geneformer.errors import CheckpointError, OptionError, OutOfRangeError, UnknownColumnError
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.masked_genes import predict_masked
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
-from geneformer.tasks.masked_prediction import predict_masked
-from geneformer.vocab.vocabulary import Vocabulary
 from golden import tiny_config, tiny_model
 from small_cells import short_tokens
 

@@ -11,9 +11,9 @@ from sklearn import metrics as sk
 from sklearn.exceptions import UndefinedMetricWarning
 
 from geneformer.errors import NoCellsError, OptionError
-from geneformer.tasks import rank_curves, resampling
-from geneformer.tasks.metrics import evaluate_classes, evaluate_label_sets, evaluate_numbers
-from geneformer.tasks.resampling import Bootstrap, estimate
+from geneformer.finetuning import metrics as rank_curves
+from geneformer.finetuning import metrics as resampling
+from geneformer.finetuning.metrics import Bootstrap, estimate, evaluate_classes, evaluate_label_sets, evaluate_numbers
 
 NAMES = [f"class {i}" for i in range(6)]
 

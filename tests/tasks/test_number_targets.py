@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError
+from geneformer.finetuning.baselines import LIBRARY, MEAN, RIDGE, by_library_size, regress_by_baselines
+from geneformer.finetuning.targets import NumberScale, check_numbers, encode_numbers, number_strata
 from geneformer.options import RegressOptions
-from geneformer.tasks.number_targets import NumberScale, check_numbers, encode_numbers, number_strata
-from geneformer.tasks.regression_baselines import LIBRARY, MEAN, RIDGE, by_library_size, regress_by_baselines
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import torch
 from transformers import BertForMaskedLM
 
 from geneformer.errors import DatasetError, NoCellsError, OptionError, TrainingError, VocabularyMismatchError
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
-from geneformer.tasks.pretraining import MaskedBatches, planned_steps, pretrain, split_cells
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.pretraining.run import MaskedBatches, planned_steps, pretrain, split_cells
 from small_runs import options_for, run, tokenized, write_cells
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from geneformer.errors import OutOfRangeError, RunMismatchError
-from geneformer.models.extensions import ATTENTION_WINDOW, RELATIVE_CLIP, extension
+from geneformer.models.config import ATTENTION_WINDOW, RELATIVE_CLIP, extension
+from geneformer.models.finetuned import apply_strategy, prepare_config
 from geneformer.models.loading import load_model
-from geneformer.models.strategies import apply_strategy, prepare_config
 from geneformer.options import FinetuneOptions, PretrainOptions
 from small_runs import options_for, run, tokenized, write_cells
 

@@ -18,7 +18,7 @@ from geneformer.errors import (
 from geneformer.models.checkpoint import HEAD, WEIGHTS, save_checkpoint
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
-from geneformer.tasks.corpus import open_corpus
+from geneformer.pretraining.corpus import open_corpus
 from small_runs import options_for, run, tokenized, write_cells
 
 

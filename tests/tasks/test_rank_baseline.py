@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geneformer.data.collate import Masked
-from geneformer.data.dataset import TokenizedDataset
-from geneformer.tasks.rank_baseline import RankBaseline
+from geneformer.pretraining.objectives import RankBaseline
+from geneformer.tokens.batches import Masked
+from geneformer.tokens.dataset import TokenizedDataset
 
 
 def dataset(cells):

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from geneformer.errors import OutputExistsError, RunMismatchError
-from geneformer.tasks.pretraining_folder import check_run_folder, check_same_run
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.pretraining.run import check_run_folder, check_same_run
 from small_runs import options_for, run, tokenized, write_cells
 
 

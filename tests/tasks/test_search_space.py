@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError
+from geneformer.finetuning.search import BELONGS, Choices, Range, check_space, default_space, draw_options
 from geneformer.options import FinetuneOptions
-from geneformer.options.search import read_space
-from geneformer.tasks.search_space import BELONGS, Choices, Range, check_space, default_space, draw_options
+from geneformer.options.finetuning import read_space
 
 
 class Fixed:

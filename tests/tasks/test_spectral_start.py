@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from geneformer.models.architectures import architecture_config
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.tasks.spectral_start import start_from_spectrum
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.pretraining.start import start_from_spectrum
 from small_runs import tokenized, write_architecture, write_cells
 
 VOCABULARY = Vocabulary.load("V1")

@@ -26,9 +26,17 @@ from geneformer.errors import (
     UnknownColumnError,
     UnknownIdError,
 )
+from geneformer.finetuning.splits import (
+    Split,
+    _held,
+    assign_groups,
+    check_classes,
+    draw_folds,
+    draw_split,
+    shared_groups,
+    split_loss,
+)
 from geneformer.options import SplitOptions
-from geneformer.tasks.group_split import _held, assign_groups, split_loss
-from geneformer.tasks.splits import Split, check_classes, draw_folds, draw_split, shared_groups
 
 
 def parts_of(split, n):
@@ -523,7 +531,7 @@ def test_one_class_to_learn():
 
 def test_the_hash_seed_changes_nothing():
     code = (
-        "import numpy as np; from geneformer.options import SplitOptions; from geneformer.tasks.splits import *\n"
+        "import numpy as np; from geneformer.options import SplitOptions; from geneformer.finetuning.splits import *\n"
         "groups = [f'g{i % 9}' for i in range(90)]; codes = np.arange(90) // 7 % 3\n"
         "balanced = SplitOptions(method='balanced', balance=['a'], p_threshold=0)\n"
         "for split in (draw_split(codes, SplitOptions()), draw_split(codes, SplitOptions(), groups=groups),\n"

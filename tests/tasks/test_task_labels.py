@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
+from geneformer.finetuning.splits import Split
+from geneformer.finetuning.targets import encode_tasks, known_tasks
 from geneformer.models.losses import MISSING
-from geneformer.tasks.splits import Split
-from geneformer.tasks.task_labels import encode_tasks, known_tasks
 
 KIND = ["T", "B", None, "T", "unknown", "B"]
 STATE = ["ill", "ill", "well", None, None, "well"]

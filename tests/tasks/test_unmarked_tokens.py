@@ -2,9 +2,9 @@
 
 import pytest
 
+from geneformer.compat.cells import mark_tokens
 from geneformer.errors import UnknownVocabularyError
-from geneformer.tasks.unmarked_tokens import mark_tokens
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
 from small_cells import dataset_of
 
 V1, V2 = Vocabulary.load("V1"), Vocabulary.load("V2")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import Vocabulary
 
 N_GENES, N_CELLS = 40, 30
 IDS = np.array([f"ENSG{number:011d}" for number in range(1, N_GENES + 1)], dtype=object)

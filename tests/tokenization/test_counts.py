@@ -13,8 +13,9 @@ from scipy.io import mmwrite
 
 from geneformer.errors import InputNotFoundError, UnknownColumnError
 from geneformer.options import TokenizeOptions
-from geneformer.tokenization import matrices, transposition
-from geneformer.tokenization.counts import open_counts, resolve_inputs, source_names
+from geneformer.tokenization.readers import matrices
+from geneformer.tokenization.readers import matrices as transposition
+from geneformer.tokenization.readers.counts import open_counts, resolve_inputs, source_names
 from geneformer.tokenization.tokenizer import tokenize_counts
 from tokenization.conftest import make_adata, make_vocabulary
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from geneformer.tokenization.deflated import DeflatedArray, deflated
+from geneformer.tokenization.readers.anndata import DeflatedArray, deflated
 
 VALUES = np.random.default_rng(0).poisson(1.5, 10_007)
 

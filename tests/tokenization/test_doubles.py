@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneformer.tokenization import doubles
+from geneformer.tokenization import ranking as doubles
 
 CELLS = st.lists(st.lists(st.integers(0, 11), max_size=9), min_size=1, max_size=8)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.vocab.vocabulary import Vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 

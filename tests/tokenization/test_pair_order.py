@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geneformer.tokenization import growing_order, pair_order
-from geneformer.tokenization.growing_order import GrowingOrder
-from geneformer.tokenization.pair_order import PairOrder
-from geneformer.tokenization.ranking import CellRows, Ranker
+from geneformer.tokenization import ranking as growing_order
+from geneformer.tokenization import ranking as pair_order
+from geneformer.tokenization.ranking import CellRows, GrowingOrder, PairOrder, Ranker
 from tokenization.conftest import IDS, N_GENES, make_vocabulary, slow_tokens
 
 IDENTITY = np.arange(N_GENES, dtype=np.int32)

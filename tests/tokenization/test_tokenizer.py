@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from geneformer import errors
-from geneformer.data.storage import read_dataset
+from geneformer.files.manifest import Manifest
 from geneformer.options import TokenizeOptions
-from geneformer.runs.manifest import Manifest
 from geneformer.tokenization.tokenizer import tokenize_counts
+from geneformer.tokens.storage import read_dataset
 from tokenization.conftest import make_adata, make_vocabulary, slow_tokens
 
 TOY = make_vocabulary()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geneformer.vocab import arrow_arrays as arrow
+from geneformer.genes import vocabulary as arrow
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<i4", ">i4", "i8", "f2", "f4", "f8", "?"])
@@ -40,7 +40,7 @@ def test_lists():
 
 def test_looking_genes_up_loads_no_pandas():
     code = (
-        "import sys; from geneformer.vocab.gene_ids import resolve_genes; from geneformer.vocab.vocabulary import "
+        "import sys; from geneformer.genes.lookup import resolve_genes; from geneformer.genes.vocabulary import "
         "Vocabulary; assert resolve_genes({'index': ['TP53', 'ENSG00000141510.2', 'SEPT9']}, Vocabulary.load('V1'))"
         ".n_matched; assert 'pandas' not in sys.modules"
     )

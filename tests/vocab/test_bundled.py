@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from geneformer.vocab.pickles import read_pickle
-from geneformer.vocab.vocabulary import BUNDLED, Vocabulary
+from geneformer.files.pickles import read_pickle
+from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "published_dictionaries.json").read_text())
 PICKLES = os.environ.get("GENEFORMER_PUBLISHED_DICTIONARIES")
@@ -67,7 +67,8 @@ def test_known_entries():
 
 
 def test_nothing_but_tokens_and_medians_is_read_at_first(monkeypatch):
-    from geneformer.vocab import tables, vocabulary
+    from geneformer.genes import vocabulary
+    from geneformer.genes import vocabulary as tables
 
     read = []
     real = tables._read_columns

@@ -12,9 +12,8 @@ from geneformer.errors import (
     UnsupportedGeneIdsError,
     WrongSpeciesError,
 )
-from geneformer.vocab.gene_ids import check_matched_share, resolve_genes
-from geneformer.vocab.tables import MemoryTables
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.lookup import check_matched_share, resolve_genes
+from geneformer.genes.vocabulary import MemoryTables, Vocabulary
 
 TP53, GAPDH, ACTB, CD3D, MS4A1 = (
     "ENSG00000141510",

@@ -19,7 +19,7 @@ from geneformer.errors import (
     UnreadableInputError,
     UnsafeFileError,
 )
-from geneformer.vocab.pickles import read_pickle, read_pickle_bytes
+from geneformer.files.pickles import read_pickle, read_pickle_bytes
 
 _events: list[tuple[str, tuple]] = []
 _listening = False

@@ -12,8 +12,7 @@ from geneformer.errors import (
     PlaceholderFileError,
     UnknownVocabularyError,
 )
-from geneformer.vocab.tables import MemoryTables
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.genes.vocabulary import MemoryTables, Vocabulary
 
 GENES = ["ENSG00000000005", "ENSG00000000003", "ENSG00000000419"]
 

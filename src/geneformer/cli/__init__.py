@@ -62,6 +62,19 @@ GROUPS = {
 }
 """Subcommands that have subcommands of their own."""
 
+_HOMES = {
+    "attention": "inference",
+    "classify": "finetune",
+    "classify-genes": "finetune",
+    "decode-expression": "finetune",
+    "embed": "inference",
+    "multi-task": "finetune",
+    "predict-masked": "inference",
+    "regress": "finetune",
+    "vocabulary": "models",
+}
+"""Modules of commands and groups whose module has another name."""
+
 _SUMMARIES = {
     "classify": "Fine-tune a classifier of cells, use it, and score it.",
     "classify-genes": "Fine-tune a classifier of genes, use it, and score it.",
@@ -105,12 +118,13 @@ class _LazyCommands(TyperGroup):
 
 
 def command_function(name: str) -> Any:
-    """What a subcommand runs: the function of its name in the module of its name, hyphens as underscores.
+    """What a subcommand runs: the function of its name, hyphens as underscores.
 
     Those of a group carry its name before theirs: `classify-fit`.
     """
-    name = name.replace("-", "_")
-    return getattr(importlib.import_module(f"geneformer.cli.{name}"), name)
+    family = next((family for family in sorted(GROUPS, key=len, reverse=True) if name.startswith(f"{family}-")), name)
+    home = importlib.import_module(f"geneformer.cli.{_HOMES.get(family, family)}")
+    return getattr(home, name.replace("-", "_"))
 
 
 def load_command(name: str) -> Any:

@@ -25,8 +25,7 @@ def demo(
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Take 2,700 real blood cells from counts to a map."""
-    from geneformer.demo.measuring import Step
-    from geneformer.demo.run import run_demo
+    from geneformer.cli._demo import Step, run_demo
 
     target = console()
 

@@ -1,12 +1,15 @@
 """`geneformer models`: the models there are, what one is, and old weights made safe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geneformer.cli._options import with_options
 from geneformer.cli._output import Outcome
+
+if TYPE_CHECKING:
+    from geneformer.genes.vocabulary import Vocabulary
 
 NAME = typer.Argument(metavar="[NAME]", help="Model to describe; all names are listed without one.", show_default=False)
 CONVERT = typer.Option("--convert", metavar="DIR", help="Folder with pickled weights to convert.", show_default=False)
@@ -22,10 +25,10 @@ def models(
 ) -> Outcome:
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
-    from geneformer.models.architectures import ARCHITECTURES
+    from geneformer.files.atomic import check_output
     from geneformer.models.checkpoint import convert_pickled
+    from geneformer.models.config import ARCHITECTURES
     from geneformer.models.loading import BUNDLED, list_models, load_model
-    from geneformer.runs.files import check_output
 
     if convert is not None:
         if output is None:
@@ -53,3 +56,68 @@ def models(
         size = f"{shape.layers} layers, hidden size {shape.hidden}, vocabulary {shape.vocabulary}" if shape else ""
         listed.append((known, f"{size or 'see the hub'} ({'bundled' if known in BUNDLED else 'from the hub'})"))
     return Outcome("Models", listed, {"models": list_models()})
+
+
+VOCABULARY_NAME = typer.Argument(
+    metavar="NAME", help="V1 (gc30M), V2 (gc104M), or a folder with a vocabulary or published pickles."
+)
+GENE = typer.Option("--gene", help="Gene to look up, by Ensembl id or symbol. May be repeated.", show_default=False)
+VOCABULARY_OUTPUT = typer.Option(
+    "--output", "-o", metavar="DIR", help="Folder to write the vocabulary to.", show_default=False
+)
+OVERWRITE = typer.Option("--overwrite", help="Replace a vocabulary that is there.")
+
+
+@with_options()
+def vocabulary(
+    name: Annotated[str, VOCABULARY_NAME] = "V1",
+    *,
+    gene: Annotated[list[str] | None, GENE] = None,
+    output: Annotated[Path | None, VOCABULARY_OUTPUT] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Show a vocabulary, look up genes in it, or write it to a folder."""
+    from geneformer.genes.vocabulary import Vocabulary
+
+    found = Vocabulary.load(name)
+    data: dict[str, Any] = {
+        "name": found.name,
+        "genes": len(found.genes),
+        "special_tokens": dict(found.special_tokens),
+        "tokens": found.size,
+        "input_size": found.input_size,
+        "fingerprint": found.fingerprint,
+    }
+    rows: list[tuple[str, object]] = [
+        ("genes", len(found.genes)),
+        ("special tokens", ", ".join(found.special_tokens)),
+        ("tokens in all", found.size),
+        ("tokens of a cell at most", found.input_size),
+        ("fingerprint", found.fingerprint),
+    ]
+    if gene:
+        data["looked_up"] = {asked: _look_up(found, asked) for asked in gene}
+        rows += [(asked, _told(entry)) for asked, entry in data["looked_up"].items()]
+    if output is not None:
+        found.save(output, overwrite=overwrite)
+        data["output"] = str(output)
+        rows.append(("written to", output))
+    return Outcome(f"Vocabulary {found.name}", rows, data)
+
+
+def _look_up(vocabulary: "Vocabulary", asked: str) -> dict[str, Any] | None:
+    gene = vocabulary.aliases.get(asked.strip().upper())
+    if gene is None or gene not in vocabulary.token_of:
+        return None
+    return {
+        "gene": gene,
+        "symbol": vocabulary.symbol_of(gene),
+        "token": vocabulary.token_of[gene],
+        "median": float(vocabulary.medians[vocabulary.position_of[gene]]),
+    }
+
+
+def _told(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "not in the vocabulary"
+    return f"{entry['gene']} ({entry['symbol']}), token {entry['token']}, nonzero median {entry['median']:.3f}"

@@ -26,9 +26,9 @@ def pretrain(
     resume: Annotated[bool, RESUME] = False,
 ) -> Outcome:
     """Train an encoder on masked genes."""
-    from geneformer.tasks.corpus import open_corpus
-    from geneformer.tasks.pretraining import pretrain as run
-    from geneformer.tasks.pretraining_folder import check_run_folder
+    from geneformer.pretraining.corpus import open_corpus
+    from geneformer.pretraining.run import check_run_folder
+    from geneformer.pretraining.run import pretrain as run
 
     check_run_folder(output, resume=resume)
     with progress_bar("Tokenizing", shown=runtime.progress) as update:

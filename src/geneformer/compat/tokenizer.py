@@ -3,32 +3,87 @@
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from geneformer import keys
-from geneformer.compat.dictionary_files import dictionary_path
-from geneformer.compat.hf_datasets import from_columns
-from geneformer.compat.input_files import FORMATS, input_files
-from geneformer.compat.vocabularies import ranking_vocabulary
+from geneformer.compat.cells import FORMATS, from_columns, input_files
+from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
 from geneformer.errors import GeneformerWarning, NotRawCountsError, OptionError, UnsupportedArgumentError
+from geneformer.files.atomic import output_errors
+from geneformer.genes.lookup import INDEX
+from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options import TokenizeOptions
-from geneformer.options._check import check_choice, check_range
-from geneformer.runs.files import output_errors
-from geneformer.tokenization.row_form import RowForm
-from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.tokenization.vectors import frame_cells
-from geneformer.vocab.gene_ids import INDEX
-from geneformer.vocab.vocabulary import BUNDLED, Vocabulary
+from geneformer.options._fields import check_choice, check_range
+from geneformer.tokenization.ranking import RankedCells, RankedGenes, framed
+from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from geneformer.data.dataset import TokenizedDataset
     from geneformer.tokenization.report import TokenizeReport
+    from geneformer.tokens.dataset import TokenizedDataset
+
+
+def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
+    """Tokens by descending value; equal values keep their order.
+
+    Parameters
+    ----------
+    gene_vector
+        Value of each gene: count over median, ``(g,)``.
+    gene_tokens
+        Token of each gene, ``(g,)``.
+    """
+    ranked: NDArray[Any] = np.asarray(gene_tokens)[np.argsort(-np.asarray(gene_vector), kind="stable")]
+    return ranked
+
+
+def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
+    """Tokens of the genes with a value other than zero, by descending value.
+
+    Parameters
+    ----------
+    gene_vector
+        Value of each gene: count over median, ``(g,)``.
+    gene_tokens
+        Token of each gene, ``(g,)``.
+    """
+    values = np.asarray(gene_vector)
+    present = values != 0
+    return rank_genes(values[present], np.asarray(gene_tokens)[present])
+
+
+def frame_cells(
+    cells: Sequence[ArrayLike], counts: Sequence[ArrayLike] | None, genes: RankedGenes, *, max_length: int
+) -> RankedCells:
+    """Ranked tokens of some cells, each cut to its first ones and framed by special tokens.
+
+    Parameters
+    ----------
+    cells
+        Tokens of each cell by rank, special tokens not among them.
+    counts
+        Scaled count of each token.
+    genes
+        Says which special tokens there are.
+    max_length
+        Most tokens of a cell, special tokens included.
+    """
+    room = max_length - (genes.cls_id is not None) - (genes.eos_id is not None)
+    lengths = np.array([len(np.asarray(cell)) for cell in cells], dtype=np.int64)
+    ids = np.concatenate([np.empty(0, np.int32), *(np.asarray(cell, dtype=np.int32)[:room] for cell in cells)])
+    scaled = None
+    if counts is not None:
+        scaled = np.concatenate([np.empty(0), *(np.asarray(cell, dtype=np.float64)[:room] for cell in counts)])
+    return framed(ids, scaled, np.minimum(lengths, room), lengths, genes)
+
 
 _logger = logging.getLogger(__name__)
 

@@ -8,18 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from geneformer.data.batching import plan_batches
-from geneformer.data.dataset import TokenizedDataset
 from geneformer.engine.device import (
     memory_errors,
     release_memory,
+    resolve_attention,
     resolve_device,
+    resolve_dtype,
     safe_memory,
     verify_placement,
 )
-from geneformer.engine.precision import resolve_attention, resolve_dtype
 from geneformer.errors import DeviceMemoryError
 from geneformer.options import RuntimeOptions
+from geneformer.tokens.batches import plan_batches
+from geneformer.tokens.dataset import TokenizedDataset
 
 Ints = NDArray[np.int64]
 

@@ -5,6 +5,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,13 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from geneformer.data.batching import plan_batches, plan_epoch
+from geneformer.engine.device import can_pin_memory, resolve_device, resolve_dtype
 from geneformer.errors import TrainingError
+from geneformer.options import RuntimeOptions
+from geneformer.tokens.batches import plan_batches, plan_epoch
 
 _logger = logging.getLogger(__name__)
 
@@ -265,3 +271,58 @@ def score_masked(scored: Scored) -> dict[str, float]:
             sums[name] += float(outputs[name])
     n = max(sums["n_masked"], 1)
     return {"loss": sums["loss"] / n, "top1": sums["n_top1"] / n, "top10": sums["n_top10"] / n}
+
+
+@dataclass
+class PlacedArguments(TrainingArguments):
+    """`TrainingArguments` for one given device; processes of a launcher keep the one they were given by it.
+
+    Attributes
+    ----------
+    placed_on
+        PyTorch device to train on.
+    """
+
+    placed_on: str = "cpu"
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        found: torch.device = TrainingArguments.__dict__["_setup_devices"].func(self)
+        state = self.distributed_state
+        if state is None or state.num_processes > 1:
+            return found
+        device = torch.device(self.placed_on)
+        if device.type != "cpu":
+            device = torch.device(device.type, device.index or 0)
+            torch.accelerator.set_device_index(device)
+        # One process works on one device; the Trainer would spread over all it finds.
+        self._n_gpu = 0 if device.type == "cpu" else 1
+        state.device = device
+        return device
+
+
+def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> PlacedArguments:
+    """`TrainingArguments` for packed cells on the chosen device.
+
+    Parameters
+    ----------
+    folder
+        Training checkpoints and logs go here.
+    runtime
+        Device and arithmetic.
+    **chosen
+        Everything a task decides itself, in the words of `transformers.TrainingArguments`.
+    """
+    device = resolve_device(runtime.device)
+    dtype = resolve_dtype(runtime.dtype, device, training=True)
+    shared: dict[str, Any] = {
+        "use_cpu": device.type == "cpu",
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "accelerator_config": {"even_batches": False},
+        "report_to": ["tensorboard"] if find_spec("tensorboard") is not None else [],
+        "dataloader_pin_memory": can_pin_memory(device),
+    }
+    return PlacedArguments(placed_on=str(device), output_dir=str(folder), **(shared | chosen))

@@ -4,14 +4,16 @@ Axes: ``T`` packed tokens, ``L`` tokens of one cell, ``H`` heads, ``K`` head siz
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from geneformer.models.blocked import blocked
-from geneformer.models.rounded import rounded
+from geneformer.models.attention_cpu import blocked, rounded
 
 Attention = Callable[[Tensor, Tensor, Tensor, Sequence[int], float], Tensor]
 """``(query_THK, key_THK, value_THK, lengths, dropout) -> context_THK``; every token sees the tokens of its own cell."""
@@ -75,3 +77,342 @@ def eager(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequen
 
 KERNELS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "blocked": blocked, "rounded": rounded, "eager": eager}
 """Kernels by name; `engine.precision` chooses."""
+
+
+_CPU_SCORES = 2**20
+_SCORES = 2**25
+
+
+class Dropout(NamedTuple):
+    """Dropout on the weights of one block.
+
+    Attributes
+    ----------
+    probability
+        Share of the weights dropped.
+    seed
+        Fixes which.
+    """
+
+    probability: float
+    seed: int
+
+
+class Block(NamedTuple):
+    """A stretch of packed tokens that gather something, and the stretch they gather it from.
+
+    Attributes
+    ----------
+    queries, keys
+        The two stretches.
+    attend
+        ``(query, key, value, table, dropout) -> context`` for these tokens, each ``(tokens, H, K)``; differentiable.
+    """
+
+    queries: slice
+    keys: slice
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, Dropout | None], Tensor]
+
+
+def block_size(device: torch.device) -> int:
+    """Scores of one block: what stays in the caches of a CPU, or what keeps an accelerator busy."""
+    return _CPU_SCORES if device.type == "cpu" else _SCORES
+
+
+def attend_in_blocks(
+    blocks: Sequence[Block],
+    query_THK: Tensor,
+    key_THK: Tensor,
+    value_THK: Tensor,
+    table_PK: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """What every token gathers, ``(T, H, K)``.
+
+    Parameters
+    ----------
+    blocks
+        Their queries cover every token once.
+    query_THK, key_THK, value_THK
+        Packed tokens.
+    table_PK
+        Embeddings of distances, for blocks that use them.
+    dropout
+        Probability that a weight is dropped. The seed comes from PyTorch's global generator.
+    """
+    context: Tensor = BlockwiseAttention.apply(query_THK, key_THK, value_THK, table_PK, tuple(blocks), dropout)
+    return context
+
+
+class BlockwiseAttention(torch.autograd.Function):
+    """Blocks one after another, forward and again backward."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        query_THK: Tensor,
+        key_THK: Tensor,
+        value_THK: Tensor,
+        table_PK: Tensor | None,
+        blocks: tuple[Block, ...],
+        dropout: float,
+    ) -> Tensor:
+        """What every token gathers."""
+        seed = int(torch.randint(2**62, ())) if dropout else 0
+        ctx.save_for_backward(query_THK, key_THK, value_THK, table_PK)
+        ctx.blocks = [(block, Dropout(dropout, seed + n) if dropout else None) for n, block in enumerate(blocks)]
+        context_THK = torch.empty_like(value_THK, memory_format=torch.contiguous_format)
+        # The tensors have the precision they are to be multiplied in already.
+        with torch.autocast(query_THK.device.type, enabled=False):
+            for block, dropped in ctx.blocks:
+                inputs = query_THK[block.queries], key_THK[block.keys], value_THK[block.keys]
+                context_THK[block.queries] = block.attend(*inputs, table_PK, dropped)
+        return context_THK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys, values and table; sums over blocks are taken in float32."""
+        query_THK, key_THK, value_THK, table_PK = ctx.saved_tensors
+        into_query = torch.empty_like(query_THK)
+        into_key, into_value = _zeros_like(key_THK), _zeros_like(value_THK)
+        into_table = None if table_PK is None else _zeros_like(table_PK)
+        for block, dropped in ctx.blocks:
+            parts = query_THK[block.queries], key_THK[block.keys], value_THK[block.keys], table_PK
+            leaves = [None if x is None else x.detach().requires_grad_() for x in parts]
+            with torch.enable_grad(), torch.autocast(query_THK.device.type, enabled=False):
+                context = block.attend(*leaves, dropped)
+            wanted = [x for x in leaves if x is not None]
+            grads = torch.autograd.grad(context, wanted, grad_THK[block.queries])
+            into_query[block.queries] = grads[0]
+            into_key[block.keys] += grads[1]
+            into_value[block.keys] += grads[2]
+            if into_table is not None:
+                into_table += grads[3]
+        if into_table is not None:
+            into_table = into_table.to(table_PK.dtype)
+        return into_query, into_key.to(key_THK.dtype), into_value.to(value_THK.dtype), into_table, None, None
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    """Room for a sum, in float32 at least."""
+    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def gather_values(scores_NQJ: Tensor, value_NJK: Tensor, dropout: Dropout | None) -> Tensor:
+    """Softmax, dropout and sum of the values, ``(N, Q, K)``; softmax is computed in float32."""
+    precision = torch.promote_types(scores_NQJ.dtype, torch.float32)
+    weights_NQJ = torch.softmax(scores_NQJ, dim=-1, dtype=precision).to(value_NJK.dtype)
+    if dropout is not None:
+        weights_NQJ = weights_NQJ * draw_kept(weights_NQJ, dropout) / (1 - dropout.probability)
+    return torch.bmm(weights_NQJ, value_NJK)
+
+
+def draw_kept(weights_NQJ: Tensor, dropout: Dropout) -> Tensor:
+    """One for every weight that is kept and zero for every one dropped; the same for the same seed."""
+    generator = torch.Generator(weights_NQJ.device).manual_seed(dropout.seed)
+    return torch.empty_like(weights_NQJ, requires_grad=False).bernoulli_(1 - dropout.probability, generator=generator)
+
+
+_LEAST_QUERIES = 32
+
+
+def relative(
+    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequence[int], dropout: float, *, table_PK: Tensor
+) -> Tensor:
+    """Attention within each cell with relative positions, ``(T, H, K)``; weights live for one block at a time.
+
+    Parameters
+    ----------
+    query_THK, key_THK, value_THK
+        Packed tokens.
+    lengths
+        Tokens of every cell.
+    dropout
+        Probability that a weight is dropped.
+    table_PK
+        One embedding per distance from ``-k`` to ``k``.
+    """
+    blocks = tuple(_blocks(lengths, query_THK.shape[1], block_size(query_THK.device)))
+    return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
+
+
+def _blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Block]:
+    """As many neighboring cells of one length as fit; or some queries of a cell that does not fit."""
+    start = 0
+    for length, run in groupby(lengths):
+        left = len(list(run)) if length else 0
+        fit = most_scores // (heads * length**2) if length else 0
+        while left and fit:
+            cells = min(left, fit)
+            stretch = slice(start, start + cells * length)
+            yield Block(stretch, stretch, partial(_attend, cells=cells, first=0))
+            start, left = stretch.stop, left - cells
+        queries = max(most_scores // (heads * length), _LEAST_QUERIES) if left else 1
+        for _ in range(left):
+            for first in range(0, length, queries):
+                rows = slice(start + first, start + min(first + queries, length))
+                yield Block(rows, slice(start, start + length), partial(_attend, cells=1, first=first))
+            start += length
+
+
+def _attend(
+    query_SHK: Tensor,
+    key_EHK: Tensor,
+    value_EHK: Tensor,
+    table_PK: Tensor | None,
+    dropout: Dropout | None,
+    *,
+    cells: int,
+    first: int,
+) -> Tensor:
+    """One block: whole cells, or the queries of one cell from `first` on."""
+    query_NQK, key_NJK, value_NJK = (
+        x.unflatten(0, (cells, -1)).transpose(1, 2).flatten(0, 1) for x in (query_SHK, key_EHK, value_EHK)
+    )
+    scores_NQJ = scaled_scores(query_NQK, key_NJK, table_PK, -first)
+    context_NQK = gather_values(scores_NQJ, value_NJK, dropout)
+    return context_NQK.unflatten(0, (cells, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def scaled_scores(query_NQK: Tensor, key_NJK: Tensor, table_PK: Tensor | None, offset: int) -> Tensor:
+    """Scores before softmax, ``(N, Q, J)``.
+
+    Parameters
+    ----------
+    query_NQK, key_NJK
+        Queries and keys.
+    table_PK
+        Embeddings of distances, where there are any.
+    offset
+        Distance from the first query to the first key.
+    """
+    scale = query_NQK.shape[-1] ** -0.5
+    if table_PK is None:
+        return torch.bmm(query_NQK, key_NJK.mT) * scale
+    positions_NQJ = relative_scores(query_NQK, table_PK, offset, key_NJK.shape[1])
+    return torch.baddbmm(positions_NQJ, query_NQK, key_NJK.mT, beta=scale, alpha=scale)
+
+
+def relative_scores(query_NQK: Tensor, table_PK: Tensor, offset: int, n_keys: int) -> Tensor:
+    """Products of every query with the embeddings of its distances to the keys, ``(N, Q, J)``.
+
+    Neighboring queries see the same row of distances, moved on by one. So each product with the table is laid out once,
+    over all distances of the block, and rows are shifted by reading them one element further apart: no index per score,
+    and a backward pass of plain sums.
+
+    Parameters
+    ----------
+    query_NQK
+        Queries.
+    table_PK
+        One embedding per distance from ``-k`` to ``k``.
+    offset
+        Distance from the first query to the first key.
+    n_keys
+        Number of keys.
+    """
+    n_queries, clip = query_NQK.shape[1], len(table_PK) // 2
+    by_distance_NQP = query_NQK @ table_PK.to(query_NQK.dtype).T
+    # One distance more than there are, or the shifted rows of a single query would be shorter than its keys.
+    lowest, width = offset - (n_queries - 1), n_keys + n_queries
+    below = min(max(-clip - lowest, 0), width)
+    above = min(max(lowest + width - 1 - clip, 0), width)
+    within = slice(max(lowest, -clip) + clip, max(lowest, -clip) + clip + width - below - above)
+    spread_NQW = torch.cat(
+        [
+            by_distance_NQP[..., :1].expand(-1, -1, below),
+            by_distance_NQP[..., within],
+            by_distance_NQP[..., -1:].expand(-1, -1, above),
+        ],
+        dim=-1,
+    )
+    shifted = spread_NQW.flatten(1)[:, n_queries - 1 : n_queries * width - 1]
+    return shifted.unflatten(1, (n_queries, width - 1))[..., :n_keys]
+
+
+_LEAST_CHUNK, _MOST_CHUNK = 16, 128
+
+
+def windowed(
+    query_THK: Tensor,
+    key_THK: Tensor,
+    value_THK: Tensor,
+    lengths: Sequence[int],
+    dropout: float,
+    *,
+    window: int,
+    table_PK: Tensor | None = None,
+) -> Tensor:
+    """Attention of every token to those of its cell at most `window` ranks away, itself included, ``(T, H, K)``.
+
+    Parameters
+    ----------
+    query_THK, key_THK, value_THK
+        Packed tokens.
+    lengths
+        Tokens of every cell.
+    dropout
+        Probability that a weight is dropped.
+    window
+        Ranks on either side.
+    table_PK
+        Embeddings of distances, for relative positions within the window.
+    """
+    cells_T = torch.repeat_interleave(torch.tensor(lengths)).to(query_THK.device)
+    blocks = tuple(_windowed_blocks(cells_T, query_THK.shape[1], window, block_size(query_THK.device)))
+    return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
+
+
+def _windowed_blocks(cells_T: Tensor, heads: int, window: int, most_scores: int) -> Iterator[Block]:
+    """Stretches of whole chunks."""
+    chunk = min(max(window, _LEAST_CHUNK), _MOST_CHUNK)
+    chunks = max(most_scores // (heads * chunk * (chunk + 2 * window)), 1)
+    for start in range(0, len(cells_T), chunks * chunk):
+        stop = min(start + chunks * chunk, len(cells_T))
+        queries, keys = slice(start, stop), slice(max(start - window, 0), min(stop + window, len(cells_T)))
+        before = window - (start - keys.start)
+        cells = partial(_windowed_attend, cells_S=cells_T[queries], cells_E=cells_T[keys])
+        yield Block(queries, keys, partial(cells, window=window, chunk=chunk, before=before))
+
+
+def _windowed_attend(
+    query_SHK: Tensor,
+    key_EHK: Tensor,
+    value_EHK: Tensor,
+    table_PK: Tensor | None,
+    dropout: Dropout | None,
+    *,
+    cells_S: Tensor,
+    cells_E: Tensor,
+    window: int,
+    chunk: int,
+    before: int,
+) -> Tensor:
+    """One stretch: its chunks side by side, each with the keys around it."""
+    n_queries, n_chunks = len(query_SHK), -(-len(query_SHK) // chunk)
+    reach = chunk + 2 * window
+    after = n_chunks * chunk + 2 * window - before - len(key_EHK)
+    query_CHQK = _pad(query_SHK, 0, n_chunks * chunk - n_queries).unflatten(0, (n_chunks, chunk)).transpose(1, 2)
+    key_CHKJ, value_CHKJ = (_pad(x, before, after).unfold(0, reach, chunk) for x in (key_EHK, value_EHK))
+    scores_NQJ = scaled_scores(query_CHQK.flatten(0, 1), key_CHKJ.flatten(0, 1).mT, table_PK, -window)
+    cells_CQ = functional.pad(cells_S, (0, n_chunks * chunk - n_queries), value=-1).unflatten(0, (n_chunks, chunk))
+    cells_CJ = functional.pad(cells_E, (before, after), value=-2).unfold(0, reach, chunk)
+    seen_CQJ = (cells_CQ[:, :, None] == cells_CJ[:, None, :]) & _near(chunk, window, cells_S.device)
+    # The smallest number rather than infinity: rows of padding see nothing, and their softmax must still be one.
+    unseen = torch.finfo(scores_NQJ.dtype).min
+    scores_CHQJ = scores_NQJ.unflatten(0, (n_chunks, -1)).masked_fill(~seen_CQJ[:, None], unseen)
+    context_NQK = gather_values(scores_CHQJ.flatten(0, 1), value_CHKJ.flatten(0, 1).mT, dropout)
+    return context_NQK.unflatten(0, (n_chunks, -1)).transpose(1, 2).flatten(0, 1)[:n_queries]
+
+
+def _pad(x_THK: Tensor, before: int, after: int) -> Tensor:
+    """Zeros before and after the tokens."""
+    return functional.pad(x_THK, (0, 0, 0, 0, before, after))
+
+
+def _near(chunk: int, window: int, device: torch.device) -> Tensor:
+    """Which keys of a chunk lie within the window of each of its queries, ``(Q, J)``."""
+    query_Q = torch.arange(chunk, device=device)
+    key_J = torch.arange(-window, chunk + window, device=device)
+    return (key_J - query_Q[:, None]).abs() <= window

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
-from geneformer.models.architectures import read_config_file, write_config
+from geneformer.models.config import read_config_file, write_config
 from geneformer.models.heads import GeneformerForMaskedLM
 
 CONFIG = "config.json"

@@ -13,14 +13,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import BertConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from geneformer.errors import PairingError
 from geneformer.models import lean
-from geneformer.models.adapters import Adapter, ZeroLinear
-from geneformer.models.attention import KERNELS, Attention
-from geneformer.models.extensions import (
+from geneformer.models.attention import KERNELS, Attention, relative, windowed
+from geneformer.models.config import (
     ADAPTER_SIZE,
     ATTENTION_WINDOW,
     RELATIVE_CLIP,
@@ -28,8 +28,39 @@ from geneformer.models.extensions import (
     extension,
     has_plain_attention,
 )
-from geneformer.models.relative_positions import relative
-from geneformer.models.windowed import windowed
+
+
+class ZeroLinear(nn.Linear):
+    """A dense layer whose weights start as zero; the encoder's initialization knows it by its type."""
+
+    def reset_parameters(self) -> None:
+        """Weights and biases as before training."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Adapter(nn.Module):
+    """Down, GELU, up, and the input added; the identity until something is learnt.
+
+    It stands where the paper puts it: in both halves of a layer, after the dense layer and its dropout, before the
+    residual is added.
+
+    Parameters
+    ----------
+    hidden_size
+        Width of the states.
+    size
+        Width of the bottleneck.
+    """
+
+    def __init__(self, hidden_size: int, size: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, size)
+        self.up = ZeroLinear(size, hidden_size)
+
+    def forward(self, update_TD: Tensor) -> Tensor:
+        """Adapted update, ``(T, D)``."""
+        return update_TD + self.up(functional.gelu(self.down(update_TD)))
 
 
 class Embeddings(nn.Module):

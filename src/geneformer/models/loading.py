@@ -5,11 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
-from geneformer.models.architectures import ARCHITECTURES
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import CONFIG, PICKLED_WEIGHTS, WEIGHTS, build_model, read_config, read_weights
+from geneformer.models.config import ARCHITECTURES
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.options._check import nearest
-from geneformer.vocab.vocabulary import Vocabulary
+from geneformer.options._fields import nearest
 
 BUNDLED = ("mini",)
 """Models that come with the package."""

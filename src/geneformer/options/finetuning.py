@@ -1,9 +1,13 @@
 """Knobs of fine-tuning."""
 
+import tomllib
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from geneformer.options._check import check_choice, check_range
+from geneformer.errors import OptionError, OutOfRangeError
+from geneformer.options._fields import check_choice, check_range
 
 STRATEGIES = ("full", "last_layer", "extra_layer", "adapters", "lora", "head")
 POOLINGS = ("mean", "cls", "attention", "pooler")
@@ -133,3 +137,398 @@ class FinetuneOptions:
         check_range("dropout", self.dropout, low=0.0, high=0.9)
         check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
         check_range("max_length", self.max_length, low=3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifyOptions:
+    """Which cells and labels are used, and what a prediction is."""
+
+    multi_label: bool = False
+    """A cell may have several labels; its entry lists them, apart by `separator`."""
+
+    separator: str = ";"
+    """What stands between the labels of one cell."""
+
+    rare_below: float = 0.0
+    """Classes with less than this share of the labeled cells, or fewer cells than this number if it is 1 or more, are
+    left out."""
+
+    max_cells: int | None = None
+    """Cells used, drawn at random. All by default."""
+
+    max_cells_per_class: int | None = None
+    """Cells used of any one class, drawn at random. All by default."""
+
+    calibrate: bool = True
+    """Fit a temperature on the validation cells, so that probabilities are shares of right answers."""
+
+    unknown_below: float = 0.0
+    """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What stands beside the model in its report: majority class, library size and logistic regression on variable
+    genes, and with "all" the same network trained from random weights, which takes as long as the model."""
+
+    n_top_genes: int = 2000
+    """Variable genes the logistic regression sees."""
+
+    def __post_init__(self) -> None:
+        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+        check_range("rare_below", self.rare_below, low=0.0)
+        check_range("max_cells", self.max_cells, low=2)
+        check_range("max_cells_per_class", self.max_cells_per_class, low=1)
+        check_range("unknown_below", self.unknown_below, low=0.0, high=1.0)
+        check_range("n_top_genes", self.n_top_genes, low=2)
+
+
+LOSSES = ("squared_error", "gaussian", "poisson", "negative_binomial")
+COUNT_LOSSES = ("poisson", "negative_binomial")
+ACTIVATIONS = ("auto", "linear", "relu", "softplus")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegressOptions:
+    """What is minimized, and what the predicted number goes through."""
+
+    loss: Literal["squared_error", "gaussian", "poisson", "negative_binomial"] = "squared_error"
+    """Squared error; or the likelihood of a normal distribution with a spread of its own for each cell, or of counts
+    without or with a dispersion of their own. All but the first also tell the spread."""
+
+    activation: Literal["auto", "linear", "relu", "softplus"] = "auto"
+    """Output function: any number, or none below 0. "auto" is linear, and softplus for counts."""
+
+    max_cells: int | None = None
+    """Cells used, drawn at random. All by default."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What stands beside the model in its report: mean of the training cells, library size and ridge regression on
+    variable genes, and with "all" the same network trained from random weights, which takes as long as the model."""
+
+    n_top_genes: int = 2000
+    """Variable genes the ridge regression sees."""
+
+    def __post_init__(self) -> None:
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+        check_range("max_cells", self.max_cells, low=2)
+        check_range("n_top_genes", self.n_top_genes, low=2)
+        if self.counts and self.activation == "linear":
+            msg = (
+                f'activation="linear" may fall below 0, which loss="{self.loss}" has no likelihood for. Use "softplus".'
+            )
+            raise OptionError(msg)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the loss is one of counts."""
+        return self.loss in COUNT_LOSSES
+
+    @property
+    def output(self) -> Literal["linear", "relu", "softplus"]:
+        """The output function that `activation` stands for."""
+        if self.activation == "auto":
+            return "softplus" if self.counts else "linear"
+        return self.activation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpressionOptions:
+    """How genes are removed from cells, and how their values and ranks are learnt."""
+
+    share: float = 0.15
+    """Share of the genes of every cell that is removed from the input, drawn anew in every pass."""
+
+    removed_weight: float = 1.0
+    """Weight of the removed genes in what is minimized."""
+
+    visible_weight: float = 0.25
+    """Weight of the genes that stay in the input."""
+
+    value_weight: float = 1.0
+    """Weight of the error of the values."""
+
+    rank_weight: float = 1.0
+    """Weight of the error of the ranks."""
+
+    decoder_size: int = 256
+    """Width of the decoder's two hidden layers."""
+
+    max_cells: int | None = None
+    """Cells used, drawn at random. All by default."""
+
+    report_cells: int = 1000
+    """Most cells a report is measured on, drawn at random; each brings a hundred numbers or more."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What stands beside the model in its report: the mean of each gene over the training cells, that mean with an
+    effect of the cell, and with "all" the same network trained from random weights, which takes as long as the
+    model."""
+
+    def __post_init__(self) -> None:
+        check_range("share", self.share, above=0.0, high=0.9)
+        for name in ("removed_weight", "visible_weight", "value_weight", "rank_weight"):
+            check_range(name, getattr(self, name), low=0.0)
+        for pair in (("removed_weight", "visible_weight"), ("value_weight", "rank_weight")):
+            if not any(getattr(self, name) for name in pair):
+                msg = f"{pair[0]} and {pair[1]} are both 0, so nothing is learnt. Give one of them a weight above 0."
+                raise OptionError(msg)
+        check_range("decoder_size", self.decoder_size, low=1)
+        check_range("max_cells", self.max_cells, low=2)
+        check_range("report_cells", self.report_cells, low=1)
+        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneClassifyOptions:
+    """Which genes and cells are used, and what stands beside the model."""
+
+    unknown_genes: Literal["refuse", "drop"] = "refuse"
+    """Refuse lists with names that are no genes of the vocabulary, or leave such names out and tell which."""
+
+    valid: float = 0.1
+    """Share of the genes learnt from that choose the best step instead; 0 for none."""
+
+    test: float = 0.0
+    """Share of the genes that `fit` holds out and reports on. Cross-validation holds every gene out once anyway."""
+
+    max_cells: int | None = None
+    """Cells used, drawn at random among those with any of the labeled genes. All of them by default."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What stands beside the model in its report: the commonest class, and linear models of each gene's rank and
+    detection, of its static embedding and of its embedding averaged over cells; with "all" also the same network
+    trained from random weights, which takes as long as the model."""
+
+    def __post_init__(self) -> None:
+        check_choice("unknown_genes", self.unknown_genes, ("refuse", "drop"))
+        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+        check_range("max_cells", self.max_cells, low=1)
+        for name in ("valid", "test"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
+            msg = (
+                f"valid={self.valid} and test={self.test} leave no genes to learn from. They are shares of the genes "
+                "and must sum to less than 1."
+            )
+            raise OutOfRangeError(msg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MultiTaskOptions:
+    """How tasks that share an encoder are weighed, and what a prediction is."""
+
+    task_weights: tuple[float, ...] = ()
+    """Weight of each task's loss, in the order of the columns. All 1 by default."""
+
+    learn_task_weights: bool = False
+    """Learn the weights from the uncertainty of each task (Kendall et al., CVPR 2018) in place of fixed ones."""
+
+    rare_below: float = 0.0
+    """Classes with at most this share of the labeled cells of their task, or this many cells if it is 1 or more, are
+    left out of it; 0 keeps all."""
+
+    max_cells: int | None = None
+    """Cells used, drawn at random. All by default."""
+
+    calibrate: bool = True
+    """Fit a temperature per task on the validation cells, so that probabilities are shares of right answers."""
+
+    unknown_below: float = 0.0
+    """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What stands beside the model in its reports: majority class, library size and logistic regression on variable
+    genes, and with "all" the same network trained from random weights, which takes as long as the model."""
+
+    n_top_genes: int = 2000
+    """Variable genes the logistic regression sees."""
+
+    def __post_init__(self) -> None:
+        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+        object.__setattr__(self, "task_weights", tuple(self.task_weights))
+        for weight in self.task_weights:
+            check_range("task_weights", weight, low=0.0)
+        if self.task_weights and not any(self.task_weights):
+            msg = f"task_weights={self.task_weights} learns nothing. Give at least one task a weight above 0."
+            raise OptionError(msg)
+        if self.task_weights and self.learn_task_weights:
+            msg = (
+                f"task_weights={self.task_weights} are fixed, and learn_task_weights=True learns them. Choose one of "
+                "the two."
+            )
+            raise OptionError(msg)
+        check_range("rare_below", self.rare_below, low=0.0)
+        check_range("max_cells", self.max_cells, low=2)
+        check_range("unknown_below", self.unknown_below, low=0.0, high=1.0)
+        check_range("n_top_genes", self.n_top_genes, low=2)
+
+
+METHODS = ("auto", "random", "stratified", "group", "ids", "balanced")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitOptions:
+    """Which cells are learnt from, which choose the best step, and which are only tested on."""
+
+    method: Literal["auto", "random", "stratified", "group", "ids", "balanced"] = "auto"
+    """Draw cells at random; with the shares of the classes kept; whole groups, such as donors; take the ids listed; or
+    draw ids until attributes are balanced. "auto" is "group" where groups are given, else "stratified" where every
+    class has enough cells, else "random"."""
+
+    valid: float = 0.1
+    """Share of the cells that choose the best step and the temperature; of the ids with "balanced"."""
+
+    test: float = 0.1
+    """Share of the cells that are only tested on; of the ids with "balanced". The rest is learnt from."""
+
+    train_ids: tuple[str, ...] = ()
+    """Ids, such as donors, that are learnt from. With method "ids"; ids in no list are left out."""
+
+    valid_ids: tuple[str, ...] = ()
+    """Ids that choose the best step. With method "ids"."""
+
+    test_ids: tuple[str, ...] = ()
+    """Ids that are only tested on. With method "ids"."""
+
+    balance: tuple[str, ...] = ()
+    """Attributes, such as age or sex, that the parts must not differ in. With method "balanced"."""
+
+    max_trials: int = 100
+    """Draws of a balanced split; the best one is taken if none passes."""
+
+    p_threshold: float = 0.1
+    """A balanced split is accepted when the p-value of every attribute reaches this."""
+
+    allow_leakage: bool = False
+    """Accept a split with cells of one group on two sides. They resemble each other, and scores come out too high."""
+
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        for name in ("valid", "test"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
+            msg = (
+                f"valid={self.valid} and test={self.test} leave no cells to learn from. They are shares of the cells "
+                "and must sum to less than 1."
+            )
+            raise OutOfRangeError(msg)
+        check_range("max_trials", self.max_trials, low=1)
+        check_range("p_threshold", self.p_threshold, low=0.0, high=1.0)
+        for name in ("train_ids", "valid_ids", "test_ids", "balance"):
+            self._as_texts(name)
+        self._check_lists()
+
+    def _as_texts(self, name: str) -> None:
+        """Any list as a tuple of texts; a text alone would be taken apart into its letters."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            msg = f"{name}={value!r} is one text. It takes a list: {name}=[{value!r}]."
+            raise OptionError(msg)
+        object.__setattr__(self, name, tuple(str(entry).strip() for entry in value))
+
+    def _check_lists(self) -> None:
+        lists = {name: getattr(self, name) for name in ("train_ids", "valid_ids", "test_ids")}
+        for wanted, given in (("ids", [name for name in lists if lists[name]]), ("balanced", ["balance"])):
+            if self.method != wanted and any(getattr(self, name) for name in given):
+                msg = f'{given[0]} is given, but method="{self.method}". Pass method="{wanted}", or leave it out.'
+                raise OptionError(msg)
+        if self.method == "ids" and not self.train_ids:
+            msg = 'method="ids" without train_ids. List the ids that are to be learnt from.'
+            raise OptionError(msg)
+        if self.method == "balanced" and not self.balance:
+            msg = 'method="balanced" without balance. Name the attributes to balance, such as balance=["age", "sex"].'
+            raise OptionError(msg)
+        counted = Counter(entry for entries in lists.values() for entry in dict.fromkeys(entries))
+        twice = sorted(entry for entry, number in counted.items() if number > 1)
+        if twice:
+            homes = ", ".join(name for name, entries in lists.items() if twice[0] in entries)
+            msg = (
+                f"{len(twice)} ids in two lists, first {twice[0]!r}, in {homes}. An id is learnt from or held out; "
+                "list it once."
+            )
+            raise OptionError(msg)
+
+
+PRUNERS = ("median", "halving", "none")
+REFITS = ("train", "train_valid", "none")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """How many trials, what they are judged by, and where they are kept."""
+
+    trials: int = 20
+    """Trials in all, however many processes work on the study."""
+
+    metric: str = "auto"
+    """Figure of the validation cells that decides, such as "macro_f1", "accuracy" or "loss". "auto" is "macro_f1" for
+    one class per cell, else "loss"."""
+
+    storage: str | None = None
+    """Where trials are kept, for going on later and for several processes at once: "sqlite:///study.db", or the path
+    of a journal file. In memory by default."""
+
+    study: str = "geneformer"
+    """Name of the study; a storage may hold several."""
+
+    timeout: float | None = None
+    """Seconds after which no further trial starts."""
+
+    pruner: Literal["median", "halving", "none"] = "median"
+    """Stop a trial whose evaluation is worse than the median of the others at that point; or all but the best part at
+    growing intervals; or none."""
+
+    n_startup_trials: int = 10
+    """Trials drawn at random before the others are drawn where the best ones were."""
+
+    prune_after: int = 5
+    """Trials that are finished before the median stops any."""
+
+    refit: Literal["train", "train_valid", "none"] = "train"
+    """Cells the best options are fitted on once more, before the test cells are looked at: those learnt from; the
+    validation cells as well, without a best step or a temperature to choose by then; or none, for further processes."""
+
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        check_range("trials", self.trials, low=1)
+        check_range("timeout", self.timeout, above=0.0)
+        check_choice("pruner", self.pruner, PRUNERS)
+        check_choice("refit", self.refit, REFITS)
+        for name in ("n_startup_trials", "prune_after", "seed"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("metric", "study"):
+            if not getattr(self, name):
+                msg = f"{name} is empty. Give it a name, or leave it out."
+                raise OptionError(msg)
+
+
+def read_space(path: str | Path) -> dict[str, Any]:
+    """The table of options to search in a TOML file: its table `[space]`, or the whole file where there is none.
+
+    Parameters
+    ----------
+    path
+        A TOML file. A range is `learning_rate = {low = 1e-5, high = 1e-2, log = true}`, a choice
+        `strategy = ["full", "lora"]`.
+
+    Raises
+    ------
+    OptionError
+        The file cannot be read.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f'The options to search in "{path}" cannot be read ({error}). It must be a TOML file.'
+        raise OptionError(msg) from error
+    table = content.get("space", content)
+    if not isinstance(table, dict):
+        msg = f'"{path}" sets space={table!r}. It takes a table of options: [space].'
+        raise OptionError(msg)
+    return table

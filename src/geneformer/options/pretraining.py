@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from geneformer.errors import OptionError
-from geneformer.options._check import check_choice, check_range
+from geneformer.options._fields import check_choice, check_range
 
 _BEGINNINGS = ("architecture", "spectral_start", "relative_positions", "attention_window")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from geneformer.options._check import check_choice, check_range
+from geneformer.options._fields import check_choice, check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

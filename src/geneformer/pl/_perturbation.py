@@ -1,23 +1,334 @@
 """`gf.pl.perturbation`."""
 
 import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.errors import DatasetError, StateError
 from geneformer.options import RankOptions
-from geneformer.options._check import check_choice, check_range, nearest
-from geneformer.pl._figures import INK, check_save, plotting_library, save_figure
-from geneformer.pl._perturbation_kinds import DRAWN, Shown
-from geneformer.results.perturbation import PerturbationEffects
-from geneformer.results.perturbation_ranking import PerturbationRanking
-from geneformer.results.perturbation_slots import effects_of
+from geneformer.options._fields import check_choice, check_range, nearest
+from geneformer.perturbation.effects import PerturbationEffects, PerturbationRanking, effects_of
+from geneformer.pl._classification import SMALL_TEXT, name_columns
+from geneformer.pl._figures import FAINT, INK, SAFE, check_save, plotting_library, save_figure, spread
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+
+UP, DOWN, GRAY = SAFE[6], SAFE[3], "#b5b5b5"
+LONGEST = 26
+"""Letters of a name that are shown."""
+
+ENDS = {"delete": -1.2, "overexpress": 1.2}
+"""Where edits without a dose stand."""
+
+_DOSE = re.compile(r"(inhibit|activate)@([0-9.e-]+)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """Effects to draw.
+
+    Attributes
+    ----------
+    frame
+        One row per perturbation.
+    effect
+        Effect of each, ``(G,)``.
+    interval
+        Its ends, ``(G, 2)``, or None.
+    rates
+        Column with false discovery rates, or None.
+    threshold
+        Rate below which an effect is significant.
+    goal
+        State of the shifts, or None for distances.
+    states
+        Columns with mean effects by state.
+    n_genes
+        Most perturbations with a name.
+    difference
+        Whether a null run was taken off.
+    """
+
+    frame: "pd.DataFrame"
+    effect: NDArray[np.float64]
+    interval: NDArray[np.float64] | None
+    rates: str | None
+    threshold: float
+    goal: str | None
+    states: dict[str, str]
+    n_genes: int
+    difference: bool
+
+    @property
+    def fdr(self) -> NDArray[np.float64]:
+        """False discovery rate of each, NaN where there is none."""
+        if self.rates is None:
+            return np.full(len(self.effect), np.nan)
+        return self.frame[self.rates].to_numpy(dtype=float)
+
+    @property
+    def significant(self) -> NDArray[np.bool_]:
+        """Which are."""
+        return self.fdr < self.threshold
+
+    @property
+    def axis(self) -> str:
+        """What the effect is called."""
+        if self.goal is not None:
+            return f"shift towards {self.goal} (change of cosine)"
+        return "distance moved, less that in the null run" if self.difference else "distance moved (1 - cosine)"
+
+    def strongest(self) -> NDArray[np.intp]:
+        """Rows of the strongest effects, from the highest down."""
+        size = np.where(np.isfinite(self.effect), np.abs(self.effect), -1)
+        rows = np.argsort(-size, kind="stable")[: self.n_genes]
+        rows = rows[size[rows] >= 0]
+        return rows[np.argsort(-self.effect[rows], kind="stable")]
+
+    def names(self) -> list[str]:
+        """Short names, with the edit where one gene has several."""
+        listed = [gene_name(entry) for entry in self.frame["Gene_name"]]
+        twice = {name for name, number in Counter(listed).items() if number > 1}
+        edits = self.frame["edit"].astype(str)
+        return [f"{name} {edit}" if name in twice else name for name, edit in zip(listed, edits, strict=True)]
+
+
+def gene_name(entry: Any) -> str:
+    """The symbols of a perturbation, shortened."""
+    name = "+".join(map(str, entry)) if isinstance(entry, tuple | list) else str(entry)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+class Kind(ABC):
+    """One kind of plot."""
+
+    @abstractmethod
+    def select(self, shown: Shown) -> Any:
+        """What is drawn, or an error where it is not there."""
+
+    @abstractmethod
+    def size(self, found: Any) -> tuple[float, float]:
+        """Width and height of a figure, in inches."""
+
+    @abstractmethod
+    def draw(self, ax: "Axes", found: Any, shown: Shown) -> None:
+        """Draw it."""
+
+
+class Ranked(Kind):
+    """Strongest effects with their intervals, as rows."""
+
+    def select(self, shown: Shown) -> NDArray[np.intp]:
+        return shown.strongest()
+
+    def size(self, found: NDArray[np.intp]) -> tuple[float, float]:
+        return 6.0, 1.3 + 0.24 * max(len(found), 4)
+
+    def draw(self, ax: "Axes", found: NDArray[np.intp], shown: Shown) -> None:
+        names, significant = shown.names(), shown.significant
+        ax.axvline(0, color="#999999", linewidth=1, zorder=0)
+        for place, row in enumerate(found):
+            color = UP if shown.effect[row] >= 0 else DOWN
+            if shown.interval is not None and np.isfinite(shown.interval[row]).all():
+                ax.plot(shown.interval[row], [place, place], color=color, linewidth=1.8, solid_capstyle="round")
+            fill = color if significant[row] else "white"
+            ax.plot(shown.effect[row], place, marker="o", markersize=6, color=color, markerfacecolor=fill)
+        ax.set_yticks(range(len(found)), [names[row] for row in found], fontsize=9, color=INK)
+        ax.set_ylim(len(found) - 0.4, -0.6)
+        _dress(ax, shown.axis, None)
+        ax.grid(axis="x", color="#eeeeee")
+        if significant[found].any():
+            ax.text(1, 1.005, f"full: FDR < {shown.threshold:g}", transform=ax.transAxes, **_small("right"))
+
+
+class Volcano(Kind):
+    """All effects against their false discovery rates."""
+
+    def select(self, shown: Shown) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        fdr = shown.fdr
+        if not np.isfinite(fdr).any():
+            msg = (
+                "There are no false discovery rates to draw: no perturbation has any. Rank with a null run, more genes "
+                'or donors, or draw kind="ranked".'
+            )
+            raise DatasetError(msg)
+        rows = np.flatnonzero(np.isfinite(fdr) & np.isfinite(shown.effect))
+        return rows, -np.log10(np.maximum(fdr[rows], 1e-300))
+
+    def size(self, found: Any) -> tuple[float, float]:
+        return 6.4, 5.2
+
+    def draw(self, ax: "Axes", found: tuple[NDArray[np.intp], NDArray[np.float64]], shown: Shown) -> None:
+        rows, height = found
+        effect, significant = shown.effect[rows], shown.significant[rows]
+        ax.axhline(-np.log10(shown.threshold), color="#999999", linewidth=1, linestyle="--", zorder=0)
+        ax.axvline(0, color=FAINT, linewidth=1, zorder=0)
+        sides = (~significant, GRAY), (significant & (effect > 0), UP), (significant & (effect <= 0), DOWN)
+        for some, color in sides:
+            ax.scatter(effect[some], height[some], s=16, color=color, linewidths=0, alpha=0.9)
+        names = shown.names()
+        wanted = np.lexsort((-np.abs(effect), -height))[: shown.n_genes]
+        ax.margins(x=0.18, y=0.06)
+        ax.set_ylim(bottom=-0.02 * max(float(height.max()), 1.0))
+        _name_points(ax, effect[wanted], height[wanted], [names[row] for row in rows[wanted]])
+        tested = {"matched_fdr": "matched genes", "donor_fdr": "donors"}.get(str(shown.rates), "rank-sum test")
+        _dress(ax, shown.axis, f"-log10 of the FDR ({tested})")
+        ax.text(1, 1.005, f"FDR < {shown.threshold:g}: {significant.sum():,} of {len(rows):,}",
+                transform=ax.transAxes, **_small("right"))  # fmt: skip
+
+
+class Response(Kind):
+    """Effects of each gene against the dose."""
+
+    def select(self, shown: Shown) -> list[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
+        edits = shown.frame["edit"].astype(str).tolist()
+        dose = np.array([_place_of(edit) for edit in edits])
+        names = np.array([gene_name(entry) for entry in shown.frame["Gene_name"]], dtype=object)
+        lines = []
+        for name in dict.fromkeys(names):
+            rows = np.flatnonzero((names == name) & np.isfinite(dose) & np.isfinite(shown.effect))
+            if len({dose[row] for row in rows}) > 1:
+                rows = rows[np.argsort(dose[rows], kind="stable")]
+                lines.append((str(name), rows, dose[rows]))
+        if not lines:
+            msg = (
+                f"No gene was perturbed in more than one dose; the edits are {sorted(set(edits))[:8]}. Perturb it as "
+                "inhibit@0.25:GENE, inhibit@0.5:GENE and so on."
+            )
+            raise DatasetError(msg)
+        return sorted(lines, key=lambda line: -np.abs(shown.effect[line[1]]).max())[: shown.n_genes]
+
+    def size(self, found: Any) -> tuple[float, float]:
+        return 7.4, 4.6
+
+    def draw(self, ax: "Axes", found: list[tuple[str, NDArray[np.intp], NDArray[np.float64]]], shown: Shown) -> None:
+        ax.axhline(0, color="#999999", linewidth=1, zorder=0)
+        for (name, rows, dose), color in zip(found, spread(len(found)), strict=True):
+            effect = shown.effect[rows]
+            within = np.abs(dose) <= 1
+            # An edit that moves nothing has no effect.
+            curve = np.append(dose[within], 0.0), np.append(effect[within], 0.0)
+            order = np.argsort(curve[0], kind="stable")
+            ax.plot(curve[0][order], curve[1][order], color=color, linewidth=1.8, label=name)
+            ax.plot(dose, effect, linestyle="none", marker="o", markersize=5, color=color)
+            if shown.interval is not None:
+                ax.vlines(dose, *shown.interval[rows].T, color=color, linewidth=1.2, alpha=0.7)
+        self._ticks(ax, np.concatenate([dose for _, _, dose in found]))
+        _dress(ax, "share of the cell's genes moved past: down (inhibit), up (activate)", shown.axis)
+        ax.grid(color="#eeeeee")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, labelcolor=INK)
+
+    def _ticks(self, ax: "Axes", doses: NDArray[np.float64]) -> None:
+        places = sorted({*np.round(doses, 6).tolist(), 0.0})
+        told = {place: edit for edit, place in ENDS.items()}
+        ax.set_xticks(places, [told.get(place, f"{place:+g}" if place else "0") for place in places])
+
+
+class Heatmap(Kind):
+    """Mean shifts of the strongest perturbations towards every state."""
+
+    def select(self, shown: Shown) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        if shown.goal is None and len(shown.states) < 2:
+            msg = 'kind="heatmap" draws shifts towards states, and there are none. Perturb cells with start and goal.'
+            raise DatasetError(msg)
+        rows = shown.strongest()
+        return rows, shown.frame[list(shown.states.values())].to_numpy(dtype=float)[rows]
+
+    def size(self, found: tuple[NDArray[np.intp], NDArray[np.float64]]) -> tuple[float, float]:
+        n_rows, n_columns = found[1].shape
+        return 2.8 + 0.95 * n_columns, 1.8 + 0.26 * max(n_rows, 4)
+
+    def draw(self, ax: "Axes", found: tuple[NDArray[np.intp], NDArray[np.float64]], shown: Shown) -> None:
+        rows, values = found
+        most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+        image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=_diverging(), vmin=-most, vmax=most)
+        names = shown.names()
+        ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
+        name_columns(ax, list(shown.states))
+        if len(rows) <= SMALL_TEXT:
+            power = int(np.floor(np.log10(most)))
+            for place in np.argwhere(np.isfinite(values)):
+                shade = "white" if abs(values[tuple(place)]) > 0.65 * most else INK
+                told = f"{round(values[tuple(place)] / 10.0**power, 1) + 0.0:.1f}"
+                ax.text(place[1], place[0], told, ha="center", va="center", fontsize=7.5, color=shade)
+            ax.text(1, 1.005, f"numbers in 1e{power}", transform=ax.transAxes, **_small("right"))
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+        bar.set_label("change of cosine", color=INK, fontsize=9)
+
+
+DRAWN: dict[str, Kind] = {"ranked": Ranked(), "volcano": Volcano(), "response": Response(), "heatmap": Heatmap()}
+
+
+def _place_of(edit: str) -> float:
+    """Where an edit stands on the axis of doses; NaN for edits one after the other."""
+    found = _DOSE.fullmatch(edit)
+    if found is None:
+        return ENDS.get(edit, np.nan)
+    return float(found[2]) * (-1 if found[1] == "inhibit" else 1)
+
+
+def _diverging() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colors = ["#882255", DOWN, "#f7f7f7", UP, "#117733"]
+    return LinearSegmentedColormap.from_list("geneformer_shifts", colors).with_extremes(bad=FAINT)
+
+
+def _small(side: str) -> dict[str, Any]:
+    return {"ha": side, "va": "bottom", "fontsize": 8, "color": INK}
+
+
+def _name_points(ax: "Axes", x: NDArray[np.float64], y: NDArray[np.float64], names: list[str]) -> None:
+    """Names beside their points, moved up or down until none of a side covers another."""
+    low, high = ax.get_ylim()
+    least = 0.034 * (high - low)
+    for sign in (1, -1):
+        side = np.flatnonzero((x >= 0) == (sign > 0))
+        taken = np.inf
+        for row in side[np.argsort(-y[side], kind="stable")]:
+            at = min(y[row], taken - least)
+            taken = at
+            moved = abs(at - y[row]) > least / 4
+            ax.annotate(
+                names[row],
+                (x[row], y[row]),
+                xytext=(x[row] + sign * (0.035 if moved else 0.012) * np.ptp(ax.get_xlim()), at),
+                ha="left" if sign > 0 else "right",
+                va="center",
+                fontsize=8,
+                color=INK,
+                arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6} if moved else None,
+            )
+
+
+def _dress(ax: "Axes", x: str, y: str | None) -> None:
+    from matplotlib.ticker import AutoLocator
+
+    ax.set_xlabel(x, color=INK, fontsize=11)
+    if y is not None:
+        ax.set_ylabel(y, color=INK, fontsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#999999")
+    ax.tick_params(colors=INK, labelsize=9)
+    if isinstance(ax.xaxis.get_major_locator(), AutoLocator):
+        ax.locator_params(axis="x", nbins=6)  # small effects have long numbers
+    ax.set_axisbelow(True)
+
 
 FDR_COLUMNS = {
     "published": ("Goal_end_FDR", "Test_vs_null_FDR"),
@@ -84,7 +395,7 @@ def perturbation(
     --------
     >>> import geneformer as gf
     >>> import pyarrow as pa
-    >>> from geneformer.results.perturbation import EFFECT_COLUMNS, PerturbationEffects
+    >>> from geneformer.perturbation.effects import EFFECT_COLUMNS, PerturbationEffects
     >>> rows = [("c1", g, g, "delete", "similarity", "", v, "exact") for g, v in (("ENSG1", 0.9), ("ENSG2", 0.7))]
     >>> table = pa.table(dict(zip(EFFECT_COLUMNS, zip(*rows))))
     >>> genes = pa.table({"gene": ["ENSG1", "ENSG2"], "symbol": ["A", "B"], "token": [4, 5]})
@@ -128,7 +439,7 @@ def _ranked(
             )
             raise DatasetError(msg)
         return ranking
-    from geneformer.tasks.perturbation.statistics import summarize
+    from geneformer.perturbation.statistics import summarize
 
     effects = effects_of(ranking, key)
     if goal in list(effects.states)[2:]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.errors import DatasetError, InputNotFoundError, UnreadableInputError
-from geneformer.pl._figures import INK, check_save, plotting_library, save_figure
-from geneformer.pl._palette import spread
+from geneformer.pl._figures import INK, check_save, plotting_library, save_figure, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from geneformer.data.dataset import TokenizedDataset
+    from geneformer.tokens.dataset import TokenizedDataset
 
 
 def tokenize(  # noqa: PLR0913
@@ -58,7 +58,7 @@ def tokenize(  # noqa: PLR0913
     Returns
     -------
     dataset
-        Tokens and cells, in memory. `geneformer.data.storage.write_dataset` saves it.
+        Tokens and cells, in memory. `geneformer.tokens.storage.write_dataset` saves it.
 
     Raises
     ------

@@ -7,16 +7,17 @@ if TYPE_CHECKING:
     from geneformer.tl._attention import attention
     from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
-    from geneformer.tl._perturb import perturb
+    from geneformer.tl._perturb import perturb, rank_perturbations
     from geneformer.tl._predict_masked import predict_masked
-    from geneformer.tl._rank_perturbations import rank_perturbations
+
+_HOMES = {"rank_perturbations": "_perturb"}
 
 __all__ = ["attention", "classify", "embed", "perturb", "predict_masked", "rank_perturbations"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"{__name__}._{name}"), name)
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, f'_{name}')}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geneformer import keys
+from geneformer.files.progress import progress_bar
+from geneformer.inference.attention import GeneAttention, gene_attention
+from geneformer.inference.cells import gene_positions, tokens_for
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
-from geneformer.runs.progress import progress_bar
-from geneformer.tasks.adata_inputs import gene_positions, tokens_for
-from geneformer.tasks.attention import GeneAttention, gene_attention
-from geneformer.tl._slots import note
+from geneformer.tl._embed import note
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.genes.vocabulary import Vocabulary
 
 
 def attention(  # noqa: PLR0913
@@ -86,7 +86,7 @@ def attention(  # noqa: PLR0913
     Examples
     --------
     >>> import geneformer as gf
-    >>> from geneformer.demo.cells import pbmc3k
+    >>> from geneformer.datasets import pbmc3k
     >>> adata = pbmc3k()[:20].copy()
     >>> gf.tl.attention(adata, model="mini", genes=("CD3D", "IL7R", "LTB"), progress=False)
     >>> adata.varp["geneformer_attention"].shape

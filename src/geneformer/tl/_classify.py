@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.estimators.cell_classifier import CellClassifier
-from geneformer.results.predictions import write_predictions
+from geneformer.finetuning.estimators import CellClassifier
+from geneformer.finetuning.reports import write_predictions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,7 +63,7 @@ def classify(
     Examples
     --------
     >>> import geneformer as gf
-    >>> from geneformer.demo.cells import pbmc3k
+    >>> from geneformer.datasets import pbmc3k
     >>> adata = pbmc3k()
     >>> adata = adata[adata.obs["cell_type"] != "unassigned"][:200].copy()
     >>> classifier = gf.CellClassifier(max_steps=2, baselines="none", rare_below=9, progress=False)

@@ -1,25 +1,30 @@
 """`gf.tl.embed`."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from geneformer import keys
 from geneformer.errors import GeneformerWarning
+from geneformer.files.progress import progress_bar
+from geneformer.inference import embedding
+from geneformer.inference.cells import gene_positions, tokens_for
+from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
-from geneformer.results.embeddings import CellEmbeddings, GeneEmbeddings
-from geneformer.runs.progress import progress_bar
-from geneformer.tasks import embedding
-from geneformer.tasks.adata_inputs import gene_positions, tokens_for
-from geneformer.tl._slots import note
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.genes.vocabulary import Vocabulary
+
+
+def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
+    """Say in `uns` where the result in slot `key` comes from; other entries stay."""
+    adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: dict(provenance)}
 
 
 def embed(  # noqa: PLR0913
@@ -85,7 +90,7 @@ def embed(  # noqa: PLR0913
     Examples
     --------
     >>> import geneformer as gf
-    >>> from geneformer.demo.cells import pbmc3k
+    >>> from geneformer.datasets import pbmc3k
     >>> adata = pbmc3k()[:60].copy()
     >>> gf.tl.embed(adata, model="mini", progress=False)
     >>> adata.obsm["X_geneformer"].shape

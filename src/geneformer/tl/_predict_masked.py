@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from geneformer.files.progress import progress_bar
+from geneformer.inference import masked_genes as masked_prediction
+from geneformer.inference.cells import tokens_for
 from geneformer.models.loading import load_model
 from geneformer.options import PredictOptions, RuntimeOptions
-from geneformer.runs.progress import progress_bar
-from geneformer.tasks import masked_prediction
-from geneformer.tasks.adata_inputs import tokens_for
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from geneformer.vocab.vocabulary import Vocabulary
+    from geneformer.genes.vocabulary import Vocabulary
 
 
 def predict_masked(  # noqa: PLR0913
@@ -74,7 +74,7 @@ def predict_masked(  # noqa: PLR0913
     Examples
     --------
     >>> import geneformer as gf
-    >>> from geneformer.demo.cells import pbmc3k
+    >>> from geneformer.datasets import pbmc3k
     >>> table = gf.tl.predict_masked(pbmc3k()[:5].copy(), genes=("B2M",), model="mini", progress=False)
     >>> table.groupby("cell_id").size().tolist()
     [10, 10, 10, 10, 10]

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from geneformer.errors import NonFiniteCountsError, NotRawCountsError
 from geneformer.options import TokenizeOptions
-from geneformer.tokenization.matrices import Sample, triples
 from geneformer.tokenization.ranking import CellRows
-from geneformer.tokenization.source import RAW, CountSource, place_of
+from geneformer.tokenization.readers.matrices import Sample, triples
+from geneformer.tokenization.readers.source import RAW, CountSource, place_of
 
 _SHOWN = 5
 _SAME_SUM = 1e-3

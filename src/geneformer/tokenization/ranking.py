@@ -1,15 +1,365 @@
 """Rank value encoding: genes of a cell ordered by count over median, as plain arrays; nothing here knows of files."""
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.tokenization.doubles import SharedGenes
-from geneformer.tokenization.growing_order import GrowingOrder
-from geneformer.tokenization.pair_order import expressed
-from geneformer.tokenization.value_order import order_by_value
+_MARK_BYTES = 2**20
+"""Memory to leave marks in: small enough for a core's cache."""
+
+_FEW_MARKS = 2_000
+"""Marks per filling of that memory below which sorting is faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedGenes:
+    """Which columns share their gene with another one.
+
+    Attributes
+    ----------
+    positions
+        Row of the vocabulary for each column, -1 for none, ``(columns,)``.
+    shared
+        The columns that do, ``(columns,)``; None when none does.
+    """
+
+    positions: NDArray[np.int32]
+    shared: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, positions: NDArray[np.int32], n_genes: int) -> Self:
+        """Find them among the rows of the vocabulary for each column."""
+        matched = positions >= 0
+        times = np.bincount(positions[matched], minlength=n_genes)
+        if not np.any(times > 1):
+            return cls(positions, None)
+        shared = np.zeros(len(positions), dtype=bool)
+        shared[matched] = times[positions[matched]] > 1
+        return cls(positions, shared)
+
+    def summed(self, columns: NDArray[np.intp], counts: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
+        """Counts with those of each gene in each cell added up in one entry, the others being zero.
+
+        Parameters
+        ----------
+        columns, counts
+            Entries of some cells, ``(entries,)``.
+        starts
+            Where each cell starts, and the total, ``(n + 1,)``.
+        """
+        if _lists_twice(columns, starts, len(self.positions)):
+            where = np.flatnonzero(self.positions.take(columns) >= 0)
+        elif self.shared is not None:
+            where = np.flatnonzero(self.shared.take(columns))
+        else:
+            return counts
+        genes = self.positions.take(columns.take(where))
+        cells = np.searchsorted(starts, where, side="right")
+        return _into_first(counts, where, cells * (int(self.positions.max()) + 1) + genes)
+
+
+def _lists_twice(columns: NDArray[np.intp], starts: NDArray[np.int64], n_columns: int) -> bool:
+    """Whether a cell lists a column twice; cheap where columns rise within cells."""
+    falls = columns[1:] <= columns[:-1]
+    inner = starts[1:-1]
+    falls[inner[(inner > 0) & (inner < len(columns))] - 1] = False
+    if not falls.any():
+        return False
+    number = np.arange(len(columns), dtype=np.min_scalar_type(len(columns)))
+    n_cells = len(starts) - 1
+    at_once = max(_MARK_BYTES // (n_columns * number.itemsize), 1)
+    if len(columns) * at_once < _FEW_MARKS * n_cells:
+        places = np.repeat(np.arange(n_cells) * n_columns, np.diff(starts)) + columns
+        places.sort()
+        return bool(np.any(places[1:] == places[:-1]))
+    places = np.repeat(np.arange(n_cells) % at_once * n_columns, np.diff(starts)) + columns
+    marks = np.empty(at_once * n_columns, dtype=number.dtype)
+    for start, stop in pairwise(np.append(starts[:-1:at_once], starts[-1]).tolist()):
+        # Where two entries leave their marks in one place, the first does not find its own.
+        marks[places[start:stop]] = number[start:stop]
+        if not np.array_equal(marks.take(places[start:stop]), number[start:stop]):
+            return True
+    return False
+
+
+def _into_first(counts: NDArray[Any], where: NDArray[np.intp], group: NDArray[np.int64]) -> NDArray[Any]:
+    """Add up the entries `where` by their group; the first of each takes the sum."""
+    ascending = np.sort(group)
+    doubled = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
+    if not len(doubled):
+        return counts
+    # Few entries have a double, even where many could: only those are worth an indirect sort.
+    involved = doubled[np.minimum(np.searchsorted(doubled, group), len(doubled) - 1)] == group
+    where, group = where[involved], group[involved]
+    _, leader, member = np.unique(group, return_index=True, return_inverse=True)
+    counts = counts.astype(np.float64)
+    sums = np.bincount(member, weights=counts[where])
+    counts[where] = 0
+    counts[where[leader]] = sums
+    return counts
+
+
+_ABSENT: Final = np.uint32(2**32 - 1)
+_LARGER: Final = np.uint32(2**32 - 2)
+
+
+class Keys(NamedTuple):
+    """Entries as numbers that sort by decreasing value, equal values in the order of the vocabulary.
+
+    Attributes
+    ----------
+    keys
+        Key of each entry, ``(entries,)``; the largest number where nothing is expressed.
+    between, genes, counts
+        Keys of pairs beyond those in order, rising, with their vocabulary rows and counts, ``(pairs,)``.
+    """
+
+    keys: NDArray[np.uint32]
+    between: NDArray[np.uint32]
+    genes: NDArray[np.int32]
+    counts: NDArray[np.int32]
+
+
+class PairOrder:
+    """Counts from one up to some limit of each gene, all of them by decreasing count over median.
+
+    Keys of neighbors in this order lie so far apart that the larger counts of a few entries find room between them.
+
+    Parameters
+    ----------
+    positions
+        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``.
+    medians
+        Median of each gene, ``(genes,)``.
+    limits
+        Largest count of each gene that is in order, ``(genes,)``; above zero for the genes in `positions`.
+    """
+
+    def __init__(self, positions: NDArray[np.int32], medians: NDArray[np.float64], limits: NDArray[np.int64]) -> None:
+        present = np.flatnonzero(limits)
+        sizes = limits[present]
+        number = np.repeat(np.arange(len(present), dtype=np.int32), sizes)
+        firsts = np.cumsum(sizes) - sizes
+        counts = np.arange(1, len(number) + 1, dtype=np.int32) - firsts.astype(np.int32)[number]
+        falling = counts / -medians[present][number]
+        order = np.argsort(falling, kind="stable").astype(np.int32)
+        self._positions, self._medians = positions, medians
+        self._falling = falling[order]
+        self._genes = present.astype(np.int32)[number[order]]
+        self._counts = counts[order]
+        self._bits = np.uint32(32 - (len(order) + 2).bit_length())
+        # Before the counts of a gene there is a slot for zero and behind them one for whatever is larger; the first
+        # slot of all is for columns that are no gene.
+        keys = np.full(1 + len(number) + 2 * len(present), _LARGER)
+        rising = np.arange(1, len(order) + 1, dtype=np.uint32) << self._bits
+        keys[(2 + np.arange(len(number), dtype=np.int32) + 2 * number)[order]] = rising
+        zeros = 1 + firsts + 2 * np.arange(len(present))
+        keys[0] = keys[zeros] = _ABSENT
+        self._keys = keys
+        self._zeros = _by_column(present, zeros, positions, len(medians))
+        self._lasts = _by_column(present, sizes + 1, positions, len(medians))
+
+    def keys(self, columns: NDArray[np.intp], counts: NDArray[np.int32]) -> Keys | None:
+        """Keys of some entries, or nothing where there is not enough room for all the larger counts."""
+        slots = self._lasts.take(columns)
+        np.minimum(slots, counts, out=slots)
+        slots += self._zeros.take(columns)
+        keys = self._keys.take(slots)
+        larger = np.flatnonzero(keys == _LARGER)
+        genes, counts = self._positions.take(columns.take(larger)), counts.take(larger)
+        falling = counts / -self._medians[genes]
+        order = np.lexsort((genes, falling))
+        larger, genes, counts, falling = larger[order], genes[order], counts[order], falling[order]
+        new = np.append(True, (genes[1:] != genes[:-1]) | (counts[1:] != counts[:-1]))[: len(order)]
+        pair = np.cumsum(new) - 1
+        genes, counts, falling = genes[new], counts[new], falling[new]
+        before = self._n_before(genes, falling)
+        step = np.arange(1, len(before) + 1) - np.searchsorted(before, before)
+        if step.max(initial=0) >> int(self._bits):
+            return None
+        between = (before.astype(np.uint32) << self._bits) + step.astype(np.uint32)
+        keys[larger] = between[pair]
+        return Keys(keys, between, genes, counts)
+
+    def _n_before(self, genes: NDArray[np.int32], falling: NDArray[np.float64]) -> NDArray[np.intp]:
+        """How many of the pairs in order come before each of some others."""
+        before = np.searchsorted(self._falling, falling)
+        behind = np.searchsorted(self._falling, falling, side="right")
+        for place in np.flatnonzero(before < behind):
+            equal = self._genes[before[place] : behind[place]]
+            before[place] += np.searchsorted(equal, genes[place])
+        return before
+
+    def entries(
+        self, placed: Keys, keys: NDArray[np.uint32], *, with_counts: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
+        """Vocabulary rows of keys, and their counts if wanted.
+
+        Parameters
+        ----------
+        placed
+            Where the keys come from.
+        keys
+            Some of them in any order, those apart that stand for nothing.
+        with_counts
+            Whether counts come back.
+        """
+        ranks = (keys >> self._bits) - np.uint32(1)
+        genes = self._genes.take(ranks, mode="clip")
+        counts = self._counts.take(ranks, mode="clip").astype(np.float64) if with_counts else None
+        if len(placed.between):
+            where = np.flatnonzero(keys & ((np.uint32(1) << self._bits) - np.uint32(1)))
+            pair = np.searchsorted(placed.between, keys[where])
+            genes[where] = placed.genes[pair]
+            if counts is not None:
+                counts[where] = placed.counts[pair]
+        return genes, counts
+
+
+def expressed(keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Which keys stand for a gene."""
+    marks: NDArray[np.bool_] = keys != _ABSENT
+    return marks
+
+
+def _by_column(
+    genes: NDArray[np.intp], values: NDArray[Any], positions: NDArray[np.int32], n_genes: int
+) -> NDArray[np.int32]:
+    """A value of each gene spread over the columns, zero where a column is no gene."""
+    by_gene = np.zeros(n_genes + 1, dtype=np.int32)
+    by_gene[genes] = values
+    return by_gene[positions]
+
+
+_LEAST_COUNT = 8
+"""Counts up to this are put in order for every gene; more for genes in which larger ones are seen."""
+
+_MOST_PAIRS = 2**20
+"""Pairs of gene and count that are put in order at most."""
+
+
+class GrowingOrder:
+    """Pairs of genes and counts in order; none at first, and anew as soon as that pays. Threads may share it.
+
+    Parameters
+    ----------
+    positions
+        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``.
+    medians
+        Median of each gene, ``(genes,)``.
+
+    Attributes
+    ----------
+    pairs
+        What is in order now; None where there is little to rank, or where counts are too large to be put in order.
+    """
+
+    def __init__(self, positions: NDArray[np.int32], medians: NDArray[np.float64]) -> None:
+        self.pairs: PairOrder | None = None
+        self._positions, self._medians = positions, medians
+        self._limits = np.zeros(len(medians), dtype=np.int64)
+        self._limits[positions[positions >= 0]] = _LEAST_COUNT
+        self._seen = np.zeros(len(medians) + 1, dtype=np.int32)
+        self._n_noted = 0
+
+    def note(self, genes: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
+        """Take notice of entries that were ranked without being in order.
+
+        Once there were as many of them as there are pairs, to order these again costs no more than they did.
+
+        Parameters
+        ----------
+        genes, counts
+            Vocabulary row, -1 for none, and count of each entry.
+        """
+        n_pairs = int(self._limits.sum())
+        if n_pairs > _MOST_PAIRS or not len(genes):
+            return
+        np.maximum.at(self._seen, genes, counts)
+        self._n_noted += len(genes)
+        if self._n_noted < n_pairs:
+            return
+        seen = self._seen[:-1].astype(np.int64)
+        limits = np.where(seen > self._limits, 2 * seen, self._limits)
+        self._limits, self._n_noted = limits, 0
+        self.pairs = PairOrder(self._positions, self._medians, limits) if limits.sum() <= _MOST_PAIRS else None
+
+
+def order_by_value(
+    genes: NDArray[np.int32],
+    counts: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    medians: NDArray[np.float64],
+    *,
+    with_counts: bool,
+) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
+    """Vocabulary rows of every cell by decreasing value, and their counts if wanted.
+
+    Value and row are packed into one integer each, because sorting integers in place is several times faster than an
+    indirect sort. Where the value has more bits than there is room for, its last ones are cut off, and cells in which
+    that makes a difference are sorted again in full.
+
+    Parameters
+    ----------
+    genes
+        Vocabulary row of each entry, each once per cell, ``(entries,)``.
+    counts
+        Their counts, above zero, ``(entries,)``.
+    starts
+        Where each cell starts, and the total, ``(n + 1,)``.
+    medians
+        Median of each vocabulary row.
+    with_counts
+        Whether counts come back.
+    """
+    if not len(genes):
+        return genes, (counts if with_counts else None)
+    values = counts / medians[genes]
+    packed = values.view(np.uint64)  # positive doubles order as their bits do
+    highest = packed.max()
+    room = max(int(genes.max()).bit_length(), 1)
+    shift = max(int(highest - packed.min()).bit_length() + room - 64, 0)
+    np.subtract(highest, packed, out=packed)
+    np.right_shift(packed, np.uint64(shift), out=packed)
+    np.left_shift(packed, np.uint64(room), out=packed)
+    np.bitwise_or(packed, genes.astype(np.uint64), out=packed)
+    cells = list(pairwise(starts.tolist()))
+    in_order = None
+    if with_counts:
+        order = np.empty(len(genes), dtype=np.int64)
+        for start, stop in cells:
+            order[start:stop] = packed[start:stop].argsort()
+            order[start:stop] += start
+        packed, in_order = packed[order], counts[order]
+    else:
+        for start, stop in cells:
+            packed[start:stop].sort()
+    ordered = (packed & np.uint64((1 << room) - 1)).astype(np.int32)
+    if shift:
+        equal = np.flatnonzero(packed[1:] - packed[:-1] < np.uint64(1 << room))
+        for cell in np.unique(np.searchsorted(starts, equal, side="right") - 1):
+            span = slice(int(starts[cell]), int(starts[cell + 1]))
+            again = _resolved(ordered[span], genes[span], counts[span], medians)
+            if again is not None:
+                ordered[span] = genes[span][again]
+                if in_order is not None:
+                    in_order[span] = counts[span][again]
+    return ordered, in_order
+
+
+def _resolved(
+    ordered: NDArray[np.int32], genes: NDArray[np.int32], counts: NDArray[np.float64], medians: NDArray[np.float64]
+) -> NDArray[np.intp] | None:
+    """The exact order of a cell whose values looked equal where they differ; None where that made no difference."""
+    values = counts / medians[genes]
+    place = np.empty(int(genes.max()) + 1, dtype=np.int64)
+    place[genes] = np.arange(len(genes))
+    in_order = values[place[ordered]]
+    return np.lexsort((genes, -values)) if np.any(in_order[1:] > in_order[:-1]) else None
+
 
 TARGET_SUM = 10_000
 """Scaled counts of a cell sum up to this."""

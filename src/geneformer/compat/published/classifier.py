@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from geneformer.compat.classification.classifier import Classifier
-from geneformer.compat.left_out import published_name
+from geneformer.compat.classifier import Classifier
+from geneformer.compat.paths import published_name
 
 __all__ = ["Classifier"]
 

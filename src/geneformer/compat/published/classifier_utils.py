@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from geneformer.compat.cell_selection import downsample_and_shuffle, remove_cols, rename_cols, subsample_by_class
-from geneformer.compat.classification.training_defaults import compute_metrics, get_default_train_args, get_num_classes
-from geneformer.compat.left_out import published_name
-from geneformer.data.token_rows import label_gene_classes
+from geneformer.compat.cells import (
+    downsample_and_shuffle,
+    label_gene_classes,
+    remove_cols,
+    rename_cols,
+    subsample_by_class,
+)
+from geneformer.compat.classifier_training import compute_metrics, get_default_train_args, get_num_classes
+from geneformer.compat.paths import published_name
 
 __all__ = [
     "compute_metrics",

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-from geneformer.compat.classification.collators import (
-    DataCollatorForCellClassification,
-    DataCollatorForGeneClassification,
-)
-from geneformer.compat.left_out import published_name
-from geneformer.compat.pretraining.precollator import GeneformerPreCollator as PrecollatorForGeneAndCellClassification
+from geneformer.compat.collators import DataCollatorForCellClassification, DataCollatorForGeneClassification
+from geneformer.compat.collators import GeneformerPreCollator as PrecollatorForGeneAndCellClassification
+from geneformer.compat.paths import published_name
 
 __all__ = [
     "DataCollatorForCellClassification",

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from geneformer.compat.embeddings.emb_extractor import EmbExtractor, get_embs
-from geneformer.compat.embeddings.labeled import label_cell_embs, label_gene_embs
-from geneformer.compat.left_out import published_name
+from geneformer.compat.emb_extractor import EmbExtractor, get_embs, label_cell_embs, label_gene_embs
+from geneformer.compat.paths import published_name
 
 __all__ = ["EmbExtractor", "get_embs", "label_cell_embs", "label_gene_embs"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from geneformer.compat.classification.evaluation_functions import (
+from geneformer.compat.classifier import (
     classifier_predict,
     get_cross_valid_roc_metrics,
     get_metrics,
@@ -12,7 +12,7 @@ from geneformer.compat.classification.evaluation_functions import (
     py_softmax,
     vote,
 )
-from geneformer.compat.left_out import published_name
+from geneformer.compat.paths import published_name
 
 __all__ = [
     "classifier_predict",

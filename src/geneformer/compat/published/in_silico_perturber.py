@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from geneformer.compat.left_out import published_name
-from geneformer.compat.perturbation.in_silico_perturber import InSilicoPerturber
+from geneformer.compat.paths import published_name
+from geneformer.compat.perturber import InSilicoPerturber
 
 __all__ = ["InSilicoPerturber"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from geneformer.compat.left_out import published_name
-from geneformer.compat.perturbation.in_silico_perturber_stats import InSilicoPerturberStats
+from geneformer.compat.paths import published_name
+from geneformer.compat.perturber_stats import InSilicoPerturberStats
 
 __all__ = ["InSilicoPerturberStats"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from geneformer.compat.left_out import published_name
-from geneformer.compat.multi_task.mtl_classifier import MTLClassifier
+from geneformer.compat.mtl_classifier import MTLClassifier
+from geneformer.compat.paths import published_name
 
 __all__ = ["MTLClassifier"]
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from geneformer.compat.left_out import published_name
-from geneformer.compat.pretraining.precollator import GeneformerPreCollator
-from geneformer.compat.pretraining.pretrainer import GeneformerPretrainer
+from geneformer.compat.collators import GeneformerPreCollator
+from geneformer.compat.paths import published_name
+from geneformer.compat.pretrainer import GeneformerPretrainer
 
 __all__ = ["GeneformerPreCollator", "GeneformerPretrainer"]
 

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from geneformer.compat.left_out import published_name
-from geneformer.compat.tokenizer import TranscriptomeTokenizer
-from geneformer.tokenization.vectors import rank_genes, tokenize_cell
+from geneformer.compat.paths import published_name
+from geneformer.compat.tokenizer import TranscriptomeTokenizer, rank_genes, tokenize_cell
 
 if TYPE_CHECKING:
-    from geneformer.compat.dictionary_files import (
+    from geneformer.compat.dictionaries import (
         ENSEMBL_DICTIONARY_FILE,
         ENSEMBL_DICTIONARY_FILE_30M,
         ENSEMBL_MAPPING_FILE,

@@ -1,0 +1,589 @@
+"""The demo: real blood cells to tokens, embeddings, pictures and figures."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geneformer import keys, pl, tl
+from geneformer.datasets import LABEL, UNASSIGNED, pbmc3k, pbmc3k_path
+from geneformer.files.atomic import atomic_folder, check_output
+from geneformer.files.manifest import Manifest, describe_inputs, installed_versions
+from geneformer.finetuning.baselines import pca_embedding
+from geneformer.finetuning.estimators import CellClassifier
+from geneformer.inference.quality import EmbeddingQuality, embedding_quality, is_labeled, save_random_weights
+from geneformer.models.loading import LoadedModel, load_model
+from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions, TokenizeOptions
+from geneformer.pl._embedding import umap_layout
+from geneformer.pl._figures import FAINT, SAFE, plotting_library
+from geneformer.tokenization.report import TokenizeReport
+from geneformer.tokenization.tokenizer import tokenize_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from geneformer.finetuning.reports import ClassificationReport
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one step cost.
+
+    Attributes
+    ----------
+    name
+        What was done.
+    seconds
+        Wall-clock time.
+    peak_bytes
+        Most memory of the process during the step; where the system cannot tell that, since its start. None where it
+        tells neither.
+    """
+
+    name: str
+    seconds: float
+    peak_bytes: int | None
+
+    def __str__(self) -> str:
+        memory = "" if self.peak_bytes is None else f", peak {self.peak_bytes / 2**20:,.0f} MiB"
+        return f"{self.seconds:.1f} s{memory}"
+
+
+@dataclass(slots=True)
+class StepLog:
+    """Steps done so far.
+
+    Attributes
+    ----------
+    tell
+        Called with each step when it is done.
+    steps
+        All of them.
+    """
+
+    tell: Callable[[Step], object] | None = None
+    steps: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure the block."""
+        forget_peak()
+        started = time.perf_counter()
+        yield
+        done = Step(name=name, seconds=time.perf_counter() - started, peak_bytes=peak_memory())
+        self.steps.append(done)
+        if self.tell is not None:
+            self.tell(done)
+
+
+def forget_peak() -> None:
+    """Start measuring the peak anew, where the system allows that."""
+    try:
+        RESET.write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory() -> int | None:
+    """Most memory this process held at a time, in bytes; None where the system does not tell."""
+    try:
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+COLUMNS = ("nearest neighbors", "nearest neighbors, standardized", "linear probe")
+"""Headings of the three accuracies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One embedding.
+
+    Attributes
+    ----------
+    name
+        What it is.
+    as_given, standardized
+        Its figures, with the neighbors looked for among dimensions as they are, and standardized.
+    """
+
+    name: str
+    as_given: EmbeddingQuality
+    standardized: EmbeddingQuality
+
+    def cells(self) -> tuple[str, str, str]:
+        """The accuracies in the order of `COLUMNS`, with 95% intervals."""
+        return str(self.as_given.knn), str(self.standardized.knn), str(self.as_given.probe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        return {
+            "name": self.name,
+            "as_given": self.as_given.to_dict(),
+            "standardized": self.standardized.to_dict(),
+        }
+
+
+def compare(
+    embeddings: Mapping[str, NDArray[Any]], labels: ArrayLike, *, groups: ArrayLike | None = None, **options: Any
+) -> list[Compared]:
+    """Every embedding under the same splits.
+
+    Parameters
+    ----------
+    embeddings
+        Rows for the same cells, by name.
+    labels, groups, **options
+        Passed to `embedding_quality`.
+    """
+    return [
+        Compared(
+            name=name,
+            as_given=embedding_quality(values, labels, groups=groups, standardize=False, **options),
+            standardized=embedding_quality(values, labels, groups=groups, standardize=True, **options),
+        )
+        for name, values in embeddings.items()
+    ]
+
+
+def markdown_table(compared: list[Compared]) -> str:
+    """The comparison as a Markdown table, with the accuracy of guessing the commonest label as its last line."""
+    lines = [
+        f"| embedding | {' | '.join(COLUMNS)} |",
+        f"| --- | {' | '.join('---' for _ in COLUMNS)} |",
+        *(f"| {row.name} | {' | '.join(row.cells())} |" for row in compared),
+    ]
+    if compared:
+        guess = f"{compared[0].as_given.commonest:.3f}"
+        lines.append(f"| commonest label | {' | '.join(guess for _ in COLUMNS)} |")
+    return "\n".join(lines)
+
+
+FILES = {
+    "umap.png": "map of the cells by cell type",
+    "heatmap.png": "clustered heatmap of the embedding",
+    "confusion.png": "types of held-out cells, told by the fine-tuned classifier",
+    "classifier": "the fine-tuned classifier, for `gf.load_classifier`, with its report",
+    "pbmc3k_geneformer.h5ad": "raw counts, cell types and embeddings, for scanpy and CELLxGENE",
+    "pbmc3k.dataset": "tokens, a Hugging Face dataset",
+    "report.md": "this report",
+    "report.json": "the same for programs",
+}
+"""What is in the folder of a demo."""
+
+PRETRAINED_ON_THEM = (
+    "Most of these cells, without their labels, were among those `mini` was pretrained on. Its figures on data that it "
+    "never saw are in its model card."
+)
+"""Said of the bundled model only."""
+
+LABELS_FROM_COMPONENTS = (
+    "The labels name clusters that were found in principal components of these cells, which favors that baseline."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoReport:
+    """What the demo did and found.
+
+    Attributes
+    ----------
+    folder
+        Where its files are.
+    model
+        Name or folder of the model.
+    steps
+        Time and memory.
+    quality
+        Embeddings side by side.
+    classified
+        Accuracy and macro-F1 of the fine-tuned classifier and its baselines on held-out cells.
+    tokens
+        Report of tokenizing.
+    seed
+        Of the splits, the map and the random weights.
+    versions
+        Of this package, of Python and of the libraries that decide the numbers.
+    """
+
+    folder: Path
+    model: str
+    steps: tuple[Step, ...]
+    quality: tuple[Compared, ...]
+    classified: Mapping[str, Mapping[str, str]]
+    tokens: Mapping[str, Any]
+    seed: int
+    versions: Mapping[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to read the figures."""
+        first = self.quality[0].as_given
+        how = (
+            f"Share of {first.n_cells:,} labeled cells whose type is predicted right while they are held out "
+            f"({first.folds} folds, {first.n_neighbors} neighbors, {first.metric} distance; 95% intervals)."
+        )
+        return [how, LABELS_FROM_COMPONENTS, *([PRETRAINED_ON_THEM] if self.model == "mini" else [])]
+
+    def rows(self) -> list[tuple[str, object]]:
+        """Lines of the closing table: what, and how much."""
+        steps = [(step.name, str(step)) for step in self.steps]
+        figures = [
+            (f"accuracy of {row.name}", f"neighbors {given}, standardized {standardized}, linear probe {probe}")
+            for row in self.quality
+            for given, standardized, probe in [row.cells()]
+        ]
+        figures += [
+            (f"held-out cells, {name}", f"accuracy {row['accuracy']}, macro-F1 {row['macro_f1']}")
+            for name, row in self.classified.items()
+        ]
+        made = [(str(self.folder / name), told) for name, told in FILES.items()]
+        return [*steps, ("all steps", f"{self.seconds:.1f} s"), *figures, *made]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "processors": os.cpu_count(),
+            "platform": platform.platform(),
+            "versions": dict(self.versions),
+            "seconds": self.seconds,
+            "steps": [asdict(step) for step in self.steps],
+            "quality": [row.to_dict() for row in self.quality],
+            "classified": {name: dict(row) for name, row in self.classified.items()},
+            "tokens": dict(self.tokens),
+            "notes": self.notes,
+            "files": list(FILES),
+        }
+
+    def to_markdown(self) -> str:
+        """The report for people."""
+        costs = [
+            f"| {step.name} | {step.seconds:.1f} | "
+            f"{'' if step.peak_bytes is None else format(step.peak_bytes / 2**20, ',.0f')} |"
+            for step in self.steps
+        ]
+        return "\n".join(
+            [
+                f"# {self.tokens['n_cells']:,} blood cells through Geneformer `{self.model}`",
+                "",
+                "![Map of the cells](umap.png)",
+                "",
+                "## Cell types told from the embedding",
+                "",
+                markdown_table(list(self.quality)),
+                "",
+                *(f"* {note}" for note in self.notes),
+                "",
+                "![Heatmap of the embedding](heatmap.png)",
+                "",
+                "## Cell types told by a fine-tuned classifier",
+                "",
+                "A fifth of the cells was held out; everything in the table learnt from the same other cells.",
+                "",
+                "| | accuracy | macro-F1 |",
+                "| --- | --- | --- |",
+                *(f"| {name} | {row['accuracy']} | {row['macro_f1']} |" for name, row in self.classified.items()),
+                "",
+                "![Confusion matrix](confusion.png)",
+                "",
+                "## Time and memory",
+                "",
+                "| step | seconds | peak MiB |",
+                "| --- | --- | --- |",
+                *costs,
+                f"| all steps | {self.seconds:.1f} | |",
+                "",
+                f"{os.cpu_count()} processors, {platform.platform()}, "
+                f"{', '.join(f'{name} {version}' for name, version in self.versions.items())}.",
+                "",
+                "## Files",
+                "",
+                *(f"* `{name}`: {told}" for name, told in FILES.items()),
+                "",
+                "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
+                "",
+            ]
+        )
+
+
+def run_demo(
+    output: str | Path,
+    *,
+    model: str | Path = "mini",
+    runtime: RuntimeOptions | None = None,
+    seed: int = 0,
+    n_cells: int | None = None,
+    overwrite: bool = False,
+    tell: Callable[[Step], object] | None = None,
+) -> DemoReport:
+    """Tokenize and embed PBMC3k, draw it, and measure what the embedding knows about cell types.
+
+    The folder appears when everything is done, or not at all. Accuracies stand beside those of 50 principal components
+    and of random weights of the same shape.
+
+    Parameters
+    ----------
+    output
+        Folder to make; see `geneformer.cli._demo.FILES` for what is in it.
+    model
+        Name, checkpoint folder or hub repository.
+    runtime
+        Where and how the model runs.
+    seed
+        Fixes splits, map and random weights.
+    n_cells
+        Take that many cells only, drawn at random, to try things out.
+    overwrite
+        Replace a demo that is there.
+    tell
+        Called after every step with its time and memory.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder exists and was not to be replaced, or was not made by this package.
+    MissingExtraError
+        A library for plots is not installed.
+    """
+    check_output(output, overwrite=overwrite)
+    runtime = runtime or RuntimeOptions()
+    name = Path(model).name
+    log = StepLog(tell)
+    with log.step("load libraries"):
+        load_libraries()
+    with log.step("load model and counts"):
+        loaded = load_model(model)
+        adata = load_cells(n_cells, seed)
+    with atomic_folder(output, overwrite=overwrite) as folder:
+        with log.step(f"tokenize {adata.n_obs:,} cells"):
+            told = tokenize(adata, loaded, folder / "pbmc3k.dataset")
+        with log.step("embed them"):
+            embed(adata, model, runtime)
+        with log.step("lay out the map"):
+            lay_out(adata, seed)
+        with log.step("draw map and heatmap"):
+            draw(adata, folder, name, seed)
+        with log.step("baseline: random weights"):
+            random = embed_at_random(adata, model, runtime, seed)
+        with log.step("baseline: principal components"):
+            add_components(adata, seed)
+        with log.step("predict cell types"):
+            quality = predict(adata, name, random, seed)
+        with log.step("fine-tune a classifier"):
+            classifier = fit_classifier(adata, model, runtime, seed)
+        with log.step("draw its confusion matrix"):
+            write_classifier(classifier, folder)
+        with log.step("write the cells"):
+            write_cells(adata, folder / "pbmc3k_geneformer.h5ad")
+        report = DemoReport(
+            folder=Path(output),
+            model=str(model),
+            steps=tuple(log.steps),
+            quality=tuple(quality),
+            classified=figures(classifier.report_),
+            tokens=told.to_dict(),
+            seed=seed,
+            versions=installed_versions(),
+        )
+        write_report(report, folder, loaded.vocabulary.fingerprint, runtime)
+    return report
+
+
+OPTIONS = FinetuneOptions(epochs=3, max_length=256, learning_rate=1e-3, tokens_per_batch=4096)
+"""Short enough for a demo: the highest ranked genes of each cell, three times."""
+
+CLASSIFIER, MATRIX = "classifier", "confusion.png"
+"""Names in the folder of the demo."""
+
+
+def fit_classifier(adata: "AnnData", model: str | Path, runtime: RuntimeOptions, seed: int) -> CellClassifier:
+    """A classifier of the cell types, evaluated on a fifth of the cells beside the cheap baselines.
+
+    Parameters
+    ----------
+    adata
+        Counts and labels.
+    model
+        Name, checkpoint folder or hub repository.
+    runtime
+        Where and how it runs.
+    seed
+        Fixes split and training.
+    """
+    from dataclasses import replace
+
+    classifier = CellClassifier(
+        model,
+        finetuning=replace(OPTIONS, seed=seed),
+        classify=ClassifyOptions(baselines="cheap", rare_below=9),
+        split=SplitOptions(test=0.2, seed=seed),
+        runtime=runtime,
+    )
+    return classifier.fit(adata, LABEL)
+
+
+def write_classifier(classifier: CellClassifier, folder: Path) -> None:
+    """Save the classifier with its report, and the picture of its confusion matrix; nothing stays open."""
+    from matplotlib import pyplot
+
+    classifier.save(folder / CLASSIFIER)
+    before = pyplot.get_fignums()
+    pl.confusion_matrix(classifier.report_, title="Cell types of held-out cells", save=folder / MATRIX)
+    for number in set(pyplot.get_fignums()) - set(before):
+        pyplot.close(number)
+
+
+def figures(report: "ClassificationReport") -> dict[str, Any]:
+    """Accuracy and macro-F1 of the classifier and its baselines on the held-out cells, by name.
+
+    Parameters
+    ----------
+    report
+        Evaluation of the classifier.
+    """
+    rows = {"fine-tuned": report.evaluation, **report.baselines}
+    told = ("accuracy", "macro_f1")
+    return {name: {metric: str(row.metrics[metric]) for metric in told} for name, row in rows.items()}
+
+
+UMAP, PCA = "X_umap", "X_pca"
+"""Slots of the map and of the baseline, by the names scanpy and CELLxGENE look for."""
+
+FOLDS = 5
+"""Parts the cells are split into, each predicted from the others."""
+
+LIBRARIES = ("matplotlib.pyplot", "seaborn", "sklearn", "scanpy")
+
+
+def load_libraries() -> None:
+    """Import what later stages import on their own, so that no stage pays for it.
+
+    Raises
+    ------
+    MissingExtraError
+        One is not installed.
+    """
+    for library in LIBRARIES:
+        plotting_library(library)
+
+
+def load_cells(n_cells: int | None, seed: int) -> "AnnData":
+    """The bundled cells, or some of them, with a color for each kind."""
+    adata = pbmc3k()
+    if n_cells is not None:
+        drawn = np.random.default_rng(seed).choice(adata.n_obs, min(n_cells, adata.n_obs), replace=False)
+        adata = adata[np.sort(drawn)].copy()
+    kinds = [kind for kind in adata.obs[LABEL].cat.categories if kind != UNASSIGNED]
+    adata.obs[LABEL] = adata.obs[LABEL].cat.set_categories([*kinds, UNASSIGNED])
+    adata.uns[f"{LABEL}_colors"] = np.array([*SAFE[: len(kinds)], FAINT], dtype=object)
+    return adata
+
+
+def tokenize(adata: "AnnData", model: LoadedModel, output: Path) -> TokenizeReport:
+    """Write the tokens of the cells for a model, as `geneformer tokenize` does."""
+    options = TokenizeOptions(vocabulary=model.vocabulary.name, max_length=model.max_length)
+    _, report = tokenize_counts(adata, options, output=output, vocabulary=model.vocabulary)
+    return report
+
+
+def embed(adata: "AnnData", model: str | Path, runtime: RuntimeOptions) -> None:
+    """Put embeddings into `adata`, as `gf.tl.embed` does."""
+    tl.embed(
+        adata,
+        model=model,
+        device=runtime.device,
+        dtype=runtime.dtype,
+        tokens_per_batch=runtime.tokens_per_batch,
+        progress=runtime.progress,
+    )
+
+
+def lay_out(adata: "AnnData", seed: int) -> None:
+    """Put the coordinates of the map into `adata`."""
+    adata.obsm[UMAP] = umap_layout(adata.obsm[keys.EMBEDDING], seed=seed)
+
+
+def draw(adata: "AnnData", folder: Path, model: str, seed: int) -> None:
+    """Save the pictures; nothing is shown and nothing stays open."""
+    from matplotlib import pyplot
+
+    title = f"{adata.n_obs:,} blood cells, Geneformer {model}"
+    before = pyplot.get_fignums()
+    pl.embedding(adata, color=LABEL, basis=UMAP, title=title, seed=seed, save=folder / "umap.png")
+    pl.heatmap(adata, groupby=LABEL, title=title, seed=seed, save=folder / "heatmap.png")
+    for number in set(pyplot.get_fignums()) - set(before):
+        pyplot.close(number)
+
+
+def embed_at_random(adata: "AnnData", model: str | Path, runtime: RuntimeOptions, seed: int) -> NDArray[np.float32]:
+    """Embeddings by a model of the same shape that has learnt nothing, ``(n, d)``."""
+    bare = adata.copy()
+    with tempfile.TemporaryDirectory() as place:
+        embed(bare, save_random_weights(model, Path(place) / "random", seed=seed), runtime)
+    values: NDArray[np.float32] = bare.obsm[keys.EMBEDDING]
+    return values
+
+
+def add_components(adata: "AnnData", seed: int) -> None:
+    """Put the principal components of the baseline into `adata`."""
+    adata.obsm[PCA] = pca_embedding(adata.X, seed=seed)
+
+
+def predict(adata: "AnnData", model: str, random: NDArray[np.float32], seed: int) -> list[Compared]:
+    """Accuracy of cell types told from each embedding; labels of fewer cells than there are folds are left out."""
+    labels = adata.obs[LABEL].astype(str)
+    known = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
+    embeddings: dict[str, NDArray[Any]] = {
+        f"Geneformer {model}": adata.obsm[keys.EMBEDDING][known],
+        "random weights, same shape": random[known],
+        f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA][known],
+    }
+    return compare(embeddings, labels[known], folds=FOLDS, seed=seed)
+
+
+def write_cells(adata: "AnnData", path: Path) -> None:
+    """Write counts, labels and embeddings."""
+    adata.write_h5ad(path, compression="gzip")
+
+
+def write_report(report: DemoReport, folder: Path, fingerprint: str, runtime: RuntimeOptions) -> None:
+    """Write the report for people, for programs, and the manifest."""
+    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    manifest = Manifest(
+        task="demo",
+        vocabulary=fingerprint,
+        inputs=describe_inputs([pbmc3k_path()]),
+        options={"model": report.model, "seed": report.seed, "runtime": dataclasses.asdict(runtime)},
+        results={"quality": [row.to_dict() for row in report.quality]},
+    )
+    manifest.write(folder)

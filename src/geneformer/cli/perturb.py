@@ -1,0 +1,230 @@
+"""`geneformer perturb plan`: what a run will take, before it runs."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geneformer.cli._options import COUNTS_LAYER, INPUTS, MODEL, OVERWRITE, REVISION, VOCABULARY, with_options
+from geneformer.cli._output import Outcome, progress_bar
+from geneformer.errors import OptionError
+from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
+
+
+def open_plan(
+    inputs: list[Path],
+    model: str,
+    options: PerturbOptions,
+    runtime: RuntimeOptions,
+    *,
+    vocabulary: str | None,
+    revision: str | None,
+    counts_layer: str | None,
+) -> Any:
+    """Cells, model and options, checked."""
+    from geneformer.inference.cells import open_tokens
+    from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
+
+    loaded = open_perturbed_model(model, vocabulary=vocabulary, revision=revision)
+    with progress_bar("Tokenizing", shown=runtime.progress) as update:
+        tokens = open_tokens(inputs, loaded, layer=counts_layer, counts=True, progress=update)
+    return plan_perturbation(tokens, loaded, options, runtime)
+
+
+def cost_rows(cost: Any) -> list[tuple[str, object]]:
+    """A cost as lines of a closing table."""
+    rows: list[tuple[str, object]] = [
+        ("Cells", cost.cells),
+        ("Perturbations", cost.perturbations),
+        ("Forward passes", cost.passes),
+        ("Tokens", cost.tokens),
+    ]
+    if cost.seconds is not None:
+        rows.append(("Time on this machine", duration(cost.seconds)))
+    rows += [
+        ("Memory, about", size(cost.peak_bytes)),
+        ("Result, about", f"{cost.rows:,} rows, {size(cost.bytes_on_disk)}"),
+    ]
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(n_bytes: float) -> str:
+    """A size for people."""
+    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:.1f} GiB"
+
+
+CALIBRATE = typer.Option(help="Run a few edits to tell the time.")
+
+
+@with_options()
+def perturb_plan(
+    inputs: Annotated[list[Path], INPUTS],
+    *,
+    model: Annotated[str, MODEL] = "mini",
+    vocabulary: Annotated[str | None, VOCABULARY] = None,
+    revision: Annotated[str | None, REVISION] = None,
+    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
+    calibrate: Annotated[bool, CALIBRATE] = True,
+    options: PerturbOptions,
+    runtime: RuntimeOptions,
+) -> Outcome:
+    """Check a perturbation run, and tell what it will take."""
+    from geneformer.perturbation.plan import estimate
+
+    plan = open_plan(
+        inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer
+    )
+    cost = estimate(plan, calibrate=calibrate)
+    rows = [*cost_rows(cost), ("Shards", plan.n_shards), ("Model", plan.model.name)]
+    return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards})
+
+
+OUTPUT = typer.Option("--output", "-o", metavar="OUT", help="Folder to make.", show_default=False)
+PART = typer.Option(metavar="I/N", help="Run one of N parts, for several machines; `perturb merge` puts them together.")
+RESUME = typer.Option("--resume", help="Go on with a run that was interrupted.")
+
+
+@with_options()
+def perturb_run(  # noqa: PLR0913
+    inputs: Annotated[list[Path], INPUTS],
+    *,
+    output: Annotated[Path, OUTPUT],
+    model: Annotated[str, MODEL] = "mini",
+    vocabulary: Annotated[str | None, VOCABULARY] = None,
+    revision: Annotated[str | None, REVISION] = None,
+    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
+    part: Annotated[str, PART] = "1/1",
+    resume: Annotated[bool, RESUME] = False,
+    options: PerturbOptions,
+    runtime: RuntimeOptions,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Perturb genes of cells, and write what that changes."""
+    from geneformer.files.atomic import check_output
+    from geneformer.perturbation.effects import PerturbationEffects
+    from geneformer.perturbation.run import run_to_folder
+
+    check_output(output, overwrite=overwrite)
+    chosen = _part(part)
+    plan = open_plan(
+        inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer
+    )
+    with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
+        run_to_folder(plan, output, part=chosen, resume=resume, overwrite=overwrite, progress=update)
+    found = PerturbationEffects.read(output)
+    rows: list[tuple[str, object]] = [
+        ("Cells", found.cells.num_rows),
+        ("Effects", len(found)),
+        ("Model", plan.model.name),
+        ("Next", f"geneformer perturb rank {output} -o ranking.csv"),
+    ]
+    screen = found.provenance.get("screen")
+    if screen:
+        rows[2:2] = [(f"Screen, {name.replace('_', ' ')}", value) for name, value in screen.items()]
+    data = {"output": str(output), "cells": found.cells.num_rows, "effects": len(found)}
+    return Outcome(f"Effects in {output}", rows, data | ({"screen": screen} if screen else {}))
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, parts = text.partition("/")
+    if not slash or not number.strip().isdigit() or not parts.strip().isdigit():
+        msg = f'--part "{text}" is not understood. Write I/N, such as 2/4.'
+        raise OptionError(msg)
+    return int(number), int(parts)
+
+
+PARTS = typer.Argument(metavar="PART...", help="Folders of all parts, in any order.", show_default=False)
+
+
+@with_options()
+def perturb_merge(
+    parts: Annotated[list[Path], PARTS],
+    *,
+    output: Annotated[Path, OUTPUT],
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Put the parts of a run together."""
+    from geneformer.perturbation.effects import PerturbationEffects
+    from geneformer.perturbation.run import merge_runs
+
+    merge_runs(parts, output, overwrite=overwrite)
+    found = PerturbationEffects.read(output)
+    rows: list[tuple[str, object]] = [("Parts", len(parts)), ("Cells", found.cells.num_rows), ("Effects", len(found))]
+    return Outcome(f"Effects in {output}", rows, {"output": str(output), "effects": len(found)})
+
+
+class Drawing(StrEnum):
+    """Kinds of pictures."""
+
+    ranked = "ranked"
+    volcano = "volcano"
+    response = "response"
+    heatmap = "heatmap"
+
+
+FOLDER = typer.Argument(metavar="FOLDER", help="Folder of a finished perturbation run.", show_default=False)
+PERTURB_RANK_OUTPUT = typer.Option(
+    "--output", "-o", metavar="OUT", help="Table to make: .csv, .parquet or .h5ad.", show_default=False
+)
+NULL = typer.Option("--null", metavar="FOLDER", help="Folder of a run to compare with.", show_default=False)
+PLOT = typer.Option("--plot", metavar="FILE", help="Picture to make: .png, .pdf or .svg.", show_default=False)
+KIND = typer.Option("--kind", help="What the picture shows.")
+N_GENES = typer.Option("--n-genes", min=1, help="Most perturbations the picture names.")
+
+
+@with_options()
+def perturb_rank(
+    folder: Annotated[Path, FOLDER],
+    *,
+    output: Annotated[Path, PERTURB_RANK_OUTPUT],
+    null: Annotated[Path | None, NULL] = None,
+    plot: Annotated[Path | None, PLOT] = None,
+    kind: Annotated[Drawing, KIND] = Drawing.ranked,
+    n_genes: Annotated[int, N_GENES] = 20,
+    options: RankOptions,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Test and rank the perturbations of a finished run."""
+    from geneformer.files.atomic import check_output
+    from geneformer.inference.tables import check_suffix
+    from geneformer.perturbation.effects import SUFFIXES, PerturbationEffects
+    from geneformer.perturbation.statistics import rank_effects
+
+    check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
+    if plot is not None:
+        from geneformer.pl._figures import check_save
+
+        check_save(plot)
+        check_output(plot, overwrite=overwrite)
+    effects = PerturbationEffects.read(folder)
+    compared = None if null is None else PerturbationEffects.read(null)
+    ranking = rank_effects(effects, options, compared)
+    if plot is not None:
+        import geneformer.pl as drawing
+
+        per_cell = ranking.mode in ("aggregate", "aggregate_gene_shifts")
+        drawing.perturbation(effects if per_cell else ranking, kind=kind.value, n_genes=n_genes, save=plot)
+    ranking.save(output, overwrite=overwrite)
+    told = ranking.provenance["ranking"]["perturbations"]
+    rows: list[tuple[str, object]] = [("Statistics", ranking.mode), ("Perturbations", told["tested"])]
+    rows += [("Rows", len(ranking)), ("Left out", told["left_out"])]
+    data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **told}
+    if "Sig" in ranking.frame:
+        significant = int(ranking.frame["Sig"].sum())
+        rows.append((f"FDR below {options.fdr:g}", significant))
+        data["significant"] = significant
+    if plot is not None:
+        rows.append(("Picture", plot))
+        data["plot"] = str(plot)
+    return Outcome(f"Perturbations in {output}", rows, data)

@@ -1,1 +1,0 @@
-"""Cell and gene classification under the published names."""

@@ -1,0 +1,331 @@
+"""What stands in for a tokenizer where `transformers` asks a collator for one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geneformer.compat.dictionaries import published_vocabulary
+from geneformer.errors import DatasetError, InvalidVocabularyError, OptionError, UnsupportedArgumentError
+from geneformer.genes.vocabulary import MASK, PAD
+from geneformer.models.losses import MISSING
+from geneformer.options._fields import check_choice
+
+
+class GeneformerPreCollator:
+    """Pads rows of tokens on the right, and knows the ids of `<pad>` and `<mask>`.
+
+    With `transformers.DataCollatorForLanguageModeling` it gives the published masking rule: `<cls>` and `<eos>` are
+    selected as genes are, and ids drawn at random may be those of special tokens.
+
+    Parameters
+    ----------
+    token_dictionary
+        Id of every token, by gene or special token.
+
+    Examples
+    --------
+    >>> from geneformer.pretrainer import GeneformerPreCollator
+    >>> rows = GeneformerPreCollator({"<pad>": 0, "<mask>": 1, "ENSG1": 2})
+    >>> rows.pad([{"input_ids": [2, 2]}, {"input_ids": [2]}])["input_ids"]
+    [[2, 2], [2, 0]]
+    """
+
+    mask_token, pad_token, padding_side = MASK, PAD, "right"
+    model_input_names = ("input_ids",)
+    is_fast = False
+
+    def __init__(self, token_dictionary: Mapping[str, int]) -> None:
+        missing = [token for token in (PAD, MASK) if token not in token_dictionary]
+        if missing:
+            msg = f"token_dictionary has no {missing[0]}. Give the published one: `geneformer.TOKEN_DICTIONARY_FILE`."
+            raise InvalidVocabularyError(msg)
+        self.token_dictionary = {token: int(number) for token, number in token_dictionary.items()}
+
+    def __len__(self) -> int:
+        return len(self.token_dictionary)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of `<pad>`."""
+        return self.token_dictionary[PAD]
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of `<mask>`."""
+        return self.token_dictionary[MASK]
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids that are never selected for masking."""
+        return [self.mask_token_id, self.pad_token_id]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str] | None) -> Any:
+        """Ids of one or several tokens; None for those that are not known.
+
+        Parameters
+        ----------
+        tokens
+            Genes or special tokens.
+        """
+        if tokens is None or isinstance(tokens, str):
+            return None if tokens is None else self.token_dictionary.get(tokens)
+        return [self.token_dictionary.get(token) for token in tokens]
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Sequence[int],
+        token_ids_1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 where a token is `<pad>` or `<mask>`, else 0.
+
+        Parameters
+        ----------
+        token_ids_0, token_ids_1
+            Token ids; a second row follows the first.
+        already_has_special_tokens
+            Nothing is added to rows of tokens, so that it does not matter.
+        """
+        special = set(self.all_special_ids)
+        return [int(int(token) in special) for token in [*token_ids_0, *(token_ids_1 or ())]]
+
+    def pad(  # noqa: PLR0917  as tokenizers have it
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> dict[str, Any]:
+        """Rows of equal length: `input_ids` and `attention_mask`, and other columns as they are.
+
+        Parameters
+        ----------
+        encoded_inputs
+            Rows with `input_ids`, or a table of columns.
+        padding
+            True or "longest" for the longest row, "max_length" for `max_length`, False for none.
+        max_length
+            Length to pad to; rows are never cut.
+        pad_to_multiple_of
+            Round the length up to a multiple of it.
+        return_attention_mask
+            False leaves it out.
+        return_tensors
+            None for lists, "pt" for tensors, "np" for arrays.
+        verbose
+            Nothing is told either way.
+        """
+        columns = _columns(encoded_inputs)
+        rows = [[int(token) for token in row] for row in columns["input_ids"]]
+        width = 0
+        if padding is not False and padding != "do_not_pad":
+            width = max((len(row) for row in rows), default=0)
+            width = max(width, max_length or 0) if padding == "max_length" else width
+            width = -(-width // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else width
+        columns["input_ids"] = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
+        if return_attention_mask is not False:
+            columns["attention_mask"] = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+        return columns if return_tensors is None else _tensors(columns, return_tensors)
+
+    def save_pretrained(self, save_directory: Any, **_: Any) -> tuple[str, ...]:
+        """Nothing to save: the vocabulary belongs to the dataset.
+
+        Parameters
+        ----------
+        save_directory
+            Left as it is.
+        """
+        return ()
+
+
+def _columns(rows: Any) -> dict[str, Any]:
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    import torch
+
+    if kind not in ("pt", "np"):
+        msg = f'return_tensors={kind!r} is not made here. Use "pt" for tensors, "np" for arrays, or None for lists.'
+        raise UnsupportedArgumentError(msg)
+    made = {name: torch.as_tensor(values) for name, values in columns.items()}
+    return {name: value.numpy() for name, value in made.items()} if kind == "np" else dict(made)
+
+
+
+
+class _Collator:
+    """Right-padding of cells to the longest one of a batch.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding
+        True or "longest" for the longest cell of the batch, "max_length" for `max_length`, False for none.
+    max_length
+        Length with `padding="max_length"`; longer cells are refused.
+    pad_to_multiple_of
+        Lengths are rounded up to a multiple of this.
+
+    Attributes
+    ----------
+    padding, max_length, pad_to_multiple_of
+        As given; may be changed.
+    """
+
+    padding: bool | str = True
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+
+    def __init__(
+        self,
+        token_dictionary: Mapping[str, int] | None = None,
+        *,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        self.token_dictionary = dict(
+            token_dictionary or published_vocabulary("V2").published_tables()["token_dictionary"]
+        )
+        if PAD not in self.token_dictionary:
+            msg = f"token_dictionary has no {PAD}. Give the dictionary that the cells were tokenized with."
+            raise OptionError(msg)
+        self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)`` or one for each token.
+
+        Raises
+        ------
+        DatasetError
+            No cells, or a row without token ids, or with labels that do not fit them.
+        """
+        return self._prepare_batch(features)
+
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """What `__call__` returns; published scripts override it, or call it from a `__call__` of their own."""
+        return self._padded(features)
+
+    def _width(self, lengths: Sequence[int]) -> int:
+        check_choice("padding", self.padding, (True, False, "longest", "max_length", "do_not_pad"))
+        width = max(lengths)
+        if self.padding == "max_length":
+            if self.max_length is None or width > self.max_length:
+                msg = f'padding="max_length" with max_length={self.max_length}, but a cell has {width:,} tokens.'
+                raise OptionError(msg)
+            width = self.max_length
+        elif self.padding in (False, "do_not_pad") and len(set(lengths)) > 1:
+            msg = f"padding={self.padding!r}, but the cells of the batch differ in length. Use padding=True."
+            raise OptionError(msg)
+        step = self.pad_to_multiple_of or 1
+        return -(-width // step) * step
+
+    def _padded(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, int64, ``(B, L)``."""
+        if not features:
+            msg = "A batch without cells cannot be collated."
+            raise DatasetError(msg)
+        rows = [_numbers(feature, "input_ids") for feature in features]
+        width = self._width([len(row) for row in rows])
+        ids = _filled(rows, width, int(self.token_dictionary[PAD]))
+        mask = _filled([torch.ones_like(row) for row in rows], width, 0)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+class DataCollatorForCellClassification(_Collator):
+    """Batches of cells with one class each, for `transformers.BertForSequenceClassification`.
+
+    Takes rows with `input_ids` and `label` (or `labels`); hands out `input_ids`, `attention_mask` and `labels`. Whole
+    numbers become int64, other numbers float32.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding, max_length, pad_to_multiple_of
+        How far batches are padded; True pads to the longest cell.
+
+    Raises
+    ------
+    OptionError
+        A dictionary without `<pad>`.
+
+    Examples
+    --------
+    >>> from geneformer import DataCollatorForCellClassification
+    >>> collate = DataCollatorForCellClassification(token_dictionary={"<pad>": 0})
+    >>> collate([{"input_ids": [5, 7], "label": 1}, {"input_ids": [9], "label": 0}])["input_ids"].tolist()
+    [[5, 7], [9, 0]]
+    """
+
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch = self._padded(features)
+        name = next((name for name in ("label", "labels", "label_ids") if name in features[0]), None)
+        if name is not None:
+            values = [feature[name] for feature in features]
+            labels = torch.stack([torch.as_tensor(value) for value in values])
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels.long()
+        return batch
+
+
+class DataCollatorForGeneClassification(_Collator):
+    """Batches of cells with one class for each token, for `transformers.BertForTokenClassification`.
+
+    Takes rows with `input_ids` and `labels`; hands out `input_ids`, `attention_mask` and `labels`, padded with -100.
+
+    Parameters
+    ----------
+    token_dictionary
+        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
+    padding, max_length, pad_to_multiple_of
+        How far batches are padded; True pads to the longest cell.
+
+    Raises
+    ------
+    OptionError
+        A dictionary without `<pad>`.
+
+    Examples
+    --------
+    >>> from geneformer import DataCollatorForGeneClassification
+    >>> collate = DataCollatorForGeneClassification(token_dictionary={"<pad>": 0})
+    >>> collate([{"input_ids": [5, 7], "labels": [1, -100]}, {"input_ids": [9], "labels": [0]}])["labels"].tolist()
+    [[1, -100], [0, -100]]
+    """
+
+    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch = self._padded(features)
+        if "labels" not in features[0]:
+            return batch
+        rows = [_numbers(feature, "labels") for feature in features]
+        for row, feature in zip(rows, features, strict=True):
+            if len(row) != len(feature["input_ids"]):
+                msg = (
+                    f"A cell has {len(feature['input_ids']):,} tokens and {len(row):,} labels. Give one for each token."
+                )
+                raise DatasetError(msg)
+        return batch | {"labels": _filled(rows, batch["input_ids"].shape[1], MISSING)}
+
+
+def _numbers(feature: Mapping[str, Any], name: str) -> Tensor:
+    if name not in feature:
+        msg = f"A row has no {name}; it has {sorted(feature)}. Keep that column of the data set."
+        raise DatasetError(msg)
+    return torch.as_tensor(feature[name], dtype=torch.int64)
+
+
+def _filled(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
+    """Rows one below the other, filled up on the right, ``(B, width)``."""
+    batch = torch.full((len(rows), width), value, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        batch[place, : len(row)] = row
+    return batch

@@ -1,0 +1,235 @@
+"""Paths of the published dictionaries: each file is written to the user's cache when its path is first asked for.
+
+They are for scripts that open them; this package reads its own tables instead.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from geneformer._version import __version__
+from geneformer.errors import InvalidVocabularyError, OutputError, OutputExistsError, UnsupportedArgumentError
+from geneformer.files.pickles import read_pickle, write_pickle
+from geneformer.genes.vocabulary import BUNDLED, CLS, SPECIAL, MemoryTables, Vocabulary
+from geneformer.options._fields import check_choice
+
+GENE_MEDIAN_FILE: Path
+TOKEN_DICTIONARY_FILE: Path
+ENSEMBL_DICTIONARY_FILE: Path
+ENSEMBL_MAPPING_FILE: Path
+GENE_MEDIAN_FILE_30M: Path
+TOKEN_DICTIONARY_FILE_30M: Path
+ENSEMBL_DICTIONARY_FILE_30M: Path
+ENSEMBL_MAPPING_FILE_30M: Path
+
+_TABLES = {
+    "GENE_MEDIAN_FILE": "gene_median_dictionary",
+    "TOKEN_DICTIONARY_FILE": "token_dictionary",
+    "ENSEMBL_DICTIONARY_FILE": "gene_name_id_dict",
+    "ENSEMBL_MAPPING_FILE": "ensembl_mapping_dict",
+}
+_FOLDER = f"dictionaries-{__version__}"
+_GENERATIONS = {"": ("V2", "gc104M"), "_30M": ("V1", "gc30M")}
+
+FILES = {
+    name + suffix: (version, table, f"{table}_{corpus}.pkl")
+    for suffix, (version, corpus) in _GENERATIONS.items()
+    for name, table in _TABLES.items()
+}
+"""Vocabulary, table and file of each published constant."""
+
+
+def cache_folder() -> Path:
+    """Where the dictionaries go: `GENEFORMER_CACHE`, or the `geneformer` folder of the user's cache."""
+    told = os.environ.get("GENEFORMER_CACHE")
+    return _expanded(Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
+
+
+@contextmanager
+def written_cache() -> Iterator[None]:
+    """Say how another cache is chosen where this one cannot be written to.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made or written to, or the home folder it should be in is not known.
+    """
+    way_out = "Set GENEFORMER_CACHE to a folder you may write to."
+    folder = cache_folder()
+    if not folder.is_absolute():
+        msg = f'The cache "{folder}" of this package lies in a home folder that is not known. {way_out}'
+        raise OutputError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f'The cache "{folder}" of this package cannot be made: {error.strerror}. {way_out}'
+        raise OutputError(msg) from error
+    try:
+        yield
+    except OutputExistsError:
+        raise
+    except OutputError as error:
+        msg = f"{error.args[0]} It is in the cache of this package. {way_out}"
+        raise OutputError(msg) from error
+
+
+def dictionary_path(name: str) -> Path:
+    """Where the dictionary of a published constant is, whether it was written yet or not."""
+    return cache_folder() / _FOLDER / FILES[name][2]
+
+
+def bundled_version(path: str | Path) -> str | None:
+    """The vocabulary whose published dictionary a path is, in whatever cache; None for a file of the user's own."""
+    path = _expanded(Path(path))
+    if path.parent.name != _FOLDER:
+        return None
+    return next((version for version, _, file in FILES.values() if file == path.name), None)
+
+
+def bundled_table(path: str | Path) -> dict[str, Any] | None:
+    """The dictionary behind a path of this package, which may not have been written; None for a user's own file."""
+    version = bundled_version(path)
+    if version is None:
+        return None
+    table = next(table for _, table, file in FILES.values() if file == Path(path).name)
+    return Vocabulary.load(version).published_tables()[table]
+
+
+def _expanded(path: Path) -> Path:
+    """A whole path; one whose home folder is not known stays as it is."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    version, table, _ = FILES[name]
+    path = dictionary_path(name)
+    if not path.is_file():
+        with written_cache():
+            write_pickle(Vocabulary.load(version).published_tables()[table], path)
+    return path
+
+
+def published_vocabulary(
+    model_version: str,
+    token_dictionary_file: str | Path | None = None,
+    *,
+    gene_median_file: str | Path | None = None,
+    gene_mapping_file: str | Path | None = None,
+    gene_name_id_file: str | Path | None = None,
+) -> Vocabulary:
+    """The bundled vocabulary, or that of the files given.
+
+    Parameters
+    ----------
+    model_version
+        "V1" or "V2".
+    token_dictionary_file, gene_median_file, gene_mapping_file, gene_name_id_file
+        Pickles of the published form; None for those of the version. Without medians cells cannot be ranked, but
+        everything else works.
+
+    Raises
+    ------
+    UnknownChoiceError
+        Another version.
+    UnsupportedArgumentError
+        "V1" with files that are not those of V1.
+    InvalidVocabularyError
+        A file is no dictionary of the published form.
+    """
+    check_choice("model_version", model_version, BUNDLED)
+    files = {
+        "token_dictionary": token_dictionary_file,
+        "gene_median_dictionary": gene_median_file,
+        "ensembl_mapping_dict": gene_mapping_file,
+        "gene_name_id_dict": gene_name_id_file,
+    }
+    given = {table: file for table, file in files.items() if file is not None}
+    if {bundled_version(file) for file in given.values()} <= {model_version}:
+        return Vocabulary.load(model_version)
+    contents = {table: _dictionary(file) for table, file in given.items()}
+    base = _of_tokens(contents.get("token_dictionary")) or Vocabulary.load(model_version)
+    tables = base.published_tables()
+    changed = [table for table in contents if contents[table] != tables[table]]
+    if model_version == "V1" and (changed or base.name != model_version):
+        msg = (
+            'model_version="V1" comes with its own dictionaries, but '
+            f'"{given[changed[0] if changed else "token_dictionary"]}" is none of them. Leave the file out, or leave '
+            'model_version at "V2" to use it.'
+        )
+        raise UnsupportedArgumentError(msg)
+    if not changed:
+        return base
+    tables |= contents
+    tokens, medians = tables["token_dictionary"], tables["gene_median_dictionary"]
+    special = {token: number for token, number in tokens.items() if token in SPECIAL}
+    genes = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
+    return Vocabulary(
+        name=base.name if token_dictionary_file is None else Path(token_dictionary_file).stem,
+        genes=list(genes),  # type: ignore[arg-type]
+        token_ids=list(genes.values()),  # type: ignore[arg-type]
+        medians=[medians.get(gene, float("nan") if gene_median_file else 1.0) for gene in genes],  # type: ignore[arg-type]
+        special_tokens=special,
+        input_size=4096 if CLS in special else 2048,
+        tables=MemoryTables(
+            medians=medians, symbols=tables["gene_name_id_dict"], aliases=tables["ensembl_mapping_dict"]
+        ),
+    )
+
+
+def ranking_vocabulary(
+    model_version: str, tokens: str | Path, medians: str | Path, mapping: str | Path | None, *, collapse: bool
+) -> Vocabulary:
+    """The vocabulary that cells are ranked by, identifiers mapped as told and no further.
+
+    Parameters
+    ----------
+    model_version
+        "V1" or "V2"; dictionaries of V2, which are what the published arguments default to, give way to "V1".
+    tokens, medians, mapping
+        Published dictionaries. Without a mapping each identifier stands for itself.
+    collapse
+        Whether the mapping is used.
+
+    Raises
+    ------
+    UnknownChoiceError, UnsupportedArgumentError, InvalidVocabularyError
+        As `published_vocabulary`.
+    """
+    files = [tokens, medians, mapping]
+    if model_version == "V1":
+        files = [None if file is None or bundled_version(file) == "V2" else file for file in files]
+    vocabulary = published_vocabulary(model_version, files[0], gene_median_file=files[1], gene_mapping_file=files[2])
+    itself = {gene: gene for gene in vocabulary.genes.tolist()}
+    aliases: dict[str, str] | None = itself
+    if collapse and mapping is not None:
+        if bundled_version(mapping) is not None:
+            return vocabulary
+        aliases = vocabulary.tables.aliases
+    return replace(vocabulary, tables=MemoryTables(medians=vocabulary.tables.medians, symbols={}, aliases=aliases))
+
+
+def _of_tokens(tokens: Mapping[str, int] | None) -> Vocabulary | None:
+    """The bundled vocabulary that has exactly these tokens."""
+    bundled = map(Vocabulary.load, BUNDLED)
+    return next((v for v in bundled if tokens == v.published_tables()["token_dictionary"]), None)
+
+
+def _dictionary(path: str | Path) -> dict[str, Any]:
+    """A published dictionary, from the pickle or, where the path is one of ours, from the tables behind it."""
+    content = bundled_table(path)
+    if content is not None:
+        return content
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        msg = f'"{path}" holds a {type(content).__name__}, not a dictionary. Give the published file.'
+        raise InvalidVocabularyError(msg)
+    return content

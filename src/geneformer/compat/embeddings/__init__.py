@@ -1,1 +1,0 @@
-"""Embeddings under the published names."""

@@ -1,1 +1,0 @@
-"""Multi-task classification under the published names."""

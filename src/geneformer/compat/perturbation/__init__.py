@@ -1,1 +1,0 @@
-"""Perturbation and its statistics under the published names."""

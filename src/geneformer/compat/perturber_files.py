@@ -1,0 +1,217 @@
+"""Files with the raw numbers of perturbation runs: their published names, what is in them, and reading them safely.
+
+===============  ==========================================================================================
+layout           content
+===============  ==========================================================================================
+without states   ``{(gene, "cell_emb"): [number per cell]}``; genes perturbed together are a tuple of tokens
+with states      ``{state: {(gene, "cell_emb"): [number per cell]}}``
+effects on genes ``{(perturbed gene, affected gene): [number per cell]}``
+of old           as the first, with a tuple per cell: a number for every state, or three for a gene and an
+                 anchor: the anchor alone, the gene alone, both
+===============  ==========================================================================================
+"""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geneformer.errors import DatasetError, InputNotFoundError, OutputError
+from geneformer.files.atomic import atomic_file, check_output, output_errors
+from geneformer.files.manifest import digest
+from geneformer.files.pickles import read_pickle, write_pickle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIX = "_raw.pickle"
+CELL = "cell_emb"
+"""What stands for the cell among affected genes."""
+
+CELLS_SUFFIX = "_cells.csv"
+"""Table of the cells of a run, which nothing that reads raw numbers looks at."""
+
+_LONGEST = 240
+"""Bytes of a file's name: what file systems take, less what a name in the making has more."""
+
+Key = tuple[Any, Any]
+Raw = dict[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Names of the files of one run.
+
+    Attributes
+    ----------
+    folder
+        Where they go.
+    stem
+        What all their names start with.
+    part
+        Slice of the cells, so that slices of one run keep apart; None for all cells.
+    """
+
+    folder: Path
+    stem: str
+    part: tuple[int, int] | None = None
+
+    @classmethod
+    def prepare(
+        cls, folder: str | Path, perturb_type: str, prefix: str, part: tuple[int, int] | None = None
+    ) -> "RunFiles":
+        """Names of a run, in a folder that is made and can be written to, before anything is computed.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written to, or the prefix is too long for the name of a file.
+        """
+        files = cls(Path(folder), f"in_silico_{perturb_type}_{prefix}", part)
+        with output_errors(files.folder):
+            files.folder.mkdir(parents=True, exist_ok=True)
+        for path in (files.of_group("gene", range(1000)), files.of_cell("gene", 10**9, 10**9)):
+            check_output(path, overwrite=True)
+            if len(path.name.encode()) > _LONGEST:
+                msg = (
+                    f'The file name "{path.name}" is too long for most file systems. Shorten output_prefix={prefix!r}.'
+                )
+                raise OutputError(msg)
+        return files
+
+    def of_cell(self, kind: str, cell: int, batch: int) -> Path:
+        """File with single perturbations of one cell; `kind` is "cell" or "gene"."""
+        return self.folder / f"{self.stem}_dict_{kind}_embs_{cell}batch{batch}{SUFFIX}"
+
+    def of_group(self, kind: str, tokens: Iterable[int]) -> Path:
+        """File with one perturbation of several genes in all cells; many genes are told by their digest."""
+        return self.folder / f"{self._group(kind, list(tokens))}{SUFFIX}"
+
+    def cells_of_group(self, tokens: Iterable[int]) -> Path:
+        """Table of the cells of such a file."""
+        return self.folder / f"{self._group('cell', list(tokens))}{CELLS_SUFFIX}"
+
+    @property
+    def cells(self) -> Path:
+        """Table of the cells of single perturbations."""
+        return self.folder / f"{self.stem}{self._slice}{CELLS_SUFFIX}"
+
+    @property
+    def _slice(self) -> str:
+        return "" if self.part is None else f"_cells{self.part[0]}-{self.part[1]}"
+
+    def _group(self, kind: str, tokens: list[int]) -> str:
+        start, end = f"{self.stem}_{kind}_embs_dict_", self._slice
+        if len(f"{start}{tokens}{end}{SUFFIX}".encode()) <= _LONGEST:
+            return f"{start}{tokens}{end}"
+        return f"{start}[{len(tokens)} genes {digest(tokens)[:16]}]{end}"
+
+
+def write_raw(content: Mapping[Any, Any], path: Path) -> None:
+    """Write raw numbers as published scripts read them: tables that give an empty list for what they lack."""
+    nested = any(isinstance(value, Mapping) for value in content.values())
+    write_pickle(
+        {state: defaultdict(list, inner) for state, inner in content.items()} if nested else defaultdict(list, content),
+        path,
+    )
+
+
+def write_cells(table: "pd.DataFrame", path: Path) -> None:
+    """Write the table of the cells of a run."""
+    with atomic_file(path, overwrite=True) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RawFile:
+    """Raw numbers of one file.
+
+    Attributes
+    ----------
+    name
+        Named in errors.
+    by_state
+        Numbers by key, by state; of layouts without states, the state is None.
+    cell_ids
+        Name of the cell of each number, where a table beside the file tells.
+    """
+
+    name: str
+    by_state: Mapping[Any, Mapping[Key, Sequence[Any]]]
+    cell_ids: Sequence[str] | None = None
+
+
+def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
+    """Raw numbers of all runs in a folder, in the order of the names of their files, numbers in these by size.
+
+    Parameters
+    ----------
+    folder
+        Where `InSilicoPerturber` wrote, of this package or the published one.
+    suffix
+        End of the names of the files to read. Whatever they hold, nothing is run.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such folder, or no such files in it.
+    UnsafeFileError, UnreadableInputError, PlaceholderFileError
+        A file that asks for code to be run, is damaged or not there.
+    DatasetError
+        A file that holds something else.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f'There is no folder "{folder}". Give the output_directory of InSilicoPerturber.'
+        raise InputNotFoundError(msg)
+    paths = sorted((path for path in folder.iterdir() if path.name.endswith(suffix)), key=_by_numbers)
+    if not paths:
+        found = sorted(path.name for path in folder.iterdir())[:5]
+        msg = (
+            f'No file in "{folder}" ends with "{suffix}"; found {found}. Give the output_directory of '
+            "InSilicoPerturber, or another pickle_suffix."
+        )
+        raise InputNotFoundError(msg)
+    return [of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)) for path in paths]
+
+
+def of_content(content: Any, name: str, cell_ids: Sequence[str] | None = None) -> RawFile:
+    """Raw numbers as they lie in memory, of any layout.
+
+    Raises
+    ------
+    DatasetError
+        Something else.
+    """
+    if isinstance(content, Mapping):
+        nested = bool(content) and all(isinstance(value, Mapping) for value in content.values())
+        by_state: Mapping[Any, Any] = content if nested else {None: content}
+        if all(_is_entry(key, values) for inner in by_state.values() for key, values in inner.items()):
+            return RawFile(name, by_state, cell_ids)
+    msg = (
+        f"{name} holds no raw numbers of a perturbation run. Keep other files out of the folder, or set pickle_suffix."
+    )
+    raise DatasetError(msg)
+
+
+def _is_entry(key: Any, values: Any) -> bool:
+    return isinstance(key, tuple) and len(key) == 2 and isinstance(values, list | tuple)
+
+
+def _by_numbers(path: Path) -> list[Any]:
+    """A name in parts, so that the tenth cell comes after the ninth, and batch -1 first of all."""
+    parts = re.split(r"((?<=batch)-?\d+|\d+)", path.name)
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
+
+
+def _cell_ids(path: Path, suffix: str) -> list[str] | None:
+    """Names of the cells of a file, from the table beside it."""
+    beside = path.with_name(path.name.removesuffix(suffix) + CELLS_SUFFIX)
+    if not beside.is_file():
+        return None
+    with beside.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row["cell_id"] for row in rows] if rows and "cell_id" in rows[0] else None

@@ -1,0 +1,538 @@
+"""`InSilicoPerturberStats`: statistics of perturbation runs, under its published name."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from geneformer.compat.cells import read_cell_states
+from geneformer.compat.dictionaries import bundled_version, dictionary_path, published_vocabulary
+from geneformer.compat.perturber import given_genes, state_names
+from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_folder
+from geneformer.errors import (
+    AbsentGeneError,
+    DatasetError,
+    GeneformerWarning,
+    OptionError,
+    PerturbationError,
+    StateError,
+    UnsupportedArgumentError,
+    VocabularyMismatchError,
+)
+from geneformer.files.atomic import atomic_file, output_errors
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.options._fields import check_choice
+from geneformer.perturbation.effects import (
+    EXACT,
+    GENE_SIMILARITY,
+    SHIFT,
+    SIMILARITY,
+    PerturbationEffects,
+    Perturbed,
+    mean_by,
+)
+from geneformer.perturbation.plan import gene_tokens
+from geneformer.perturbation.statistics import (
+    NAMES,
+    GenePairs,
+    Impact,
+    aggregate,
+    aggregate_gene_shifts,
+    aligned_values,
+    goal_state_shift,
+    mixture_model,
+    shift_column,
+    vs_null,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ANCHOR, ALONE, TOGETHER = "anchor", "alone", "together"
+"""Targets of the three similarities of a gene: of its anchor alone, of the gene alone, of both."""
+
+
+def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
+    """Genes split into those with and without impact by what they do together with the anchor.
+
+    Parameters
+    ----------
+    perturbed
+        Similarities with the targets `ANCHOR`, `ALONE` and `TOGETHER`, three per gene and cell, in this order.
+
+    Returns
+    -------
+    table
+        One row per gene. The sum of two shifts is 1 - (distance of the anchor + distance of the gene); impact is told
+        from the similarity of the pair.
+
+    Raises
+    ------
+    PerturbationError
+        A gene without all three, or fewer than two genes with different effects.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+    n = len(perturbed)
+    anchor, alone, together = (perturbed.values(SIMILARITY, target) for target in (ANCHOR, ALONE, TOGETHER))
+    if not len(anchor) == len(alone) == len(together) or not np.array_equal(alone.group, together.group):
+        msg = (
+            f"{len(together):,} effects of pairs, {len(alone):,} of genes alone and {len(anchor):,} of the anchor "
+            "alone: all three are needed of every cell. Run the perturbations with the anchor again."
+        )
+        raise PerturbationError(msg)
+    means = together.means(n)
+    impact = Impact(means)
+    sums = anchor.value + alone.value - 1
+    table = perturbed.table[NAMES].copy()
+    table["Anchor_shift"] = anchor.means(n)
+    table["Test_token_shift"] = alone.means(n)
+    table["Sum_of_indiv_shifts"] = mean_by(sums, together.group, n)
+    table["Combo_shift"] = means
+    table["Combo_minus_sum_shift"] = mean_by(together.value - sums, together.group, n)
+    table["Impact_component"] = impact.of(means)
+    table["Impact_component_percent"] = 100 * mean_by(impact.of(together.value).astype(float), together.group, n)
+    table["N_Detections"] = together.counts(n)
+    return table.sort_values(["Impact_component", "Combo_minus_sum_shift"], ascending=[False, True])
+
+
+_TRIPLE = (ANCHOR, ALONE, TOGETHER)
+
+CELL_NAME = "name"
+"""Column of the cells with what they are called, where that is known; files may call two cells the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How raw numbers are read.
+
+    Attributes
+    ----------
+    vocabulary
+        Genes of the tokens.
+    states
+        Names of the states, in the order in which files of old have their numbers.
+    triples
+        Keep all three numbers of a gene and an anchor apart; else only that of both.
+    anchor
+        Read what perturbing this token does to other genes, as if it were their own effect; nothing else.
+    """
+
+    vocabulary: Vocabulary
+    states: tuple[str, ...] = ()
+    triples: bool = False
+    anchor: int | None = None
+
+    def effects(self, files: Iterable[RawFile]) -> PerturbationEffects:
+        """Everything the files hold, as one run.
+
+        Raises
+        ------
+        VocabularyMismatchError
+            A token that the vocabulary does not have.
+        StateError
+            Tuples of numbers that do not fit the states.
+        DatasetError
+            Numbers that are none.
+        """
+        rows = _Rows(self)
+        for file in files:
+            for state, entries in file.by_state.items():
+                for (perturbed, affected), values in entries.items():
+                    if values:
+                        rows.add(file, state, perturbed, affected, values)
+            rows.end_file(file)
+        return rows.effects()
+
+
+@dataclass(slots=True)
+class _Column:
+    """Texts, each stored once, and which of them every row has."""
+
+    number_of: dict[str, int] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+
+    def add(self, text: str, times: int) -> None:
+        self.numbers.extend([self.number_of.setdefault(text, len(self.number_of))] * times)
+
+    def array(self) -> pa.DictionaryArray:
+        texts = pa.array(list(self.number_of), pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(self.numbers, pa.int32()), texts)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Effects in the making."""
+
+    reading: Reading
+    genes: _Column = field(default_factory=_Column)
+    kinds: _Column = field(default_factory=_Column)
+    targets: _Column = field(default_factory=_Column)
+    values: list[float] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
+    cell_names: list[str | None] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)
+    _widest: int = 0
+
+    def add(self, file: RawFile, state: Any, perturbed: Any, affected: Any, values: Sequence[Any]) -> None:
+        """One entry of a file."""
+        anchor = self.reading.anchor
+        if anchor is not None:
+            if perturbed != anchor or affected == CELL:
+                return
+            perturbed, affected = affected, CELL
+        genes = self._gene_names(perturbed, file)
+        if affected != CELL:
+            self._add(file, genes, GENE_SIMILARITY, self._gene_names(affected, file), values)
+        elif state is not None:
+            self._add(file, genes, SHIFT, str(state), values)
+        elif isinstance(values[0], tuple | list):
+            self._add_tuples(file, genes, values)
+        else:
+            self._add(file, genes, SIMILARITY, "", values)
+
+    def _add_tuples(self, file: RawFile, genes: str, values: Sequence[Sequence[float]]) -> None:
+        """Entries of old: a number for every state, or three for a gene and its anchor."""
+        states = self.reading.states
+        wanted = states or _TRIPLE
+        if any(len(value) != len(wanted) for value in values):
+            told = f"the {len(states)} states {', '.join(states)}" if states else "a gene and its anchor"
+            msg = (
+                f"{file.name} holds {len(values[0])} numbers per cell, which does not fit {told}. Pass the "
+                "cell_states_to_model of the run, with the same alternates."
+            )
+            raise StateError(msg)
+        for target, column in zip(wanted, zip(*values, strict=True), strict=True):
+            if states:
+                self._add(file, genes, SHIFT, target, column)
+            elif self.reading.triples or target == TOGETHER:
+                self._add(file, genes, SIMILARITY, target if self.reading.triples else "", column)
+
+    def _add(self, file: RawFile, genes: str, kind: str, target: str, values: Sequence[Any]) -> None:
+        try:
+            self.values.extend(map(float, values))
+        except (TypeError, ValueError) as error:
+            msg = f"{file.name} holds values that are no numbers: {values[0]!r}. Make the file again."
+            raise DatasetError(msg) from error
+        n, start = len(values), len(self.cell_names)
+        for column, text in ((self.genes, genes), (self.kinds, kind), (self.targets, target)):
+            column.add(text, n)
+        self.cells.extend(range(start, start + n))
+        self._widest = max(self._widest, n)
+
+    def end_file(self, file: RawFile) -> None:
+        """Name the cells of a file: the first numbers of all its entries are of the same cell, and so on."""
+        known = file.cell_ids if file.cell_ids is not None and len(file.cell_ids) == self._widest else None
+        self.cell_names.extend(known or [None] * self._widest)
+        self._widest = 0
+
+    def _gene_names(self, tokens: Any, file: RawFile) -> str:
+        """Genes of one token or of several, joined by +."""
+        vocabulary, names = self.reading.vocabulary, []
+        for token in tokens if isinstance(tokens, tuple) else (tokens,):
+            number = int(token) if isinstance(token, Integral) else -1
+            if not 0 <= number < vocabulary.size:
+                msg = (
+                    f"{file.name} has the token {token!r}, which is none of the {vocabulary.size:,} of vocabulary "
+                    f"{vocabulary.name}. Pass the model_version or token_dictionary_file of the run."
+                )
+                raise VocabularyMismatchError(msg)
+            name = str(vocabulary.gene_of[number])
+            self.tokens[name] = number
+            names.append(name)
+        return "+".join(names)
+
+    def effects(self) -> PerturbationEffects:
+        """All of them."""
+        genes, vocabulary = self.genes.array(), self.reading.vocabulary
+        cells = pa.array([str(number) for number in range(len(self.cell_names))], pa.string())
+        columns = {
+            "cell_id": pa.DictionaryArray.from_arrays(pa.array(self.cells, pa.int32()), cells),
+            "perturbation": genes,
+            "genes": genes,
+            "edit": _constant("", len(genes)),
+            "effect": self.kinds.array(),
+            "target": self.targets.array(),
+            "value": pa.array(self.values, pa.float64()),
+            "method": _constant(EXACT, len(genes)),
+        }
+        known = {
+            "gene": pa.array(list(self.tokens), pa.string()),
+            "symbol": pa.array([vocabulary.symbol_of(gene) for gene in self.tokens], pa.string()),
+            "token": pa.array(list(self.tokens.values()), pa.int32()),
+        }
+        all_cells = pa.table({"cell_id": cells, CELL_NAME: pa.array(self.cell_names, pa.string())})
+        told = {"vocabulary": vocabulary.name, "vocabulary_fingerprint": vocabulary.fingerprint}
+        return PerturbationEffects(pa.table(columns), all_cells, pa.table(known), {}, told)
+
+
+def _constant(text: str, n: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([text], pa.string()))
+
+
+_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
+_FDR = 0.05
+
+_TOKEN_DICTIONARY_FILE = dictionary_path("TOKEN_DICTIONARY_FILE")
+_ENSEMBL_DICTIONARY_FILE = dictionary_path("ENSEMBL_DICTIONARY_FILE")
+"""What arguments default to; the files are not read, and need not be there, as they stand for the tables of V2."""
+
+
+class InSilicoPerturberStats:
+    """Tests and ranks what `InSilicoPerturber` wrote, here or in the published package, of either generation.
+
+    Parameters
+    ----------
+    mode
+        "goal_state_shift": shifts towards the goal against those of all genes. "vs_null": similarities against those
+        of another run. "mixture_model": similarities in two components, with and without impact. "aggregate_data": one
+        row per cell. "aggregate_gene_shifts": one row per perturbed and affected gene.
+    genes_perturbed
+        "all", or the Ensembl ids that were perturbed together.
+    combos
+        1 for genes that were perturbed together with `anchor_gene`.
+    anchor_gene
+        Ensembl id. With combos=0 and "mixture_model": what perturbing this gene does to each of the others.
+    cell_states_to_model
+        States of the run, as for `InSilicoPerturber`.
+    pickle_suffix
+        End of the names of the files to read.
+    model_version
+        "V1" or "V2".
+    token_dictionary_file, gene_name_id_dictionary_file
+        Pickles with the token of each gene, and the gene of each symbol; by default those of the version.
+        Dictionaries of V2, which the arguments default to, give way to model_version="V1".
+
+    Raises
+    ------
+    OptionError
+        A value that is not among those told.
+    UnsupportedArgumentError
+        Arguments that do not go together.
+    UnknownGeneError
+        A gene that the dictionary does not have.
+    StateError
+        States in another form, or a mode that needs them and has none.
+
+    Examples
+    --------
+    >>> from geneformer import InSilicoPerturberStats
+    >>> InSilicoPerturberStats(mode="mixture_model", model_version="V1").genes_perturbed
+    'all'
+    """
+
+    def __init__(  # noqa: PLR0917
+        self,
+        mode: str = "mixture_model",
+        genes_perturbed: str | list[str] = "all",
+        combos: int = 0,
+        anchor_gene: str | None = None,
+        cell_states_to_model: Mapping[str, Any] | None = None,
+        pickle_suffix: str = SUFFIX,
+        model_version: str = "V2",
+        token_dictionary_file: str | Path | None = _TOKEN_DICTIONARY_FILE,
+        gene_name_id_dictionary_file: str | Path | None = _ENSEMBL_DICTIONARY_FILE,
+    ) -> None:
+        self.mode = mode
+        self.genes_perturbed = given_genes("genes_perturbed", genes_perturbed)
+        self.combos = combos
+        self.anchor_gene = anchor_gene
+        self.cell_states_to_model = cell_states_to_model
+        self.pickle_suffix = pickle_suffix
+        self.model_version = model_version
+        self.token_dictionary_file = token_dictionary_file
+        self.gene_name_id_dictionary_file = gene_name_id_dictionary_file
+        check_choice("mode", mode, _MODES)
+        check_choice("combos", combos, (0, 1))
+        self._check_genes()
+        states = None if cell_states_to_model is None else read_cell_states(cell_states_to_model)
+        self._states = tuple(state_names(states))
+        self._check_states()
+        files = [token_dictionary_file, gene_name_id_dictionary_file]
+        if model_version == "V1":
+            files = [None if file is None or bundled_version(file) == "V2" else file for file in files]
+        self._vocabulary = published_vocabulary(model_version, files[0], gene_name_id_file=files[1])
+        together = [] if isinstance(self.genes_perturbed, str) else self.genes_perturbed
+        self._together = frozenset(gene_tokens(together, self._vocabulary)) if together else None
+        self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
+
+    def _check_genes(self) -> None:
+        genes = self.genes_perturbed
+        if self.mode == "mixture_model" and genes != "all":
+            msg = (
+                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".'
+            )
+            raise UnsupportedArgumentError(msg)
+        if self.mode == "aggregate_data" and genes == "all":
+            msg = 'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.'
+            raise UnsupportedArgumentError(msg)
+        if self.combos and self.anchor_gene is None:
+            msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
+            raise UnsupportedArgumentError(msg)
+
+    def _check_states(self) -> None:
+        if self.mode == "goal_state_shift" and not self._states:
+            msg = 'mode="goal_state_shift" needs the states of the run. Pass cell_states_to_model.'
+            raise StateError(msg)
+        unused = "with states of cells" if self._states else f'in mode="{self.mode}"'
+        if self.anchor_gene is not None and not self.combos and (self._states or self.mode != "mixture_model"):
+            _warn(f"anchor_gene has no meaning {unused} and combos=0, and is left out.")
+            self.anchor_gene = None
+
+    def get_stats(
+        self,
+        input_data_directory: str | Path,
+        null_dist_data_directory: str | Path | None,
+        output_directory: str | Path,
+        output_prefix: str,
+        null_dict_list: Sequence[Mapping[Any, Any]] | None = None,
+    ) -> None:
+        """Write `<output_prefix>.csv` with the published columns, in the published order.
+
+        Parameters
+        ----------
+        input_data_directory
+            Folder with the files of one or more runs.
+        null_dist_data_directory
+            Folder of the run to compare with, for "vs_null".
+        output_directory
+            Folder for the table; made if it is missing.
+        output_prefix
+            Name of the table.
+        null_dict_list
+            The run to compare with as dictionaries, instead of a folder.
+
+        Raises
+        ------
+        InputNotFoundError
+            A folder without such files.
+        UnsafeFileError, UnreadableInputError, DatasetError
+            A file that asks for code to be run, is damaged, or holds something else.
+        StateError
+            Runs with other states than those named, or with states where there must be none.
+        AbsentGeneError, PerturbationError
+            Runs without the effects that the mode is about.
+        OutputError
+            The table cannot be written.
+        """
+        if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
+            _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
+        files = read_folder(input_data_directory, self.pickle_suffix)
+        if self.mode == "vs_null":
+            frame = self._vs_null(files, self._null_files(null_dist_data_directory, null_dict_list))
+        else:
+            frame = getattr(self, f"_{self.mode}")(files)
+        folder = Path(output_directory)
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / f"{output_prefix}.csv", overwrite=True) as temporary:
+            frame.to_csv(temporary)
+
+    def _perturbed(self, files: Sequence[RawFile], kind: str, **how: Any) -> Perturbed:
+        """Effects of the files, once it is certain that there are some of a kind."""
+        perturbed = Perturbed(Reading(self._vocabulary, self._states, **how).effects(files))
+        kinds = perturbed.kinds()
+        if kind in kinds:
+            return perturbed
+        on_genes = 'emb_mode="cls_and_gene" or "cell_and_gene"'
+        fix = {
+            SHIFT: "Perturb with cell_states_to_model, or use another mode.",
+            SIMILARITY: 'Perturb without cell_states_to_model, or use mode="goal_state_shift".',
+            GENE_SIMILARITY: f"Perturb with {on_genes}.",
+        }[kind]
+        if how.get("anchor") is not None:
+            fix = f"Perturb genes_to_perturb=[{self.anchor_gene!r}] with {on_genes}."
+        found = ", ".join(f"{told} towards {perturbed.targets(SHIFT)}" if told == SHIFT else told for told in kinds)
+        msg = f'mode="{self.mode}" needs effects of the kind {kind!r}; the files hold {found or "none"}. {fix}'
+        raise StateError(msg) if SHIFT in {kind, *kinds} else PerturbationError(msg)
+
+    def _null_files(self, folder: str | Path | None, dictionaries: Sequence[Mapping[Any, Any]] | None) -> list[RawFile]:
+        if dictionaries is not None:
+            return [of_content(told, f"null_dict_list[{place}]") for place, told in enumerate(dictionaries)]
+        if folder is None:
+            msg = 'mode="vs_null" needs a run to compare with. Pass null_dist_data_directory, or null_dict_list.'
+            raise OptionError(msg)
+        return read_folder(folder, self.pickle_suffix)
+
+    def _vs_null(self, files: Sequence[RawFile], null_files: Sequence[RawFile]) -> "pd.DataFrame":
+        perturbed, null = self._perturbed(files, SIMILARITY), self._perturbed(null_files, SIMILARITY)
+        return self._named(vs_null(perturbed, aligned_values(perturbed, null, null.values(SIMILARITY)), _FDR))
+
+    def _mixture_model(self, files: Sequence[RawFile]) -> "pd.DataFrame":
+        if not self.combos:
+            return self._named(mixture_model(self._perturbed(files, SIMILARITY, anchor=self._anchor)))
+        perturbed = self._perturbed(files, SIMILARITY, triples=True)
+        if not len(perturbed.values(SIMILARITY, TOGETHER)):
+            msg = (
+                "combos=1 compares a pair with both of its genes alone, and the files hold one number per cell. "
+                "Perturb with combos=1 and anchor_gene by this package, which writes all three."
+            )
+            raise PerturbationError(msg)
+        return self._named(anchored_mixture_model(perturbed))
+
+    def _goal_state_shift(self, files: Sequence[RawFile]) -> "pd.DataFrame":
+        perturbed = self._perturbed(files, SHIFT)
+        goal, *alternates = self._states[1:]
+        missing = [state for state in (goal, *alternates) if state not in perturbed.targets(SHIFT)]
+        if missing:
+            msg = f"The files hold no shifts towards {missing}; they hold those towards {perturbed.targets(SHIFT)}."
+            raise StateError(msg)
+        shifted = perturbed.values(SHIFT, goal).counts(len(perturbed)) > 0
+        perturbed.keep(shifted)
+        frame = goal_state_shift(perturbed, goal, alternates, _FDR)
+        if self._together is None:
+            return self._named(frame)
+        # Of a list the published table has the means alone; the group that was asked for comes first.
+        asked = self._asked(perturbed)
+        columns = [shift_column(goal, is_goal=True), *(shift_column(state, is_goal=False) for state in alternates)]
+        frame = frame.loc[sorted(frame.index, key=lambda row: row != asked)]
+        return frame[[*columns, *NAMES, "N_Detections"]].reset_index(drop=True)
+
+    def _aggregate_data(self, files: Sequence[RawFile]) -> "pd.DataFrame":
+        perturbed = self._perturbed(files, SIMILARITY)
+        asked = self._asked(perturbed)
+        perturbed.keep(perturbed.table.index == asked)
+        frame = aggregate(perturbed)
+        names = perturbed.cell_column(CELL_NAME).reindex(frame["cell_id"]).to_numpy()
+        frame["cell_id"] = names
+        known = bool(frame["cell_id"].notna().all())
+        return frame[["Cosine_sim", "Gene", *(["cell_id"] if known else [])]]
+
+    def _aggregate_gene_shifts(self, files: Sequence[RawFile]) -> "pd.DataFrame":
+        perturbed = self._perturbed(files, GENE_SIMILARITY)
+        return aggregate_gene_shifts(perturbed, GenePairs(perturbed))
+
+    def _asked(self, perturbed: Perturbed) -> int:
+        """Row of the genes that were asked for; their order does not matter.
+
+        Raises
+        ------
+        AbsentGeneError
+            No run perturbed them together.
+        """
+        groups = [frozenset(gene if isinstance(gene, tuple) else (gene,)) for gene in perturbed.table["Gene"]]
+        if self._together not in groups:
+            held = [str(genes) for genes in perturbed.table["Ensembl_ID"]]
+            more = f" and {len(held) - 5} more" if len(held) > 5 else ""
+            msg = (
+                f"No run perturbed genes_perturbed={list(self.genes_perturbed)} together; the files hold "
+                f"{', '.join(held[:5])}{more}."
+            )
+            raise AbsentGeneError(msg)
+        return groups.index(self._together)
+
+    def _named(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """With the id of the second gene where each was perturbed with an anchor, as it always was."""
+        if self.genes_perturbed == "all":
+            ids = [gene[1] if isinstance(gene, tuple) else gene for gene in frame["Ensembl_ID"]]
+            frame = frame.assign(Ensembl_ID=ids)
+        return frame
+
+
+def _warn(message: str, stacklevel: int = 4) -> None:
+    warnings.warn(message, GeneformerWarning, stacklevel=stacklevel)

@@ -1,1 +1,0 @@
-"""Pretraining under the published names."""

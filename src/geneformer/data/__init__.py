@@ -1,1 +1,0 @@
-"""Tokenized cells: in memory, on disk, and laid out as batches."""

@@ -1,1 +1,0 @@
-"""Learnt objects with `fit` and `predict`, for cells and for genes."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, manifests, journals, progress and the one restricted reader of pickles."""

@@ -1,0 +1,206 @@
+"""The manifest beside every output: what went in, with which options and versions, and what came of it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from geneformer._version import __version__
+from geneformer.errors import OutputError
+from geneformer.files.atomic import MANIFEST_NAME
+
+HASH_LIMIT = 64 * 2**30
+"""Bytes up to which an input is hashed; larger ones are told apart by size and time of change."""
+
+LIBRARIES = ("numpy", "scipy", "pandas", "pyarrow", "anndata", "torch", "transformers")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that decide the numbers; imports none of them."""
+    versions = {"geneformer": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputFile:
+    """One input, such that it can be recognized later.
+
+    Attributes
+    ----------
+    path
+        Where it was, as it was given.
+    size
+        Bytes, of all files together for a folder.
+    sha256
+        Hash of the content; for a folder, of the names and contents of its files. None for a huge one.
+    modified
+        Time of the last change in nanoseconds since 1970, where there is no hash.
+    """
+
+    path: str
+    size: int
+    sha256: str | None = None
+    modified: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What an output was made from.
+
+    Attributes
+    ----------
+    task
+        What was done: "tokenize", "embed", "pretrain".
+    vocabulary
+        Fingerprint of the vocabulary.
+    inputs
+        Files that were read.
+    options
+        Fields of the options objects, by task.
+    results
+        Counts and other findings of the run.
+    versions
+        Of this package, of Python and of the libraries that decide the numbers.
+    created
+        When the output was finished, ISO 8601, UTC.
+    """
+
+    task: str
+    vocabulary: str | None = None
+    inputs: tuple[InputFile, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def write(self, folder: str | Path) -> Path:
+        """Write `geneformer_manifest.json` into a folder, or `<file>.manifest.json` beside a file."""
+        path = manifest_path(folder)
+        path.write_text(json.dumps(asdict(self), indent=2, default=_plain) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, output: str | Path) -> Self | None:
+        """The manifest of an output folder or file, or None where there is none.
+
+        Raises
+        ------
+        OutputError
+            The manifest is damaged.
+        """
+        path = manifest_path(output)
+        if not path.is_file():
+            return None
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            inputs = tuple(InputFile(**entry) for entry in fields.pop("inputs", ()))
+            return cls(inputs=inputs, **fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            msg = f'The manifest "{path}" is damaged ({error}). Make the output again.'
+            raise OutputError(msg) from error
+
+
+def manifest_path(output: str | Path) -> Path:
+    """Where the manifest of an output folder, or of an output file, stands."""
+    output = Path(output)
+    return output / MANIFEST_NAME if output.is_dir() else output.with_name(output.name + ".manifest.json")
+
+
+def describe_inputs(paths: Iterable[str | Path], *, hash_limit: int = HASH_LIMIT) -> tuple[InputFile, ...]:
+    """Size and hash of every input file or folder, read in pieces.
+
+    Parameters
+    ----------
+    paths
+        Files, or folders that count as one input (zarr stores, 10x folders).
+    hash_limit
+        Bytes beyond which the time of change stands in for the hash.
+    """
+    return tuple(_describe(Path(path), hash_limit) for path in paths)
+
+
+def _describe(path: Path, hash_limit: int) -> InputFile:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    sizes = [file.stat() for file in files]
+    size = sum(stat.st_size for stat in sizes)
+    if size > hash_limit:
+        return InputFile(path=str(path), size=size, modified=max(stat.st_mtime_ns for stat in sizes))
+    if not path.is_dir():
+        return InputFile(path=str(path), size=size, sha256=_digest(path))
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+    return InputFile(path=str(path), size=size, sha256=whole.hexdigest())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Paths, sets and array scalars as JSON can hold them."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    msg = f"A manifest cannot hold {value!r} of type {type(value).__name__}."
+    raise TypeError(msg)
+
+
+def digest(*values: Any) -> str:
+    """Hash of arrays, numbers, texts, and lists, tables and dataclasses of them, 64 hexadecimal digits.
+
+    Parameters
+    ----------
+    *values
+        What is to be recognized; the order counts.
+
+    Examples
+    --------
+    >>> from geneformer.files.manifest import digest
+    >>> digest([1, 2]) == digest([1, 2]) != digest([2, 1])
+    True
+    """
+    whole = hashlib.sha256()
+    for value in values:
+        _add(whole, value)
+    return whole.hexdigest()
+
+
+def _add(whole: Any, value: Any) -> None:
+    """Every entry goes in with its kind and size, so that none runs into the next."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        whole.update(f"array {value.dtype} {value.shape}\n".encode())
+        whole.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        whole.update(f"table {len(value)}\n".encode())
+        for name in sorted(value, key=str):
+            _add(whole, str(name))
+            _add(whole, value[name])
+    elif isinstance(value, (list, tuple, np.ndarray)):
+        whole.update(f"list {len(value)}\n".encode())
+        for entry in value:
+            _add(whole, entry)
+    else:
+        text = f"{type(value).__name__} {value!r}".encode()
+        whole.update(f"{len(text)}\n".encode())
+        whole.update(text)

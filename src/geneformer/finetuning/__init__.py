@@ -1,0 +1,1 @@
+"""Fine-tuning: targets, the estimator that learns them, and its report."""

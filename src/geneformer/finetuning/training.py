@@ -1,0 +1,834 @@
+"""Training a network on labeled cells or genes: one loop for every task and strategy."""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback, set_seed
+
+from geneformer.engine.device import (
+    memory_errors,
+    release_memory,
+    resolve_device,
+    resolve_training_attention,
+    verify_placement,
+)
+from geneformer.engine.inference import Batch, Progress, run_batches
+from geneformer.engine.training import (
+    EpochSampler,
+    Key,
+    PackedTrainer,
+    PlacedArguments,
+    Reporting,
+    Scored,
+    quiet_library,
+    training_arguments,
+)
+from geneformer.errors import DeviceMemoryError, MissingExtraError, NoCellsError, OutputExistsError, RunMismatchError
+from geneformer.files.atomic import atomic_file
+from geneformer.models.checkpoint import WEIGHTS
+from geneformer.models.encoder import GeneformerModel
+from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
+from geneformer.models.heads import GeneformerForCells, HeadSpec
+from geneformer.models.loading import LoadedModel
+from geneformer.models.losses import MISSING
+from geneformer.options import FinetuneOptions, RuntimeOptions
+from geneformer.tokens.batches import CELL, budget_of_cells, concatenate, delete_genes
+from geneformer.tokens.dataset import Packed, TokenizedDataset
+
+CHECKPOINTS = "checkpoints"
+"""Folder of training checkpoints within the folder of a run."""
+
+STARTED = "run.json"
+"""File among them that says what the run was started with."""
+
+_STATE = "trainer_state.json"
+_MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """A short name for the content of arrays: another one, whatever differs between them."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
+    """Evaluations since the best one.
+
+    Parameters
+    ----------
+    history
+        Log lines.
+    best_by
+        Metric that tells which is better: less for "loss", more for all others.
+    """
+    sign = 1 if best_by == "loss" else -1
+    best, since = float("inf"), 0
+    for line in history:
+        if (value := line.get(f"eval_{best_by}")) is not None:
+            since = 0 if sign * value < best else since + 1
+            best = min(best, sign * value) if value == value else best  # noqa: PLR0124  not a number
+    return since
+
+
+class Patience(TrainerCallback):
+    """Stops a run whose evaluations no longer improve; it counts them in the log, which survives an interruption.
+
+    Parameters
+    ----------
+    evaluations
+        How many in a row must not improve.
+    best_by
+        See `fruitless`.
+    """
+
+    def __init__(self, evaluations: int, best_by: str) -> None:
+        self.evaluations, self.best_by = evaluations, best_by
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more evaluation."""
+        if fruitless(state.log_history, self.best_by) >= self.evaluations:
+            control.should_training_stop = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a run stood when it was saved last.
+
+    Attributes
+    ----------
+    checkpoint
+        Its last checkpoint.
+    best
+        The one with the best weights so far, or the last one where there were no evaluations.
+    steps
+        Optimizer steps done.
+    history
+        Log lines.
+    """
+
+    checkpoint: Path
+    best: Path
+    steps: int
+    history: list[dict[str, Any]]
+
+    def is_done(self, planned: int, patience: int, best_by: str) -> bool:
+        """Whether nothing is left to do: all steps are done, or patience has run out."""
+        return self.steps >= planned or (patience > 0 and fruitless(self.history, best_by) >= patience)
+
+    def fill(self, network: nn.Module) -> None:
+        """Give a network the best weights."""
+        network.load_state_dict(load_file(self.best / WEIGHTS))
+
+
+def last_stage(folder: Path) -> Stage:
+    """Where the run in a folder stands; checkpoints that were being written when it broke off are removed.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run; it may have been moved.
+
+    Raises
+    ------
+    RunMismatchError
+        It has no whole checkpoint.
+    """
+    stages = {}
+    for checkpoint in _checkpoints(folder):
+        try:
+            # Written last, so that a checkpoint that has it is whole.
+            content = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+            stages[int(content["global_step"])] = checkpoint, content
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(checkpoint)
+    if not stages:
+        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
+        raise RunMismatchError(msg)
+    steps = max(stages)
+    checkpoint, content = stages[steps]
+    noted = content.get("best_model_checkpoint")
+    best = checkpoint if noted is None else checkpoint.with_name(Path(noted).name)
+    if noted is not None and noted != str(best):
+        content["best_model_checkpoint"] = str(best)
+        with atomic_file(checkpoint / _STATE, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return Stage(checkpoint, best, steps, content["log_history"])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / CHECKPOINTS).glob("checkpoint-*"))
+
+
+def note_run(folder: Path, started: Mapping[str, Any], *, resume: bool) -> Stage | None:
+    """Note what a run is started with; one that is resumed must go on with the same, from where it stands.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    started
+        Options and whatever else decides the result.
+    resume
+        Whether a run is to go on.
+
+    Returns
+    -------
+    Where it stands; None for a new run.
+
+    Raises
+    ------
+    OutputExistsError
+        There is a run already, and it is not to be resumed.
+    RunMismatchError
+        There is nothing to resume, or it was started otherwise.
+    """
+    path = folder / CHECKPOINTS / STARTED
+    now = json.loads(json.dumps(dict(started), default=str))
+    if not resume:
+        if _checkpoints(folder):
+            msg = f"{folder} holds a training run already. Pass resume=True (--resume), or choose another folder."
+            raise OutputExistsError(msg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return None
+    if not path.is_file():
+        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
+        raise RunMismatchError(msg)
+    then = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in now if name not in _MAY_CHANGE and then.get(name) != now[name]]
+    if changed:
+        told = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in changed)
+        msg = f"The run in {folder} was started otherwise: {told}. Resume it as it was, or choose another folder."
+        raise RunMismatchError(msg)
+    return last_stage(folder)
+
+
+class Batches(Protocol):
+    """Makes batches out of keys, each of them the same every time."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens each cell brings to a batch, ``(n,)``."""
+        ...
+
+    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The batch as the network takes it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    steps
+        Optimizer steps.
+    share
+        Parameters trained, of how many.
+    metrics
+        Of the validation cells at the weights that were kept.
+    history
+        Log lines.
+    """
+
+    steps: int
+    share: TrainedShare
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def finetune(  # noqa: PLR0913
+    network: GeneformerModel,
+    train: Batches,
+    valid: Batches | None,
+    options: FinetuneOptions,
+    runtime: RuntimeOptions,
+    *,
+    score: Callable[[Scored], dict[str, float]],
+    best_by: str = "loss",
+    forward_options: Mapping[str, Any] | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress | None = None,
+) -> FinetuneResult:
+    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU.
+
+    Parameters
+    ----------
+    network
+        Encoder (`network.bert`) and head.
+    train, valid
+        Batches to learn from, and to choose the weights by.
+    options, runtime
+        What to train, how, and where.
+    score
+        Metrics of validation batches.
+    best_by
+        Metric the weights are chosen by; less is better for "loss", more for all others.
+    forward_options
+        Keyword arguments of every forward pass in training.
+    output
+        Folder for training checkpoints; a temporary one by default.
+    resume
+        Go on from the last training checkpoint in `output`.
+    about
+        What else tells this run from others, kept beside the checkpoints and compared on resuming.
+    callbacks
+        Further callbacks of the Trainer.
+    progress
+        Called with the optimizer steps done and in all.
+
+    Raises
+    ------
+    NoCellsError
+        Nothing to learn from.
+    RunMismatchError
+        The run to resume was started with other cells or options, or there is none.
+    OutputExistsError
+        The folder holds a run that is not to be resumed.
+    DeviceMemoryError
+        A batch does not fit into memory.
+    TrainingError
+        The loss is no longer finite.
+    """
+    if not len(train.lengths):
+        msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
+        raise NoCellsError(msg)
+    has_valid = valid is not None and len(valid.lengths) > 0
+    steps = planned_steps(train.lengths, options)
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geneformer-")))
+        stage = note_run(folder, {**asdict(options), "cells": len(train.lengths), **(about or {})}, resume=resume)
+        set_seed(options.seed)
+        share = apply_strategy(network, options)
+        if stage is not None and stage.is_done(steps, options.patience if has_valid else 0, best_by):
+            stage.fill(network)
+            steps_done, history = stage.steps, stage.history
+        else:
+            device = resolve_device(runtime.device)
+            dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
+            early = [Patience(options.patience, best_by)] if options.patience and has_valid else []
+            trainer = PackedTrainer(
+                model=network,
+                args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
+                lengths=train.lengths,
+                collate=train,
+                eval_lengths=valid.lengths if valid is not None else np.empty(0, dtype=np.int64),
+                eval_collate=valid if valid is not None else train,
+                tokens_per_batch=options.tokens_per_batch,
+                score=score,
+                forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
+                callbacks=[Reporting(progress), *early, *callbacks],
+            )
+            _train(trainer, network, options, None if stage is None else stage.checkpoint)
+            steps_done, history = trainer.state.global_step, trainer.state.log_history
+        best = _best_line(history, best_by) if has_valid else {}
+    merge_lora(network)
+    network.cpu()
+    network.train(False)
+    metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
+    return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
+
+
+def _train(trainer: PackedTrainer, network: GeneformerModel, options: FinetuneOptions, checkpoint: Path | None) -> None:
+    """Run a trainer, from a checkpoint if there is one."""
+    verify_placement(network, trainer.args.device)
+    try:
+        with quiet_library(), memory_errors():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except MemoryError as error:
+        device = trainer.args.device
+        network.cpu()
+        release_memory(device)
+        msg = (
+            f"Training does not fit into the memory of {device}: {error}. Lower tokens_per_batch (now "
+            f"{options.tokens_per_batch:,}) and raise accumulation (now {options.accumulation}) by the same factor, "
+            "lower max_length, or train less of the network with strategy."
+        )
+        raise DeviceMemoryError(msg) from error
+
+
+def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
+    """Optimizer steps of the whole run on one device."""
+    if options.max_steps > 0:
+        return options.max_steps
+    return math.ceil(options.epochs * _steps_per_epoch(lengths, options))
+
+
+def _steps_per_epoch(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
+    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed))
+    return max(math.ceil(batches / options.accumulation), 1)
+
+
+def _arguments(
+    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None
+) -> PlacedArguments:
+    """The options in the Trainer's words."""
+    when: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "epoch"}
+    if options.eval_steps:
+        when = {"save_strategy": "steps", "save_steps": options.eval_steps, "eval_steps": options.eval_steps}
+    if best_by is not None:
+        when |= {
+            "eval_strategy": when["save_strategy"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{best_by}",
+            "greater_is_better": best_by != "loss",
+        }
+    return training_arguments(
+        folder / CHECKPOINTS,
+        runtime,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=round(options.warmup_ratio * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        logging_steps=options.logging_steps,
+        save_total_limit=1 if best_by is None else 2,  # the last beside the best, to see that a run is done
+        seed=options.seed,
+        data_seed=options.seed,
+        **when,
+    )
+
+
+def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[str, Any]:
+    """The evaluation whose weights were kept."""
+    name = f"eval_{best_by}"
+    lines = [line for line in history if name in line and not math.isnan(line[name])]
+    if not lines:
+        return {}
+    return min(lines, key=lambda line: line[name] if best_by == "loss" else -line[name])
+
+
+Ints = NDArray[np.int64]
+
+
+class CellBatches:
+    """Batches from keys; what comes out depends on seed, epoch and rows only.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    rows
+        Cells the keys count through, ``(n,)``.
+    targets
+        By head, one entry per cell of the dataset: classes (int64, `losses.MISSING` for none), label sets (float32,
+        ``(N, C)``) or numbers (float32).
+    max_length
+        Most tokens of one cell.
+    views
+        Add every cell once more with genes deleted.
+    special
+        Token ids that are no genes.
+    share, chosen, seed
+        Second views; see `delete_genes`.
+    count_cells
+        Whether batches are planned by the number of cells instead of their tokens.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenizedDataset,
+        rows: Ints,
+        targets: Mapping[str, NDArray[Any]],
+        max_length: int,
+        *,
+        views: bool = False,
+        special: NDArray[Any] | None = None,
+        share: float = 0.15,
+        chosen: NDArray[Any] | None = None,
+        seed: int = 0,
+        count_cells: bool = False,
+    ) -> None:
+        self.count_cells = count_cells
+        self.dataset, self.rows, self.targets, self.max_length = dataset, rows, dict(targets), max_length
+        self.views, self.share, self.chosen, self.seed = views, share, chosen, seed
+        self.special = np.empty(0, dtype=np.int64) if special is None else special
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens each cell brings to a batch, or `batching.CELL` where cells are counted, ``(n,)``."""
+        if self.count_cells:
+            return np.full(len(self.rows), CELL, dtype=np.int64)
+        return np.minimum(self.dataset.lengths[self.rows], self.max_length) * (2 if self.views else 1)
+
+    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The batch as tensors."""
+        rows = self.rows[[row for _, row in keys]]
+        packed = self.dataset.gather(rows, max_length=self.max_length)
+        if self.views:
+            rng = np.random.default_rng([self.seed, keys[0][0], keys[0][1], len(keys)])
+            packed = concatenate(packed, delete_genes(packed, self.special, rng, share=self.share, chosen=self.chosen))
+        return {
+            "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
+            "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
+            "targets": {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()},
+        }
+
+
+_CELLS_AT_ONCE = 2048
+
+
+class GeneBatches:
+    """Batches from keys: cells end to end, and the class of every token.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    rows
+        Cells the keys count through, ``(n,)``.
+    class_of
+        Class by token id, `losses.MISSING` for those without, ``(V,)``.
+    max_length
+        Most tokens of one cell.
+    """
+
+    def __init__(self, dataset: TokenizedDataset, rows: Ints, class_of: Ints, max_length: int) -> None:
+        self.dataset, self.rows, self.class_of, self.max_length = dataset, rows, class_of, max_length
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens each cell brings to a batch, ``(n,)``."""
+        return np.minimum(self.dataset.lengths[self.rows], self.max_length)
+
+    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The batch as tensors."""
+        packed = self.dataset.gather(self.rows[[row for _, row in keys]], max_length=self.max_length)
+        return {
+            "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
+            "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
+            "labels": torch.from_numpy(self.class_of[packed.input_ids]),
+        }
+
+
+def cells_with(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> Ints:
+    """Rows of the cells that have any labeled gene among the tokens that are read, sorted.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    class_of
+        Class by token id, `losses.MISSING` for those without, ``(V,)``.
+    max_length
+        Most tokens of one cell.
+    """
+    is_labeled = class_of != MISSING
+    has_any = np.zeros(len(dataset), dtype=bool)
+    for rows, packed in _pieces(dataset, max_length):
+        before = np.concatenate([[0], np.cumsum(is_labeled[packed.input_ids])])
+        has_any[rows] = np.diff(before[packed.cu_seqlens]) > 0
+    return np.flatnonzero(has_any).astype(np.int64)
+
+
+def count_cells(dataset: TokenizedDataset, size: int, max_length: int) -> Ints:
+    """Cells each token occurs in, by token id, ``(size,)``.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    size
+        Tokens of the vocabulary.
+    max_length
+        Most tokens of one cell.
+    """
+    counts = np.zeros(size, dtype=np.int64)
+    for _, packed in _pieces(dataset, max_length):
+        counts += np.bincount(packed.input_ids, minlength=size)
+    return counts
+
+
+def mean_ranks(dataset: TokenizedDataset, size: int, max_length: int) -> NDArray[np.float64]:
+    """Place of each token in the cells it occurs in, from 0 (first) to 1 (last), on average; NaN where it never does.
+
+    Parameters
+    ----------
+    dataset
+        Tokenized cells.
+    size
+        Tokens of the vocabulary.
+    max_length
+        Most tokens of one cell.
+    """
+    sums, counts = np.zeros(size), np.zeros(size)
+    for _, packed in _pieces(dataset, max_length):
+        lengths = np.diff(packed.cu_seqlens)
+        place = np.arange(len(packed.input_ids)) - np.repeat(packed.cu_seqlens[:-1], lengths)
+        sums += np.bincount(packed.input_ids, (place + 0.5) / np.repeat(lengths, lengths), minlength=size)
+        counts += np.bincount(packed.input_ids, minlength=size)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = sums / counts
+    return means
+
+
+def _pieces(dataset: TokenizedDataset, max_length: int) -> Iterator[tuple[Ints, Packed]]:
+    """All cells, some at a time."""
+    for start in range(0, len(dataset), _CELLS_AT_ONCE):
+        rows = np.arange(start, min(start + _CELLS_AT_ONCE, len(dataset)))
+        yield rows, dataset.gather(rows, max_length=max_length)
+
+
+def learn_cells(  # noqa: PLR0913
+    base: LoadedModel,
+    tokens: TokenizedDataset,
+    specs: Sequence[HeadSpec],
+    targets: Mapping[str, NDArray[Any]],
+    *,
+    train_rows: Ints,
+    valid_rows: Ints,
+    options: FinetuneOptions,
+    runtime: RuntimeOptions,
+    class_weights: Mapping[str, NDArray[np.float64]] | None = None,
+    task_weights: Sequence[float] | None = None,
+    learn_task_weights: bool = False,
+    head_dropout: float | None = None,
+    cells_per_batch: int | None = None,
+    deleted_genes: NDArray[Any] | None = None,
+    best_by: str = "loss",
+    output: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress | None = None,
+) -> tuple[GeneformerForCells, FinetuneResult]:
+    """Fine-tune an encoder with one head per task.
+
+    Parameters
+    ----------
+    base
+        Pretrained model; left as it is.
+    tokens
+        Tokenized cells.
+    specs
+        The heads.
+    targets
+        By head, one entry per cell: classes (int64, `losses.MISSING` for none), label sets, or numbers (float32, not a
+        number for none).
+    train_rows, valid_rows
+        Cells to learn from, and to choose the weights by.
+    options, runtime
+        How to learn, and where.
+    class_weights
+        By head: weight of every class.
+    task_weights
+        Weight of every head's loss; all one by default.
+    learn_task_weights
+        Learn those weights instead.
+    head_dropout
+        Dropout before the heads; that of the encoder by default.
+    cells_per_batch
+        Cells of one batch and device, see `budget_of_cells`, in place of the token budget of the options.
+    deleted_genes
+        Token ids deleted in the second views of the contrastive term; a random share by default.
+    best_by, output, resume, callbacks, progress
+        See `finetune`.
+
+    Returns
+    -------
+    The network, in evaluation mode on the CPU, and what the run came to.
+    """
+    heads = [spec.to_dict() for spec in specs]
+    network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights, head_dropout=head_dropout)
+    network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
+    network.task_weights = list(task_weights or [1.0] * len(specs))
+    max_length = min(options.max_length or base.max_length, base.max_length)
+    counted = cells_per_batch is not None
+    if cells_per_batch is not None:
+        options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
+    result = finetune(
+        network,
+        CellBatches(
+            tokens, train_rows, targets, max_length, count_cells=counted, **_views(base, options, deleted_genes)
+        ),
+        CellBatches(tokens, valid_rows, targets, max_length, count_cells=counted),
+        options,
+        runtime,
+        score=score_cells(specs),
+        best_by=best_by,
+        forward_options={
+            "supervised_weight": options.supervised_weight,
+            "contrastive_weight": options.contrastive_weight,
+            "temperature": options.contrastive_temperature,
+        },
+        output=output,
+        resume=resume,
+        about={
+            "heads": heads,
+            "tokens": int(tokens.lengths[train_rows].sum()),
+            "labels": digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
+            "model": _digest_of(base),
+        },
+        callbacks=callbacks,
+        progress=progress,
+    )
+    return network, result
+
+
+def _views(base: LoadedModel, options: FinetuneOptions, deleted_genes: NDArray[Any] | None) -> dict[str, Any]:
+    """How the second views of the contrastive term are made; nothing where there is none."""
+    if options.contrastive_weight <= 0:
+        return {}
+    return {
+        "views": True,
+        "special": base.vocabulary.special_ids,
+        "share": options.contrastive_delete,
+        "chosen": deleted_genes,
+        "seed": options.seed,
+    }
+
+
+def _with_heads(
+    base: LoadedModel,
+    heads: list[dict[str, Any]],
+    options: FinetuneOptions,
+    *,
+    learn_task_weights: bool,
+    head_dropout: float | None,
+) -> GeneformerForCells:
+    """The network to train, with new heads on the pretrained encoder."""
+    attributes: dict[str, Any] = {
+        "geneformer_heads": heads,
+        "geneformer_pooling": options.pooling,
+        "geneformer_learn_task_weights": learn_task_weights,
+    }
+    if head_dropout is not None:
+        attributes["classifier_dropout"] = head_dropout
+    network = build_network(GeneformerForCells, base, options, attributes)
+    network.label_smoothing = options.label_smoothing
+    return network
+
+
+def _digest_of(base: LoadedModel) -> str:
+    """Tells models apart, by a few of every parameter's values."""
+    return digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
+
+
+class score_cells:  # noqa: N801  used as a function
+    """Metrics of validation batches: the loss, and for classes accuracy and macro-F1, averaged over the heads.
+
+    Parameters
+    ----------
+    specs
+        The heads.
+    """
+
+    def __init__(self, specs: Sequence[HeadSpec]) -> None:
+        self.specs = specs
+
+    def __call__(self, scored: Scored) -> dict[str, float]:
+        """The metrics."""
+        loss, n_cells = 0.0, 0
+        said: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in self.specs}
+        true: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in self.specs}
+        for batch, outputs in scored:
+            n = len(batch["cu_seqlens"]) - 1
+            loss, n_cells = loss + float(outputs.supervised_loss) * n, n_cells + n
+            for spec in self.specs:
+                said[spec.name].append(outputs.predictions[spec.name].float().cpu().numpy())
+                true[spec.name].append(batch["targets"][spec.name].cpu().numpy())
+        metrics = {"loss": loss / max(n_cells, 1)}
+        classified = [spec.name for spec in self.specs if spec.kind == "one_of"]
+        scores = [class_scores(np.concatenate(said[name]), np.concatenate(true[name])) for name in classified]
+        if scores:
+            metrics |= {"accuracy": float(np.mean([s[0] for s in scores]))}
+            metrics |= {"macro_f1": float(np.mean([s[1] for s in scores]))}
+        return metrics
+
+
+def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
+    """Accuracy and macro-F1 over the labeled cells; not a number where there is none.
+
+    Parameters
+    ----------
+    logits
+        Logits or probabilities, ``(n, C)``.
+    codes
+        Classes, `losses.MISSING` for cells without one, ``(n,)``.
+    """
+    try:
+        from sklearn.metrics import f1_score
+    except ImportError as error:
+        msg = "Fine-tuning needs scikit-learn. Install it with `pip install geneformer[train]`."
+        raise MissingExtraError(msg) from error
+    known = codes != MISSING
+    if not known.any():
+        return float("nan"), float("nan")
+    predicted, truth = logits[known].argmax(1), codes[known]
+    return float((predicted == truth).mean()), float(f1_score(truth, predicted, average="macro", zero_division=0))
+
+
+def predict_cells(
+    network: GeneformerForCells,
+    tokens: TokenizedDataset,
+    runtime: RuntimeOptions,
+    *,
+    max_length: int,
+    progress: Progress | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Outputs of every head for every cell, in the order of the cells: logits ``(n, C)``, or predicted numbers.
+
+    Parameters
+    ----------
+    network
+        Fine-tuned network.
+    tokens
+        Tokenized cells of its vocabulary.
+    runtime
+        Where and how it runs.
+    max_length
+        Tokens of a cell that are read.
+    progress
+        Called with the cells done and in all.
+    """
+    network.train(False)
+    outputs = {spec.name: np.empty((len(tokens), spec.size), dtype=np.float32) for spec in network.specs}
+
+    def step(batch: Batch) -> None:
+        found = network(batch.input_ids, batch.cu_seqlens, attention=batch.attention).predictions
+        for name, values in found.items():
+            outputs[name][batch.rows] = values.float().cpu().numpy()
+
+    run_batches(tokens, network, step, runtime, max_length=max_length, progress=progress)
+    return outputs
+
+
+def embed_cells(
+    network: GeneformerForCells,
+    tokens: TokenizedDataset,
+    runtime: RuntimeOptions,
+    *,
+    max_length: int,
+) -> NDArray[np.float32]:
+    """The vectors the heads see, ``(n, D)``."""
+    values = np.empty((len(tokens), network.config.hidden_size), dtype=np.float32)
+
+    def step(batch: Batch) -> None:
+        pooled = network.embed(batch.input_ids, batch.cu_seqlens, attention=batch.attention)
+        values[batch.rows] = pooled.float().cpu().numpy()
+
+    run_batches(tokens, network.train(False), step, runtime, max_length=max_length)
+    return values

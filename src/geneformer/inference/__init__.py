@@ -1,0 +1,1 @@
+"""What a pretrained model says of cells: embeddings, attention, masked genes."""

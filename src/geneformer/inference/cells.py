@@ -1,0 +1,415 @@
+"""Cells to learn from or to tell about, wherever they come from: tokens, and what is known about each cell."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer._version import __version__
+from geneformer.engine.inference import Progress
+from geneformer.errors import (
+    NoCellsError,
+    OptionError,
+    OutOfRangeError,
+    PairingError,
+    SequenceTooLongError,
+    UnknownColumnError,
+    UnknownVocabularyError,
+    VocabularyMismatchError,
+)
+from geneformer.genes.lookup import INDEX, resolve_genes
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.options import TokenizeOptions
+from geneformer.options._fields import nearest
+from geneformer.tokenization.tokenizer import tokenize_counts
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset
+
+if TYPE_CHECKING:
+    from anndata import AnnData, Raw
+    from scipy import sparse
+
+
+class PairedModel(Protocol):
+    """What tokens depend on: the vocabulary of a model and its longest cell."""
+
+    @property
+    def name(self) -> str:
+        """Named in errors."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Genes and ids."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a cell."""
+        ...
+
+
+def tokens_for(
+    adata: "AnnData",
+    model: PairedModel,
+    *,
+    counts_layer: str | None,
+    gene_ids: str | None,
+    keep: tuple[str, ...] = (),
+    counts: bool = False,
+) -> tuple[TokenizedDataset, NDArray[np.int64]]:
+    """Tokens of the cells of `adata` for a model, and the row of `adata` each came from.
+
+    Parameters
+    ----------
+    adata
+        Raw counts.
+    model
+        Decides vocabulary and length.
+    counts_layer, gene_ids
+        Where counts and gene identifiers are.
+    keep
+        Columns of `obs` to carry along.
+    counts
+        Also keep each token's scaled count.
+    """
+    import pandas as pd
+
+    adata = adata if adata.obs_names.is_unique else _numbered(adata)
+    options = TokenizeOptions(
+        vocabulary=model.vocabulary.name,
+        layer=counts_layer,
+        gene_ids=gene_ids,
+        keep=keep,
+        counts=counts,
+        max_length=model.max_length,
+    )
+    tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary)
+    names = pd.Index(np.asarray(adata.obs_names, dtype=str))
+    return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
+
+
+def _numbered(adata: "AnnData") -> "AnnData":
+    """The same counts under cell names that tell the rows apart."""
+    import anndata as ad
+
+    adata = adata.to_memory() if adata.isbacked else adata
+    obs = adata.obs.set_axis(np.arange(adata.n_obs).astype(str), axis=0)
+    raw = None if adata.raw is None else {"X": adata.raw.X, "var": adata.raw.var, "varm": {}}
+    return ad.AnnData(adata.X, obs=obs, var=adata.var, layers=dict(adata.layers), raw=raw)
+
+
+def gene_positions(adata: "AnnData | Raw", vocabulary: Vocabulary, gene_ids: str | None) -> NDArray[np.int32]:
+    """Index into `vocabulary.genes` of each column of `adata`, -1 where it is none of them, ``(n_vars,)``."""
+    columns = {name: adata.var[name] for name in adata.var.columns} | {INDEX: adata.var_names}
+    return resolve_genes(columns, vocabulary, gene_ids).positions
+
+
+def open_tokens(
+    inputs: Sequence[Path],
+    model: PairedModel,
+    *,
+    layer: str | None = None,
+    gene_ids: str | None = None,
+    counts: bool = False,
+    progress: Progress | None = None,
+) -> TokenizedDataset:
+    """Tokens of a dataset folder as they are, or of counts, made to fit the model.
+
+    Tokens made on the way go through a temporary folder and are memory-mapped, so that memory does not grow with the
+    number of cells; the folder goes when the dataset does.
+
+    Parameters
+    ----------
+    inputs
+        One `.dataset` folder, or files and folders of counts.
+    model
+        Decides vocabulary and length.
+    layer, gene_ids
+        Where counts and gene identifiers are.
+    counts
+        Also keep each token's scaled count, where tokens are made.
+    progress
+        Called while counts are tokenized.
+
+    Raises
+    ------
+    OptionError
+        Several dataset folders, or a mixture with counts.
+    """
+    folders = [path for path in inputs if is_dataset(path)]
+    if folders and len(inputs) > 1:
+        msg = f"{folders[0]} is a dataset of tokens; pass it alone, or pass counts only. Got {len(inputs)} inputs."
+        raise OptionError(msg)
+    if folders:
+        return read_dataset(folders[0])
+    options = TokenizeOptions(
+        vocabulary=model.vocabulary.name, layer=layer, gene_ids=gene_ids, counts=counts, max_length=model.max_length
+    )
+    with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
+        target = Path(folder) / "tokens.dataset"
+        tokens, _ = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
+    # The files stay readable through the memory map after their names are gone.
+    return tokens
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder holds tokens rather than counts, in the layout of any `datasets` release."""
+    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
+
+
+def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:
+    """Refuse tokens the model cannot read, before any work.
+
+    Raises
+    ------
+    NoCellsError
+        No cells.
+    VocabularyMismatchError
+        The tokens belong to another vocabulary.
+    UnknownVocabularyError
+        Nothing says which vocabulary they belong to, and they do not fit the model's.
+    SequenceTooLongError
+        Cells longer than the model's positions, and no consent to cut them.
+    """
+    if not len(tokens):
+        msg = "There are no cells in the tokenized dataset."
+        raise NoCellsError(msg)
+    theirs, ours = tokens.vocabulary, model.vocabulary
+    if theirs not in (None, ours.fingerprint):
+        msg = (
+            f"The tokens were made with vocabulary {theirs[:12] if theirs else theirs}, but {model.name} expects "
+            f'{ours.name} ({ours.fingerprint[:12]}). Tokenize again with vocabulary="{ours.name}".'
+        )
+        raise VocabularyMismatchError(msg)
+    if theirs is None:
+        _check_ids(tokens, model)
+    longest = int(tokens.lengths.max())
+    if longest > model.max_length and not truncate:
+        n_long = int((tokens.lengths > model.max_length).sum())
+        msg = (
+            f"{n_long:,} of {len(tokens):,} cells have more than the {model.max_length:,} tokens {model.name} has "
+            f"positions for (longest: {longest:,}). Tokenize with max_length={model.max_length} (model_input_size in "
+            "TranscriptomeTokenizer), or pass truncate=True (--truncate), where there is such an option, to keep "
+            "their highest ranked genes."
+        )
+        raise SequenceTooLongError(msg)
+
+
+def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
+    """For datasets without a fingerprint: every id must exist, and every cell must start as the vocabulary says."""
+    size, cls_id = model.vocabulary.size, model.vocabulary.cls_id
+    rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), 2000)).astype(np.int64))
+    packed = tokens.gather(rows)
+    largest = int(packed.input_ids.max(initial=0))
+    starts = packed.input_ids[packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0]]
+    has_cls = cls_id is not None and bool((starts == cls_id).all())
+    if largest >= size or (cls_id is not None and not has_cls):
+        found = f"token id {largest}" if largest >= size else "cells that do not start with <cls>"
+        msg = (
+            f"The tokens carry no vocabulary fingerprint and do not look like {model.vocabulary.name} "
+            f"({size:,} tokens): found {found}. Tokenize the counts with vocabulary={model.vocabulary.name!r}."
+        )
+        raise UnknownVocabularyError(msg)
+
+
+def check_layer(layer: int, name: str, n_layers: int, *, option: str = "layer") -> None:
+    """Refuse a layer that the model does not have.
+
+    Raises
+    ------
+    OutOfRangeError
+        It is further from the output than the model is deep.
+    """
+    if -layer > n_layers:
+        msg = f"{option}={layer}, but {name} has {n_layers} layers. Use 0 to -{n_layers}."
+        raise OutOfRangeError(msg)
+
+
+def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
+    """Refuse `pooling="cls"` for tokens without `<cls>`.
+
+    Raises
+    ------
+    PairingError
+        The vocabulary has none, or some cells do not start with it.
+    """
+    cls_id = model.vocabulary.cls_id
+    if cls_id is None:
+        msg = f'pooling="cls" needs <cls>, which vocabulary {model.vocabulary.name} does not have. Use pooling="mean".'
+        raise PairingError(msg)
+    first = tokens.gather(np.arange(len(tokens)), max_length=1)
+    if len(first.input_ids) != len(tokens) or bool((first.input_ids != cls_id).any()):
+        msg = 'pooling="cls", but some cells do not start with <cls>. Tokenize again, or use pooling="mean".'
+        raise PairingError(msg)
+
+
+def describe_run(model: PairedModel, **options: Any) -> dict[str, Any]:
+    """Where a result comes from: for `uns`, for files."""
+    return {
+        "model": model.name,
+        "vocabulary": model.vocabulary.name,
+        "vocabulary_fingerprint": model.vocabulary.fingerprint,
+        "geneformer_version": __version__,
+        **options,
+    }
+
+
+CellInput = Union["AnnData", TokenizedDataset, "Cells", str, Path, Sequence[str | Path]]
+"""AnnData with raw counts, tokens, or files and folders of either; or cells that were opened already."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Tokenized cells and where they come from.
+
+    Attributes
+    ----------
+    tokens
+        Tokens of the cells that have any known gene.
+    rows
+        Row of the input each of them is, ``(n,)``.
+    n_input
+        Cells of the input.
+    adata
+        Their counts, where they came as AnnData or as an `.h5ad` file.
+    layer, gene_ids
+        Where counts and gene identifiers are in `adata`.
+    """
+
+    tokens: TokenizedDataset
+    rows: NDArray[np.int64]
+    n_input: int
+    adata: "AnnData | None" = None
+    layer: str | None = None
+    gene_ids: str | None = None
+
+    def column(self, name: str) -> Any:
+        """What a column says about the tokenized cells, ``(n,)``.
+
+        Raises
+        ------
+        UnknownColumnError
+            No such column.
+        """
+        columns = self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
+        if name not in columns:
+            where = "the tokenized dataset" if self.adata is None else "obs"
+            msg = f"No column {name!r} in {where}; it has {columns}.{nearest(name, columns)}"
+            raise UnknownColumnError(msg)
+        return self.tokens.column(name) if self.adata is None else self.adata.obs[name].iloc[self.rows]
+
+    def spread(self, values: NDArray[Any], fill: Any) -> NDArray[Any]:
+        """Values of the tokenized cells over all cells of the input, `fill` elsewhere, ``(n_input, …)``."""
+        over = np.full((self.n_input, *values.shape[1:]), fill, dtype=values.dtype)
+        over[self.rows] = values
+        return over
+
+    def counts(self, model: PairedModel) -> "sparse.csr_matrix | None":
+        """Raw counts of the tokenized cells by genes of the vocabulary, ``(n, g)``; None where there are only tokens.
+
+        Tokens with stored counts give those, scaled to 10,000 per cell.
+        """
+        from scipy import sparse
+
+        vocabulary = model.vocabulary
+        if self.adata is not None:
+            # The genes of `raw` are its own, usually more than those of `X`.
+            positions = gene_positions(self.adata.raw if self.layer == "raw" else self.adata, vocabulary, self.gene_ids)
+            known = np.flatnonzero(positions >= 0)
+            into = (np.ones(len(known), dtype=np.float32), (known, positions[known]))
+            merge = sparse.csr_matrix(into, shape=(len(positions), len(vocabulary.genes)))
+            matrix = _matrix(self.adata, self.layer)[self.rows]
+            return sparse.csr_matrix(sparse.csr_matrix(matrix).astype(np.float32) @ merge)
+        if not self.tokens.has_counts:
+            return None
+        packed = self.tokens.gather(np.arange(len(self.tokens)), counts=True)
+        column_of = np.full(vocabulary.size, -1, dtype=np.int64)
+        column_of[vocabulary.token_ids] = np.arange(len(vocabulary.genes))
+        columns = column_of[packed.input_ids]
+        cells = np.repeat(np.arange(len(self.tokens)), np.diff(packed.cu_seqlens))
+        values = np.asarray(packed.counts, dtype=np.float32)
+        kept = columns >= 0
+        shape = (len(self.tokens), len(vocabulary.genes))
+        return sparse.csr_matrix((values[kept], (cells[kept], columns[kept])), shape=shape)
+
+
+def open_cells(
+    cells: CellInput,
+    model: PairedModel,
+    *,
+    counts_layer: str | None = None,
+    gene_ids: str | None = None,
+    counts: bool = False,
+) -> Cells:
+    """Tokens for a model, with everything that is known about the cells.
+
+    Parameters
+    ----------
+    cells
+        AnnData with raw counts, tokens, or files and folders of either.
+    model
+        Decides vocabulary and length.
+    counts_layer, gene_ids
+        Where counts and gene identifiers are; for counts.
+    counts
+        Also keep each token's scaled count, where tokens are made from AnnData; from files they always are.
+
+    Raises
+    ------
+    CountsError
+        The counts or gene identifiers cannot be used.
+    PairingError
+        Tokens that do not belong to the model.
+    """
+    if isinstance(cells, Cells):
+        return cells
+    if isinstance(cells, TokenizedDataset):
+        return _of_tokens(cells, model)
+    if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
+        paths = [Path(path) for path in ([cells] if isinstance(cells, (str, Path)) else cells)]
+        if len(paths) != 1 or paths[0].suffix != ".h5ad":
+            return _of_files(paths, model, counts_layer, gene_ids)
+        cells = _read(paths[0])
+    if not hasattr(cells, "obs_names"):
+        msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
+        raise OptionError(msg)
+    tokens, rows = tokens_for(cells, model, counts_layer=counts_layer, gene_ids=gene_ids, counts=counts)
+    check_pairing(tokens, model, truncate=True)
+    return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
+
+
+def _of_tokens(tokens: TokenizedDataset, model: PairedModel) -> Cells:
+    check_pairing(tokens, model, truncate=True)
+    return Cells(tokens, np.arange(len(tokens)), len(tokens))
+
+
+def _of_files(paths: list[Path], model: PairedModel, counts_layer: str | None, gene_ids: str | None) -> Cells:
+    counts = not any(is_dataset(path) for path in paths)
+    return _of_tokens(open_tokens(paths, model, layer=counts_layer, gene_ids=gene_ids, counts=counts), model)
+
+
+def _read(path: Path) -> "AnnData":
+    """A file in memory; what is wrong with it is told by the tokenizer, which reads it with care."""
+    from geneformer.errors import InputNotFoundError, UnreadableInputError
+
+    if not path.exists():
+        msg = f'There is no file "{path}".'
+        raise InputNotFoundError(msg)
+    import anndata as ad
+
+    try:
+        return ad.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        msg = f'"{path}" cannot be read as .h5ad: {error}. The file may be truncated; copy or download it again.'
+        raise UnreadableInputError(msg) from error
+
+
+def _matrix(adata: "AnnData", layer: str | None) -> Any:
+    if layer == "raw":
+        return adata.raw.X
+    return adata.X if layer is None else adata.layers[layer]

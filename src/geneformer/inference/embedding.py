@@ -1,0 +1,118 @@
+"""Cell and gene embeddings from a pretrained encoder."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geneformer.engine.inference import Batch, Progress, run_batches
+from geneformer.inference.cells import check_cls, check_layer, check_pairing, describe_run
+from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
+from geneformer.models.encoder import mean_over_genes
+from geneformer.models.loading import LoadedModel
+from geneformer.options import EmbedOptions, RuntimeOptions
+from geneformer.tokens.dataset import TokenizedDataset
+
+
+def embed(
+    tokens: TokenizedDataset,
+    model: LoadedModel,
+    options: EmbedOptions,
+    runtime: RuntimeOptions,
+    *,
+    progress: Progress | None = None,
+) -> CellEmbeddings | GeneEmbeddings:
+    """Embeddings of tokenized cells, or of the genes in them.
+
+    Parameters
+    ----------
+    tokens
+        Tokenized cells.
+    model
+        Pretrained model of the same vocabulary.
+    options, runtime
+        What to extract, and where.
+    progress
+        Called with the cells done and the cells in all.
+
+    Returns
+    -------
+    CellEmbeddings or GeneEmbeddings
+        Cells in the order of `tokens`, or genes in the order of their token ids.
+
+    Raises
+    ------
+    NoCellsError
+        No cells.
+    VocabularyMismatchError
+        The tokens belong to another vocabulary.
+    SequenceTooLongError
+        Cells longer than the model's positions, and no consent to cut them.
+    OutOfRangeError
+        A layer the model does not have.
+    PairingError
+        `pooling="cls"` for tokens without `<cls>`.
+    """
+    check_pairing(tokens, model, truncate=options.truncate)
+    check_layer(options.layer, model.name, model.n_layers)
+    provenance = describe_run(model, embedding=asdict(options))
+    if options.pooling == "gene":
+        return _embed_genes(tokens, model, options, runtime, progress, provenance)
+    if options.pooling == "cls":
+        check_cls(tokens, model)
+    pool = _pool_first if options.pooling == "cls" else _MeanOverGenes(model)
+    values = np.empty((len(tokens), model.network.config.hidden_size), dtype=np.float32)
+
+    def step(batch: Batch) -> None:
+        hidden_TD = model.network.bert(
+            batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
+        )
+        values[batch.rows] = pool(hidden_TD, batch).float().cpu().numpy()
+
+    run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
+    return CellEmbeddings(values, tokens.table.select(tokens.columns), provenance)
+
+
+class _MeanOverGenes:
+    """Mean over the genes of each cell; special tokens do not count."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.special = torch.from_numpy(np.asarray(model.vocabulary.special_ids, dtype=np.int64))
+
+    def __call__(self, hidden_TD: Tensor, batch: Batch) -> Tensor:
+        special = self.special.to(batch.input_ids.device)
+        return mean_over_genes(hidden_TD, batch.input_ids, batch.cu_seqlens, special)
+
+
+def _pool_first(hidden_TD: Tensor, batch: Batch) -> Tensor:
+    return hidden_TD[batch.cu_seqlens[:-1]]
+
+
+def _embed_genes(
+    tokens: TokenizedDataset,
+    model: LoadedModel,
+    options: EmbedOptions,
+    runtime: RuntimeOptions,
+    progress: Progress | None,
+    provenance: dict[str, Any],
+) -> GeneEmbeddings:
+    """Running sums per token; memory does not grow with the number of cells."""
+    sums_VD = np.zeros((model.vocabulary.size, model.network.config.hidden_size))
+    n_cells = np.zeros(model.vocabulary.size, dtype=np.int64)
+
+    def step(batch: Batch) -> None:
+        hidden_TD = model.network.bert(
+            batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
+        )
+        seen, place_T, count = torch.unique(batch.input_ids, return_inverse=True, return_counts=True)
+        partial = hidden_TD.new_zeros((len(seen), hidden_TD.shape[1]), dtype=torch.float32)
+        partial = partial.index_add(0, place_T, hidden_TD.float())
+        sums_VD[seen.cpu().numpy()] += partial.cpu().numpy()
+        n_cells[seen.cpu().numpy()] += count.cpu().numpy()
+
+    run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
+    found = np.flatnonzero(n_cells)
+    means = (sums_VD[found] / n_cells[found, None]).astype(np.float32)
+    return GeneEmbeddings(means, model.vocabulary.gene_of[found], n_cells[found], provenance)

@@ -1,0 +1,284 @@
+"""How well an embedding tells known labels apart: nearest neighbors and a linear probe, on held-out cells."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from geneformer.errors import MissingExtraError, NonFiniteCountsError, OptionError, OutOfRangeError
+from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import load_model
+from geneformer.options._fields import check_choice, check_range
+
+UNKNOWN = ("", "?", "nan", "none", "na", "n/a", "unknown", "unassigned")
+"""Labels, in any case, that stand for no label."""
+
+METRICS = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """Share of the held-out cells that were classified correctly.
+
+    Attributes
+    ----------
+    mean
+        The share, over all cells: each is held out once.
+    low, high
+        95% interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingQuality:
+    """What an embedding knows about labels it was not made with.
+
+    Attributes
+    ----------
+    knn
+        Vote of the nearest training cells.
+    probe
+        Multinomial logistic regression.
+    commonest
+        Share of the commonest label: what a guess reaches.
+    n_cells, n_classes, n_dimensions
+        Size of the problem.
+    n_groups
+        Groups kept together, or None where cells were split one by one.
+    folds, n_neighbors, metric, standardize, seed
+        How it was measured.
+    """
+
+    knn: Accuracy
+    probe: Accuracy
+    commonest: float
+    n_cells: int
+    n_classes: int
+    n_dimensions: int
+    n_groups: int | None
+    folds: int
+    n_neighbors: int
+    metric: str
+    standardize: bool
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        return asdict(self)
+
+
+def is_labeled(labels: ArrayLike, *, unknown: Iterable[str] = UNKNOWN) -> NDArray[np.bool_]:
+    """Whether each cell has a label, ``(n,)``; missing values and words such as "?" and "unassigned" are none.
+
+    Parameters
+    ----------
+    labels
+        Label of each cell, ``(n,)``.
+    unknown
+        Words that stand for no label, in lower case.
+    """
+    words = np.char.lower(np.char.strip(np.asarray(labels, dtype=object).astype(str)))
+    return ~np.isin(words, list(unknown))
+
+
+def embedding_quality(
+    embedding: ArrayLike,
+    labels: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_neighbors: int = 15,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    standardize: bool = False,
+    folds: int = 5,
+    seed: int = 0,
+) -> EmbeddingQuality:
+    """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn.
+
+    The cells are split into `folds` parts with the labels evenly spread, and each part is predicted from the others.
+    The linear probe always sees standardized dimensions, or its penalty would depend on their scale. Whether the
+    neighbors do is told by `standardize`: principal components are ordered by variance and lose from it, dimensions
+    of a network often gain.
+
+    Parameters
+    ----------
+    embedding
+        One row per cell, ``(n, d)``.
+    labels
+        Label of each cell, ``(n,)``. Drop cells without one first, see `is_labeled`.
+    groups
+        Donor, batch or the like of each cell, ``(n,)``; no group is on both sides of a split. The intervals then come
+        from resampling groups, and are rough where there are few.
+    n_neighbors
+        Neighbors that vote.
+    metric
+        Distance between cells.
+    standardize
+        Give every dimension mean 0 and variance 1 over the training cells before distances are taken.
+    folds
+        Parts the cells are split into; at most the number of groups.
+    seed
+        Fixes the split.
+
+    Raises
+    ------
+    OptionError
+        Rows and labels differ in number, or fewer than two labels.
+    OutOfRangeError
+        More folds than cells of the rarest label.
+    NonFiniteCountsError
+        Missing or infinite values in the embedding.
+    MissingExtraError
+        scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from geneformer.inference.quality import embedding_quality
+    >>> labels = np.repeat(["B", "T"], 50)
+    >>> apart = np.where(labels == "B", 5.0, -5.0)[:, None] + np.random.default_rng(0).normal(size=(100, 2))
+    >>> embedding_quality(apart, labels).knn.mean
+    1.0
+    """
+    check_choice("metric", metric, METRICS)
+    check_range("n_neighbors", n_neighbors, low=1)
+    values_nd, names, parts = _checked(embedding, labels, groups)
+    splits = _splits(values_nd, names, parts, folds, seed)
+    n_neighbors = min(n_neighbors, *(len(train) for train, _ in splits))
+    correct = {"knn": np.zeros(len(names), dtype=bool), "probe": np.zeros(len(names), dtype=bool)}
+    for train, test in splits:
+        for name, classifier in _classifiers(n_neighbors, metric, standardize).items():
+            predicted = classifier.fit(values_nd[train], names[train]).predict(values_nd[test])
+            correct[name][test] = predicted == names[test]
+    sizes = np.unique(names, return_counts=True)[1]
+    return EmbeddingQuality(
+        knn=_accuracy(correct["knn"], parts, seed),
+        probe=_accuracy(correct["probe"], parts, seed),
+        commonest=float(sizes.max() / len(names)),
+        n_cells=len(names),
+        n_classes=len(sizes),
+        n_dimensions=values_nd.shape[1],
+        n_groups=None if parts is None else len(np.unique(parts)),
+        folds=len(splits),
+        n_neighbors=n_neighbors,
+        metric=metric,
+        standardize=standardize,
+        seed=seed,
+    )
+
+
+def _checked(
+    embedding: ArrayLike, labels: ArrayLike, groups: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any] | None]:
+    """Values, labels and groups as arrays that fit together."""
+    values_nd = np.asarray(embedding, dtype=np.float64)
+    names = np.asarray(labels, dtype=object).astype(str)
+    parts = None if groups is None else np.asarray(groups, dtype=object).astype(str)
+    if values_nd.ndim != 2:
+        msg = f"embedding has {values_nd.ndim} axes; it takes one row per cell and one column per dimension."
+        raise OptionError(msg)
+    if len(names) != len(values_nd) or (parts is not None and len(parts) != len(names)):
+        told = "" if parts is None else f" and {len(parts):,} groups"
+        msg = f"embedding has {len(values_nd):,} rows for {len(names):,} labels{told}. Give one of each per cell."
+        raise OptionError(msg)
+    if len(np.unique(names)) < 2:
+        msg = f"All {len(names):,} labels are {names[:1].tolist()}. At least two different labels are needed."
+        raise OptionError(msg)
+    if not np.isfinite(values_nd).all():
+        rows = np.flatnonzero(~np.isfinite(values_nd).all(axis=1))
+        msg = (
+            f"embedding has missing or infinite values in {len(rows):,} rows, first in row {rows[0]}. Drop those cells."
+        )
+        raise NonFiniteCountsError(msg)
+    return values_nd, names, parts
+
+
+def _splits(
+    values_nd: NDArray[np.float64], names: NDArray[Any], parts: NDArray[Any] | None, folds: int, seed: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows to learn from and rows held out, per fold."""
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    except ImportError as error:
+        msg = "Measuring an embedding needs scikit-learn. Install it with `pip install geneformer[plot]`."
+        raise MissingExtraError(msg) from error
+    check_range("folds", folds, low=2)
+    if parts is None:
+        classes, sizes = np.unique(names, return_counts=True)
+        rarest = int(sizes.argmin())
+        if sizes[rarest] < folds:
+            msg = (
+                f"folds={folds}, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or "
+                "drop or merge rare labels."
+            )
+            raise OutOfRangeError(msg)
+        return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(values_nd, names))
+    n_groups = len(np.unique(parts))
+    if n_groups < 2:
+        msg = f"All cells belong to the group {str(parts[0])!r}. At least two groups are needed to hold one out."
+        raise OptionError(msg)
+    splitter = StratifiedGroupKFold(min(folds, n_groups), shuffle=True, random_state=seed)
+    splits = list(splitter.split(values_nd, names, parts))
+    if any(len(np.unique(names[train])) < 2 for train, _ in splits):
+        msg = "Holding out groups leaves cells of one label only to learn from. Use labels that several groups share."
+        raise OptionError(msg)
+    return splits
+
+
+def _classifiers(n_neighbors: int, metric: str, standardize: bool) -> dict[str, Any]:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    neighbors = KNeighborsClassifier(n_neighbors, metric=metric, algorithm="brute")
+    return {
+        "knn": make_pipeline(StandardScaler(), neighbors) if standardize else neighbors,
+        "probe": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+    }
+
+
+def _accuracy(correct: NDArray[np.bool_], parts: NDArray[Any] | None, seed: int) -> Accuracy:
+    """Share of correct cells with Wilson's interval, or one from resampled groups."""
+    from scipy import stats
+
+    if parts is None:
+        interval = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
+        return Accuracy(mean=float(correct.mean()), low=float(interval.low), high=float(interval.high))
+    _, place = np.unique(parts, return_inverse=True)
+    hits, sizes = np.bincount(place, weights=correct), np.bincount(place)
+    drawn = np.random.default_rng(seed).integers(len(sizes), size=(10_000, len(sizes)))
+    low, high = np.quantile(hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), (0.025, 0.975))
+    return Accuracy(mean=float(correct.mean()), low=float(low), high=float(high))
+
+
+def save_random_weights(model: str | Path, folder: Path, *, seed: int = 0) -> Path:
+    """A checkpoint of the same shape and vocabulary as `model`, with random weights; returns its folder.
+
+    Parameters
+    ----------
+    model
+        Name or folder of the model to take shape and vocabulary from.
+    folder
+        Folder to write.
+    seed
+        Fixes the weights. The global random state is left alone.
+    """
+    config = deepcopy(load_model(model).network.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = GeneformerForMaskedLM(config)
+    save_checkpoint(network, folder)
+    return folder

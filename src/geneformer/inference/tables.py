@@ -1,0 +1,203 @@
+"""Embeddings with the identity of what they describe, and files of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.errors import UnsupportedFormatError
+from geneformer.files.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from anndata import AnnData
+
+TABLES = (".parquet", ".csv")
+"""Files tables are written to."""
+
+
+def check_suffix(path: str | Path, suffixes: Sequence[str] = TABLES) -> Path:
+    """The path, if its suffix is among those that are written.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        It is not.
+    """
+    path = Path(path)
+    if path.suffix not in suffixes:
+        found = f'"{path.suffix}"' if path.suffix else "a name without suffix"
+        msg = f"Cannot write {path}: results go to files that end in {', '.join(suffixes)}, not to {found}."
+        raise UnsupportedFormatError(msg)
+    return path
+
+
+def save_table(
+    frame: "pd.DataFrame", path: str | Path, provenance: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write a table as `.parquet`, with its provenance in the file's metadata, or as `.csv`.
+
+    Parameters
+    ----------
+    frame
+        The table; row names are not written.
+    path
+        File to make.
+    provenance
+        Model, vocabulary fingerprint, options, versions.
+    overwrite
+        Replace a file that is there.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        Another suffix.
+    OutputExistsError
+        There is a file already.
+    """
+    path = check_suffix(path)
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        write_table(frame, temporary, provenance, index=False)
+
+
+def write_table(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any], *, index: bool) -> None:
+    """Write a table at a path, with or without its row names."""
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=index)
+        return
+    import json
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.Table.from_pandas(frame, preserve_index=index)
+    noted = {keys.UNS.encode(): json.dumps(provenance, default=str).encode()}
+    parquet.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | noted), path)
+
+
+def cells_as_anndata(cells: "pa.Table") -> "AnnData":
+    """AnnData without counts, with what is known about the cells as `obs`, under their names.
+
+    Parameters
+    ----------
+    cells
+        One row per cell.
+    """
+    import anndata as ad
+
+    obs = cells.to_pandas()
+    names = obs.pop(keys.CELL_ID) if keys.CELL_ID in obs else obs.index
+    obs.index = names.astype(str)
+    adata = ad.AnnData(obs=obs)
+    adata.obs_names_make_unique()
+    return adata
+
+
+SUFFIXES = (".h5ad", ".parquet", ".csv")
+"""Files embeddings are written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellEmbeddings:
+    """One vector per cell, in the order of the input.
+
+    Attributes
+    ----------
+    values
+        Embeddings, ``(n_cells, hidden_size)``, float32.
+    cells
+        What is known about each cell; `cell_id` and `source` where the tokens had them.
+    provenance
+        Model, vocabulary fingerprint, options, versions.
+    """
+
+    values: NDArray[np.float32]
+    cells: "pa.Table"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per cell: columns `0` to `hidden_size - 1`, then what is known about the cell."""
+        import pandas as pd
+
+        values = pd.DataFrame(self.values, columns=[str(i) for i in range(self.values.shape[1])])
+        frame: pd.DataFrame = pd.concat([values, self.cells.to_pandas()], axis=1)
+        return frame
+
+    def to_anndata(self) -> "AnnData":
+        """Cells as `obs`, embeddings in ``obsm["X_geneformer"]``, provenance in ``uns["geneformer"]``."""
+        adata = cells_as_anndata(self.cells)
+        adata.obsm[keys.EMBEDDING] = self.values
+        adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
+        return adata
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            Another suffix.
+        OutputExistsError
+            There is a file already.
+        """
+        path = check_suffix(path, SUFFIXES)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            else:
+                write_table(self.to_frame(), temporary, self.provenance, index=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneEmbeddings:
+    """One vector per gene, averaged over the cells that express it.
+
+    Attributes
+    ----------
+    values
+        Embeddings, ``(n_genes, hidden_size)``, float32.
+    genes
+        Ensembl ids, and names of special tokens, ``(n_genes,)``.
+    n_cells
+        Cells each mean is taken over, ``(n_genes,)``.
+    provenance
+        Model, vocabulary fingerprint, options, versions.
+    """
+
+    values: NDArray[np.float32]
+    genes: NDArray[Any]
+    n_cells: NDArray[np.int64]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per gene, indexed by Ensembl id: `n_cells`, then columns `0` to `hidden_size - 1`."""
+        import pandas as pd
+
+        index = pd.Index(self.genes, name=keys.ENSEMBL_ID)
+        values = pd.DataFrame(self.values, index=index, columns=[str(i) for i in range(self.values.shape[1])])
+        values.insert(0, "n_cells", self.n_cells)
+        return values
+
+    def to_anndata(self) -> "AnnData":
+        """Genes as `obs`, embeddings in ``obsm["X_geneformer"]``."""
+        import anndata as ad
+        import pandas as pd
+
+        adata = ad.AnnData(obs=pd.DataFrame({"n_cells": self.n_cells}, index=self.genes.astype(str)))
+        adata.obsm[keys.EMBEDDING] = self.values
+        adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
+        return adata
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all."""
+        path = check_suffix(path, SUFFIXES)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            else:
+                write_table(self.to_frame(), temporary, self.provenance, index=True)

@@ -1,0 +1,244 @@
+"""Architectures by name, and any other from its `config.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig
+from transformers.activations import ACT2FN
+
+from geneformer.errors import CheckpointError, UnknownModelError
+from geneformer.options._fields import nearest
+
+RELATIVE_CLIP = "geneformer_relative_clip"
+"""Distance at which relative positions are clipped; above zero they take the place of absolute ones."""
+
+ATTENTION_WINDOW = "geneformer_attention_window"
+"""Genes on either side that a gene attends to."""
+
+ADAPTER_SIZE = "geneformer_adapter_size"
+"""Width of the bottleneck adapters in every layer."""
+
+EXTENSIONS = (RELATIVE_CLIP, ATTENTION_WINDOW, ADAPTER_SIZE)
+
+MODEL_TYPE = "geneformer"
+"""Model type in the `config.json` of an extended encoder; `transformers` would take "bert" without a warning."""
+
+
+def extension(config: BertConfig, name: str) -> int:
+    """Size of an extension; zero where the encoder does without it.
+
+    Parameters
+    ----------
+    config
+        Configuration.
+    name
+        One of `EXTENSIONS`.
+    """
+    return int(getattr(config, name, 0) or 0)
+
+
+def has_plain_attention(config: BertConfig) -> bool:
+    """Whether positions are absolute and every token attends to its whole cell."""
+    return not any(extension(config, name) for name in (RELATIVE_CLIP, ATTENTION_WINDOW))
+
+
+def is_plain_bert(config: BertConfig) -> bool:
+    """Whether `transformers`' BERT computes the same from the same weights."""
+    return not any(extension(config, name) for name in EXTENSIONS)
+
+
+def describe_extensions(config: BertConfig) -> str:
+    """The extensions an encoder has, as ``name=size`` for messages."""
+    return ", ".join(f"{name}={extension(config, name)}" for name in EXTENSIONS if extension(config, name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """Sizes of one encoder.
+
+    Attributes
+    ----------
+    layers, hidden, heads, feed_forward
+        Size of the stack.
+    positions
+        Longest cell, special tokens included.
+    vocabulary
+        Vocabulary it was made for.
+    dropout, attention_dropout
+        On states and on attention weights.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    feed_forward: int
+    positions: int
+    vocabulary: str
+    dropout: float
+    attention_dropout: float
+
+
+ARCHITECTURES = {
+    "mini": Architecture(
+        layers=3, hidden=128, heads=2, feed_forward=256, positions=1024, vocabulary="V1",
+        dropout=0.0, attention_dropout=0.0,
+    ),
+    "V1-10M": Architecture(
+        layers=6, hidden=256, heads=4, feed_forward=512, positions=2048, vocabulary="V1",
+        dropout=0.02, attention_dropout=0.02,
+    ),
+    "V1-12L": Architecture(
+        layers=12, hidden=512, heads=8, feed_forward=1024, positions=2048, vocabulary="V1",
+        dropout=0.02, attention_dropout=0.02,
+    ),
+    "V2-104M": Architecture(
+        layers=12, hidden=768, heads=12, feed_forward=3072, positions=4096, vocabulary="V2",
+        dropout=0.1, attention_dropout=0.1,
+    ),
+    "V2-316M": Architecture(
+        layers=18, hidden=1152, heads=18, feed_forward=4608, positions=4096, vocabulary="V2",
+        dropout=0.1, attention_dropout=0.1,
+    ),
+}  # fmt: skip
+"""Sizes of the published models (Theodoris et al., 2023; Chen et al., 2024) and of the bundled `mini`."""
+
+_SIZES = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size",
+}  # fmt: skip
+_NUMBERS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "initializer_range"}
+
+
+def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
+    """Configuration of a named architecture, or of a `config.json`, for a vocabulary.
+
+    Parameters
+    ----------
+    name
+        One of `ARCHITECTURES`, a `config.json`, or a folder that holds one.
+    vocab_size
+        Tokens of the vocabulary, special tokens included.
+
+    Raises
+    ------
+    UnknownModelError
+        Neither a known name nor a file.
+    CheckpointError
+        The file describes another family of models.
+    """
+    if str(name) in ARCHITECTURES:
+        shape = ARCHITECTURES[str(name)]
+        return BertConfig(
+            vocab_size=vocab_size,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.feed_forward,
+            max_position_embeddings=shape.positions,
+            hidden_dropout_prob=shape.dropout,
+            attention_probs_dropout_prob=shape.attention_dropout,
+            hidden_act="relu",
+            layer_norm_eps=1e-12,
+            initializer_range=0.02,
+            pad_token_id=0,
+        )
+    path = Path(name)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        msg = f"architecture={str(name)!r} is neither a known name ({', '.join(ARCHITECTURES)}) nor a config.json."
+        raise UnknownModelError(msg + nearest(str(name), ARCHITECTURES))
+    config = read_config_file(path)
+    config.vocab_size = vocab_size
+    return config
+
+
+def read_config_file(path: Path) -> BertConfig:
+    """Configuration in a `config.json`.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        Not JSON, another family of models, or sizes that are not sizes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path} is not valid JSON ({error}). Download or copy it again."
+        raise CheckpointError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} should hold a JSON object, found {type(content).__name__}. Download or copy it again."
+        raise CheckpointError(msg)
+    _check_entries(content, path)
+    config = BertConfig.from_dict({key: value for key, value in content.items() if key != "model_type"})
+    if config.hidden_size % config.num_attention_heads:
+        msg = f"{path}: hidden_size={config.hidden_size} is not a multiple of {config.num_attention_heads} heads."
+        raise CheckpointError(msg)
+    return config
+
+
+def write_config(
+    config: BertConfig, folder: Path, dtype: torch.dtype = torch.float32, *, architecture: str = "BertForMaskedLM"
+) -> None:
+    """Write `config.json`; plain BERT under the architecture name `transformers` knows.
+
+    An encoder with relative positions, a window or adapters is written as another type of model, because `transformers`
+    would open it as BERT, leave out what it does not know, and compute something else.
+
+    Parameters
+    ----------
+    config
+        Configuration; its `architectures` are set.
+    folder
+        Where the file goes.
+    dtype
+        Storage of the weights.
+    architecture
+        Name of the network in `transformers`; "Bert" gives way to "Geneformer" where it is not plain BERT.
+    """
+    plain = is_plain_bert(config)
+    config.architectures = [architecture if plain else architecture.replace("Bert", "Geneformer", 1)]
+    content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
+    if not plain:
+        content["model_type"] = MODEL_TYPE
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _check_entries(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse what this encoder does not implement, and values no network can be built from."""
+    accepted: dict[str, tuple[Any, ...]] = {
+        "model_type": ("bert", MODEL_TYPE),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "hidden_act": tuple(ACT2FN),
+    }
+    defaults = {"model_type": None, "position_embedding_type": "absolute", "is_decoder": False, "hidden_act": "gelu"}
+    for key, choices in accepted.items():
+        value = content.get(key, defaults[key])
+        if value not in choices:
+            msg = f"{path}: {key}={value!r}; this encoder reads BERT checkpoints with {key}={choices[0]!r}."
+            raise CheckpointError(msg + nearest(value, map(str, choices)))
+    for key in _SIZES & content.keys():
+        if type(content[key]) is not int or content[key] < 1:
+            msg = f"{path}: {key}={content[key]!r} is not a whole number from 1. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    for key in set(EXTENSIONS) & content.keys():
+        if type(content[key]) is not int or content[key] < 0:
+            msg = f"{path}: {key}={content[key]!r} is not a whole number from 0. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    for key in _NUMBERS & content.keys():
+        if type(content[key]) not in (int, float):
+            msg = f"{path}: {key}={content[key]!r} is not a number. The file is damaged; get it again."
+            raise CheckpointError(msg)
+    padding = content.get("pad_token_id", 0)
+    if padding is not None and padding not in range(content.get("vocab_size", 1)):
+        msg = f"{path}: pad_token_id={padding!r} is not among the {content.get('vocab_size'):,} tokens. Correct it."
+        raise CheckpointError(msg)

@@ -1,0 +1,184 @@
+"""Edits of a cell: one function from a row of tokens to a row of tokens.
+
+Special tokens (`<cls>`, `<eos>`) stay where they are; an edit sees the genes between them, ranked from high to low.
+
+======================  ======================================================  ========================
+edit                    what happens to its genes                               a gene the cell lacks
+======================  ======================================================  ========================
+``delete``              removed; genes behind move up                           the cell is passed over
+``overexpress``         moved to the front, in the order given                  added at the front
+``inhibit``             moved down by a share of the cell's genes               the cell is passed over
+``activate``            moved up by a share of the cell's genes                 the cell is passed over
+======================  ======================================================  ========================
+
+A cell that would outgrow the model's input loses its lowest ranked genes, and is compared with itself without them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+ADDED = -1
+"""Origin of a token that the cell did not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One edit of one gene, or of several at once.
+
+    Attributes
+    ----------
+    edit
+        "delete", "overexpress", "inhibit" or "activate".
+    tokens
+        Token ids of its genes; their order is that at the front.
+    dose
+        Share of the cell's genes that the gene is moved past; for "inhibit" and "activate".
+    """
+
+    edit: str
+    tokens: tuple[int, ...]
+    dose: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """What is done to a cell: one edit, or several one after the other.
+
+    Attributes
+    ----------
+    name
+        As it is called in results.
+    steps
+        Edits in the order they are applied.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Every gene it touches, once, in order of appearance."""
+        return tuple(dict.fromkeys(token for step in self.steps for token in step.tokens))
+
+    @property
+    def edit(self) -> str:
+        """Edits in order, such as "delete" or "delete > overexpress"."""
+        return " > ".join(_told(step) for step in self.steps)
+
+
+def _told(step: Step) -> str:
+    return f"{step.edit}@{step.dose:g}" if step.edit in ("inhibit", "activate") else step.edit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EditedCell:
+    """A cell after an edit, and what it is compared with.
+
+    Attributes
+    ----------
+    tokens
+        Token ids after the edit, ``(E,)``.
+    origin
+        Place of each of them in the compared cell, `ADDED` for those it does not have, ``(E,)``.
+    lost
+        Places in the whole cell of genes that neither cell has, because there was no room, in increasing order.
+    """
+
+    tokens: Ints
+    origin: Ints
+    lost: Ints
+
+
+def edit_cell(
+    tokens: Sequence[int] | NDArray[Any], steps: Iterable[Step], special_ids: Iterable[int], max_length: int
+) -> EditedCell | None:
+    """A cell after some edits, or None where they do not apply to it or change nothing.
+
+    Parameters
+    ----------
+    tokens
+        Token ids of the cell, highest rank first, special tokens at its ends, ``(L,)``.
+    steps
+        Edits, each applied to the result of the one before.
+    special_ids
+        Token ids that are not genes.
+    max_length
+        Most tokens of a cell, special ones included.
+
+    Examples
+    --------
+    >>> from geneformer.perturbation.edits import Step, edit_cell
+    >>> edit_cell([2, 10, 11, 12, 3], [Step("delete", (11,))], special_ids=(0, 1, 2, 3), max_length=8).tokens
+    array([ 2, 10, 12,  3])
+    """
+    row = np.asarray(tokens, dtype=np.int64)
+    head, tail = _gene_span(row, special_ids)
+    genes, places = row[head:tail], np.arange(head, tail)
+    before = genes
+    for step in steps:
+        moved = _EDITS[step.edit](genes, places, step)
+        if moved is None:
+            return None
+        genes, places = moved
+    if not len(genes) or np.array_equal(genes, before):
+        return None
+    # A gene may have been deleted and added again.
+    place_of = {token: head + place for place, token in enumerate(before.tolist())}
+    places = np.where(places == ADDED, [place_of.get(token, ADDED) for token in genes.tolist()], places)
+    n_genes = max(max_length - head - (len(row) - tail), 0)
+    lost = np.sort(places[n_genes:])
+    lost = lost[lost != ADDED]
+    ends = np.arange(head), np.arange(tail, len(row))
+    edited = np.concatenate([row[ends[0]], genes[:n_genes], row[ends[1]]])
+    origin = np.concatenate([ends[0], places[:n_genes], ends[1]])
+    return EditedCell(edited, np.where(origin == ADDED, ADDED, origin - np.searchsorted(lost, origin)), lost)
+
+
+def _gene_span(row: Ints, special_ids: Iterable[int]) -> tuple[int, int]:
+    """Where genes begin and end between the special tokens."""
+    is_gene = np.flatnonzero(~np.isin(row, np.asarray(list(special_ids), dtype=np.int64)))
+    return (int(is_gene[0]), int(is_gene[-1]) + 1) if len(is_gene) else (len(row), len(row))
+
+
+def _delete(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
+    if not np.isin(step.tokens, genes).all():
+        return None
+    hit = np.isin(genes, step.tokens)
+    return genes[~hit], places[~hit]
+
+
+def _overexpress(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints]:
+    place_of = dict(zip(genes.tolist(), places.tolist(), strict=True))
+    wanted = list(dict.fromkeys(step.tokens))
+    rest = ~np.isin(genes, wanted)
+    front = np.array([place_of.get(token, ADDED) for token in wanted], dtype=np.int64)
+    return np.concatenate([np.array(wanted, dtype=np.int64), genes[rest]]), np.concatenate([front, places[rest]])
+
+
+def _shift(genes: Ints, places: Ints, step: Step, sign: int) -> tuple[Ints, Ints] | None:
+    """Genes moved by a share of the cell, those of one step keeping their order."""
+    if not np.isin(step.tokens, genes).all():
+        return None
+    hit = np.isin(genes, step.tokens)
+    rank = np.arange(len(genes), dtype=np.float64)
+    distance = max(round(step.dose * len(genes)), 1)
+    goal = np.clip(rank + sign * distance, 0, len(genes) - 1) + sign * 0.5
+    order = np.argsort(np.where(hit, goal, rank), kind="stable")
+    return genes[order], places[order]
+
+
+def _inhibit(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
+    return _shift(genes, places, step, 1)
+
+
+def _activate(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
+    return _shift(genes, places, step, -1)
+
+
+_EDITS = {"delete": _delete, "overexpress": _overexpress, "inhibit": _inhibit, "activate": _activate}

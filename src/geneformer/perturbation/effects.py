@@ -1,0 +1,590 @@
+"""Effects of perturbations: one row per cell, perturbation and effect, and what is known about cells and genes."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.errors import DatasetError, UnknownColumnError
+from geneformer.files.atomic import atomic_file, check_output
+from geneformer.genes.vocabulary import BUNDLED, Vocabulary
+from geneformer.inference.tables import check_suffix, write_table
+from geneformer.options._fields import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from anndata import AnnData
+
+SIMILARITY, SHIFT = "similarity", "shift"
+GENE_SIMILARITY, PROBABILITY_SHIFT = "gene_similarity", "probability_shift"
+"""Values of the column `effect`."""
+
+EXACT, SCREEN = "exact", "screen"
+"""Values of the column `method`."""
+
+EFFECT_COLUMNS = ("cell_id", "perturbation", "genes", "edit", "effect", "target", "value", "method")
+
+DEFINITIONS = {
+    "cell_id": "Cell that was perturbed.",
+    "perturbation": "Name of what was done to it.",
+    "genes": "Ensembl ids of the perturbed genes, joined by +.",
+    "edit": "What was done to them; edits one after the other are joined by >.",
+    "effect": (
+        "similarity: cosine of the cell before and after, 1 = no effect (with pooling mean, the mean over its other "
+        "genes). shift: change of the cosine with the target state, above 0 = towards it. gene_similarity: cosine of "
+        "the target gene before and after, 1 = no effect. probability_shift: change of the probability of the target "
+        "class, above 0 = more probable."
+    ),
+    "target": "State, class or affected gene; empty for similarity.",
+    "value": "The effect; no unit.",
+    "method": "exact: from the network run on the edited cell. screen: first-order estimate.",
+}
+"""What each column says, with unit and sign."""
+
+TABLES = ("effects", "cells", "genes", "states")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerturbationEffects:
+    """What came of a perturbation run.
+
+    Attributes
+    ----------
+    effects
+        Columns `EFFECT_COLUMNS`; `DEFINITIONS` says what they mean.
+    cells
+        Perturbed cells: `cell_id`, `state` where states were named, `length`, and what else is known about them.
+    genes
+        Genes of the vocabulary found in the perturbed cells: `gene`, `symbol`, `token`, `n_cells`, `mean_rank` (0 =
+        highest, 1 = lowest, over the cells that have it), and `expression:<state>` (mean of log1p counts per 10,000
+        over all cells of a state, where counts are known) or else `rank:<state>` (mean of 1 - rank, 0 where absent).
+    states
+        Embeddings of the named states by name, ``(D,)`` each; the first is the start, the second the goal.
+    provenance
+        Model, vocabulary fingerprint, options, versions; for a screen, what its estimates were found to be worth.
+    """
+
+    effects: "pa.Table"
+    cells: "pa.Table"
+    genes: "pa.Table"
+    states: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.effects.num_rows)
+
+    @property
+    def start(self) -> str | None:
+        """Name of the start state."""
+        return next(iter(self.states), None)
+
+    @property
+    def goal(self) -> str | None:
+        """Name of the goal state."""
+        return next((name for place, name in enumerate(self.states) if place == 1), None)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per cell, perturbation and effect."""
+        frame: pd.DataFrame = self.effects.to_pandas()
+        return frame
+
+    def save(self, folder: Path) -> None:
+        """Write the tables into a folder that exists: Parquet, each with provenance and definitions in its metadata."""
+        from pyarrow import parquet
+
+        notes = {"provenance": dict(self.provenance), "definitions": DEFINITIONS}
+        noted = {keys.UNS.encode(): json.dumps(notes, default=str).encode()}
+        for name in TABLES:
+            table = states_table(self.states) if name == "states" else getattr(self, name)
+            parquet.write_table(
+                table.replace_schema_metadata((table.schema.metadata or {}) | noted), folder / f"{name}.parquet"
+            )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """What `save` wrote.
+
+        Raises
+        ------
+        DatasetError
+            The folder is not such a result, or a file of it is missing or damaged.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        folder = Path(folder)
+        try:
+            tables = {name: parquet.read_table(folder / f"{name}.parquet") for name in TABLES}
+            notes = json.loads((tables["effects"].schema.metadata or {})[keys.UNS.encode()])
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            msg = (
+                f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb'
+                " run` finished; run the same command again to finish it."
+            )
+            raise DatasetError(msg) from error
+        states = states_of(tables.pop("states"))
+        return cls(**tables, states=states, provenance=notes["provenance"])
+
+
+def states_table(states: Mapping[str, NDArray[np.float32]]) -> "pa.Table":
+    """Embeddings of states, one row each: `state`, `embedding`."""
+    import pyarrow as pa
+
+    vectors = [np.asarray(vector, dtype=np.float32).tolist() for vector in states.values()]
+    return pa.table(
+        {"state": pa.array(list(states), pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))}
+    )
+
+
+def states_of(table: "pa.Table") -> dict[str, NDArray[np.float32]]:
+    """Embeddings of states as `states_table` laid them out."""
+    rows = zip(table.column("state").to_pylist(), table.column("embedding").to_pylist(), strict=True)
+    return {name: np.asarray(vector, dtype=np.float32) for name, vector in rows}
+
+
+FRAMES = ("effects", "cells", "genes")
+
+
+def to_uns(effects: PerturbationEffects) -> dict[str, Any]:
+    """Effects as an entry of `uns` that `write_h5ad` can hold.
+
+    Returns
+    -------
+    entry
+        Tables `effects`, `cells` and `genes`, names of states with their embeddings ``(S, D)``, provenance as JSON.
+        Slashes in names of columns are written as %2F.
+    """
+    entry: dict[str, Any] = {name: _stored(getattr(effects, name)) for name in FRAMES}
+    states = effects.states
+    entry["state_names"] = np.array(list(states), dtype=object)
+    entry["state_embeddings"] = np.array(list(states.values()), dtype=np.float32).reshape(
+        len(states), -1 if states else 0
+    )
+    entry["provenance"] = json.dumps(dict(effects.provenance), default=str)
+    return entry
+
+
+def from_uns(entry: Mapping[str, Any]) -> PerturbationEffects:
+    """What `to_uns` made, also after a round through a file.
+
+    Raises
+    ------
+    DatasetError
+        The entry holds something else.
+    """
+    try:
+        tables = {name: _restored(entry[name]) for name in FRAMES}
+        tables["effects"] = tables["effects"].select(EFFECT_COLUMNS)
+        names = [str(name) for name in entry["state_names"]]
+        embeddings = np.asarray(entry["state_embeddings"], dtype=np.float32)
+        provenance = json.loads(str(entry["provenance"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        msg = f"This entry of uns holds no effects of perturbations ({error!r}). Run gf.tl.perturb first."
+        raise DatasetError(msg) from error
+    return PerturbationEffects(**tables, states=dict(zip(names, embeddings, strict=True)), provenance=provenance)
+
+
+def effects_of(
+    source: "PerturbationEffects | AnnData | str | Path", key: str = keys.PERTURBATION
+) -> PerturbationEffects:
+    """Effects from wherever they are.
+
+    Parameters
+    ----------
+    source
+        Effects, an AnnData object with them in `uns[key]`, or the folder of a finished run.
+    key
+        Slot of `uns`.
+
+    Raises
+    ------
+    UnknownColumnError
+        No such slot.
+    DatasetError
+        The slot, folder or object holds no effects.
+    """
+    if isinstance(source, PerturbationEffects):
+        return source
+    if isinstance(source, str | Path):
+        return PerturbationEffects.read(source)
+    slots = getattr(source, "uns", None)
+    if slots is None:
+        msg = (
+            f"Effects of perturbations cannot be read from {type(source).__name__}. Pass an AnnData object after "
+            "gf.tl.perturb, its PerturbationEffects, or the folder of a finished run."
+        )
+        raise DatasetError(msg)
+    if key not in slots:
+        names = [str(name) for name in slots]
+        msg = f"adata.uns has no {key!r}; it has {names or 'nothing'}.{nearest(key, names)} Run gf.tl.perturb first."
+        raise UnknownColumnError(msg)
+    return from_uns(slots[key])
+
+
+def _stored(table: "pa.Table") -> "pd.DataFrame":
+    """A table that HDF5 can hold: texts as categories, dates as text."""
+    frame: pd.DataFrame = table.to_pandas()
+    for name in frame.columns:
+        if frame[name].dtype.kind in "Mm":
+            frame[name] = frame[name].astype(str).where(frame[name].notna(), None)
+        if frame[name].dtype == object:
+            frame[name] = frame[name].astype("category")
+    frame.index = frame.index.astype(str)
+    return frame.rename(columns=lambda name: str(name).replace("%", "%25").replace("/", "%2F"))
+
+
+def _restored(frame: "pd.DataFrame") -> "pa.Table":
+    import pyarrow as pa
+
+    frame = frame.rename(columns=lambda name: str(name).replace("%2F", "/").replace("%25", "%"))
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+Ints = NDArray[np.intp]
+Floats = NDArray[np.float64]
+
+UNKNOWN_TOKEN = -1
+PARTS = ("perturbation", "genes", "edit")
+"""What tells perturbations apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """Effects of one kind.
+
+    Attributes
+    ----------
+    group
+        What each is an effect of, ``(n,)``: a row of `Perturbed.table`.
+    cell
+        Cell of each, ``(n,)``: a place in `Perturbed.cell_ids`.
+    value
+        The effects, ``(n,)``; all finite.
+    """
+
+    group: Ints
+    cell: Ints
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def counts(self, n_groups: int) -> Ints:
+        """Effects of each group, ``(G,)``."""
+        return np.bincount(self.group, minlength=n_groups)
+
+    def means(self, n_groups: int) -> Floats:
+        """Mean effect of each group, ``(G,)``; NaN where there is none."""
+        return mean_by(self.value, self.group, n_groups)
+
+    def by_group(self) -> "Values":
+        """The same, group by group; the order within a group stays."""
+        order = np.argsort(self.group, kind="stable")
+        return Values(self.group[order], self.cell[order], self.value[order])
+
+    def distances(self) -> "Values":
+        """Similarities as distances: 1 - value."""
+        return Values(self.group, self.cell, 1.0 - self.value)
+
+
+def mean_by(values: Floats, groups: Ints, n_groups: int) -> Floats:
+    """Mean of each group, ``(G,)``; NaN where there is no value."""
+    counts = np.bincount(groups, minlength=n_groups)
+    sums = np.bincount(groups, weights=values, minlength=n_groups)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+class Perturbed:
+    """Effects of a run by kind and target.
+
+    Parameters
+    ----------
+    effects
+        The run.
+
+    Attributes
+    ----------
+    table
+        One row per perturbation, by ascending token id: `Gene`, `Gene_name` and `Ensembl_ID` as in the published
+        statistics, `perturbation`, `genes` and `edit`.
+    cell_ids
+        Names of the cells, ``(C,)``.
+    """
+
+    def __init__(self, effects: PerturbationEffects) -> None:
+        self.source = effects
+        self.names = GeneNames(effects)
+        texts = [name for name in EFFECT_COLUMNS if name != "value"]
+        columns = {name: effects.effects.column(name).to_pandas().astype("category") for name in texts}
+        self._codes = {name: np.asarray(column.cat.codes, dtype=np.intp) for name, column in columns.items()}
+        self._texts = {name: [str(text) for text in column.cat.categories] for name, column in columns.items()}
+        self._value = np.asarray(effects.effects.column("value").to_numpy(), dtype=np.float64)
+        self.cell_ids: NDArray[Any] = np.array(self._texts["cell_id"], dtype=object)
+        self.table, self._group = self._perturbations()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Forget every other perturbation, ``(G,)`` true where it stays."""
+        place = np.where(kept, np.cumsum(kept) - 1, -1)
+        self.table = self.table[kept].reset_index(drop=True)
+        self._group = np.where(self._group < 0, -1, place[self._group])
+
+    def kinds(self) -> list[str]:
+        """Kinds of effects the run has, exact or estimated."""
+        return [self._texts["effect"][code] for code in np.unique(self._codes["effect"])]
+
+    def targets(self, effect: str) -> list[str]:
+        """Targets that effects of a kind are told towards, in order of their first row."""
+        rows = self._rows(effect)
+        codes, first = np.unique(self._codes["target"][rows], return_index=True)
+        return [self._texts["target"][code] for code in codes[np.argsort(first)]]
+
+    def values(self, effect: str, target: str | None = None, *, exact: bool = True) -> Values:
+        """Effects of a kind, towards one target or all; those that are no number are left out."""
+        rows = self._rows(effect, exact=exact)
+        if target is not None:
+            rows = rows[self._codes["target"][rows] == self._code("target", target)]
+        rows = rows[np.isfinite(self._value[rows])]
+        return Values(self._group[rows], self._codes["cell_id"][rows], self._value[rows])
+
+    def pairs(self, effect: str) -> tuple[Ints, list[str]]:
+        """Target of each effect of a kind, ``(n,)``, and what targets are called; rows as in `values`."""
+        rows = self._rows(effect)
+        rows = rows[np.isfinite(self._value[rows])]
+        return self._codes["target"][rows], self._texts["target"]
+
+    def cell_column(self, name: str) -> "pd.Series[Any]":
+        """What is known about the cells, in the order of `cell_ids`."""
+        cells = self.source.cells.to_pandas()
+        known = cells.set_index(cells["cell_id"].astype(str))[name]
+        column: pd.Series[Any] = known[~known.index.duplicated()].reindex(self.cell_ids)
+        return column
+
+    def _code(self, column: str, text: str) -> int:
+        return self._texts[column].index(text) if text in self._texts[column] else -1
+
+    def _rows(self, effect: str, *, exact: bool = True) -> Ints:
+        is_exact = self._codes["method"] == self._code("method", EXACT)
+        wanted = self._codes["effect"] == self._code("effect", effect)
+        return np.flatnonzero(wanted & (is_exact == exact) & (self._group >= 0))
+
+    def _perturbations(self) -> tuple["pd.DataFrame", Ints]:
+        """The table, and the row of it of every effect."""
+        import pandas as pd
+
+        key = np.zeros(len(self._value), dtype=np.int64)
+        for name in PARTS:
+            key = key * max(len(self._texts[name]), 1) + self._codes[name]
+        distinct, first, group = np.unique(key, return_index=True, return_inverse=True)
+        told = {name: [self._texts[name][code] for code in self._codes[name][first]] for name in PARTS}
+        genes = [tuple(text.split("+")) for text in told["genes"]]
+        tokens = [self.names.tokens(some) for some in genes]
+        order = sorted(
+            range(len(distinct)), key=lambda row: (tokens[row], told["edit"][row], told["perturbation"][row])
+        )
+        place = np.empty(len(order), dtype=np.intp)
+        place[order] = np.arange(len(order))
+        symbols = [self.names.symbols(some) for some in genes]
+        table = {"Gene": _single(tokens), "Gene_name": _single(symbols), "Ensembl_ID": _single(genes), **told}
+        frame = pd.DataFrame({name: column_of(column) for name, column in table.items()})
+        return frame.iloc[order].reset_index(drop=True), place[group.reshape(-1)]
+
+
+class GeneNames:
+    """Token ids and symbols of genes: from the run, or else from the vocabulary it names.
+
+    Parameters
+    ----------
+    effects
+        The run.
+    """
+
+    def __init__(self, effects: PerturbationEffects) -> None:
+        genes = effects.genes
+        names = [str(gene) for gene in genes.column("gene").to_pylist()]
+        self._token = dict(zip(names, genes.column("token").to_pylist(), strict=True))
+        self._symbol = dict(zip(names, genes.column("symbol").to_pylist(), strict=True))
+        named = str(effects.provenance.get("vocabulary"))
+        told = effects.provenance.get("vocabulary_fingerprint")
+        bundled = Vocabulary.load(named) if named in BUNDLED else None
+        self._vocabulary = bundled if bundled is not None and told in (None, bundled.fingerprint) else None
+
+    def tokens(self, genes: Sequence[str]) -> tuple[int, ...]:
+        """Token id of each; `UNKNOWN_TOKEN` where neither knows it."""
+        spare = {} if self._vocabulary is None else self._vocabulary.token_of
+        return tuple(int(self._token.get(gene, spare.get(gene, UNKNOWN_TOKEN))) for gene in genes)
+
+    def symbols(self, genes: Sequence[str]) -> tuple[str, ...]:
+        """Symbol of each, or its id where none is known."""
+        return tuple(self._symbol.get(gene) or self._spare_symbol(gene) for gene in genes)
+
+    def _spare_symbol(self, gene: str) -> str:
+        return gene if self._vocabulary is None else self._vocabulary.symbol_of(gene)
+
+
+def _single(entries: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """The entry of a perturbation of one gene itself, the tuple of several."""
+    return (entry[0] if len(entry) == 1 else entry for entry in entries)
+
+
+def column_of(entries: Iterable[Any]) -> NDArray[Any]:
+    """Entries as a column: whole numbers where all are, else objects such as tuples."""
+    listed = list(entries)
+    if listed and all(isinstance(entry, int) for entry in listed):
+        return np.array(listed, dtype=np.int64)
+    column = np.empty(len(listed), dtype=object)
+    column[:] = listed
+    return column
+
+
+SUFFIXES = (".csv", ".parquet", ".h5ad")
+"""Files rankings are written to."""
+
+DEFINITIONS_SUFFIX = ".columns.json"
+"""What the file with definitions and provenance beside a .csv is called, after its name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PerturbationRanking:
+    """Statistics of the perturbations of a run.
+
+    Attributes
+    ----------
+    frame
+        Rows from the first to the last rank; the index is their place before sorting.
+    mode
+        Which statistics; see `RankOptions`.
+    definitions
+        What each column says, with unit and sign.
+    states
+        Columns with mean effects, by the state or class they are about.
+    provenance
+        That of the run, and options of the ranking.
+    """
+
+    frame: "pd.DataFrame"
+    mode: str
+    definitions: Mapping[str, str]
+    states: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def notes(self) -> dict[str, Any]:
+        """Everything but the table, as JSON can hold it."""
+        told = {name: getattr(self, name) for name in ("mode", "definitions", "states", "provenance")}
+        found: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        return found
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The table, with the rest in `attrs["geneformer"]`."""
+        frame = self.frame.copy()
+        frame.attrs[keys.UNS] = self.notes()
+        return frame
+
+    @classmethod
+    def from_frame(cls, frame: "pd.DataFrame") -> Self:
+        """What `to_frame` made.
+
+        Raises
+        ------
+        DatasetError
+            The table does not tell what it is.
+        """
+        notes = frame.attrs.get(keys.UNS)
+        if not isinstance(notes, Mapping) or not {"mode", "definitions"} <= notes.keys():
+            msg = (
+                f"This table with the columns {[str(name) for name in frame.columns][:8]} is no ranking, or lost its "
+                "attrs on the way. Pass what gf.tl.rank_perturbations returned, or the effects themselves."
+            )
+            raise DatasetError(msg)
+        return cls(frame, **notes)
+
+    def to_anndata(self) -> "AnnData":
+        """Perturbations as `obs`, states as `var`, mean effects as `X`; definitions and provenance in `uns`.
+
+        `obs["perturbation"]` names the perturbation. Of a table of cells, `var` is the whole cell; of one of pairs of
+        genes, the affected genes. Slashes in names become |, which files can hold.
+        """
+        import anndata as ad
+
+        frame = _storable(self.frame)
+        if self.mode == "aggregate":
+            return self._noted(ad.AnnData(**_table_of(frame, "Cosine_sim", None)))
+        if self.mode == "aggregate_gene_shifts":
+            return self._noted(ad.AnnData(**_table_of(frame, "Cosine_sim_mean", "Affected_Ensembl_ID")))
+        import pandas as pd
+
+        means = frame[[column.replace("/", "|") for column in self.states.values()]].to_numpy(dtype=np.float64)
+        var = pd.DataFrame(index=pd.Index(list(self.states), dtype=str))
+        adata = ad.AnnData(X=means, obs=frame.set_index(frame["perturbation"].astype(str).to_numpy()), var=var)
+        adata.obs_names_make_unique()
+        return self._noted(adata)
+
+    def _noted(self, adata: "AnnData") -> "AnnData":
+        adata.uns[keys.UNS] = {"perturbation_ranking": json.dumps(self.notes())}
+        definitions = {name.replace("/", "|"): text for name, text in self.definitions.items()}
+        adata.uns["definitions"] = definitions
+        return adata
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a `.csv`, `.parquet` or `.h5ad`, complete or not at all.
+
+        A `.csv` has the columns of the published package first, and `<file>.columns.json` beside it says what columns
+        mean; the others say it in the file.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            Another suffix.
+        OutputExistsError
+            There is a file already.
+        """
+        path = check_suffix(path, SUFFIXES)
+        notes = path.with_name(path.name + DEFINITIONS_SUFFIX)
+        if path.suffix == ".csv":
+            check_output(notes, overwrite=overwrite)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            elif path.suffix == ".parquet":
+                write_table(_storable(self.frame, slashes=True), temporary, self.notes(), index=True)
+            else:
+                write_table(self.frame, temporary, {}, index=True)
+        if path.suffix == ".csv":
+            with atomic_file(notes, overwrite=overwrite) as temporary:
+                temporary.write_text(json.dumps(self.notes(), indent=2) + "\n", encoding="utf-8")
+
+
+def _storable(frame: "pd.DataFrame", *, slashes: bool = False) -> "pd.DataFrame":
+    """Columns of one kind each: tuples, and tokens beside other names, as text."""
+    stored = frame.copy()
+    stored.attrs.clear()
+    for name in frame.columns:
+        if frame[name].dtype == object:
+            known = frame[name].notna()
+            stored[name] = frame[name].astype(str).where(known, None if slashes else "")
+    return stored if slashes else stored.rename(columns=lambda name: str(name).replace("/", "|"))
+
+
+def _table_of(frame: "pd.DataFrame", value: str, column: str | None) -> dict[str, Any]:
+    """Means of a long table, one row per perturbation, and what is known about those rows."""
+    import pandas as pd
+
+    across = frame[column].where(frame[column] != "", "cell").to_numpy() if column else ["cell"] * len(frame)
+    frame = frame.assign(across=across)
+    means = frame.pivot_table(index="perturbation", columns="across", values=value, sort=False, observed=True)
+    constant = [name for name in ("Perturbed", "Gene", "Gene_name", "Ensembl_ID", "edit") if name in frame]
+    known = frame.drop_duplicates("perturbation").set_index("perturbation")[constant].loc[means.index]
+    known.insert(0, "perturbation", known.index.to_numpy())
+    known.index = pd.Index(known.index.astype(str).to_numpy())
+    return {"X": means.to_numpy(), "obs": known, "var": pd.DataFrame(index=pd.Index(means.columns.astype(str)))}

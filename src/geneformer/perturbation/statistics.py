@@ -1,0 +1,652 @@
+"""Statistics of perturbations: the published modes, with further columns, from the effects of a run.
+
+Only exact effects are tested. A perturbation that a screen has only estimated is left out, with a warning.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geneformer.errors import (
+    AbsentGeneError,
+    GeneformerWarning,
+    MissingExtraError,
+    OptionError,
+    PerturbationError,
+    StateError,
+)
+from geneformer.options import RankOptions
+from geneformer.perturbation.effects import (
+    GENE_SIMILARITY,
+    SHIFT,
+    SIMILARITY,
+    Floats,
+    Ints,
+    PerturbationEffects,
+    PerturbationRanking,
+    Perturbed,
+    Values,
+    column_of,
+    mean_by,
+)
+from geneformer.perturbation.uncertainty import (
+    DonorMeans,
+    Measured,
+    added_columns,
+    against_each_other,
+    against_pool,
+    donors_of,
+    false_discovery_rates,
+    gene_numbers,
+    mean_interval,
+    mean_over_genes,
+    pool_of,
+    units_of,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = ["Gene", "Gene_name", "Ensembl_ID"]
+CELL = "cell_emb"
+"""What the published package calls the cell among affected genes."""
+
+
+def goal_state_shift(perturbed: Perturbed, goal: str, alternates: Sequence[str], fdr: float) -> "pd.DataFrame":
+    """Mean shift towards the goal and the alternates, each compared with the shifts of all perturbations.
+
+    Parameters
+    ----------
+    perturbed
+        Effects of a run with states.
+    goal, alternates
+        Names of states.
+    fdr
+        Rate below which a row is significant.
+    """
+    n = len(perturbed)
+    ends = {"goal": goal} | {f"alt {state}": state for state in alternates}
+    shifts = {end: perturbed.values(SHIFT, state) for end, state in ends.items()}
+    # One perturbation is the whole pool: there is nothing to compare it with.
+    p = {
+        end: against_pool(values, pool_of(values), n) if n > 1 else np.full(n, np.nan) for end, values in shifts.items()
+    }
+    table = perturbed.table[NAMES].copy()
+    for end, values in shifts.items():
+        table[shift_column(ends[end], is_goal=end == "goal")] = values.means(n)
+    for end in ends:
+        table[_of_end(end, "Goal_end_vs_random_pval", "Alt_end_vs_random_pval_", ends)] = p[end]
+    for end in ends:
+        table[_of_end(end, "Goal_end_FDR", "Alt_end_FDR_", ends)] = false_discovery_rates(p[end])
+    table["N_Detections"] = shifts["goal"].counts(n)
+    table["Sig"] = (table["Goal_end_FDR"] < fdr).astype(int)
+    return table.sort_values(["Sig", "Shift_to_goal_end", "Goal_end_FDR"], ascending=[False, False, True])
+
+
+def shift_column(state: str, *, is_goal: bool) -> str:
+    """Column with the mean shift towards a state."""
+    return "Shift_to_goal_end" if is_goal else f"Shift_to_alt_end_{state}"
+
+
+def _of_end(end: str, of_goal: str, of_alternate: str, ends: dict[str, str]) -> str:
+    return of_goal if end == "goal" else f"{of_alternate}{ends[end]}"
+
+
+def vs_null(perturbed: Perturbed, null: Values, fdr: float) -> "pd.DataFrame":
+    """Mean similarity of each perturbation beside that of the same one in a null run.
+
+    Parameters
+    ----------
+    perturbed
+        Effects of a run without states.
+    null
+        Similarities of the null run, by row of `perturbed.table`.
+    fdr
+        Rate below which a row is significant.
+    """
+    n = len(perturbed)
+    tested = perturbed.values(SIMILARITY)
+    table = perturbed.table[NAMES].copy()
+    table["Test_avg_shift"], table["Null_avg_shift"] = tested.means(n), null.means(n)
+    table["Test_vs_null_avg_shift"] = table["Test_avg_shift"] - table["Null_avg_shift"]
+    table["Test_vs_null_pval"] = np.nan_to_num(against_each_other(tested, null, n), nan=1.0)
+    table["Test_vs_null_FDR"] = false_discovery_rates(table["Test_vs_null_pval"].to_numpy())
+    table["N_Detections_test"], table["N_Detections_null"] = tested.counts(n), null.counts(n)
+    table["Sig"] = (table["Test_vs_null_FDR"] < fdr).astype(int)
+    by = ["Sig", "Test_vs_null_avg_shift", "Test_vs_null_FDR"]
+    return table.sort_values(by, ascending=[False, False, True])
+
+
+def mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
+    """Perturbations split into those with and without impact: two Gaussians over their mean similarities.
+
+    Raises
+    ------
+    PerturbationError
+        Fewer than two perturbations with different effects.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+    n = len(perturbed)
+    similarity = perturbed.values(SIMILARITY)
+    means = similarity.means(n)
+    impact = Impact(means)
+    table = perturbed.table[NAMES].copy()
+    table["Test_avg_shift"] = means
+    table["Impact_component"] = impact.of(means)
+    table["Impact_component_percent"] = 100 * mean_by(impact.of(similarity.value).astype(float), similarity.group, n)
+    table["N_Detections"] = similarity.counts(n)
+    return table.sort_values(["Impact_component", "Test_avg_shift"], ascending=[False, True])
+
+
+class Impact:
+    """Which of two Gaussians a similarity belongs to; the one with the lower mean is impact.
+
+    Parameters
+    ----------
+    means
+        Mean similarity of every perturbation, ``(G,)``.
+
+    Raises
+    ------
+    PerturbationError
+        Fewer than two perturbations with different effects.
+    MissingExtraError
+        scikit-learn is not installed.
+    """
+
+    def __init__(self, means: Floats) -> None:
+        if len(np.unique(means)) < 2:
+            msg = (
+                f"A mixture of two components needs perturbations with different effects, but {len(means)} of "
+                f"{len(means)} have the same. Perturb more genes, or look at the numbers themselves."
+            )
+            raise PerturbationError(msg)
+        try:
+            from sklearn.mixture import GaussianMixture
+        except ImportError as error:
+            msg = 'mode="mixture_model" needs scikit-learn. Install it with `pip install geneformer[train]`.'
+            raise MissingExtraError(msg) from error
+        self._mixture = GaussianMixture(n_components=2, random_state=0).fit(means[:, None])
+        centers = self._mixture.means_[:, 0]
+        self._low, self._high = centers.min(), centers.max()
+        self._component = int(np.argmin(centers))
+
+    def of(self, similarities: Floats) -> Ints:
+        """1 for impact and 0 for none; beyond the means of the components their tails do not decide."""
+        likelier = self._mixture.predict(similarities[:, None]) == self._component
+        decided: Ints = np.where(similarities > self._high, 0, np.where(similarities < self._low, 1, likelier))
+        return decided.astype(np.intp)
+
+
+def aggregate(perturbed: Perturbed) -> "pd.DataFrame":
+    """Similarity of every cell, perturbation by perturbation, with the cell and the perturbation."""
+    import pandas as pd
+
+    values = perturbed.values(SIMILARITY).by_group()
+    table = perturbed.table.iloc[values.group].reset_index(drop=True)
+    names = ["+".join(name) if isinstance(name, tuple) else name for name in table["Gene_name"]]
+    columns = {"Cosine_sim": values.value, "Gene": names, "cell_id": perturbed.cell_ids[values.cell]}
+    return pd.DataFrame(columns | {name: table[name] for name in ("perturbation", "edit")})
+
+
+class GenePairs:
+    """Perturbed and affected genes.
+
+    Parameters
+    ----------
+    perturbed
+        Effects of a run with effects on genes.
+
+    Attributes
+    ----------
+    values
+        Similarities by pair; those of cells, where the run has them, come as one more affected "gene".
+    group
+        Perturbation of each pair, ``(P,)``.
+    affected
+        Ensembl id of the affected gene of each pair, or `CELL`, ``(P,)``.
+    """
+
+    def __init__(self, perturbed: Perturbed) -> None:
+        cells, genes = perturbed.values(SIMILARITY), perturbed.values(GENE_SIMILARITY)
+        targets, names = perturbed.pairs(GENE_SIMILARITY)
+        targets = np.concatenate([np.full(len(cells), len(names)), targets])
+        group = np.concatenate([cells.group, genes.group])
+        keys, first, place = np.unique(group * (len(names) + 1) + targets, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        number = np.empty(len(keys), dtype=np.intp)
+        number[order] = np.arange(len(keys))
+        self.values = Values(
+            number[place.reshape(-1)],
+            np.concatenate([cells.cell, genes.cell]),
+            np.concatenate([cells.value, genes.value]),
+        )
+        self.group, code = keys[order] // (len(names) + 1), keys[order] % (len(names) + 1)
+        self.affected = np.array([*names, CELL], dtype=object)[code]
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+
+def aggregate_gene_shifts(perturbed: Perturbed, pairs: GenePairs) -> "pd.DataFrame":
+    """Mean similarity of every affected gene under every perturbation; cells first."""
+    import pandas as pd
+
+    n, values = len(pairs), pairs.values
+    mean = values.means(n)
+    deviation = np.sqrt(mean_by((values.value - mean[values.group]) ** 2, values.group, n))
+    named = perturbed.table[NAMES].iloc[pairs.group].reset_index(drop=True)
+    is_cell = pairs.affected == CELL
+    genes = [str(gene) for gene in pairs.affected[~is_cell]]
+    affected = np.full((3, n), None, dtype=object)
+    affected[0, is_cell] = CELL
+    affected[0, ~is_cell] = perturbed.names.tokens(genes)
+    affected[1, ~is_cell] = perturbed.names.symbols(genes)
+    affected[2, ~is_cell] = genes
+    columns = {"Perturbed": column_of(named["Gene"].tolist()), "Gene_name": named["Gene_name"]}
+    columns |= {"Ensembl_ID": named["Ensembl_ID"]}
+    columns |= dict(zip(("Affected", "Affected_gene_name", "Affected_Ensembl_ID"), affected, strict=True))
+    columns |= {"Cosine_sim_mean": mean, "Cosine_sim_stdev": deviation, "N_Detections": values.counts(n)}
+    table = pd.DataFrame(columns)
+    parts = [table[some].sort_values("Cosine_sim_mean", kind="stable") for some in (is_cell, ~is_cell)]
+    ordered: pd.DataFrame = pd.concat(parts)
+    return ordered
+
+
+_PUBLISHED = {
+    "Gene": "Token id of the perturbed gene, or a tuple for several; -1 where it is not known.",
+    "Gene_name": "Symbol of the perturbed gene, or a tuple for several.",
+    "Ensembl_ID": "Ensembl id of the perturbed gene, or a tuple for several.",
+    "Shift_to_goal_end": (
+        "Mean over cells of the change of the cosine with the goal state; no unit, above 0 = towards it."
+    ),
+    "Shift_to_alt_end_": "Mean over cells of the change of the cosine with that state; above 0 = towards it.",
+    "Goal_end_vs_random_pval": (
+        "Two-sided Wilcoxon rank-sum p (normal approximation, no correction for ties) of the shifts of this "
+        "perturbation against those of all, itself included. Cells count as independent."
+    ),
+    "Alt_end_vs_random_pval_": "The same for shifts towards that state.",
+    "Goal_end_FDR": "Benjamini-Hochberg over Goal_end_vs_random_pval.",
+    "Alt_end_FDR_": "Benjamini-Hochberg over the p-values towards that state.",
+    "N_Detections": "Cells the mean is over.",
+    "Test_avg_shift": "Mean over cells of the cosine before and after; 1 = no effect.",
+    "Null_avg_shift": "The same in the null run.",
+    "Test_vs_null_avg_shift": "Test_avg_shift - Null_avg_shift; below 0 = moves cells further than in the null run.",
+    "Test_vs_null_pval": "Two-sided Wilcoxon rank-sum p of the two runs; 1 where one has no cell.",
+    "Test_vs_null_FDR": "Benjamini-Hochberg over Test_vs_null_pval.",
+    "N_Detections_test": "Cells of the run.",
+    "N_Detections_null": "Cells of the null run.",
+    "Impact_component": (
+        "1 where the mean belongs to the Gaussian with the lower mean similarity (impact), 0 where to the other."
+    ),
+    "Impact_component_percent": "Percent of cells whose similarity belongs to the impact component.",
+    "Cosine_sim": "Cosine of the cell before and after; 1 = no effect.",
+    "Perturbed": "Token id of the perturbed gene, or a tuple for several.",
+    "Affected": "Token id of the affected gene; cell_emb = the whole cell.",
+    "Affected_gene_name": "Symbol of the affected gene; empty for the cell.",
+    "Affected_Ensembl_ID": "Ensembl id of the affected gene; empty for the cell.",
+    "Cosine_sim_mean": "Mean over cells of the cosine of the affected gene before and after; 1 = no effect.",
+    "Cosine_sim_stdev": "Standard deviation of these (population).",
+}
+
+_ADDED = {
+    "matched_p": (
+        "Permutation p of the effect among perturbations, done in the same way, of genes of similar mean rank. No p is "
+        "below 1 / (n_matched + 1), for shifts twice that. NaN where no gene matches."
+    ),
+    "matched_fdr": "Benjamini-Hochberg over matched_p.",
+    "n_matched": "Genes compared with.",
+    "donor_mean": "Mean over donors of the mean effect of their cells; sign as in effect.",
+    "n_donors": "Donors it is over.",
+    "donor_fdr": "Benjamini-Hochberg over donor_p.",
+    "baseline_mean_rank": (
+        "Mean rank of the gene in the perturbed cells that have it, 0 = highest, 1 = lowest; of several, their mean."
+    ),
+    "baseline_expression_difference": (
+        "Goal minus start: mean of log1p counts per 10,000 of the gene where counts are known, else mean of 1 - rank; "
+        "above 0 = higher in the goal. NaN without states."
+    ),
+    "shift_to_start": "Mean over cells of the change of the cosine with the start state; above 0 = towards it.",
+    "probability_shift:": "Mean over cells of the change of the probability of that class; above 0 = more probable.",
+    "screened_mean": "Mean of first-order estimates over the cells that were not run; in no test.",
+    "n_screened": "Cells with an estimate only.",
+    "perturbation": "Name of what was done.",
+    "edit": "What was done to the genes; edits one after the other are joined by >.",
+    "cell_id": "Cell that was perturbed.",
+    "donor": "Donor of the cell.",
+}
+
+_EFFECTS = {
+    "goal_state_shift": "Shift_to_goal_end; above 0 = towards the goal.",
+    "similarity": "1 - mean cosine of the cell before and after: how far cells move; 0 = no effect.",
+    "mixture_model": "1 - Test_avg_shift: how far cells move; 0 = no effect.",
+    "vs_null": "Null_avg_shift - Test_avg_shift; above 0 = moves cells further than in the null run.",
+    "aggregate_gene_shifts": "1 - Cosine_sim_mean: how far the affected gene moves; 0 = no effect.",
+}
+
+_OVER_DONORS = {
+    "goal_state_shift": "shift of 0",
+    "vs_null": "difference of 0, in donors of both runs",
+}
+
+
+def definitions(columns: Iterable[str], mode: str, options: RankOptions) -> dict[str, str]:
+    """What each of some columns says.
+
+    Parameters
+    ----------
+    columns
+        Names of columns.
+    mode
+        Decides what the effect is.
+    options
+        Decide the rest.
+    """
+    unit = "cells" if options.donor is None else f"donors ({options.donor})"
+    compared = _OVER_DONORS.get(mode, "distance equal to the average over all perturbations of the donor")
+    told = _PUBLISHED | _ADDED
+    told["Sig"] = f"1 where the FDR is below {options.fdr:g}, else 0."
+    told["effect"] = _EFFECTS.get(mode, "")
+    for name, end in (("ci_low", "Lower"), ("ci_high", "Upper")):
+        told[name] = f"{end} end of the {options.confidence:.1%} bootstrap interval of the effect over {unit}."
+    told["donor_p"] = f"Two-sided Student's t over donors against a {compared}. NaN for fewer than two donors."
+    if mode == "aggregate":
+        told["Gene"] = "Symbol of the perturbed gene; of several, joined by +."
+    prefixes = [name for name in told if name.endswith(("_end_", "_pval_", "_FDR_", ":"))]
+    return {
+        column: told.get(column) or next(told[prefix] for prefix in prefixes if column.startswith(prefix))
+        for column in columns
+    }
+
+
+MANY = 20
+"""Perturbations from which on "auto" fits a mixture."""
+
+
+def rank_effects(
+    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
+) -> PerturbationRanking:
+    """Test and rank the perturbations of a run.
+
+    Parameters
+    ----------
+    effects
+        What came of the run.
+    options
+        Statistics, thresholds, donors, matched genes.
+    null
+        A run to compare with: the same perturbations in other cells for "vs_null", and for every mode but the
+        aggregates where matched genes come from.
+
+    Raises
+    ------
+    StateError
+        The mode needs a goal state and the run has none, or needs a null run without states.
+    AbsentGeneError
+        Nothing was detected in enough cells.
+    PerturbationError
+        The run has no effects of the kind the mode needs, or only estimates.
+    OptionError
+        "vs_null" without a null run.
+    UnknownColumnError, DatasetError
+        The column of donors is missing, or empty for some cells.
+    """
+    perturbed = Perturbed(effects)
+    compared = None if null is None else Perturbed(null)
+    if options.donor is not None:
+        donors_of(perturbed, options.donor)
+    mode = options.mode if options.mode != "auto" else _chosen(perturbed, compared)
+    if mode == "vs_null" and compared is None:
+        msg = 'mode="vs_null" needs a null run. Pass null=, the folder of a run of the same perturbations.'
+        raise OptionError(msg)
+    if mode in ("aggregate", "aggregate_gene_shifts"):
+        return _aggregates(perturbed, mode, options)
+    return _tested(perturbed, compared, mode, options)
+
+
+def summarize(
+    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
+) -> PerturbationRanking:
+    """One row per perturbation with effect, interval, matched genes and baselines, whatever the run; for plots."""
+    perturbed = Perturbed(effects)
+    mode = "goal_state_shift" if SHIFT in perturbed.kinds() else SIMILARITY
+    return _tested(perturbed, None if null is None else Perturbed(null), mode, options)
+
+
+def _chosen(perturbed: Perturbed, null: Perturbed | None) -> str:
+    """The mode that suits a run."""
+    kinds = perturbed.kinds()
+    if SHIFT in kinds:
+        return "goal_state_shift"
+    if SIMILARITY not in kinds and GENE_SIMILARITY in kinds:
+        return "aggregate_gene_shifts"
+    if null is not None and not set(_identities(perturbed)).isdisjoint(_identities(null)):
+        return "vs_null"
+    return "mixture_model" if len(perturbed) >= MANY else "aggregate"
+
+
+def _tested(perturbed: Perturbed, null: Perturbed | None, mode: str, options: RankOptions) -> PerturbationRanking:
+    """One row per perturbation."""
+    shifts = mode == "goal_state_shift"
+    if shifts:
+        _check_goal(perturbed.source)
+    kind, target = (SHIFT, perturbed.source.goal) if shifts else (SIMILARITY, None)
+    left_out = _keep_detected(perturbed, kind, target, options)
+    values = perturbed.values(kind, target)
+    effect = values if shifts else values.distances()
+    pool = subtracted = None
+    if null is not None:
+        against = _null_values(null, kind, target, mode)
+        pool = (null, against if shifts else against.distances())
+    if mode == "vs_null" and null is not None:
+        same = aligned_values(perturbed, null, against)
+        frame, subtracted = vs_null(perturbed, same, options.fdr), same.distances()
+    else:
+        frame = _published(perturbed, values, mode, options)
+    added = added_columns(Measured(perturbed, effect, shifts, subtracted, pool), options)
+    return _ranking(perturbed, frame.join(added), mode, options, left_out, null)
+
+
+def _published(perturbed: Perturbed, values: Values, mode: str, options: RankOptions) -> "pd.DataFrame":
+    if mode == "goal_state_shift":
+        source = perturbed.source
+        return goal_state_shift(perturbed, str(source.goal), _alternates(source), options.fdr)
+    if mode == "mixture_model":
+        return mixture_model(perturbed)
+    table = perturbed.table[NAMES].copy()
+    table["N_Detections"] = values.counts(len(perturbed))
+    return table.iloc[np.argsort(values.means(len(perturbed)), kind="stable")]
+
+
+def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> PerturbationRanking:
+    """One row per cell, or per pair of genes."""
+    kind = SIMILARITY if mode == "aggregate" else GENE_SIMILARITY
+    left_out = _keep_detected(perturbed, kind, None, options)
+    if mode == "aggregate":
+        frame = aggregate(perturbed)
+        if options.donor is not None:
+            frame["donor"] = perturbed.cell_column(options.donor).astype(str).reindex(frame["cell_id"]).to_numpy()
+        return _ranking(perturbed, frame, mode, options, left_out)
+    pairs = GenePairs(perturbed)
+    n, distances = len(pairs), pairs.values.distances()
+    frame = aggregate_gene_shifts(perturbed, pairs)
+    units = units_of(perturbed, distances, options.donor)
+    low, high = mean_interval(distances, units, n, confidence=options.confidence, seed=options.seed)
+    added: dict[str, Any] = {"effect": distances.means(n), "ci_low": low, "ci_high": high}
+    if options.donor is not None:
+        means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
+        added["donor_mean"], added["n_donors"] = means.averages(n)
+    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    added["baseline_mean_rank"] = rank[pairs.group]
+    added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
+    for name, column in added.items():
+        frame[name] = column[frame.index.to_numpy()]
+    return _ranking(perturbed, frame, mode, options, left_out)
+
+
+def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options: RankOptions) -> dict[str, int]:
+    """Leave perturbations out that too few cells were run for, and say how many.
+
+    Raises
+    ------
+    PerturbationError
+        There are no effects of that kind, or only estimates.
+    AbsentGeneError
+        No perturbation is left.
+    """
+    n = len(perturbed)
+    exact, estimates = (perturbed.values(kind, target, exact=choice) for choice in (True, False))
+    if not len(exact):
+        raise _nothing_exact(perturbed, kind, len(estimates))
+    cells = np.bincount(np.unique(exact.group * len(perturbed.cell_ids) + exact.cell) // len(perturbed.cell_ids))
+    cells = np.pad(cells, (0, n - len(cells)))
+    enough = cells >= options.min_detections
+    if not enough.any():
+        msg = (
+            f"No perturbation was detected in min_detections={options.min_detections} or more cells; the most is "
+            f"{int(cells.max())}. Lower min_detections, or perturb more cells."
+        )
+        raise AbsentGeneError(msg)
+    only_estimated = int(((cells == 0) & (estimates.counts(n) > 0)).sum())
+    if only_estimated:
+        msg = (
+            f"{only_estimated:,} of {n:,} perturbations have only estimates of a screen, which are not tested: they "
+            'are left out. Raise check_cells, or run them with method="exact".'
+        )
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+    perturbed.keep(enough)
+    return {"tested": int(enough.sum()), "only_estimated": only_estimated, "left_out": int((~enough).sum())}
+
+
+def _nothing_exact(perturbed: Perturbed, kind: str, n_estimates: int) -> PerturbationError:
+    if n_estimates:
+        msg = (
+            f"All {n_estimates:,} effects are estimates of a screen, and only exact ones are tested. Run it with "
+            'verify or check_cells above 0, or with method="exact".'
+        )
+        return PerturbationError(msg)
+    fix = {
+        SIMILARITY: 'Use mode="goal_state_shift", or run it without states.',
+        GENE_SIMILARITY: "Run it with gene_effects=True.",
+    }.get(kind, "Check that cells have the perturbed genes.")
+    msg = f"The run has no effects of the kind {kind!r}; it has {perturbed.kinds() or 'none'}. {fix}"
+    return AbsentGeneError(msg) if not perturbed.kinds() else PerturbationError(msg)
+
+
+def _check_goal(effects: PerturbationEffects) -> None:
+    if effects.goal is None:
+        msg = (
+            'mode="goal_state_shift" needs shifts towards a goal state, and the run has the states '
+            f"{list(effects.states)}. Run the perturbations with start and goal, or use mode="
+            '"mixture_model" or "aggregate".'
+        )
+        raise StateError(msg)
+
+
+def _null_values(null: Perturbed, kind: str, target: str | None, mode: str) -> Values:
+    """Effects of a null run.
+
+    Raises
+    ------
+    StateError
+        It has states where it must have none, or not the goal.
+    PerturbationError
+        It has no exact effects of the kind.
+    """
+    if mode == "vs_null" and null.source.states:
+        msg = (
+            f'mode="vs_null" compares similarities, and the null run has shifts towards {list(null.source.states)}. '
+            "Run it without states."
+        )
+        raise StateError(msg)
+    if kind == SHIFT and null.source.goal != target:
+        msg = (
+            f"The run has the goal {target!r}, the null run {null.source.goal!r}. Both need the same goal: "
+            "run the null with the same states."
+        )
+        raise StateError(msg)
+    values = null.values(kind, target)
+    if not len(values):
+        raise _nothing_exact(null, kind, len(null.values(kind, target, exact=False)))
+    return values
+
+
+def _identities(perturbed: Perturbed) -> list[tuple[str, str]]:
+    return list(zip(perturbed.table["genes"], perturbed.table["edit"], strict=True))
+
+
+def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
+    """Effects of the null run by the rows of the tested one; those of other perturbations are left out.
+
+    Parameters
+    ----------
+    perturbed, null
+        The tested run and the null run.
+    values
+        Effects of the null run.
+
+    Raises
+    ------
+    AbsentGeneError
+        The runs share no perturbation.
+    """
+    row_of = {identity: row for row, identity in reversed(list(enumerate(_identities(perturbed))))}
+    rows = np.array([row_of.get(identity, -1) for identity in _identities(null)], dtype=np.intp)
+    group = rows[values.group]
+    if not (group >= 0).any():
+        msg = (
+            f"None of the {len(perturbed):,} perturbations is in the null run, which has {len(null):,} others. Run the "
+            "same ones on the null cells."
+        )
+        raise AbsentGeneError(msg)
+    return Values(group[group >= 0], values.cell[group >= 0], values.value[group >= 0])
+
+
+def _alternates(effects: PerturbationEffects) -> Sequence[str]:
+    return list(effects.states)[2:]
+
+
+def _ranking(
+    perturbed: Perturbed,
+    frame: "pd.DataFrame",
+    mode: str,
+    options: RankOptions,
+    left_out: dict[str, int],
+    null: Perturbed | None = None,
+) -> PerturbationRanking:
+    """The table with everything that is to be known about it."""
+    source = perturbed.source
+    told: dict[str, Any] = {"mode": mode, "options": dataclasses.asdict(options), "perturbations": left_out}
+    if "matched_p" in frame:
+        told["matched_genes"] = {
+            "from": "the run itself" if null is None else "the null run",
+            "without": int(frame["matched_p"].isna().sum()),
+        }
+        if frame["matched_p"].isna().all():
+            told["matched_genes"]["note"] = (
+                "No perturbation has a matched gene; matched_p is empty. Run more genes, or give a null run."
+            )
+    if null is not None:
+        told["null"] = dict(null.source.provenance)
+    states = _state_columns(source, frame, mode)
+    provenance = {**source.provenance, "ranking": told}
+    return PerturbationRanking(frame, mode, definitions(frame.columns, mode, options), states, provenance)
+
+
+def _state_columns(effects: PerturbationEffects, frame: "pd.DataFrame", mode: str) -> dict[str, str]:
+    """Columns with mean effects, by the state or class they are about."""
+    columns = {"cell": "effect"}
+    if mode == "goal_state_shift":
+        columns = {str(effects.start): "shift_to_start", str(effects.goal): "Shift_to_goal_end"}
+        columns |= {state: shift_column(state, is_goal=False) for state in _alternates(effects)}
+    elif mode.startswith("aggregate"):
+        columns = {}
+    prefix = "probability_shift:"
+    columns |= {
+        f"probability of {name.removeprefix(prefix)}": name for name in map(str, frame) if name.startswith(prefix)
+    }
+    return {state: column for state, column in columns.items() if column in frame}

@@ -1,0 +1,468 @@
+"""`gf.pl.confusion_matrix`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer.errors import DatasetError, OptionError
+from geneformer.options._fields import check_choice
+from geneformer.pl._figures import (
+    FAINT,
+    INK,
+    NO_LABEL,
+    SAFE,
+    check_save,
+    plotting_library,
+    save_figure,
+    sequential,
+    spread,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from geneformer.finetuning.reports import ClassificationReport, Evaluation, PerClass, PrCurve, RocCurve
+
+FULL_TEXT, SMALL_TEXT = 12, 25
+"""Most classes with values of full size, and with values at all, in a matrix."""
+
+
+def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
+    """A report, read from its folder if need be.
+
+    Raises
+    ------
+    InputNotFoundError, UnreadableInputError, DatasetError
+        There is no whole report of classes in the folder.
+    """
+    from geneformer.finetuning.reports import ClassificationReport
+
+    return ClassificationReport.load(report) if isinstance(report, str | Path) else report
+
+
+def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerClass":
+    """Figures of a report, or what is given if it is figures."""
+    from geneformer.finetuning.reports import PerClass
+
+    return report if isinstance(report, PerClass) else report_of(report).evaluation
+
+
+def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:
+    """Positions of the classes in the order they are drawn in.
+
+    Raises
+    ------
+    UnknownChoiceError
+        A class that the report does not have.
+    OptionError
+        A class is missing, or there twice.
+    """
+    if order is None:
+        return list(range(len(classes)))
+    for name in order:
+        check_choice("order", name, classes)
+    if sorted(order) != sorted(classes):
+        missing = [name for name in classes if name not in order]
+        msg = f"order names {len(order)} classes of {len(classes)}, without {missing}. Name every class once."
+        raise OptionError(msg)
+    return [list(classes).index(name) for name in order]
+
+
+def name_columns(ax: "Axes", names: Sequence[str]) -> None:
+    """Names of the classes below their columns, slanted where they would not fit side by side."""
+    from geneformer.pl._figures import INK
+
+    fits = max(len(name) for name in names) <= 4
+    slant: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(names)), names, fontsize=label_size(len(names)), color=INK, **slant)
+
+
+def label_size(n_classes: int) -> float:
+    """Size of the names of that many classes."""
+    return 10.0 if n_classes <= FULL_TEXT else 8.5 if n_classes <= SMALL_TEXT else 7.0
+
+
+def confusion_matrix(
+    report: "ClassificationReport | Evaluation | str | Path",
+    *,
+    normalize: bool = True,
+    order: Sequence[str] | None = None,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+    save: str | Path | None = None,
+) -> "Axes":
+    """Confusion matrix: classes in truth as rows, classes predicted as columns.
+
+    Colors are shares of the cells of a row. The number of cells of each class stands beside its name; rows of classes
+    without cells are gray. An empty place is an exact zero. Values are written for up to 25 classes.
+
+    Parameters
+    ----------
+    report
+        Report of a classifier, its evaluation, or the folder it was saved to.
+    normalize
+        Write shares of the cells of a row; otherwise numbers of cells.
+    order
+        Classes in the order to draw them.
+    title
+        Heading.
+    ax
+        Axes to draw on.
+    save
+        File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
+
+    Raises
+    ------
+    UnknownChoiceError, OptionError
+        `order` does not name every class once.
+    InputNotFoundError
+        No report in the folder.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.finetuning.metrics import evaluate_classes
+    >>> found = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
+    >>> axes = gf.pl.confusion_matrix(found)
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['B  n=2', 'T  n=1']
+    """
+    from geneformer.finetuning.reports import Evaluation
+
+    check_save(save)
+    evaluation = report if isinstance(report, Evaluation) else report_of(report).evaluation
+    drawn = order_of(evaluation.classes, order)
+    names = [evaluation.classes[code] for code in drawn]
+    counts = evaluation.confusion[np.ix_(drawn, drawn)]
+    totals = counts.sum(axis=1)
+    shares = np.where(totals[:, None] > 0, counts / np.maximum(totals, 1)[:, None], np.nan)
+    pyplot = plotting_library("matplotlib.pyplot")
+    if ax is None:
+        side = 2.2 + max(0.45 if len(names) <= FULL_TEXT else 0.28, 1.6 / len(names)) * len(names)
+        ax = pyplot.subplots(figsize=(side + 1.1, side), layout="constrained")[1]
+    image = ax.imshow(np.ma.masked_invalid(shares), vmin=0, vmax=1, cmap=sequential(bad=FAINT))
+    _write_values(ax, shares, counts, normalize=normalize)
+    name_columns(ax, names)
+    labels = [f"{name}  n={total:,}" for name, total in zip(names, totals, strict=True)]
+    ax.set_yticks(range(len(names)), labels, fontsize=label_size(len(names)), color=INK)
+    _dress(ax, image, title)
+    save_figure(ax.figure, save)
+    return ax
+
+
+def _write_values(ax: "Axes", shares: NDArray[np.float64], counts: NDArray[np.int64], *, normalize: bool) -> None:
+    n = len(counts)
+    if n > SMALL_TEXT:
+        return
+    size = 9.5 if n <= FULL_TEXT else 6.0
+    if not normalize:
+        size = min(size, 40 / len(f"{counts.max():,}"))
+    for row, column in np.argwhere(counts > 0):
+        told = f"{shares[row, column]:.2f}" if normalize else f"{counts[row, column]:,}"
+        shade = "white" if shares[row, column] > 0.55 else INK
+        ax.text(column, row, told, ha="center", va="center", fontsize=size, color=shade)
+
+
+def _dress(ax: "Axes", image: Any, title: str | None) -> None:
+    ax.set_xlabel("predicted", color=INK, fontsize=11)
+    ax.set_ylabel("truth", color=INK, fontsize=11)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    n = len(ax.get_xticks())
+    for middle in np.arange(n - 1) + 0.5:
+        ax.axhline(middle, color="white", linewidth=1)
+        ax.axvline(middle, color="white", linewidth=1)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.set_label("share of the row", color=INK, fontsize=9)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=10)
+
+
+LEGEND_ROWS = 14
+"""Entries in one column of the legend."""
+
+GRID = np.linspace(0, 1, 401)
+"""Where curves are averaged."""
+
+Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
+
+
+def roc(
+    report: "ClassificationReport | PerClass | str | Path | Mapping[str, ClassificationReport | PerClass | str | Path]",
+    *,
+    curve: Literal["roc", "precision_recall"] = "roc",
+    classes: Sequence[str] | None = None,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+    save: str | Path | None = None,
+) -> "Axes":
+    """ROC or precision-recall curves: of every class of a model, or of several models beside each other.
+
+    Each class is told from all others by its probability. Several models are drawn as the unweighted mean over classes
+    of their curves, with the unweighted mean of the areas. Classes without cells have no curve.
+
+    Parameters
+    ----------
+    report
+        Report of a classifier, its evaluation, or the folder it was saved to; or several of these by name.
+    curve
+        What to draw.
+    classes
+        Classes to draw, or to average over. All by default.
+    title
+        Heading.
+    ax
+        Axes to draw on.
+    save
+        File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
+
+    Raises
+    ------
+    UnknownChoiceError
+        No such class.
+    DatasetError
+        None of the classes has a curve.
+    InputNotFoundError
+        No report in the folder.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.finetuning.metrics import evaluate_classes
+    >>> found = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
+    >>> axes = gf.pl.roc(found)
+    >>> [text.get_text() for text in axes.get_legend().get_texts()]
+    ['B  1.000', 'T  1.000']
+    """
+    check_save(save)
+    check_choice("curve", curve, ("roc", "precision_recall"))
+    if isinstance(report, Mapping):
+        if not report:
+            msg = "There is no report to draw. Give one, or several by name."
+            raise OptionError(msg)
+        lines = [_mean_line(name, figures_of(one), classes, curve) for name, one in report.items()]
+    else:
+        lines = _class_lines(figures_of(report), classes, curve)
+    pyplot = plotting_library("matplotlib.pyplot")
+    if ax is None:
+        beside = _columns(len(lines)) * (0.7 + 0.075 * max(len(label) for label, _, _ in lines))
+        ax = pyplot.subplots(figsize=(5.2 + beside, 4.8), layout="constrained")[1]
+    if curve == "roc":
+        ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
+    for (label, x, y), color in zip(lines, spread(len(lines)), strict=True):
+        style = "steps-pre" if curve == "precision_recall" else "default"
+        ax.plot(x, y, color=color, linewidth=1.8, label=label, drawstyle=style, solid_capstyle="round")
+    _roc_dress(ax, curve, title)
+    save_figure(ax.figure, save)
+    return ax
+
+
+def _curves(
+    figures: "PerClass", classes: Sequence[str] | None, curve: str
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], float]]:
+    """x, y and area by class, for the classes asked for that have a curve."""
+    for name in classes or ():
+        check_choice("classes", name, figures.classes)
+    wanted = figures.classes if classes is None else classes
+    source = figures.roc if curve == "roc" else figures.pr
+    found = {name: _drawn(source[name], curve) for name in wanted if name in source}
+    if not found:
+        msg = (
+            f"None of the classes {list(wanted)} has a curve: it takes cells of the class and cells of others. "
+            "Measure on cells of several classes."
+        )
+        raise DatasetError(msg)
+    return found
+
+
+def _drawn(found: "RocCurve | PrCurve", curve: str) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """A curve as it is drawn: of precision and recall what cells tell, without the ends that are set by convention."""
+    x, y, area = found
+    if curve == "roc":
+        return x, y, area
+    stop = int(np.searchsorted(x, x[-1])) + 1
+    return x[:stop], np.append(y[1], y[1:stop]), area
+
+
+def _columns(n: int) -> int:
+    """Columns of a legend with that many entries."""
+    return -(-n // LEGEND_ROWS)
+
+
+def _class_lines(figures: "PerClass", classes: Sequence[str] | None, curve: str) -> list[Line]:
+    return [(f"{name}  {area:.3f}", x, y) for name, (x, y, area) in _curves(figures, classes, curve).items()]
+
+
+def _mean_line(name: str, figures: "PerClass", classes: Sequence[str] | None, curve: str) -> Line:
+    """Unweighted mean over classes; of areas with its interval where it is over all classes."""
+    found = _curves(figures, classes, curve)
+    if curve == "roc":
+        heights = [np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y, _ in found.values()]
+    else:
+        # The precision of a recall is that of the first point that reaches it.
+        heights = [y[np.minimum(np.searchsorted(x, np.maximum(GRID, 1e-9)), len(y) - 1)] for x, y, _ in found.values()]
+    area = f"{np.mean([area for _, _, area in found.values()]):.3f}"
+    metric = "roc_auc" if curve == "roc" else "average_precision"
+    if classes is None and metric in figures.metrics:
+        area = str(figures.metrics[metric])
+    height = np.mean(heights, axis=0)
+    start = 0.0 if curve == "roc" else height[0]
+    return f"{name}  {area}", np.append(0, GRID), np.append(start, height)
+
+
+def _roc_dress(ax: "Axes", curve: str, title: str | None) -> None:
+    names = ("false positive rate", "true positive rate") if curve == "roc" else ("recall", "precision")
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
+    for label, name in zip((ax.xaxis.label, ax.yaxis.label), names, strict=True):
+        label.set(text=name, color=INK, fontsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#999999")
+    ax.tick_params(colors=INK, labelsize=9)
+    ax.grid(color="#eeeeee")
+    ax.set_axisbelow(True)
+    n = len(ax.get_legend_handles_labels()[0])
+    legend = ax.legend(
+        title="area under the curve" if curve == "roc" else "average precision",
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        frameon=False,
+        fontsize=9 if n <= len(SAFE) else 8,
+        title_fontsize=9,
+        labelcolor=INK,
+        alignment="left",
+        ncols=_columns(n),
+    )
+    legend.get_title().set_color(INK)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, loc="left")
+
+
+LINES, GAP = 60, 4
+"""Lines of one block, and blank lines between two."""
+
+
+def predictions(
+    report: "ClassificationReport | str | Path",
+    *,
+    order: Sequence[str] | None = None,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+    save: str | Path | None = None,
+) -> "Axes":
+    """Heatmap of predicted probabilities: cells as rows, in blocks by true class; classes as columns.
+
+    Every block has the same height, however many cells it stands for, and shows cells at even steps from the surest in
+    their own class to the least sure, so that rare classes are seen as well as common ones. The column of the true
+    class is framed. Cells without a label come last, by predicted class.
+
+    Parameters
+    ----------
+    report
+        Report of a classifier, or the folder it was saved to.
+    order
+        Classes in the order to draw them.
+    title
+        Heading.
+    ax
+        Axes to draw on.
+    save
+        File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
+
+    Raises
+    ------
+    UnknownChoiceError, OptionError
+        `order` does not name every class once.
+    InputNotFoundError
+        No report in the folder.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import geneformer as gf
+    >>> from geneformer.finetuning.reports import ClassificationReport
+    >>> from geneformer.finetuning.metrics import evaluate_classes
+    >>> truth, proba = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    >>> found = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
+    >>> report = ClassificationReport(evaluation=found, truth=truth, predicted=proba.argmax(axis=1), proba=proba)
+    >>> axes = gf.pl.predictions(report)
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['B  n=2', 'T  n=1']
+    """
+    check_save(save)
+    report = report_of(report)
+    drawn = order_of(report.evaluation.classes, order)
+    names = [report.evaluation.classes[code] for code in drawn]
+    blocks = _blocks(report, drawn)
+    pyplot = plotting_library("matplotlib.pyplot")
+    if ax is None:
+        step = 0.5 if len(names) <= FULL_TEXT else 0.3
+        size = (3.2 + step * len(names), 1.6 + max(2.2, step * len(blocks)))
+        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    gap = np.full((GAP, len(names)), np.nan)
+    lines = np.concatenate([part for _, _, rows in blocks for part in (report.proba[rows][:, drawn], gap)][:-1])
+    image = ax.imshow(
+        np.ma.masked_invalid(lines), vmin=0, vmax=1, cmap=sequential(bad="white"), aspect="auto", interpolation="none"
+    )
+    _name_blocks(ax, blocks, names)
+    name_columns(ax, names)
+    _predictions_dress(ax, image, title)
+    save_figure(ax.figure, save)
+    return ax
+
+
+def _blocks(report: "ClassificationReport", drawn: list[int]) -> list[tuple[int | None, int, NDArray[np.intp]]]:
+    """Column of the true class, number of cells and rows shown, for each class that has cells and for no label."""
+    blocks: list[tuple[int | None, int, NDArray[np.intp]]] = []
+    for place, code in enumerate(drawn):
+        rows = np.flatnonzero(report.truth == code)
+        if len(rows):
+            rows = rows[np.argsort(-report.proba[rows, code], kind="stable")]
+            blocks.append((place, len(rows), _even(rows)))
+    rows = np.flatnonzero(report.truth < 0)
+    if len(rows):
+        place_of = np.argsort(drawn)
+        order = np.lexsort((-report.proba[rows].max(axis=1), place_of[report.predicted[rows]]))
+        blocks.append((None, len(rows), _even(rows[order])))
+    return blocks
+
+
+def _even(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """As many of some rows as a block has lines, at even steps; each several times where they are fewer."""
+    return rows[(2 * np.arange(LINES) + 1) * len(rows) // (2 * LINES)]
+
+
+def _name_blocks(ax: "Axes", blocks: list[tuple[int | None, int, NDArray[np.intp]]], names: list[str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    labels = []
+    for number, (place, n, _) in enumerate(blocks):
+        top = number * (LINES + GAP) - 0.5
+        labels.append(f"{NO_LABEL if place is None else names[place]}  n={n:,}")
+        if place is not None:
+            ax.add_patch(Rectangle((place - 0.5, top), 1, LINES, fill=False, edgecolor=INK, linewidth=0.8))
+    middles = np.arange(len(blocks)) * (LINES + GAP) + LINES / 2 - 0.5
+    ax.set_yticks(middles, labels, fontsize=label_size(len(names)), color=INK)
+
+
+def _predictions_dress(ax: "Axes", image: Any, title: str | None) -> None:
+    ax.set_xlabel("probability of", color=INK, fontsize=11)
+    ax.set_ylabel("truth", color=INK, fontsize=11)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.set_label("probability", color=INK, fontsize=9)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=10)

@@ -1,0 +1,1 @@
+"""Pretraining: a corpus, a start, an objective, a run."""

@@ -1,0 +1,84 @@
+"""The guess to beat in masked gene prediction: the genes seen most often at that rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer.tokens.batches import Masked
+from geneformer.tokens.dataset import TokenizedDataset
+
+_RANKS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RankBaseline:
+    """Commonest genes at every rank of the training cells.
+
+    Attributes
+    ----------
+    guesses
+        Token ids by rank, commonest first, ``(max_length, n_guesses)``.
+    """
+
+    guesses: NDArray[np.int64]
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: TokenizedDataset,
+        rows: NDArray[np.int64],
+        max_length: int,
+        *,
+        special_ids: Sequence[int] | NDArray[np.int64] = (),
+        n_guesses: int = 10,
+        max_cells: int = 50_000,
+        seed: int = 0,
+    ) -> "RankBaseline":
+        """Count the genes at each rank.
+
+        Parameters
+        ----------
+        dataset
+            Tokenized cells.
+        rows
+            Cells to count in; a seeded sample of them when there are more than `max_cells`.
+        max_length
+            Ranks counted.
+        special_ids
+            Tokens that are no genes, and never guessed.
+        n_guesses
+            Genes kept per rank.
+        max_cells
+            Cells counted at most.
+        seed
+            Fixes the sample.
+        """
+        if len(rows) > max_cells:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
+        packed = dataset.gather(rows, max_length=max_length)
+        rank = _ranks(packed.cu_seqlens)
+        order = np.argsort(rank, kind="stable")
+        ids, rank = packed.input_ids[order].astype(np.int64), rank[order]
+        n_tokens = max(int(ids.max(initial=0)) + 1, n_guesses, *(token + 1 for token in special_ids))
+        guesses = np.zeros((max_length, n_guesses), dtype=np.int64)
+        for start in range(0, max_length, _RANKS_AT_ONCE):
+            stop = min(start + _RANKS_AT_ONCE, max_length)
+            first, last = np.searchsorted(rank, [start, stop])
+            key = (rank[first:last] - start) * n_tokens + ids[first:last]
+            seen = np.bincount(key, minlength=(stop - start) * n_tokens).reshape(stop - start, n_tokens)
+            seen[:, list(special_ids)] = -1
+            guesses[start:stop] = np.argsort(-seen, axis=1, kind="stable")[:, :n_guesses]
+        return cls(guesses)
+
+    def hits(self, batch: Masked) -> tuple[int, int, int]:
+        """Masked genes of a batch, and how many were the first, or among the first ten, guesses."""
+        guesses = self.guesses[_ranks(batch.cu_seqlens)[batch.masked]]
+        right = guesses == batch.labels[:, None]
+        return len(batch.labels), int(right[:, 0].sum()), int(right[:, :10].any(axis=1).sum())
+
+
+def _ranks(cu_seqlens: NDArray[np.int64]) -> NDArray[np.int64]:
+    lengths = np.diff(cu_seqlens)
+    return np.arange(int(cu_seqlens[-1])) - np.repeat(cu_seqlens[:-1], lengths)

@@ -1,1 +1,0 @@
-"""What comes out, with the identity of what it describes, and files of it."""

@@ -1,0 +1,1 @@
+"""Count matrices: one reader per format."""

@@ -1,0 +1,198 @@
+"""Tables of text, `.csv` and `.tsv` (also `.gz`), as a source of counts: genes as columns or as rows."""
+
+import csv
+import gzip
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geneformer.errors import UnreadableInputError, UnsupportedFormatError
+from geneformer.tokenization.ranking import CellRows
+from geneformer.tokenization.readers.matrices import (
+    MAX_DENSE,
+    ArrayFrame,
+    Sample,
+    SortedOnDisk,
+    from_dense,
+    joined,
+    triples,
+)
+from geneformer.tokenization.readers.source import CountSource, check_file, reading
+
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}", re.IGNORECASE)
+_LOOKED_AT = 3000
+_SEPARATORS = ",\t;"
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the lines of a table are to be read."""
+
+    path: Path
+    separator: str
+    columns: list[str]
+    rows: list[str]
+
+
+def open_text(path: Path) -> CountSource:
+    """Counts of a text table with names in its first row and first column.
+
+    Whether the genes are the columns or the rows is told by where gene identifiers (Ensembl ids, or symbols of human
+    genes) stand. A table of genes by cells is sorted by cells in a temporary file.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        Neither the first row nor the first column names genes.
+    UnreadableInputError
+        Not a rectangular table of numbers.
+    """
+    check_file(path)
+    layout = _layout(path)
+    as_columns, as_rows = _gene_share(layout.columns), _gene_share(layout.rows)
+    if max(as_columns, as_rows) == 0:
+        msg = (
+            f'Neither the first row of "{path}" ({", ".join(layout.columns[:3])} …) nor its first column '
+            f"({', '.join(layout.rows[:3])} …) names human genes. Put Ensembl ids or gene symbols in one of them."
+        )
+        raise UnsupportedFormatError(msg)
+    name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if as_columns >= as_rows:
+        obs = ArrayFrame({}, np.array(layout.rows, dtype=object), n_rows=len(layout.rows))
+        var = ArrayFrame({}, np.array(layout.columns, dtype=object), n_rows=len(layout.columns))
+        return CountSource(name, path, "X", _CellLines(layout), obs, var)
+    shape = (len(layout.columns), len(layout.rows))
+    matrix = SortedOnDisk(lambda: _transposed(layout), shape, expected=_expected_entries(layout))
+    obs = ArrayFrame({}, np.array(layout.columns, dtype=object), n_rows=shape[0])
+    var = ArrayFrame({}, np.array(layout.rows, dtype=object), n_rows=shape[1])
+    return CountSource(name, path, "X", matrix, obs, var, closers=(matrix.close,))
+
+
+class _CellLines:
+    """A table of cells by genes, read from its first line on."""
+
+    seekable = False
+
+    def __init__(self, layout: _Layout) -> None:
+        self.layout = layout
+        self.shape = (len(layout.rows), len(layout.columns))
+
+    def chunks(self, size: int, start: int, stop: int) -> Iterator[CellRows]:
+        """Cells `start` to `stop` in order, at most `size` at a time."""
+        for block in _blocks(self.layout, size, start, stop):
+            yield from_dense(block)
+
+    def sample(self, entries: int) -> Sample:
+        """The first entries."""
+        few = max(min(entries // max(self.shape[1], 1), 64), 8)
+        parts, first = [], 0
+        for rows in self.chunks(few, 0, min(few, self.shape[0])):
+            parts.append(triples(rows, first))
+            first += len(rows.indptr) - 1
+        return joined(parts)
+
+
+def _layout(path: Path) -> _Layout:
+    with reading(path), _opened(path) as file:
+        first = file.readline().rstrip("\r\n")
+        preferred = "," if ".csv" in path.name.lower() else "\t"
+        separator = preferred if preferred in first else max(_SEPARATORS, key=first.count)
+        if separator not in first:
+            msg = f'"{path}" is no table: its first line has neither commas nor tabs ({first[:60]!r}).'
+            raise UnreadableInputError(msg)
+        header = next(csv.reader([first], delimiter=separator))
+        rows, second = [], ""
+        for line in file:
+            if line.strip():
+                second = second or line
+                rows.append(_first_field(line, separator))
+    if not rows:
+        msg = f'"{path}" has a first line and nothing below it. Get it again.'
+        raise UnreadableInputError(msg)
+    # R leaves out the corner: then the header is one shorter than the lines.
+    width = len(next(csv.reader([second.rstrip("\r\n")], delimiter=separator)))
+    columns = header if len(header) == width - 1 else header[1:]
+    if len(columns) != width - 1:
+        msg = f'"{path}" has {len(header)} names in its first line but {width} fields in its second.'
+        raise UnreadableInputError(msg)
+    return _Layout(path, separator, columns, rows)
+
+
+def _opened(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
+def _first_field(line: str, separator: str) -> str:
+    if line.startswith('"'):
+        return line[1 : line.find('"', 1)]
+    return line[: line.find(separator)]
+
+
+def _gene_share(names: Sequence[str]) -> float:
+    """Share of names that look like genes; of a large table only the first ones are looked at."""
+    from geneformer.genes.vocabulary import Vocabulary
+
+    looked_at = names[:_LOOKED_AT]
+    known = Vocabulary.load("V1").aliases
+    hits = sum(bool(_ENSEMBL.search(name)) or name.strip().upper() in known for name in looked_at)
+    return hits / max(len(looked_at), 1)
+
+
+def _blocks(layout: _Layout, size: int, start: int, stop: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Numbers of lines `start` to `stop`, some lines at a time."""
+    import pandas as pd
+
+    size = min(size, max(MAX_DENSE // 4 // max(len(layout.columns), 1), 1))
+    done = start
+    with reading(layout.path):
+        try:
+            reader = pd.read_csv(
+                layout.path,
+                sep=layout.separator,
+                header=None,
+                skiprows=1 + start,
+                nrows=stop - start,
+                index_col=0,
+                dtype=dict.fromkeys(range(1, len(layout.columns) + 1), np.float64),
+                chunksize=size,
+                encoding="utf-8-sig",
+            )
+            for frame in reader:
+                if frame.shape[1] != len(layout.columns):
+                    msg = f'"{layout.path}" has lines of {frame.shape[1]} numbers, but {len(layout.columns)} names.'
+                    raise UnreadableInputError(msg)
+                done += len(frame)
+                yield frame.to_numpy()
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+            if isinstance(error, UnreadableInputError):
+                raise
+            msg = (
+                f'"{layout.path}" holds something that is no number near line {done + 2} ({error}). Keep one column '
+                "of names and counts only; put descriptions of cells into an .h5ad."
+            )
+            raise UnreadableInputError(msg) from error
+    if done != stop:
+        msg = f'"{layout.path}" ends at line {done + 1} of {stop + 1}. It changed while it was read; start again.'
+        raise UnreadableInputError(msg)
+
+
+def _transposed(layout: _Layout) -> Iterator[Sample]:
+    first = 0
+    for block in _blocks(layout, 2048, 0, len(layout.rows)):
+        genes, cells = np.nonzero(block)
+        yield Sample(cells, genes + first, block[genes, cells])
+        first += len(block)
+
+
+def _expected_entries(layout: _Layout) -> int:
+    """At most the number of fields, and half the bytes where the file is not packed."""
+    fields = len(layout.rows) * len(layout.columns)
+    if layout.path.suffix == ".gz":
+        return fields // 5
+    return min(fields, layout.path.stat().st_size // 2) // 5

@@ -1,0 +1,290 @@
+"""Tokenized cells in memory: ragged rows as offsets and values, and a table of what is known about each cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.errors import DatasetError
+from geneformer.genes.vocabulary import values_of
+from geneformer.options._fields import nearest
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Cells laid end to end, without padding.
+
+    Attributes
+    ----------
+    input_ids
+        Token ids of all cells, ``(T,)``.
+    cu_seqlens
+        Where each cell starts, and the total: ``(B + 1,)``.
+    counts
+        Count per token scaled to 10,000 per cell, ``(T,)``, when asked for.
+    """
+
+    input_ids: NDArray[Any]
+    cu_seqlens: Ints
+    counts: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One contiguous block of ragged rows, as Arrow keeps it."""
+
+    offsets: Ints
+    values: NDArray[Any]
+    counts: NDArray[np.float64] | None
+
+
+class TokenizedDataset:
+    """Rank value encodings with the identity of every cell.
+
+    Columns are those of a Hugging Face `.dataset` folder: `input_ids`, `length`, optionally `counts`, and whatever is
+    known about the cells (`cell_id`, `source`, columns of `obs`). Rows keep the order of the input.
+
+    Parameters
+    ----------
+    table
+        Arrow table with at least `input_ids` (lists of integers).
+    vocabulary
+        Fingerprint of the vocabulary the ids belong to, if known.
+    path
+        Folder the dataset came from, if any.
+
+    Raises
+    ------
+    DatasetError
+        No `input_ids`, or lengths that contradict them.
+    """
+
+    def __init__(self, table: pa.Table, *, vocabulary: str | None = None, path: Path | None = None) -> None:
+        where = f" in {path}" if path else ""
+        if keys.INPUT_IDS not in table.column_names:
+            found = table.column_names
+            msg = f"No `input_ids`{where}; found the columns {found}. Make tokens with `geneformer tokenize`."
+            raise DatasetError(msg)
+        self.table = table
+        self.vocabulary = vocabulary
+        self.path = path
+        self._rows = _blocks(table)
+        self._starts = np.cumsum([0, *(len(block.offsets) - 1 for block in self._rows)])
+        self.lengths: Ints = np.concatenate(
+            [np.diff(block.offsets) for block in self._rows] or [np.empty(0, np.int64)]
+        ).astype(np.int64)
+        if keys.LENGTH in table.column_names and not np.array_equal(self.column(keys.LENGTH), self.lengths):
+            msg = f"Column `length`{where} contradicts the rows of `input_ids`. The dataset is damaged; make it again."
+            raise DatasetError(msg)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return f"TokenizedDataset({len(self):,} cells, {int(self.lengths.sum()):,} tokens, columns {self.columns})"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that describe cells."""
+        return [c for c in self.table.column_names if c not in (keys.INPUT_IDS, keys.COUNTS)]
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether each token's scaled count is stored."""
+        return keys.COUNTS in self.table.column_names
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Values of one column that describes cells, ``(n,)``.
+
+        Raises
+        ------
+        DatasetError
+            No such column.
+        """
+        if name not in self.columns:
+            msg = f"No column {name!r} in the tokenized dataset; it has {self.columns}.{nearest(name, self.columns)}"
+            raise DatasetError(msg)
+        return _values(self.table.column(name))
+
+    @property
+    def cell_ids(self) -> NDArray[Any]:
+        """Names of the cells, or row numbers where the dataset has none, ``(n,)``."""
+        if keys.CELL_ID in self.table.column_names:
+            return self.column(keys.CELL_ID)
+        return np.arange(len(self)).astype(str)
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        """Token ids of one cell, ``(length,)``."""
+        row = int(self._checked([row])[0])
+        block = int(np.searchsorted(self._starts, row, side="right")) - 1
+        rows, local = self._rows[block], row - self._starts[block]
+        return rows.values[rows.offsets[local] : rows.offsets[local + 1]]
+
+    def _checked(self, rows: Sequence[int] | Ints) -> Ints:
+        """Row numbers counted from the start, ``(B,)``."""
+        rows = np.asarray(rows, dtype=np.int64)
+        outside = rows[(rows < -len(self)) | (rows >= len(self))]
+        if len(outside):
+            msg = f"Row {outside[0]} of a dataset of {len(self)} cells."
+            raise IndexError(msg)
+        return np.where(rows < 0, rows + len(self), rows)
+
+    def gather(self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False) -> Packed:
+        """Cells of the given rows laid end to end, each cut to its first `max_length` tokens.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, in the order wanted, ``(B,)``.
+        max_length
+            Most tokens of one cell.
+        counts
+            Also gather the scaled counts.
+        """
+        rows = self._checked(rows)
+        lengths = self.lengths[rows]
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.empty(int(cu_seqlens[-1]), dtype=np.int32)
+        values = np.empty(len(ids), dtype=np.float64) if counts else None
+        within = np.searchsorted(self._starts, rows, side="right") - 1
+        for position, (row, block, length) in enumerate(zip(rows, within, lengths, strict=True)):
+            source = self._rows[block]
+            start = int(source.offsets[row - self._starts[block]])
+            target = slice(int(cu_seqlens[position]), int(cu_seqlens[position + 1]))
+            ids[target] = source.values[start : start + length]
+            if values is not None:
+                if source.counts is None:
+                    msg = "The tokenized dataset has no `counts`. Tokenize with `--counts`."
+                    raise DatasetError(msg)
+                values[target] = source.counts[start : start + length]
+        return Packed(ids, cu_seqlens, values)
+
+    def take(self, rows: Sequence[int] | Ints) -> "TokenizedDataset":
+        """The dataset reduced to the given rows, in the order given."""
+        taken = self.table.take(pa.array(np.asarray(rows, dtype=np.int64)))
+        return TokenizedDataset(taken, vocabulary=self.vocabulary, path=self.path)
+
+
+def _blocks(table: pa.Table) -> list[_Rows]:
+    """Views of the list columns, block by block, without copying."""
+    ids = table.column(keys.INPUT_IDS)
+    _check_tokens(ids)
+    counts = table.column(keys.COUNTS) if keys.COUNTS in table.column_names else None
+    if counts is not None and [len(c) for c in counts.chunks] != [len(c) for c in ids.chunks]:
+        table = table.combine_chunks()
+        return _blocks(table)
+    blocks = []
+    for number, chunk in enumerate(ids.chunks):
+        if not len(chunk):
+            continue
+        offsets, values = _ragged(chunk)
+        scaled = None
+        if counts is not None:
+            count_offsets, scaled = _ragged(counts.chunks[number])
+            if not np.array_equal(np.diff(count_offsets), np.diff(offsets)):
+                msg = "Columns `counts` and `input_ids` differ in their lengths. The dataset is damaged; make it again."
+                raise DatasetError(msg)
+            scaled = scaled[count_offsets[0] :]
+            values, offsets = values[offsets[0] :], offsets - offsets[0]
+        blocks.append(_Rows(offsets, values, scaled))
+    return blocks
+
+
+def _check_tokens(ids: pa.ChunkedArray) -> None:
+    """Refuse anything but lists of integers, none of them missing."""
+    kind = ids.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+        msg = f"`input_ids` holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`."
+        raise DatasetError(msg)
+    if ids.null_count:
+        msg = f"Column `input_ids` has {ids.null_count} empty rows. Drop them, or tokenize again."
+        raise DatasetError(msg)
+    if any(chunk.values.null_count for chunk in ids.chunks):
+        msg = "Column `input_ids` has missing tokens. The dataset is damaged; make it again."
+        raise DatasetError(msg)
+
+
+def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
+    """Offsets and values of a list array; the values are those of the whole buffer."""
+    return np.asarray(values_of(chunk.offsets), dtype=np.int64), values_of(chunk.values)
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    kind = column.type
+    if column.num_chunks and (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
+        return np.concatenate([values_of(chunk) for chunk in column.chunks])
+    return np.asarray(column.to_numpy())
+
+
+def arrow_type(values: Any) -> pa.DataType:
+    """The Arrow type that holds a whole column: text for categories and for mixed objects.
+
+    Decide it once from all cells, so that every chunk of them is written alike.
+
+    Parameters
+    ----------
+    values
+        Array, list, pandas Series or Categorical, ``(n,)``.
+    """
+    try:
+        found = pa.array(values, from_pandas=True).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.string()
+    return _storable(found)
+
+
+def arrow_column(name: str, values: Any, wanted: pa.DataType) -> pa.Array:
+    """One column as an Arrow array of the wanted type; missing values become nulls.
+
+    Raises
+    ------
+    DatasetError
+        A value does not fit the type.
+    """
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    try:
+        array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        return array.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        if pa.types.is_string(wanted):
+            return pa.array([None if _missing(value) else str(value) for value in values], pa.string())
+        msg = f"Column {name!r} was taken for {wanted} but holds something else ({error}). Make it one kind of value."
+        raise DatasetError(msg) from error
+
+
+def feature(kind: pa.DataType) -> dict[str, Any]:
+    """The entry of one column in `dataset_info.json`, in words that every `datasets` release since 1.0 reads."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return {"feature": feature(kind.value_type), "_type": "Sequence"}
+    names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+
+
+def _storable(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _storable(kind.value_type)
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if isinstance(kind, pa.ExtensionType) or pa.types.is_struct(kind) or pa.types.is_interval(kind):
+        return pa.string()
+    return kind
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN, NaT and pandas' NA."""
+    equal_to_itself = value == value  # noqa: PLR0124  false for NaN and NaT, undecided for NA
+    return value is None or equal_to_itself is False or not isinstance(equal_to_itself, bool)

@@ -1,0 +1,579 @@
+"""Open tokenized datasets from disk, memory mapped, and write those that are in memory."""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.errors import (
+    DatasetError,
+    GeneformerError,
+    InputNotFoundError,
+    OutputError,
+    OutputExistsError,
+    PlaceholderFileError,
+    RunMismatchError,
+)
+from geneformer.files.atomic import MANIFEST_NAME, check_output, lock, output_errors, publish_folder, sync
+from geneformer.files.journal import Journal
+from geneformer.files.manifest import Manifest
+from geneformer.genes.vocabulary import lists, numbers
+from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_type, feature
+
+
+class Shard:
+    """Record batches on their way into one file; nothing of it counts before `close` has returned."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.rows = 0
+        self.file = _HashedFile(path)
+        self._stream = pa.ipc.new_stream(pa.PythonFile(self.file, mode="w"), schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add a batch."""
+        self._stream.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        """End the stream; the file is on the disk when this returns."""
+        self._stream.close()
+        self.file.close()
+        sync(self.path)
+
+    def abandon(self) -> None:
+        """Give up and delete the file."""
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class _HashedFile(io.RawIOBase):
+    """A file that knows the hash of what was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        written = self._file.write(data)
+        self.size += written
+        return written
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.close()
+        super().close()
+
+
+STATE = "state.json"
+INFO = "dataset_info.json"
+MARKERS = (MANIFEST_NAME, STATE)
+SHARD_BYTES = 512 * 2**20
+
+
+class DatasetWriter:
+    """Streams cells into a dataset folder that appears whole, at the end.
+
+    Until then everything lies in `<path>.partial`: finished shards, and a journal of them. A killed or interrupted
+    run leaves that folder behind for `resume`; a `GeneformerError` inside the block removes it, so that a refusal
+    leaves nothing. Memory holds one batch. ::
+
+        with DatasetWriter(path, columns=types, identity=identity, resume=True) as writer:
+            start = (writer.progress or {"cell": 0})["cell"]
+            for chunk in chunks_from(start):
+                writer.append(chunk.offsets, chunk.values, chunk.columns, progress={"cell": chunk.stop})
+            writer.finish(manifest)
+
+    Parameters
+    ----------
+    path
+        Folder to make.
+    columns
+        Arrow type of each column that describes cells, in order (`arrow_type` finds it from a whole column). From the
+        first batch by default. `length` is added last.
+    counts
+        Whether each token's scaled count is stored.
+    schema
+        All columns in the order and of the types wanted, those of the tokens included; in the place of `columns`.
+    identity
+        What the run is made from, as JSON can hold it; a run is resumed only under the same identity.
+    overwrite
+        Replace the dataset at `path`, and a half-finished run that cannot be continued.
+    resume
+        Continue a half-finished run if there is one.
+    shard_bytes
+        Size at which a shard file is finished and the next one begun.
+
+    Attributes
+    ----------
+    progress
+        The `progress` of the last batch that is safely on the disk, None at the start of a run.
+    rows
+        Cells written so far.
+
+    Raises
+    ------
+    OutputExistsError
+        A dataset, or a half-finished run, is there and neither `overwrite` nor `resume` was given.
+    RunMismatchError
+        The half-finished run was made from something else.
+    RunLockedError
+        Another process is writing the same dataset.
+    OutputError
+        The place cannot be written to, or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Mapping[str, pa.DataType] | None = None,
+        counts: bool = False,
+        schema: pa.Schema | None = None,
+        identity: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.progress: dict[str, Any] | None = None
+        self.rows = 0
+        self._counts = counts
+        self._schema = schema if columns is None else _schema(columns, counts=counts)
+        self._identity = dict(identity or {})
+        self._overwrite, self._resume = overwrite, resume
+        self._shard_bytes = shard_bytes
+        self._folder = self.partial / "dataset"
+        self._shard: Shard | None = None
+        self._pending: dict[str, Any] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        check_output(self.path, overwrite=self._overwrite, markers=MARKERS)
+        with self._stack, output_errors(self.path):
+            self.partial.mkdir(exist_ok=True)
+            self._stack.enter_context(lock(self.partial / "lock"))
+            journal = self.partial / "journal.jsonl"
+            if Journal.has_entries(journal) and not self._resume:
+                self._drop_leftover()
+            elif not Journal.has_entries(journal):
+                journal.unlink(missing_ok=True)
+            self._folder.mkdir(exist_ok=True)
+            self._journal = self._open_journal(journal)
+            self._recover()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shard is not None:
+            self._shard.abandon()
+            self._shard = None
+        refused = isinstance(error, GeneformerError) and not isinstance(error, OutputError)
+        if refused or not self._folder.exists() or not self._journal.entries:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._stack.close()
+
+    def append(
+        self,
+        offsets: NDArray[np.integer[Any]],
+        values: NDArray[np.integer[Any]],
+        columns: Mapping[str, Any] | None = None,
+        *,
+        counts: NDArray[np.floating[Any]] | None = None,
+        progress: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a batch of cells.
+
+        Parameters
+        ----------
+        offsets
+            Where each cell starts in `values`, and where the last one ends, ``(n + 1,)``.
+        values
+            Token ids of the cells, end to end.
+        columns
+            What is known about the cells: arrays or pandas columns, each ``(n,)``. Columns that were announced but
+            are absent here become nulls.
+        counts
+            Scaled count of each token, as long as `values`.
+        progress
+            Where the run stands after this batch, as JSON can hold it; comes back as `progress` on resume.
+
+        Raises
+        ------
+        DatasetError
+            Columns of different lengths, not announced, or of another type than announced.
+        OutputError
+            The disk is full.
+        """
+        self._pending = dict(progress) if progress is not None else self._pending
+        cells = len(offsets) - 1
+        if cells == 0:
+            return
+        offsets = np.asarray(offsets, dtype=np.int64)
+        window = slice(int(offsets[0]), int(offsets[-1]))
+        starts = offsets - offsets[0]
+        arrays: dict[str, Any] = {keys.INPUT_IDS: lists(starts, np.asarray(values[window], dtype=np.int32))}
+        if self._counts:
+            if counts is None:
+                msg = "The dataset was announced with counts, but a batch has none."
+                raise DatasetError(msg)
+            arrays[keys.COUNTS] = lists(starts, np.asarray(counts[window], dtype=np.float64))
+        described = dict(columns or {})
+        if self._schema is None:
+            self._schema = _schema({name: arrow_type(c) for name, c in described.items()}, counts=self._counts)
+        self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: numbers(np.diff(offsets))}, cells))
+
+    def append_table(self, batch: pa.RecordBatch) -> None:
+        """Write cells that are in Arrow already; all batches must have the columns of the first one.
+
+        `length` is counted where a batch has none.
+        """
+        if self._schema is None:
+            types = zip(batch.schema.names, batch.schema.types, strict=True)
+            described = {n: k.value_type if pa.types.is_dictionary(k) else k for n, k in types if n not in _OWN}
+            self._schema = _schema(described, counts=self._counts)
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        if keys.LENGTH not in columns:
+            columns[keys.LENGTH] = columns[keys.INPUT_IDS].value_lengths()
+        self._write(_batch(self._schema, columns, batch.num_rows))
+
+    def finish(self, manifest: Manifest | None = None) -> Path:
+        """Give the dataset its final name, with its description and manifest; returns where it is.
+
+        Raises
+        ------
+        OutputError
+            The disk is full.
+        """
+        with output_errors(self.path):
+            if self._shard is None and not self._journal.entries:
+                self._shard = Shard(self._folder / _shard_name(0), self._schema or _schema({}, counts=self._counts))
+            self._end_shard()
+            entries = self._journal.entries
+            names = [f"data-{i:05d}-of-{len(entries):05d}.arrow" for i in range(len(entries))]
+            for entry, name in zip(entries, names, strict=True):
+                (self._folder / entry["file"]).rename(self._folder / name)
+            with pa.memory_map(str(self._folder / names[0])) as file:
+                schema = pa.ipc.open_stream(file).schema
+            digest = hashlib.sha256("".join(entry["sha256"] for entry in entries).encode()).hexdigest()
+            _write_json(self._folder / STATE, _state(names, digest[:16]))
+            _write_json(self._folder / INFO, _info(schema))
+            if manifest is not None:
+                manifest.write(self._folder)
+            publish_folder(self._folder, self.path)
+        return self.path
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        with output_errors(self.path):
+            if self._shard is None:
+                self._shard = Shard(self._folder / _shard_name(len(self._journal.entries)), batch.schema)
+            self._shard.write(batch)
+            self.rows += batch.num_rows
+            if self._shard.file.size >= self._shard_bytes:
+                self._end_shard()
+
+    def _end_shard(self) -> None:
+        if self._shard is None:
+            return
+        shard, self._shard = self._shard, None
+        shard.close()
+        self._journal.append(
+            {
+                "file": shard.path.name,
+                "rows": shard.rows,
+                "bytes": shard.file.size,
+                "sha256": shard.file.digest.hexdigest(),
+                "progress": self._pending,
+            }
+        )
+        self.progress = self._pending
+
+    def _open_journal(self, path: Path) -> Journal:
+        try:
+            return Journal(path, self._identity)
+        except RunMismatchError:
+            if not self._overwrite:
+                raise
+            self._drop_leftover()
+            self._folder.mkdir()
+            return Journal(path, self._identity)
+
+    def _drop_leftover(self) -> None:
+        if not self._overwrite:
+            msg = (
+                f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
+                "--overwrite."
+            )
+            raise OutputExistsError(msg)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self.partial / "journal.jsonl").unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        """Take up the shards the journal knows, and drop whatever else a killed run left."""
+        for number, entry in enumerate(self._journal.entries):
+            for renamed in self._folder.glob(f"data-{number:05d}-of-*.arrow"):
+                renamed.rename(self._folder / entry["file"])
+            file = self._folder / entry["file"]
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                msg = f'"{file}" is missing or damaged, so the run cannot go on. Start over with --overwrite.'
+                raise DatasetError(msg)
+            self.rows += entry["rows"]
+            self.progress = self._pending = entry["progress"]
+        known = {entry["file"] for entry in self._journal.entries}
+        for file in self._folder.iterdir():
+            if file.name not in known:
+                file.unlink()
+        if known and self._schema is None:
+            with pa.memory_map(str(self._folder / _shard_name(0))) as source:
+                self._schema = pa.ipc.open_stream(source).schema
+
+
+_OWN = (keys.INPUT_IDS, keys.COUNTS, keys.LENGTH)
+
+
+def _schema(columns: Mapping[str, pa.DataType], *, counts: bool) -> pa.Schema:
+    fields = [(keys.INPUT_IDS, pa.list_(pa.int32()))]
+    if counts:
+        fields.append((keys.COUNTS, pa.list_(pa.float64())))
+    fields.extend((name, kind) for name, kind in columns.items() if name not in _OWN)
+    fields.append((keys.LENGTH, pa.int64()))
+    return pa.schema(fields)
+
+
+def _batch(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.RecordBatch:
+    unannounced = [name for name in columns if name not in schema.names]
+    if unannounced:
+        msg = f"Columns {unannounced} were not announced; the dataset has {schema.names}."
+        raise DatasetError(msg)
+    arrays = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        array = columns[name] if name in columns else pa.nulls(rows, kind)
+        if not isinstance(array, pa.Array) or array.type != kind:
+            array = arrow_column(name, array, kind)
+        if len(array) != rows:
+            msg = f"Column {name!r} has {len(array)} values for {rows} cells."
+            raise DatasetError(msg)
+        arrays.append(array)
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _shard_name(number: int) -> str:
+    return f"data-{number:05d}.arrow"
+
+
+def _state(names: list[str], fingerprint: str) -> dict[str, Any]:
+    return {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+
+
+def _info(schema: pa.Schema) -> dict[str, Any]:
+    features = {name: feature(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+    return {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+_SPLITS = "dataset_dict.json"
+_POINTER = b"version https://git-lfs"
+_FILE_FORMAT = b"ARROW1"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def read_dataset(path: str | Path) -> TokenizedDataset:
+    """The tokenized dataset in a folder that `datasets` or this package wrote, memory mapped.
+
+    Token ids may be 16-, 32- or 64-bit integers. The folder may be of any `datasets` release, or a single
+    `.arrow` file.
+
+    Parameters
+    ----------
+    path
+        Dataset folder, or Arrow file.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is nothing at that path.
+    DatasetError
+        The folder holds several splits, is incomplete or damaged, or has no `input_ids`.
+    PlaceholderFileError
+        Files are git-lfs pointers.
+    """
+    path = Path(path)
+    if not path.exists():
+        msg = f'There is no dataset at "{path}". Give the folder that `geneformer tokenize` wrote.'
+        raise InputNotFoundError(msg)
+    files, state = _data_files(path)
+    tables = [_read_table(file) for file in files]
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowInvalid as error:
+        msg = f'The files of "{path}" differ in their columns ({error}). Make the dataset again.'
+        raise DatasetError(msg) from error
+    for entry in state.get("_indices_data_files") or ():
+        rows = _read_table(path / entry["filename"]).column(0)
+        table = table.take(rows)
+    return TokenizedDataset(_plain_rows(table, path), vocabulary=_fingerprint(path), path=path)
+
+
+def write_dataset(
+    dataset: TokenizedDataset, path: str | Path, *, overwrite: bool = False, manifest: Manifest | None = None
+) -> Path:
+    """Write a dataset as a folder that `datasets.load_from_disk` opens; returns where it is.
+
+    Parameters
+    ----------
+    dataset
+        The tokens.
+    path
+        Folder to make.
+    overwrite
+        Replace a dataset that is there.
+    manifest
+        What the dataset was made from. By default just the vocabulary.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder exists and was not to be overwritten.
+    OutputError
+        The place cannot be written to, or the disk is full.
+    """
+    manifest = manifest or Manifest(task="tokenize", vocabulary=dataset.vocabulary)
+    with DatasetWriter(path, counts=dataset.has_counts, overwrite=overwrite) as writer:
+        for batch in dataset.table.to_batches(max_chunksize=10_000):
+            writer.append_table(batch)
+        return writer.finish(manifest)
+
+
+def _data_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The Arrow files of a dataset in order, and its state."""
+    if path.is_file():
+        return [path], {}
+    if (path / _SPLITS).is_file():
+        splits = _read_json(path / _SPLITS).get("splits", [])
+        example = path / (splits[0] if splits else "train")
+        msg = f'"{path}" holds the splits {", ".join(splits)}. Choose one, for example "{example}".'
+        raise DatasetError(msg)
+    state: dict[str, Any] = {}
+    if (path / STATE).is_file():
+        state = _read_json(path / STATE)
+        names = [entry["filename"] for entry in state.get("_data_files") or ()]
+    else:
+        names = ["dataset.arrow"] if (path / "dataset.arrow").is_file() else []
+    if not names:
+        found = sorted(entry.name for entry in path.iterdir())[:5]
+        msg = (
+            f'"{path}" is not a tokenized dataset: it has no {STATE} that names its data files (found {found}). '
+            "Give the folder that `geneformer tokenize` wrote; if it was copied, copy it again."
+        )
+        raise DatasetError(msg)
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        msg = (
+            f'The dataset "{path}" is incomplete: {missing} of its {len(names)} data files are missing. Copy it again.'
+        )
+        raise DatasetError(msg)
+    return [path / name for name in names], state
+
+
+def _read_table(path: Path) -> pa.Table:
+    """One Arrow file, of the stream or the file format, without reading it into memory."""
+    with _damage_named(path):
+        _refuse_pointer(path)
+        source = pa.memory_map(str(path))
+        if source.read(len(_FILE_FORMAT)) == _FILE_FORMAT:
+            return pa.ipc.open_file(source).read_all()
+        # A stream cut off between two batches reads without complaint: only its end mark tells.
+        source.seek(max(0, source.size() - len(_END_OF_STREAM)))
+        if source.read() != _END_OF_STREAM:
+            msg = f'"{path}" ends too early: an incomplete download or copy, or no Arrow file. Get it again.'
+            raise DatasetError(msg)
+        source.seek(0)
+        return pa.ipc.open_stream(source).read_all()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with _damage_named(path):
+        _refuse_pointer(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            msg = f'"{path}" should hold a JSON object. The dataset is damaged; make it again.'
+            raise DatasetError(msg)
+        return content
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what a damaged file causes into a `DatasetError` that names it."""
+    try:
+        yield
+    except (DatasetError, PlaceholderFileError):
+        raise
+    except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
+        msg = f'"{path}" cannot be read ({error}). It is damaged, incomplete or not an Arrow file; get it again.'
+        raise DatasetError(msg) from error
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            msg = f'"{path}" is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from.'
+            raise PlaceholderFileError(msg)
+
+
+def _plain_rows(table: pa.Table, path: Path) -> pa.Table:
+    """The table with `input_ids` as lists of integers that vary in length."""
+    if keys.INPUT_IDS not in table.column_names:
+        return table
+    kind = table.schema.field(keys.INPUT_IDS).type
+    if pa.types.is_fixed_size_list(kind):
+        index = table.column_names.index(keys.INPUT_IDS)
+        kind = pa.list_(kind.value_type)
+        table = table.set_column(index, keys.INPUT_IDS, table.column(keys.INPUT_IDS).cast(kind))
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not lists or not pa.types.is_integer(kind.value_type):
+        msg = f'`input_ids` in "{path}" holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`.'
+        raise DatasetError(msg)
+    if any(chunk.values.null_count for chunk in table.column(keys.INPUT_IDS).chunks):
+        msg = f'`input_ids` in "{path}" has missing tokens. The dataset is damaged; make it again.'
+        raise DatasetError(msg)
+    return table
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Fingerprint of the vocabulary a dataset was made with, if it says so."""
+    try:
+        manifest = Manifest.read(path)
+    except OutputError as error:
+        raise DatasetError(re.sub(r"^\w+ \(GF\d+\): ", "", str(error))) from error
+    return None if manifest is None else manifest.vocabulary

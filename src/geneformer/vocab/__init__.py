@@ -1,1 +1,0 @@
-"""Which genes there are, their tokens and medians, and the names they go by."""
