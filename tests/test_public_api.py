@@ -16,6 +16,8 @@ from geneformer import cli, options
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions, TokenizeOptions
 from geneformer.options._fields import field_docs, section
 
+pytestmark = pytest.mark.contract
+
 SURFACES = {
     "pp.tokenize": (TokenizeOptions,),
     "tl.attention": (AttentionOptions, RuntimeOptions),

@@ -37,6 +37,8 @@ from geneformer.errors import (
 from geneformer.tokens.storage import read_dataset, write_dataset
 from small_classifier_inputs import POSITIONS, STATES, cells, genes, saved_cells, tiny_model
 
+pytestmark = pytest.mark.contract
+
 CELLS = {"state_key": "state", "states": "all"}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 1}
 REQUIRED = inspect.Parameter.empty

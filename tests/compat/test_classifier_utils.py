@@ -15,6 +15,8 @@ from transformers import BertForMaskedLM, TrainingArguments
 from geneformer import classifier_utils, errors
 from golden import tiny_config
 
+pytestmark = pytest.mark.contract
+
 NOTHING = inspect.Parameter.empty
 SIGNATURES = {
     "downsample_and_shuffle": [

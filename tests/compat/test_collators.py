@@ -10,6 +10,8 @@ from geneformer import DataCollatorForCellClassification, DataCollatorForGeneCla
 from geneformer.errors import DatasetError, OptionError
 from small_classifier_inputs import POSITIONS, cells, tiny_model
 
+pytestmark = pytest.mark.contract
+
 BOTH = (DataCollatorForCellClassification, DataCollatorForGeneClassification)
 ROWS = [{"input_ids": [5, 7, 9], "label": 2, "labels": [1, -100, 0]}, {"input_ids": [4], "label": 0, "labels": [1]}]
 

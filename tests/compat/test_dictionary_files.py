@@ -21,6 +21,8 @@ from geneformer.compat.dictionaries import (
 )
 from geneformer.files.pickles import read_pickle, write_pickle
 
+pytestmark = pytest.mark.contract
+
 GENES = ["ENSG00000000003", "ENSG00000000005", "ENSG00000000419"]
 
 

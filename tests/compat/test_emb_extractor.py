@@ -40,6 +40,8 @@ from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import write_dataset
 from golden import GOLDEN, golden_table, save_tiny_checkpoint, tiny_config, tiny_model
 
+pytestmark = pytest.mark.contract
+
 CLOSE = {"atol": 1e-5, "rtol": 0}
 N = 12
 

@@ -20,6 +20,8 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 from geneformer.errors import NoCellsError, OptionError, UnknownClassError
 from small_classifier_inputs import cells, tiny_model
 
+pytestmark = pytest.mark.contract
+
 
 def test_vote_takes_the_first_of_equal_scores():
     assert vote([0.1, 0.7, 0.2]) == 1

@@ -21,6 +21,8 @@ from geneformer.errors import (
 from geneformer.tokens.storage import read_dataset
 from small_classifier_inputs import genes, saved_cells, tiny_model
 
+pytestmark = pytest.mark.contract
+
 FIRST, SECOND = range(10, 25), range(30, 45)
 CLASSES = {"zeta": genes(FIRST), "alpha": genes(SECOND)}
 QUICK = {"per_device_train_batch_size": 8, "learning_rate": 1e-3}

@@ -37,6 +37,8 @@ from golden import GOLDEN, SPECIALS, golden_table, save_tiny_checkpoint
 from perturbation import reference
 from small_cells import dataset_of
 
+pytestmark = pytest.mark.contract
+
 CHOICES = json.loads((GOLDEN / "choices.json").read_text())
 START, GOAL, ALTERNATE = CHOICES["states"]
 LYZ, S100A9 = CHOICES["deleted"]

@@ -30,6 +30,8 @@ from geneformer.files.pickles import read_pickle
 from geneformer.genes.vocabulary import Vocabulary
 from golden import GOLDEN, golden_table
 
+pytestmark = pytest.mark.contract
+
 START, GOAL, ALTERNATE = STATE_NAMES = json.loads((GOLDEN / "choices.json").read_text())["states"]
 LYZ, S100A9 = json.loads((GOLDEN / "choices.json").read_text())["deleted"]
 STATES = {"state_key": "cell_type", "start_state": START, "goal_state": GOAL, "alt_states": [ALTERNATE]}

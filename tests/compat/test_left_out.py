@@ -8,6 +8,8 @@ import geneformer
 from geneformer import errors
 from geneformer.compat.paths import _INSTEAD
 
+pytestmark = pytest.mark.contract
+
 MODULES = sorted(geneformer._PUBLISHED_MODULES)
 
 

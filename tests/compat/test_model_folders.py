@@ -12,6 +12,8 @@ from geneformer.compat.networks import readable_folder
 from geneformer.errors import CheckpointError, OutputError, PlaceholderFileError, UnknownModelError, UnsafeFileError
 from geneformer.models.checkpoint import read_weights
 
+pytestmark = pytest.mark.contract
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):

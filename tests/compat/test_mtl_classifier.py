@@ -35,6 +35,8 @@ from geneformer.options import RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset, write_dataset
 
+pytestmark = pytest.mark.contract
+
 ARGUMENTS = [
     ("task_columns", None),
     ("train_path", None),

@@ -25,6 +25,8 @@ from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset, write_dataset
 from small_classifier_inputs import POSITIONS, cells, genes, saved_cells, tiny_model
 
+pytestmark = pytest.mark.contract
+
 STATES = {"state_key": "state", "states": "all"}
 SHIFT = {"state_key": "state", "start_state": "T cell", "goal_state": "NK"}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seed": 1}

@@ -20,6 +20,8 @@ from geneformer.errors import (
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.perturbation.effects import Perturbed
 
+pytestmark = pytest.mark.contract
+
 V1 = Vocabulary.load("V1")
 CELL = "cell_emb"
 

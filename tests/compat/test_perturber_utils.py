@@ -16,6 +16,8 @@ from geneformer.compat import networks as plain_models
 from geneformer.files.pickles import read_pickle
 from golden import golden_tokens, save_tiny_checkpoint, tiny_config, tiny_model
 
+pytestmark = pytest.mark.contract
+
 NOTHING = inspect.Parameter.empty
 ROW = [("example", NOTHING)]
 SIGNATURES = {

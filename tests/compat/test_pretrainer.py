@@ -19,6 +19,8 @@ from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.tokens.storage import read_dataset
 
+pytestmark = pytest.mark.contract
+
 OLD = int(transformers.__version__.split(".")[0]) < 5
 BY_LENGTH = {"group_by_length": True} if OLD else {"train_sampling_strategy": "group_by_length"}
 PAD, MASK, CLS, EOS = range(4)

@@ -7,6 +7,8 @@ import pytest
 import geneformer as gf
 from geneformer.compat.dictionaries import dictionary_path
 
+pytestmark = pytest.mark.contract
+
 TOKENS, MEDIANS, MAPPING, NAMES = (
     dictionary_path(name)
     for name in ("TOKEN_DICTIONARY_FILE", "GENE_MEDIAN_FILE", "ENSEMBL_MAPPING_FILE", "ENSEMBL_DICTIONARY_FILE")

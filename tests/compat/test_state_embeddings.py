@@ -28,6 +28,8 @@ from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import write_dataset
 from golden import GOLDEN, golden_table, save_tiny_checkpoint
 
+pytestmark = pytest.mark.contract
+
 START, GOAL, ALTERNATE = json.loads((GOLDEN / "choices.json").read_text())["states"]
 STATES = {"state_key": "cell_type", "start_state": START, "goal_state": GOAL, "alt_states": [ALTERNATE]}
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from geneformer import InSilicoPerturber, errors
 from geneformer import perturber_utils as pu
 
+pytestmark = pytest.mark.contract
+
 CLS, EOS = 2, 3
 
 

@@ -22,6 +22,8 @@ from geneformer.files.pickles import write_pickle
 from geneformer.tokens.storage import read_dataset
 from golden import GOLDEN
 
+pytestmark = pytest.mark.contract
+
 ATTRIBUTES = {"cell_type": "cell_type", "individual": "organ"}
 
 

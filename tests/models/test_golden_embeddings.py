@@ -9,6 +9,8 @@ from geneformer.models.encoder import mean_pool
 from geneformer.models.loading import load_model
 from golden import SPECIALS, golden_table, golden_tokens, save_tiny_checkpoint
 
+pytestmark = pytest.mark.contract
+
 CLOSE = {"atol": 1e-5, "rtol": 0}
 every_layer = pytest.mark.parametrize("layer", [0, -1])
 

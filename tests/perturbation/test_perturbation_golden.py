@@ -16,6 +16,8 @@ from geneformer.perturbation.run import run_plan
 from geneformer.tokens.dataset import TokenizedDataset
 from golden import GOLDEN, golden_table, tiny_model
 
+pytestmark = pytest.mark.contract
+
 CHOICES = json.loads((GOLDEN / "choices.json").read_text())
 START, GOAL, ALTERNATE = CHOICES["states"]
 POOLING = {"V1": "mean", "V2": "cls"}

@@ -18,6 +18,8 @@ from geneformer.options import RankOptions
 from geneformer.perturbation.statistics import rank_effects
 from small_perturbations import golden_run, golden_statistics
 
+pytestmark = pytest.mark.contract
+
 NAMED = ("Gene_name", "Affected_gene_name")
 TABLES = {
     "goal": ("delete_all_goal", "goal_state_shift"),

@@ -31,6 +31,8 @@ from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset, write_dataset
 from small_plans import frame_of, planned, small_cells, small_model
 
+pytestmark = pytest.mark.contract
+
 STATES = {"start": "sick", "goal": "well", "state_key": "kind"}
 TABLES = ["cells.parquet", "effects.parquet", "genes.parquet", "states.parquet"]
 HERE = Path(__file__).parent

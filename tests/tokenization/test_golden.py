@@ -10,6 +10,8 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.tokenization.tokenizer import tokenize_counts
 
+pytestmark = pytest.mark.contract
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 

@@ -118,10 +118,7 @@ class _LazyCommands(TyperGroup):
 
 
 def command_function(name: str) -> Any:
-    """What a subcommand runs: the function of its name, hyphens as underscores.
-
-    Those of a group carry its name before theirs: `classify-fit`.
-    """
+    """What a subcommand runs: the function of its name, hyphens as underscores."""
     family = next((family for family in sorted(GROUPS, key=len, reverse=True) if name.startswith(f"{family}-")), name)
     home = importlib.import_module(f"geneformer.cli.{_HOMES.get(family, family)}")
     return getattr(home, name.replace("-", "_"))

@@ -41,18 +41,7 @@ RESET = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one step cost.
-
-    Attributes
-    ----------
-    name
-        What was done.
-    seconds
-        Wall-clock time.
-    peak_bytes
-        Most memory of the process during the step; where the system cannot tell that, since its start. None where it
-        tells neither.
-    """
+    """What one step cost."""
 
     name: str
     seconds: float
@@ -65,15 +54,7 @@ class Step:
 
 @dataclass(slots=True)
 class StepLog:
-    """Steps done so far.
-
-    Attributes
-    ----------
-    tell
-        Called with each step when it is done.
-    steps
-        All of them.
-    """
+    """Steps done so far."""
 
     tell: Callable[[Step], object] | None = None
     steps: list[Step] = field(default_factory=list)
@@ -119,15 +100,7 @@ COLUMNS = ("nearest neighbors", "nearest neighbors, standardized", "linear probe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
-    """One embedding.
-
-    Attributes
-    ----------
-    name
-        What it is.
-    as_given, standardized
-        Its figures, with the neighbors looked for among dimensions as they are, and standardized.
-    """
+    """One embedding."""
 
     name: str
     as_given: EmbeddingQuality
@@ -149,15 +122,7 @@ class Compared:
 def compare(
     embeddings: Mapping[str, NDArray[Any]], labels: ArrayLike, *, groups: ArrayLike | None = None, **options: Any
 ) -> list[Compared]:
-    """Every embedding under the same splits.
-
-    Parameters
-    ----------
-    embeddings
-        Rows for the same cells, by name.
-    labels, groups, **options
-        Passed to `embedding_quality`.
-    """
+    """Every embedding under the same splits."""
     return [
         Compared(
             name=name,
@@ -206,27 +171,7 @@ LABELS_FROM_COMPONENTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoReport:
-    """What the demo did and found.
-
-    Attributes
-    ----------
-    folder
-        Where its files are.
-    model
-        Name or folder of the model.
-    steps
-        Time and memory.
-    quality
-        Embeddings side by side.
-    classified
-        Accuracy and macro-F1 of the fine-tuned classifier and its baselines on held-out cells.
-    tokens
-        Report of tokenizing.
-    seed
-        Of the splits, the map and the random weights.
-    versions
-        Of this package, of Python and of the libraries that decide the numbers.
-    """
+    """What the demo did and found."""
 
     folder: Path
     model: str
@@ -345,35 +290,7 @@ def run_demo(
     overwrite: bool = False,
     tell: Callable[[Step], object] | None = None,
 ) -> DemoReport:
-    """Tokenize and embed PBMC3k, draw it, and measure what the embedding knows about cell types.
-
-    The folder appears when everything is done, or not at all. Accuracies stand beside those of 50 principal components
-    and of random weights of the same shape.
-
-    Parameters
-    ----------
-    output
-        Folder to make; see `geneformer.cli._demo.FILES` for what is in it.
-    model
-        Name, checkpoint folder or hub repository.
-    runtime
-        Where and how the model runs.
-    seed
-        Fixes splits, map and random weights.
-    n_cells
-        Take that many cells only, drawn at random, to try things out.
-    overwrite
-        Replace a demo that is there.
-    tell
-        Called after every step with its time and memory.
-
-    Raises
-    ------
-    OutputExistsError
-        The folder exists and was not to be replaced, or was not made by this package.
-    MissingExtraError
-        A library for plots is not installed.
-    """
+    """Tokenize and embed PBMC3k, draw it, and measure what the embedding knows about cell types."""
     check_output(output, overwrite=overwrite)
     runtime = runtime or RuntimeOptions()
     name = Path(model).name
@@ -426,19 +343,7 @@ CLASSIFIER, MATRIX = "classifier", "confusion.png"
 
 
 def fit_classifier(adata: "AnnData", model: str | Path, runtime: RuntimeOptions, seed: int) -> CellClassifier:
-    """A classifier of the cell types, evaluated on a fifth of the cells beside the cheap baselines.
-
-    Parameters
-    ----------
-    adata
-        Counts and labels.
-    model
-        Name, checkpoint folder or hub repository.
-    runtime
-        Where and how it runs.
-    seed
-        Fixes split and training.
-    """
+    """A classifier of the cell types, evaluated on a fifth of the cells beside the cheap baselines."""
     from dataclasses import replace
 
     classifier = CellClassifier(
@@ -463,13 +368,7 @@ def write_classifier(classifier: CellClassifier, folder: Path) -> None:
 
 
 def figures(report: "ClassificationReport") -> dict[str, Any]:
-    """Accuracy and macro-F1 of the classifier and its baselines on the held-out cells, by name.
-
-    Parameters
-    ----------
-    report
-        Evaluation of the classifier.
-    """
+    """Accuracy and macro-F1 of the classifier and its baselines on the held-out cells, by name."""
     rows = {"fine-tuned": report.evaluation, **report.baselines}
     told = ("accuracy", "macro_f1")
     return {name: {metric: str(row.metrics[metric]) for metric in told} for name, row in rows.items()}
@@ -485,13 +384,7 @@ LIBRARIES = ("matplotlib.pyplot", "seaborn", "sklearn", "scanpy")
 
 
 def load_libraries() -> None:
-    """Import what later stages import on their own, so that no stage pays for it.
-
-    Raises
-    ------
-    MissingExtraError
-        One is not installed.
-    """
+    """Import what later stages import on their own, so that no stage pays for it."""
     for library in LIBRARIES:
         plotting_library(library)
 

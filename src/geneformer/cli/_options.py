@@ -20,19 +20,7 @@ JSON_HELP = "Print the closing report as one line of JSON on stdout."
 
 
 def with_options(*, hide: Mapping[type, tuple[str, ...]] | None = None) -> Callable[..., Callable[..., None]]:
-    """Decorator of a command: spreads its options objects into flags and shows its `Outcome`.
-
-    Every parameter whose type is an options class becomes one flag per field, plus `--config FILE` once; the command
-    receives finished objects. `--json` is added too. ::
-
-        @with_options()
-        def embed(data: Path, *, options: EmbedOptions, runtime: RuntimeOptions) -> Outcome: ...
-
-    Parameters
-    ----------
-    hide
-        Fields without a flag, by class: those another class has already, or that the command sets itself.
-    """
+    """Decorator of a command: spreads its options objects into flags and shows its `Outcome`."""
     hidden = dict(hide or {})
 
     def decorate(command: Callable[..., Outcome]) -> Callable[..., None]:

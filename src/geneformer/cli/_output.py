@@ -21,17 +21,7 @@ FAILED = 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command did.
-
-    Attributes
-    ----------
-    title
-        Heading of the closing table.
-    rows
-        Its lines: what, and how much.
-    data
-        The same for `--json`; anything JSON can hold.
-    """
+    """What a command did."""
 
     title: str
     rows: Sequence[tuple[str, object]] = ()

@@ -60,25 +60,7 @@ Rows = list[tuple[str, object]]
 
 
 def fit_into(output: Path, estimator: Any, *learnt: Any, resume: bool, overwrite: bool, **places: Any) -> None:
-    """Fit a model and write its folder.
-
-    Checkpoints are kept beside the folder until it is there, so that a killed run can go on.
-
-    Parameters
-    ----------
-    output
-        Folder to make.
-    estimator
-        What is fitted.
-    *learnt
-        What its `fit` takes by position: cells and labels.
-    resume
-        Go on with a run that was interrupted.
-    overwrite
-        Replace a folder that is there.
-    **places
-        What its `fit` takes by keyword.
-    """
+    """Fit a model and write its folder."""
     import shutil
 
     from geneformer.files.atomic import check_output
@@ -365,10 +347,7 @@ def classify_search(  # noqa: PLR0913
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> Outcome:
-    """Search for the best training options, and fit with them.
-
-    Several processes with the same --storage share the trials; give all but one --refit none.
-    """
+    """Search for the best training options, and fit with them."""
     from geneformer.errors import OptionError
     from geneformer.files.atomic import check_output
     from geneformer.finetuning.estimators import CellClassifier
@@ -433,25 +412,7 @@ GENE, CLASS = "gene", "class"
 
 
 def read_gene_file(path: Path) -> dict[str, list[str]]:
-    """Genes by class, as the file names them and in its order.
-
-    Parameters
-    ----------
-    path
-        A table with the columns "gene" and "class", apart by commas (`.csv`) or tabs (`.tsv`, `.txt`); or one list of
-        genes for every class, as `.toml` or `.json`.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    UnsupportedFormatError
-        Another kind of file.
-    UnreadableInputError
-        Not what its name says.
-    GeneListError
-        A column is missing, a gene has no class, or a class is no list of names.
-    """
+    """Genes by class, as the file names them and in its order."""
     if not path.is_file():
         msg = f'There is no file "{path}". Give a .csv, .tsv, .toml or .json file of genes and their classes.'
         raise InputNotFoundError(msg)
@@ -586,10 +547,7 @@ def classify_genes_predict(
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> Outcome:
-    """Tell the classes of all genes.
-
-    One row per gene of the vocabulary: the cells it occurs in, and its probabilities averaged over them.
-    """
+    """Tell the classes of all genes."""
     from geneformer.files.atomic import check_output
     from geneformer.finetuning.estimators import GeneClassifier
     from geneformer.inference.tables import check_suffix, save_table
@@ -900,10 +858,7 @@ def decode_expression_predict(
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> Outcome:
-    """Tell values and ranks of genes in cells.
-
-    An .h5ad has cells by genes, a table one row per cell and gene.
-    """
+    """Tell values and ranks of genes in cells."""
     from geneformer.files.atomic import check_output
     from geneformer.finetuning.estimators import ExpressionDecoder
     from geneformer.finetuning.reports import SUFFIXES, save_expression

@@ -50,17 +50,7 @@ _FIELDS = ("state_key", "start_state", "goal_state", "alt_states")
 
 @dataclass(frozen=True, slots=True)
 class CellStates:
-    """States of cells by their part.
-
-    Attributes
-    ----------
-    key
-        Column that tells the state of a cell.
-    start, goal
-        State to leave, and state to reach.
-    alternates
-        Other states.
-    """
+    """States of cells by their part."""
 
     key: str
     start: Any
@@ -74,19 +64,7 @@ class CellStates:
 
 
 def read_cell_states(states: Any) -> CellStates:
-    """States as published scripts give them.
-
-    Parameters
-    ----------
-    states
-        `state_key`, `start_state`, `goal_state` and, where there are, `alt_states`; or the older form
-        ``{column: ([start], [goal], [alternate, ...])}``.
-
-    Raises
-    ------
-    StateError
-        Another form, or states that are not told apart.
-    """
+    """States as published scripts give them."""
     if not isinstance(states, Mapping):
         msg = f"cell_states_to_model is a {type(states).__name__}. Give a dictionary with {', '.join(_FIELDS)}."
         raise StateError(msg)
@@ -125,13 +103,7 @@ def _told(alternates: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def datasets_library() -> Any:
-    """The module `datasets`.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """The module `datasets`."""
     try:
         return import_module("datasets")
     except ImportError as error:
@@ -146,24 +118,7 @@ def from_columns(
     *,
     uncut: Sequence[Any] | None = None,
 ) -> "Dataset":
-    """A dataset in memory with the published order of columns.
-
-    Parameters
-    ----------
-    offsets
-        Where each cell starts, and the total, ``(n + 1,)``.
-    ragged
-        Values of all tokens by column, each ``(T,)``.
-    described
-        Values of all cells by column, each ``(n,)``.
-    uncut
-        Tokens of each cell before it was cut, to be kept too.
-
-    Raises
-    ------
-    MissingExtraError
-        `datasets` is not installed.
-    """
+    """A dataset in memory with the published order of columns."""
     columns = {name: lists(offsets, values) for name, values in ragged.items()}
     columns |= {name: pa.array(values) for name, values in described.items()}
     columns[keys.LENGTH] = pa.array([stop - start for start, stop in pairwise(offsets)], pa.int64())
@@ -188,22 +143,7 @@ def listed(values: Any) -> list[Any]:
 
 
 def rows_with(dataset: TokenizedDataset, wanted: Mapping[str, Sequence[Any]]) -> Ints:
-    """Rows whose value is among those wanted, in every column named.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    wanted
-        Accepted values by column.
-
-    Raises
-    ------
-    DatasetError
-        No such column.
-    NoCellsError
-        No cell has the values; what the column holds is told.
-    """
+    """Rows whose value is among those wanted, in every column named."""
     keep = np.ones(len(dataset), dtype=bool)
     for name, values in wanted.items():
         column = dataset.column(name)
@@ -233,20 +173,7 @@ def longest_first(dataset: TokenizedDataset, rows: Ints, max_cells: int | None) 
 
 
 def without_rare(values: ArrayLike, threshold: float) -> Ints:
-    """Rows whose value is held by more than a share of the rows.
-
-    Parameters
-    ----------
-    values
-        Value of each row, ``(n,)``.
-    threshold
-        Values of this share of the rows or less are left out.
-
-    Raises
-    ------
-    NoCellsError
-        Every value is that rare.
-    """
+    """Rows whose value is held by more than a share of the rows."""
     import pandas as pd
 
     column = pd.Series(np.asarray(values))
@@ -269,22 +196,7 @@ def cap_classes(values: Sequence[Any], most: int) -> Ints:
 
 
 def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[Ints, Ints]:
-    """Rows to learn from and rows held out, as `datasets.Dataset.train_test_split` with seed 42 gives them.
-
-    Parameters
-    ----------
-    n
-        Rows.
-    share
-        Share held out, rounded up.
-    strata
-        Value of each row whose shares are kept on both sides, ``(n,)``.
-
-    Raises
-    ------
-    RareClassError
-        Nothing would be left on one of the sides.
-    """
+    """Rows to learn from and rows held out, as `datasets.Dataset.train_test_split` with seed 42 gives them."""
     held = math.ceil(share * n)
     if not 0 < held < n:
         msg = f"{share:.3g} of {n:,} cells held out leaves nothing on one side. Give more cells, or another share."
@@ -309,34 +221,7 @@ def blocks(n: int, n_folds: int) -> list[tuple[Ints, Ints]]:
 def gene_folds(
     codes: ArrayLike, n_folds: int, test_share: float, classes: Sequence[Any], *, first: int | None = None
 ) -> list[tuple[Ints, Ints, Ints]]:
-    """Genes to learn from, to validate with and to test on, of each fold.
-
-    Every gene is held out once; scikit-learn draws, with seed 0. Held-out genes are divided once more with the shares
-    of the classes kept. A fold that holds out a single gene of a class, or too few to divide, validates with all.
-
-    Parameters
-    ----------
-    codes
-        Class of each gene, ``(n,)``.
-    n_folds
-        Folds; one gene in so many is held out.
-    test_share
-        Share of the held-out genes that are tested on.
-    classes
-        Names of the classes, for messages.
-    first
-        Folds wanted; all by default.
-
-    Warns
-    -----
-    GeneformerWarning
-        A fold without genes to test on.
-
-    Raises
-    ------
-    GeneListError
-        A class has fewer genes than there are folds.
-    """
+    """Genes to learn from, to validate with and to test on, of each fold."""
     try:
         from sklearn.model_selection import StratifiedKFold, train_test_split
     except ImportError as error:
@@ -373,25 +258,7 @@ def fold_count(train: float) -> int:
 
 
 def balanced_classes(counts: Mapping[int, int], class_of: Mapping[int, int], *, trials: int = 25) -> dict[int, int]:
-    """Classes of the genes that are kept so that two classes occur about equally often.
-
-    Genes of the more frequent class are taken away at random until the ratio of occurrences is between 0.8 and 1.25;
-    of `trials` draws the first that reaches it, or the one closest to 1.
-
-    Parameters
-    ----------
-    counts
-        Occurrences of each token id.
-    class_of
-        Class, 0 or 1, of each token id.
-    trials
-        Draws made at most.
-
-    Raises
-    ------
-    GeneListError
-        One class does not occur at all.
-    """
+    """Classes of the genes that are kept so that two classes occur about equally often."""
 
     def ratio(chosen: Mapping[int, int]) -> float:
         sums = [sum(counts.get(token, 0) for token, code in chosen.items() if code == wanted) for wanted in (0, 1)]
@@ -812,20 +679,7 @@ def _with_ids(example: Row, ids: list[Any]) -> Row:
 
 
 def unpadded(table: pa.Table, pad_id: int) -> TokenizedDataset:
-    """The rows without padding at their ends; `length`, where there is one, says how many tokens they have.
-
-    Parameters
-    ----------
-    table
-        Cells with `input_ids`.
-    pad_id
-        Id of `<pad>`.
-
-    Raises
-    ------
-    DatasetError
-        There are no tokens.
-    """
+    """The rows without padding at their ends; `length`, where there is one, says how many tokens they have."""
     named = keys.LENGTH in table.column_names
     tokens = TokenizedDataset(table.drop_columns([keys.LENGTH]) if named else table)
     packed = tokens.gather(range(len(tokens)))
@@ -849,22 +703,7 @@ _LOOKED_AT = 2000
 
 
 def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDataset:
-    """The same tokens, marked as those of a vocabulary; tokens that name a bundled one keep what they say.
-
-    Cells of a vocabulary with `<cls>` may lack it: whether special tokens are there is seen from the cells.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    vocabulary
-        Vocabulary of the model they are for.
-
-    Raises
-    ------
-    UnknownVocabularyError
-        The ids cannot be of that vocabulary.
-    """
+    """The same tokens, marked as those of a vocabulary; tokens that name a bundled one keep what they say."""
     bundled = {Vocabulary.load(name).fingerprint for name in BUNDLED}
     is_own = vocabulary.fingerprint not in bundled and tokens.vocabulary not in bundled
     if not len(tokens) or not (tokens.vocabulary is None or is_own):
@@ -912,32 +751,7 @@ def published_cells(
     max_cells: int | None = None,
     part: tuple[int, int] | None = None,
 ) -> Ints_of_edits:
-    """Rows of the cells, longest first; equal lengths keep their order.
-
-    Parameters
-    ----------
-    tokens
-        All cells.
-    filters
-        Accepted values by column, one filter after the other.
-    genes
-        Token ids that a cell must have all of, one list after the other; each with what it is called in errors.
-    max_cells
-        Most cells, drawn where there are more.
-    part
-        Slice of the ordered cells: first, and end (exclusive).
-
-    Raises
-    ------
-    DatasetError
-        No such column.
-    NoCellsError
-        No cell passes the filters.
-    AbsentGeneError
-        No cell that passes them has all genes of a list.
-    OutOfRangeError
-        The slice starts behind the last cell.
-    """
+    """Rows of the cells, longest first; equal lengths keep their order."""
     rows = np.arange(len(tokens))
     for wanted in filters:
         rows = np.intersect1d(rows, rows_with(tokens, wanted), assume_unique=True)
@@ -988,24 +802,7 @@ _LEFTOVER = "__dedup"
 
 
 def input_files(folder: str | Path, file_format: str, identifier: str = "") -> list[Path]:
-    """Files in the order of their names, without the copies that an interrupted run left behind.
-
-    Parameters
-    ----------
-    folder
-        Folder; those within it are not searched.
-    file_format
-        "loom", "h5ad" or "zarr": the suffix.
-    identifier
-        Text that names must contain.
-
-    Raises
-    ------
-    UnknownChoiceError
-        Another format.
-    InputNotFoundError
-        No such folder, or no such file in it.
-    """
+    """Files in the order of their names, without the copies that an interrupted run left behind."""
     check_choice("file_format", file_format, FORMATS)
     folder = Path(folder)
     if not folder.is_dir():

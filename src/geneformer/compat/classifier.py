@@ -78,17 +78,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """Predictions and the published metrics of one evaluation.
-
-    Attributes
-    ----------
-    told
-        Scores beside the truth.
-    metrics
-        `conf_mat`, `macro_f1`, `acc` and `roc_metrics`.
-    metadata
-        Values of the columns asked for, one for each prediction, by column.
-    """
+    """Predictions and the published metrics of one evaluation."""
 
     told: Told
     metrics: dict[str, Any]
@@ -103,26 +93,7 @@ def predictions(
     forward_batch_size: int = 100,
     predict_metadata: Sequence[str] | None = None,
 ) -> tuple[Told, dict[str, list[Any]] | None]:
-    """Scores of every labeled cell or token beside the truth, and the columns asked for.
-
-    Parameters
-    ----------
-    model
-        Trained classifier, of this package or of plain `transformers`.
-    kind
-        "cell" or "gene".
-    data
-        Labeled cells.
-    forward_batch_size
-        At most so many of the longest cells in one pass.
-    predict_metadata
-        Columns to hand on, one value for each prediction.
-
-    Raises
-    ------
-    PairingError
-        Cells that the model cannot read.
-    """
+    """Scores of every labeled cell or token beside the truth, and the columns asked for."""
     cells, network = opened(data), packed_classifier(model, kind)
     told = tell(network, cells, kind, published_runtime(network, forward_batch_size, progress=False))
     if predict_metadata is None:
@@ -139,22 +110,7 @@ def evaluate(
     forward_batch_size: int = 100,
     predict_metadata: Sequence[str] | None = None,
 ) -> Outcome:
-    """Predictions and their metrics; see `predictions`.
-
-    Parameters
-    ----------
-    class_ids
-        Ids of the classes, in the order of the confusion matrix.
-    model, kind, data, forward_batch_size, predict_metadata
-        As for `predictions`.
-
-    Raises
-    ------
-    UnknownClassError
-        Data, classes and model do not belong together.
-    PairingError
-        Cells that the model cannot read.
-    """
+    """Predictions and their metrics; see `predictions`."""
     told, metadata = predictions(
         model, kind, data, forward_batch_size=forward_batch_size, predict_metadata=predict_metadata
     )
@@ -178,13 +134,7 @@ def evaluate(
 
 
 def write_outcome(outcome: Outcome, folder: str | Path | None, prefix: str | None) -> Path:
-    """`<prefix>_pred_dict.pkl`.
-
-    Raises
-    ------
-    OptionError
-        No folder or no prefix.
-    """
+    """`<prefix>_pred_dict.pkl`."""
     if folder is None or prefix is None:
         msg = "predict=True writes <output_prefix>_pred_dict.pkl. Give output_directory and output_prefix."
         raise OptionError(msg)
@@ -199,11 +149,7 @@ def write_outcome(outcome: Outcome, folder: str | Path | None, prefix: str | Non
 
 
 def split_metrics(results: Sequence[Mapping[str, Any]], labels: Sequence[Any]) -> dict[str, Any]:
-    """Metrics of several splits under their published names.
-
-    The mean curve, its area and its standard deviation are weighted by the number of corners of each split's ROC curve,
-    as published; `all_roc_auc` has the areas themselves.
-    """
+    """Metrics of several splits under their published names."""
     import pandas as pd
 
     total = sum(result["conf_mat"] for result in results)
@@ -240,13 +186,7 @@ def test_metrics(result: Mapping[str, Any], labels: Sequence[Any]) -> dict[str, 
 
 
 def saved_classifier(classifier: "ClassifierSettings", model_directory: str | Path, n_classes: int) -> BertClassifier:
-    """A trained classifier from its folder: whole weights of this package or of `transformers`, or adapters of PEFT.
-
-    Raises
-    ------
-    CheckpointError
-        The folder holds no such classifier, or adapters without what belongs to them.
-    """
+    """A trained classifier from its folder: whole weights of this package or of `transformers`, or adapters of PEFT."""
     folder = Path(model_directory)
     if is_adapter_folder(folder):
         return _with_adapters(classifier, folder, n_classes)
@@ -293,15 +233,7 @@ def run_folder(classifier: "ClassifierSettings", output_directory: str | Path, p
 
 
 def base_model(classifier: "ClassifierSettings", model_directory: str | Path) -> LoadedModel:
-    """The pretrained model, with its own vocabulary or, where it does not tell, that of the classifier.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        Classes of genes were given as ids of another vocabulary than the model's.
-    PairingError
-        No such model, or a damaged one.
-    """
+    """The pretrained model, with its own vocabulary or, where it does not tell, that of the classifier."""
     folder = readable_folder(model_directory)
     try:
         base = load_model(folder)
@@ -318,13 +250,7 @@ def base_model(classifier: "ClassifierSettings", model_directory: str | Path) ->
 
 
 def refuse_trained(folder: Path) -> None:
-    """Refuse to train into a folder that holds a trained model.
-
-    Raises
-    ------
-    OutputExistsError
-        There is one.
-    """
+    """Refuse to train into a folder that holds a trained model."""
     found = [name for name in WEIGHT_FILES if (folder / name).exists()]
     if found:
         msg = f'"{folder}" holds a trained model already ({found[0]}). Choose another output_prefix, or move it away.'
@@ -332,13 +258,7 @@ def refuse_trained(folder: Path) -> None:
 
 
 def check_vocabulary(data: Data, base: LoadedModel) -> None:
-    """Refuse cells that were tokenized with another vocabulary, where they tell.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        They were.
-    """
+    """Refuse cells that were tokenized with another vocabulary, where they tell."""
     if data.vocabulary is not None and data.vocabulary != base.vocabulary.fingerprint:
         msg = (
             f"The cells were tokenized with another vocabulary than {base.vocabulary.name}, that of the model. "
@@ -422,15 +342,7 @@ DEFAULT: dict[str, Any] = {
 
 
 def checked_space(space: Any) -> dict[str, Any]:
-    """The space as given, or the published one for None.
-
-    Raises
-    ------
-    OptionError
-        No dictionary, or an empty one.
-    UnsupportedArgumentError
-        An entry that is none of the forms known.
-    """
+    """The space as given, or the published one for None."""
     if space is None:
         return dict(DEFAULT)
     if not isinstance(space, Mapping) or not space:
@@ -442,15 +354,7 @@ def checked_space(space: Any) -> dict[str, Any]:
 
 
 def draw(trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:
-    """One value of every entry, asked from a trial of Optuna.
-
-    Parameters
-    ----------
-    trial
-        Trial of Optuna.
-    space
-        As `checked_space` gave it.
-    """
+    """One value of every entry, asked from a trial of Optuna."""
     return {name: _drawn(trial, name, *_described(name, entry)) for name, entry in space.items()}
 
 
@@ -580,24 +484,7 @@ Split = tuple[Data, Data | None, Data | None]
 def cell_splits(
     classifier: "ClassifierSettings", data: Data, classes: dict[int, Any], way: cells.CellSplit, draws: Path
 ) -> Iterator[Split]:
-    """Splits of cells: one, by ids, balanced or at random; or five blocks that cover every cell once.
-
-    Parameters
-    ----------
-    classifier
-        Number and shares of the splits.
-    data, classes
-        Labeled cells, and the labels of their classes.
-    way
-        How one split is made.
-    draws
-        File for the draws of a balanced split.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        Ids or attributes with five blocks.
-    """
+    """Splits of cells: one, by ids, balanced or at random; or five blocks that cover every cell once."""
     data, share = cells.shuffled(data), classifier.eval_size
     if classifier.stratify_splits_col is not None and (classifier.num_crossval_splits > 1 or not way.is_at_random):
         msg = "stratify_splits_col is about one random split, and has no effect on this one."
@@ -659,11 +546,7 @@ def balanced_columns(
 def gene_splits(
     classifier: "ClassifierSettings", data: Data, classes: dict[int, Any], *, gene_balance: bool
 ) -> Iterator[Split]:
-    """Folds of genes: cells with genes that are learnt from, that validate, and that are tested on.
-
-    Cells may be on several sides; the labels of each tell the genes of that side only. The published order of genes and
-    the seeds of scikit-learn decide the folds.
-    """
+    """Folds of genes: cells with genes that are learnt from, that validate, and that are tested on."""
     data = cells.shuffled(data)
     tokens, codes = _targets(classifier, classes)
     shares = classifier.split_sizes
@@ -680,13 +563,7 @@ def gene_splits(
 
 
 def gene_side(classifier: "ClassifierSettings", data: Data, class_of: dict[int, int], *, balance: bool) -> Data:
-    """Cells with any of the genes, drawn, with the labels of these genes only.
-
-    Raises
-    ------
-    GeneListError
-        To be balanced, but one class does not occur.
-    """
+    """Cells with any of the genes, drawn, with the labels of these genes only."""
     if balance:
         size, longest = max(class_of) + 1, int(data.lengths.max())
         counts = count_cells(data, max(size, classifier.vocabulary.size), longest)
@@ -723,13 +600,7 @@ SPLIT_SIZES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 
 
 def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
-    """`cell_state_dict`, copied; None for genes.
-
-    Raises
-    ------
-    OptionError
-        Missing for cells, other keys than `state_key` and `states`, or fewer than two states.
-    """
+    """`cell_state_dict`, copied; None for genes."""
     if classifier == "gene":
         return None
     if not isinstance(states, Mapping) or set(states) != {"state_key", "states"}:
@@ -748,22 +619,7 @@ def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
 
 
 def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]] | None:
-    """Token ids by class, each id once.
-
-    Tokens stand in the order of a set of whole numbers, which is the same everywhere: the folds of genes go by it.
-
-    Warns
-    -----
-    GeneformerWarning
-        Genes without a token, which are left out.
-
-    Raises
-    ------
-    OptionError
-        Missing for genes, or fewer than two classes.
-    GeneListError
-        A class without a known gene, or a gene in two classes.
-    """
+    """Token ids by class, each id once."""
     if classifier == "cell":
         return None
     if not isinstance(genes, Mapping) or len(genes) < 2:
@@ -800,13 +656,7 @@ def _refuse_shared(tokens: Mapping[Any, Iterable[int]], vocabulary: Vocabulary) 
 
 
 def checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[str, list[Any]] | None:
-    """`filter_data` with lists of values, and with the states where they are listed; a copy.
-
-    Raises
-    ------
-    OptionError
-        No dictionary.
-    """
+    """`filter_data` with lists of values, and with the states where they are listed; a copy."""
     if filter_data is not None and not isinstance(filter_data, Mapping):
         msg = f"filter_data={filter_data!r} takes a dictionary of columns and lists of values."
         raise OptionError(msg)
@@ -817,15 +667,7 @@ def checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[s
 
 
 def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
-    """`split_sizes`, whose rounding errors do not count; None for the published shares.
-
-    Raises
-    ------
-    OptionError
-        Other keys, or shares that do not add up to 1.
-    OutOfRangeError
-        A share outside 0 to 1, or nothing to learn from.
-    """
+    """`split_sizes`, whose rounding errors do not count; None for the published shares."""
     shares = dict(SPLIT_SIZES if split_sizes is None else split_sizes)
     if set(shares) != set(SPLIT_SIZES):
         msg = f"split_sizes names {sorted(shares)}. It takes train, valid and test."
@@ -842,13 +684,7 @@ def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def checked_words(training_args: Any) -> dict[str, Any] | None:
-    """`training_args`, copied.
-
-    Raises
-    ------
-    OptionError
-        No dictionary.
-    """
+    """`training_args`, copied."""
     if training_args is None or isinstance(training_args, Mapping):
         return None if training_args is None else dict(training_args)
     msg = f"training_args={training_args!r} takes a dictionary of words of transformers.TrainingArguments."
@@ -1060,17 +896,7 @@ def _save_split(parts: tuple[cells.Data, cells.Data], stem: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MeanRoc:
-    """One curve.
-
-    Attributes
-    ----------
-    label
-        What the legend says.
-    fpr, tpr
-        Rates, ``(points,)``.
-    color, style
-        As matplotlib takes them; a color of its own for None.
-    """
+    """One curve."""
 
     label: str
     fpr: ArrayLike
@@ -1082,21 +908,7 @@ class MeanRoc:
 def draw_confusion(
     counts: ArrayLike, classes: Sequence[str], *, order: Sequence[str] | None, title: str, save: Path
 ) -> "Axes":
-    """Confusion matrix from counts; colors and numbers are shares of the rows.
-
-    Parameters
-    ----------
-    counts
-        Cells, rows are the truth, ``(C, C)``.
-    classes
-        Names, ``(C,)``.
-    order
-        Classes in the order to draw them.
-    title
-        Heading.
-    save
-        File to write.
-    """
+    """Confusion matrix from counts; colors and numbers are shares of the rows."""
     table = np.asarray(counts, dtype=np.int64)
     evaluation = Evaluation(
         n=int(table.sum()), n_unlabeled=0, n_groups=None, draws={}, seed=0, metrics={}, classes=tuple(classes),
@@ -1136,32 +948,7 @@ def draw_scores(
     save: Path,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Heatmap of scores: cells as rows, by true class; classes as columns; nothing is clustered.
-
-    Parameters
-    ----------
-    scores
-        Score of each class, ``(n, C)``.
-    truth
-        True class of each cell, ``(n,)``.
-    classes
-        Names, ``(C,)``.
-    order
-        Classes in the order to draw them; those without a cell have a column but no rows.
-    title
-        Heading.
-    save
-        File to write.
-    settings
-        For `seaborn.clustermap`, such as `cmap`.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        A setting that follows from what is drawn.
-    MissingExtraError
-        seaborn is not installed.
-    """
+    """Heatmap of scores: cells as rows, by true class; classes as columns; nothing is clustered."""
     import pandas as pd
 
     taken = [name for name in ("data", "row_colors") if name in (settings or {})]
@@ -1207,13 +994,7 @@ def show() -> None:
 def plot_confusions(
     tables: Mapping[str, Any], folder: str | Path, prefix: str, order: Sequence[Any] | None
 ) -> list[Path]:
-    """One file per model: `<prefix>_conf_mat.pdf` for a single one, else `<prefix>_<model>_conf_mat.pdf`.
-
-    Raises
-    ------
-    OptionError
-        No table, or an order that does not name every class once.
-    """
+    """One file per model: `<prefix>_conf_mat.pdf` for a single one, else `<prefix>_<model>_conf_mat.pdf`."""
     if not tables:
         msg = "conf_mat_dict is empty. Give a confusion matrix by the name of its model."
         raise OptionError(msg)
@@ -1232,13 +1013,7 @@ def plot_confusions(
 def plot_rocs(
     metrics: Mapping[str, Any], styles: Mapping[str, Mapping[str, Any]], title: str, folder: str | Path, prefix: str
 ) -> Path:
-    """`<prefix>_roc.pdf` with one curve per model.
-
-    Raises
-    ------
-    OptionError
-        No model, one without a curve, or one without a style.
-    """
+    """`<prefix>_roc.pdf` with one curve per model."""
     curves = []
     for model, found in metrics.items():
         if found is None:
@@ -1276,17 +1051,7 @@ def plot_scores(  # noqa: PLR0917
     predictions_file: str | Path, id_class_dict_file: str | Path, title: str, folder: str | Path, prefix: str,
     order: Sequence[Any] | None, kwargs_dict: Mapping[str, Any] | None,
 ) -> Path:  # fmt: skip
-    """`<prefix>_pred.pdf`.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        Settings of `seaborn.clustermap` that follow from the predictions.
-    UnreadableInputError
-        The file holds no predictions.
-    OptionError
-        An order with a class that does not exist, or twice.
-    """
+    """`<prefix>_pred.pdf`."""
     classes = read_classes(id_class_dict_file)
     names = [str(classes[number]) for number in range(len(classes))]
     wanted = names if order is None else [str(name) for name in order]

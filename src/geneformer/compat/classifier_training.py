@@ -60,15 +60,7 @@ from geneformer.tokens.storage import read_dataset, write_dataset
 
 
 class FixedBatchTrainer(PackedTrainer):
-    """Packed cells in batches of `per_device_train_batch_size`; everything else is the Trainer's own.
-
-    Parameters
-    ----------
-    longest
-        Tokens of the longest cell a batch may hold; `per_device_eval_batch_size` of them are one evaluation batch.
-    lengths, collate, eval_lengths, eval_collate, score, forward_options, **kwargs
-        See `PackedTrainer`.
-    """
+    """Packed cells in batches of `per_device_train_batch_size`; everything else is the Trainer's own."""
 
     def __init__(self, *, longest: int, args: Any, collate: Any, **kwargs: Any) -> None:
         budget = max(args.eval_batch_size, 1) * longest
@@ -98,20 +90,7 @@ COLUMNS: dict[str, str] = {"cell": "label", "gene": "labels"}
 
 
 class LabelBatches:
-    """Batches from keys: cells end to end, and the class of every cell or of every token.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells with the column of `COLUMNS`.
-    kind
-        Whether cells or genes have classes.
-
-    Raises
-    ------
-    DatasetError
-        No such column, another kind of values, or another number of labels than of tokens.
-    """
+    """Batches from keys: cells end to end, and the class of every cell or of every token."""
 
     def __init__(self, dataset: TokenizedDataset, kind: Kind) -> None:
         self.dataset, self.kind = dataset, kind
@@ -168,17 +147,7 @@ def _per_token(dataset: TokenizedDataset) -> TokenizedDataset:
 
 
 def label_lists(dataset: TokenizedDataset, class_of: NDArray[np.int64], *, at_once: int = 2048) -> pa.ChunkedArray:
-    """Class of every token of every cell, as a column of lists of int64.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    class_of
-        Class by token id, `losses.MISSING` for those without, ``(V,)``.
-    at_once
-        Cells looked at in one go.
-    """
+    """Class of every token of every cell, as a column of lists of int64."""
     chunks = []
     for start in range(0, len(dataset), at_once):
         packed = dataset.gather(np.arange(start, min(start + at_once, len(dataset))))
@@ -202,18 +171,7 @@ POINTS = 100
 
 
 def accuracy_and_f1(table: NDArray[np.int64]) -> tuple[float, float]:
-    """Share of cells told right, and the mean F1 of the classes that occur in truth or prediction.
-
-    Parameters
-    ----------
-    table
-        Confusion matrix, ``(C, C)``.
-
-    Raises
-    ------
-    NoCellsError
-        The table is empty.
-    """
+    """Share of cells told right, and the mean F1 of the classes that occur in truth or prediction."""
     if not table.sum():
         msg = "There is nothing to score: no cell or gene with a label was told. Check the data set."
         raise NoCellsError(msg)
@@ -223,13 +181,7 @@ def accuracy_and_f1(table: NDArray[np.int64]) -> tuple[float, float]:
 
 
 class score_labels:  # noqa: N801  used as a function
-    """Metrics of validation batches: the mean loss of what has a label, accuracy and macro-F1.
-
-    Parameters
-    ----------
-    n_classes
-        Classes, C.
-    """
+    """Metrics of validation batches: the mean loss of what has a label, accuracy and macro-F1."""
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
@@ -248,20 +200,7 @@ class score_labels:  # noqa: N801  used as a function
 
 
 def roc_metrics(truth: ArrayLike, logits: ArrayLike) -> dict[str, Any]:
-    """ROC curve of the second of two classes.
-
-    Parameters
-    ----------
-    truth
-        Class of each row, 0 or 1, ``(n,)``.
-    logits
-        Scores, ``(n, 2)``; the probability of the second class decides.
-
-    Returns
-    -------
-    `fpr` and `tpr` of the corners of the curve, `interp_tpr` at `POINTS` false positive rates from 0 to 1, `auc`, and
-    `tpr_wt`, the number of corners. The area is not a number where one class has no row.
-    """
+    """ROC curve of the second of two classes."""
     try:
         from sklearn.metrics import auc, roc_curve
     except ImportError as error:
@@ -286,18 +225,7 @@ def mean_fpr() -> Floats:
 def pool_rocs(
     all_tpr: Sequence[ArrayLike], all_auc: Sequence[float], weights: Sequence[float]
 ) -> tuple[Floats, float, float]:
-    """Mean curve, mean area and its standard deviation over splits, weighted.
-
-    Parameters
-    ----------
-    all_tpr
-        True positive rates of each split on the common grid.
-    all_auc
-        Area of each split.
-    weights
-        Weight of each split. `roc_metrics` gives the number of corners of its curve, which the published figures are
-        weighted by. Splits of weight 0 do not count.
-    """
+    """Mean curve, mean area and its standard deviation over splits, weighted."""
     share = np.asarray(weights, dtype=np.float64)
     used = share > 0
     if not used.any():
@@ -312,23 +240,7 @@ def pool_rocs(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingPlan:
-    """What is trained of a network, and how.
-
-    Attributes
-    ----------
-    kind
-        Whether cells or genes have classes.
-    n_classes
-        Classes, C.
-    arguments
-        Words of `transformers.TrainingArguments`.
-    freeze_layers
-        Lowest encoder layers kept as they are.
-    adapters
-        Configuration of PEFT; the encoder itself is then frozen.
-    bits
-        Precision of the frozen weights beside adapters.
-    """
+    """What is trained of a network, and how."""
 
     kind: Kind
     n_classes: int
@@ -347,36 +259,7 @@ def train_classifier(  # noqa: PLR0917
     runtime: RuntimeOptions,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FixedBatchTrainer:
-    """Train a classifier and write it to a folder; returns the trainer, with the trained network as its `model`.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    plan
-        What is trained, and how.
-    train, valid
-        Labeled cells to learn from, and to evaluate on.
-    folder
-        Gets checkpoints and, at the end, the network itself.
-    runtime
-        Where it runs.
-    callbacks
-        Further callbacks of the Trainer.
-
-    Raises
-    ------
-    NoCellsError
-        Nothing to learn from.
-    PairingError
-        Cells that the model cannot read.
-    OptionError
-        Arguments that contradict each other or the network.
-    DeviceError
-        The device has no weights of few bits, or its memory is full.
-    TrainingError
-        The loss is no longer finite.
-    """
+    """Train a classifier and write it to a folder; returns the trainer, with the trained network as its `model`."""
     for cells in (train, valid):
         if cells is not None:
             check_fit(cells, base.vocabulary.size, base.max_length)
@@ -434,22 +317,7 @@ def _run(trainer: FixedBatchTrainer, network: BertClassifier) -> None:
 
 
 def new_network(base: LoadedModel, plan: TrainingPlan, seed: int) -> BertClassifier:
-    """A network with the pretrained encoder and a new head, ready to be trained.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    plan
-        Kind, classes, frozen layers and adapters.
-    seed
-        Seed of the new weights.
-
-    Raises
-    ------
-    OutOfRangeError
-        Fewer than no layers to freeze, or more than there are.
-    """
+    """A network with the pretrained encoder and a new head, ready to be trained."""
     if not 0 <= plan.freeze_layers <= base.n_layers:
         msg = f"freeze_layers={plan.freeze_layers} is out of range: the encoder has {base.n_layers} layers."
         raise OutOfRangeError(msg)
@@ -465,22 +333,7 @@ def new_network(base: LoadedModel, plan: TrainingPlan, seed: int) -> BertClassif
 
 
 def check_fit(cells: TokenizedDataset, size: int, longest: int) -> None:
-    """Refuse cells that a model has no tokens or no positions for.
-
-    Parameters
-    ----------
-    cells
-        Tokenized cells.
-    size
-        Tokens of the model's vocabulary.
-    longest
-        Its positions.
-
-    Raises
-    ------
-    SequenceTooLongError, VocabularyMismatchError
-        Cells that do not fit.
-    """
+    """Refuse cells that a model has no tokens or no positions for."""
     if len(cells) and int(cells.lengths.max()) > longest:
         msg = (
             f"A cell has {int(cells.lengths.max()):,} tokens, the model positions for {longest:,}. Tokenize with "
@@ -502,32 +355,14 @@ def highest_token(cells: TokenizedDataset) -> int:
 
 
 def logging_interval(n_cells: int, arguments: Mapping[str, Any]) -> int:
-    """Optimizer steps between log lines, ten a pass, never none.
-
-    Parameters
-    ----------
-    n_cells
-        Cells to learn from.
-    arguments
-        Words of `transformers.TrainingArguments`.
-    """
+    """Optimizer steps between log lines, ten a pass, never none."""
     size = int(arguments.get("per_device_train_batch_size", 8)) * int(arguments.get("gradient_accumulation_steps", 1))
     return max(1, round(math.ceil(n_cells / size) / 10))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """Predictions beside the truth.
-
-    Attributes
-    ----------
-    logits
-        Scores, ``(n, C)``; in the order of the cells, and for genes of the tokens within them.
-    truth
-        Classes, ``(n,)``.
-    rows
-        Cell of each, ``(n,)``.
-    """
+    """Predictions beside the truth."""
 
     logits: NDArray[np.float32]
     truth: NDArray[np.int64]
@@ -541,24 +376,7 @@ class Told:
 
 
 def tell(network: BertClassifier, cells: TokenizedDataset, kind: Kind, runtime: RuntimeOptions) -> Told:
-    """Scores of every labeled cell or labeled token; none is left out.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    cells
-        Tokenized cells with their labels.
-    kind
-        Whether cells or genes have classes.
-    runtime
-        Where and how it runs.
-
-    Raises
-    ------
-    PairingError
-        Cells that the network cannot read, or without labels.
-    """
+    """Scores of every labeled cell or labeled token; none is left out."""
     config = network.config
     check_fit(cells, int(config.vocab_size), int(config.max_position_embeddings))
     labels = LabelBatches(cells, kind)
@@ -620,33 +438,7 @@ REFUSED = {
 def published_arguments(
     given: Mapping[str, Any] | None, *, kind: str, n_layers: int, n_train: int, evaluate: bool
 ) -> dict[str, Any]:
-    """The published defaults under what the user gave, in the words of the installed `transformers`.
-
-    Parameters
-    ----------
-    given
-        `training_args`.
-    kind
-        "cell" or "gene".
-    n_layers
-        Layers of the encoder; published defaults go by them.
-    n_train
-        Cells to learn from, for the interval of log lines.
-    evaluate
-        Whether there are cells to evaluate on.
-
-    Warns
-    -----
-    GeneformerWarning
-        `output_dir`, which the arguments of the method decide.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        A word that cannot be honored.
-    UnknownOptionError
-        A word that `transformers` does not have.
-    """
+    """The published defaults under what the user gave, in the words of the installed `transformers`."""
     wanted = _renamed(given or {})
     arguments: dict[str, Any] = {
         "learning_rate": 5e-5,
@@ -782,13 +574,7 @@ Data = TokenizedDataset
 
 
 def opened(data: Any) -> Data:
-    """Tokenized cells, from a folder, a `datasets.Dataset` or as they are.
-
-    Raises
-    ------
-    DatasetError
-        Something else.
-    """
+    """Tokenized cells, from a folder, a `datasets.Dataset` or as they are."""
     if isinstance(data, Data):
         return data
     if isinstance(data, str | Path):
@@ -834,13 +620,7 @@ def shuffled(data: Data, most: int | None = None) -> Data:
 
 
 def refuse_labels(data: Data) -> None:
-    """Refuse data that is labeled already.
-
-    Raises
-    ------
-    DatasetError
-        A column `label` or `labels`.
-    """
+    """Refuse data that is labeled already."""
     for name in COLUMNS.values():
         if name in data.table.column_names:
             msg = f"The data set has a column {name!r} already, which is the name of the labels to be made. Rename it."
@@ -848,15 +628,7 @@ def refuse_labels(data: Data) -> None:
 
 
 def read_classes(path: str | Path) -> dict[int, Any]:
-    """Labels by class id, from a `_id_class_dict.pkl` of this or the published package.
-
-    Raises
-    ------
-    OptionError
-        The file holds something else.
-    UnsafeFileError, UnreadableInputError, InputNotFoundError
-        The file cannot be read as data.
-    """
+    """Labels by class id, from a `_id_class_dict.pkl` of this or the published package."""
     found = read_pickle(path)
     if not isinstance(found, dict) or not found or not all(isinstance(key, int) for key in found):
         msg = f'"{path}" is no dictionary of class ids and labels. Give the _id_class_dict.pkl of prepare_data.'
@@ -873,19 +645,7 @@ def write_classes(classes: Mapping[int, Any], stem: Path) -> Path:
 
 
 def label_cells(data: Data, state_key: str, known: Mapping[int, Any] | None) -> tuple[Data, dict[int, Any]]:
-    """The state column as class ids in a column `label`, and the label of each id.
-
-    Ids are those of a dictionary made before, or count through the sorted labels.
-
-    Raises
-    ------
-    MissingLabelError
-        Cells without a state.
-    UnknownClassError
-        A state that the dictionary does not have.
-    ConstantLabelError
-        A single state, and no dictionary.
-    """
+    """The state column as class ids in a column `label`, and the label of each id."""
     import pyarrow as pa
 
     states = data.column(state_key).tolist()
@@ -921,24 +681,7 @@ def _highest(data: Data) -> int:
 
 
 def split_by_ids(data: Data, split_id_dict: Mapping[str, Any], held: str) -> tuple[Data, Data]:
-    """Cells by lists of ids, in the order of the file.
-
-    Parameters
-    ----------
-    data
-        Cells.
-    split_id_dict
-        `attr_key`, `train` and the part held out.
-    held
-        Name of that part, "test" or "eval".
-
-    Raises
-    ------
-    OptionError
-        Other keys.
-    NoCellsError
-        No cell has any of the ids.
-    """
+    """Cells by lists of ids, in the order of the file."""
     if set(split_id_dict) != {"attr_key", "train", held}:
         msg = f"split_id_dict has the keys {sorted(split_id_dict)}. It takes attr_key, train and {held}."
         raise OptionError(msg)
@@ -958,21 +701,7 @@ def split_at_random(data: Data, share: float, column: str | None = None) -> tupl
 
 
 def split_balanced(data: Data, attributes: Mapping[str, Any], way: "CellSplit", share: float) -> tuple[Data, Data, Any]:
-    """Cells by ids drawn so that the sides do not differ, and the table of the draws under their published names.
-
-    The first draw without a difference is taken; if there is none, the one with the highest mean p-value.
-
-    Parameters
-    ----------
-    data
-        Cells with a column `label`.
-    attributes
-        Values of the attributes to balance by name, ``(n,)`` each.
-    way
-        Column of the ids, draws made at most, and the p-value that all attributes must reach.
-    share
-        Share of the ids held out.
-    """
+    """Cells by ids drawn so that the sides do not differ, and the table of the draws under their published names."""
     import pandas as pd
 
     options = SplitOptions(
@@ -999,18 +728,7 @@ def _draw(trial: Mapping[str, Any], everyone: list[str], attributes: list[str]) 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellSplit:
-    """Published arguments that say how cells are split.
-
-    Attributes
-    ----------
-    split_id_dict, attr_to_split, attr_to_balance, max_trials, pval_threshold
-        See `Classifier.prepare_data`.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        Two ways to split at once, or half a way.
-    """
+    """Published arguments that say how cells are split."""
 
     split_id_dict: Mapping[str, Any] | None
     attr_to_split: str | None

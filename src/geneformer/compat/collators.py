@@ -159,8 +159,6 @@ def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {name: value.numpy() for name, value in made.items()} if kind == "np" else dict(made)
 
 
-
-
 class _Collator:
     """Right-padding of cells to the longest one of a batch.
 
@@ -202,13 +200,7 @@ class _Collator:
         self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)`` or one for each token.
-
-        Raises
-        ------
-        DatasetError
-            No cells, or a row without token ids, or with labels that do not fit them.
-        """
+        """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)`` or one for each token."""
         return self._prepare_batch(features)
 
     def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

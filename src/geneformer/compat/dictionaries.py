@@ -50,13 +50,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def written_cache() -> Iterator[None]:
-    """Say how another cache is chosen where this one cannot be written to.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be made or written to, or the home folder it should be in is not known.
-    """
+    """Say how another cache is chosen where this one cannot be written to."""
     way_out = "Set GENEFORMER_CACHE to a folder you may write to."
     folder = cache_folder()
     if not folder.is_absolute():
@@ -126,25 +120,7 @@ def published_vocabulary(
     gene_mapping_file: str | Path | None = None,
     gene_name_id_file: str | Path | None = None,
 ) -> Vocabulary:
-    """The bundled vocabulary, or that of the files given.
-
-    Parameters
-    ----------
-    model_version
-        "V1" or "V2".
-    token_dictionary_file, gene_median_file, gene_mapping_file, gene_name_id_file
-        Pickles of the published form; None for those of the version. Without medians cells cannot be ranked, but
-        everything else works.
-
-    Raises
-    ------
-    UnknownChoiceError
-        Another version.
-    UnsupportedArgumentError
-        "V1" with files that are not those of V1.
-    InvalidVocabularyError
-        A file is no dictionary of the published form.
-    """
+    """The bundled vocabulary, or that of the files given."""
     check_choice("model_version", model_version, BUNDLED)
     files = {
         "token_dictionary": token_dictionary_file,
@@ -188,22 +164,7 @@ def published_vocabulary(
 def ranking_vocabulary(
     model_version: str, tokens: str | Path, medians: str | Path, mapping: str | Path | None, *, collapse: bool
 ) -> Vocabulary:
-    """The vocabulary that cells are ranked by, identifiers mapped as told and no further.
-
-    Parameters
-    ----------
-    model_version
-        "V1" or "V2"; dictionaries of V2, which are what the published arguments default to, give way to "V1".
-    tokens, medians, mapping
-        Published dictionaries. Without a mapping each identifier stands for itself.
-    collapse
-        Whether the mapping is used.
-
-    Raises
-    ------
-    UnknownChoiceError, UnsupportedArgumentError, InvalidVocabularyError
-        As `published_vocabulary`.
-    """
+    """The vocabulary that cells are ranked by, identifiers mapped as told and no further."""
     files = [tokens, medians, mapping]
     if model_version == "V1":
         files = [None if file is None or bundled_version(file) == "V2" else file for file in files]

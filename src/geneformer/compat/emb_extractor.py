@@ -55,15 +55,7 @@ Statistic = Literal["mean", "median", "lower_median"]
 
 
 def summarize(values_nd: NDArray[np.float32], statistic: Statistic) -> NDArray[np.float32]:
-    """A statistic over the cells in every dimension, exact, ``(d,)``.
-
-    Parameters
-    ----------
-    values_nd
-        Embeddings, one row per cell.
-    statistic
-        "median" is halfway between the two middle values where their number is even; "lower_median" is the lower one.
-    """
+    """A statistic over the cells in every dimension, exact, ``(d,)``."""
     vector_d: NDArray[np.float64]
     if statistic == "mean":
         vector_d = values_nd.mean(axis=0, dtype=np.float64)
@@ -80,17 +72,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneStates:
-    """States of the genes of cells, kept in main memory: four bytes for each of ``T * D``.
-
-    Attributes
-    ----------
-    values
-        States, cell after cell, float32 ``(T, D)``.
-    tokens
-        Token id of each, ``(T,)``.
-    cells
-        Row of the cell each is from, ascending, ``(T,)``.
-    """
+    """States of the genes of cells, kept in main memory: four bytes for each of ``T * D``."""
 
     values: NDArray[np.float32]
     tokens: Ints
@@ -136,28 +118,7 @@ def gene_states(
     *,
     progress: Progress | None = None,
 ) -> GeneStates:
-    """States of every token of every cell after one layer.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    model
-        Pretrained model of the same vocabulary.
-    layer
-        Counted back from the output: 0 is the last.
-    runtime
-        Where it runs.
-    progress
-        Called with the cells done and the cells in all.
-
-    Raises
-    ------
-    PairingError
-        Tokens that the model cannot read.
-    OutOfRangeError
-        A layer the model does not have.
-    """
+    """States of every token of every cell after one layer."""
     check_pairing(tokens, model, truncate=False)
     check_layer(layer, model.name, model.n_layers)
     packed = tokens.gather(np.arange(len(tokens)))
@@ -184,19 +145,7 @@ _POOLINGS: dict[str, Literal["mean", "cls"]] = {"cell": "mean", "cls": "cls"}
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """Embeddings of some cells, as they are asked for.
-
-    Attributes
-    ----------
-    tokens, model
-        Cells in the published order, and what reads them.
-    layer
-        Counted back from the output: 0 is the last.
-    batch
-        Cells of the greatest length that are read together.
-    silent
-        Whether no bar is shown.
-    """
+    """Embeddings of some cells, as they are asked for."""
 
     tokens: TokenizedDataset
     model: LoadedModel
@@ -210,13 +159,7 @@ class Extraction:
         return published_runtime(self.model.network.bert, self.batch)
 
     def cells(self, mode: str) -> CellEmbeddings:
-        """One embedding per cell, for the modes "cell" and "cls".
-
-        Raises
-        ------
-        PairingError
-            "cls" without `<cls>`, or tokens that the model cannot read.
-        """
+        """One embedding per cell, for the modes "cell" and "cls"."""
         if mode == "cls" and self.model.vocabulary.cls_id is None:
             msg = (
                 f'emb_mode="cls" needs <cls>, which {self.model.name} does not have: its vocabulary is '
@@ -278,17 +221,7 @@ def gene_frame(values_gd: Any, genes: Sequence[str]) -> "pd.DataFrame":
 
 
 def state_frame(states: GeneStates, genes: Sequence[str], cells: "pa.Table") -> "pd.DataFrame":
-    """One row per gene and cell: `Identifier`, columns `0` to `d - 1`, and `cell_id` where it is known.
-
-    Parameters
-    ----------
-    states
-        States of the cells.
-    genes
-        Gene of each row: of `states.tokens_in_order`.
-    cells
-        What is known about the cells.
-    """
+    """One row per gene and cell: `Identifier`, columns `0` to `d - 1`, and `cell_id` where it is known."""
     import pandas as pd
 
     order = states.by_token
@@ -305,13 +238,7 @@ def dimensions(frame: "pd.DataFrame") -> list[Any]:
 
 
 def write_frame(frame: "pd.DataFrame", path: Path) -> None:
-    """Write a CSV with row names, replacing what is there.
-
-    Raises
-    ------
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """Write a CSV with row names, replacing what is there."""
     with output_errors(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, overwrite=True) as temporary:
@@ -331,20 +258,7 @@ _DIMENSIONS = 50
 
 
 def label_layout(embedding: ArrayLike) -> NDArray[np.float32]:
-    """UMAP of an embedding over its principal components, ``(n, 2)``; the same for the same input.
-
-    Parameters
-    ----------
-    embedding
-        One row per cell, ``(n, d)``.
-
-    Raises
-    ------
-    NoCellsError
-        Fewer than four cells.
-    MissingExtraError
-        scanpy is not installed.
-    """
+    """UMAP of an embedding over its principal components, ``(n, 2)``; the same for the same input."""
     values_nd = np.asarray(embedding, dtype=np.float32)
     if values_nd.shape[1] > _DIMENSIONS and len(values_nd) > 2:
         values_nd = np.asarray(plotting_library("scanpy").pp.pca(values_nd, svd_solver="arpack"))
@@ -354,26 +268,7 @@ def label_layout(embedding: ArrayLike) -> NDArray[np.float32]:
 def label_umap(
     xy_n2: NDArray[np.float32], labels: "pd.Series[Any]", path: Path, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a map of the cells colored by a label; whole numbers are names of groups, other numbers quantities.
-
-    Parameters
-    ----------
-    xy_n2
-        Where the cells are.
-    labels
-        Label of each cell; its name is the heading.
-    path
-        File to write.
-    settings
-        For `scanpy.pl.umap`, such as `palette` or `size`.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        A setting that is not the caller's to choose.
-    MissingExtraError
-        scanpy or seaborn is not installed.
-    """
+    """Write a map of the cells colored by a label; whole numbers are names of groups, other numbers quantities."""
     settings = _checked(settings)
     sc, sns, pyplot = (plotting_library(name) for name in ("scanpy", "seaborn", "matplotlib.pyplot"))
     import anndata as ad
@@ -395,28 +290,7 @@ def label_umap(
 def label_heatmap(
     embedding: ArrayLike, labels: "pd.Series[Any]", path: Path, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a heatmap with clustered cells and dimensions, each dimension from 0 to 1, and the label beside the cells.
-
-    Parameters
-    ----------
-    embedding
-        One row per cell, ``(n, d)``.
-    labels
-        Label of each cell; its name is the heading of the legend.
-    path
-        File to write.
-    settings
-        For `seaborn.clustermap`, such as `cmap`.
-
-    Raises
-    ------
-    NoCellsError
-        Fewer than two cells.
-    UnsupportedArgumentError
-        A setting that is not the caller's to choose.
-    MissingExtraError
-        matplotlib or seaborn is not installed.
-    """
+    """Write a heatmap with clustered cells and dimensions, each scaled to 0-1, and the label next to the cells."""
     settings = _checked(settings)
     sns, pyplot = plotting_library("seaborn"), plotting_library("matplotlib.pyplot")
     import pandas as pd
@@ -491,28 +365,7 @@ def plot_labels(
     most: int,
     settings: Mapping[str, Any] | None,
 ) -> None:
-    """Write one figure for each label that the table has; others are named in a warning of the log.
-
-    Parameters
-    ----------
-    embs
-        One row per cell: the numbers of its embedding, and its labels.
-    style
-        "umap" or "heatmap".
-    labels
-        Columns to plot.
-    start
-        Path of the files up to the label.
-    most
-        Most cells.
-    settings
-        For `scanpy.pl.umap` or `seaborn.clustermap`.
-
-    Raises
-    ------
-    UnknownColumnError
-        The table has no columns of an embedding.
-    """
+    """Write one figure for each label that the table has; others are named in a warning of the log."""
     numbers = dimensions(embs)
     if not numbers:
         msg = f"The table has no columns 0, 1, ... of an embedding; it has {list(embs.columns)[:8]}."
@@ -536,24 +389,7 @@ def plot_labels(
 
 
 def read_state_embeddings(path: str | Path) -> dict[Any, Tensor]:
-    """Embedding of every state, float32 ``(d,)`` in main memory, whatever device they were written from.
-
-    Nothing in the file is executed.
-
-    Parameters
-    ----------
-    path
-        Pickle of a dictionary from states to tensors, arrays or lists of numbers.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    UnsafeFileError
-        The file asks for code to be run.
-    UnreadableInputError
-        The file is damaged, or holds something else.
-    """
+    """Embedding of every state, float32 ``(d,)`` in main memory, whatever device they were written from."""
     content = read_tensor_pickle(path)
     if not isinstance(content, dict) or not content:
         found = "an empty dictionary" if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -563,15 +399,7 @@ def read_state_embeddings(path: str | Path) -> dict[Any, Tensor]:
 
 
 def write_state_embeddings(embeddings: dict[Any, Tensor], path: str | Path) -> Path:
-    """Write embeddings of states where published scripts look for them; readable on every machine.
-
-    Parameters
-    ----------
-    embeddings
-        By state.
-    path
-        File to make or replace.
-    """
+    """Write embeddings of states where published scripts look for them; readable on every machine."""
     return write_pickle({state: value.detach().cpu().clone() for state, value in embeddings.items()}, path)
 
 
@@ -592,15 +420,7 @@ def _vector(value: Any, where: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What is made of some cells.
-
-    Attributes
-    ----------
-    written, returned
-        Tables for the file and for the caller.
-    tensor
-        The same as a tensor, or as a dictionary by token id; None where nobody asked.
-    """
+    """What is made of some cells."""
 
     written: "pd.DataFrame"
     returned: "pd.DataFrame"
@@ -608,19 +428,7 @@ class Extracted:
 
 
 def extract_cells(cells: Extraction, mode: str, labels: Sequence[str], summary: str | None) -> Extracted:
-    """Cells, or one row that sums them up.
-
-    Parameters
-    ----------
-    cells
-        What is read, and with what.
-    mode
-        "cls" or "cell".
-    labels
-        Columns to add.
-    summary
-        "mean" or "median"; with "exact_" before it, the file has all cells nevertheless.
-    """
+    """Cells, or one row that sums them up."""
     found = cells.cells(mode)
     if summary in ("mean", "median"):
         whole = vector(found.values, summary)
@@ -635,19 +443,7 @@ def extract_cells(cells: Extraction, mode: str, labels: Sequence[str], summary: 
 
 
 def extract_genes(cells: Extraction, style: str, summary: str | None, *, with_tensor: bool) -> Extracted:
-    """Genes, each as the mean or median over cells or in every cell.
-
-    Parameters
-    ----------
-    cells
-        What is read, and with what.
-    style
-        "mean_pool", or "all" for one row per gene and cell.
-    summary
-        "mean" or "median"; decides in place of the style.
-    with_tensor
-        Whether the states of all tokens are wanted, which take far more memory than their means.
-    """
+    """Genes, each as the mean or median over cells or in every cell."""
     vocabulary = cells.model.vocabulary
     of_each = style == "all" and summary is None
     if not of_each and summary != "median" and (summary or not with_tensor):
@@ -797,13 +593,7 @@ def _vocabulary(token_gene_dict: Mapping[int, str], config: BertConfig, where: P
 
 
 def dataset_tokens(data: Any, pad_id: int = 0) -> TokenizedDataset:
-    """The cells of a `datasets.Dataset`, in its order, without padding.
-
-    Raises
-    ------
-    DatasetError
-        Something else, or a dataset without tokens.
-    """
+    """The cells of a `datasets.Dataset`, in its order, without padding."""
     if isinstance(data, TokenizedDataset):
         return data
     if not hasattr(data, "with_format"):

@@ -60,28 +60,14 @@ Classes = dict[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """What a network says about cells, in the order of the dataset.
-
-    Attributes
-    ----------
-    classes
-        Values of each task, in the order of the probabilities.
-    proba
-        Probability of every class by task, ``(n, C)``.
-    truth
-        Class number of each cell by task, `losses.MISSING` where it is not among the classes, ``(n,)``; only of tasks
-        whose column the dataset has.
-    """
+    """What a network says about cells, in the order of the dataset."""
 
     classes: Classes
     proba: dict[str, NDArray[np.float64]]
     truth: dict[str, NDArray[np.int64]]
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """By task: cells with a known class and others, cross-entropy in nats, accuracy, macro-F1, confusion matrix.
-
-        Tasks that no cell has a known class of are left out.
-        """
+        """By task: cells with a known class and others, cross-entropy in nats, accuracy, macro-F1, confusion matrix."""
         return {
             name: _figures(self.proba[name], codes, self.classes[name])
             for name, codes in self.truth.items()
@@ -89,61 +75,19 @@ class Told:
         }
 
     def loss(self, weights: Sequence[float] | None = None) -> float:
-        """Sum of the cross-entropies of the tasks; by default each counts alike, and all together once.
-
-        Parameters
-        ----------
-        weights
-            Weight of every task.
-
-        Raises
-        ------
-        KeyError
-            A task without a cell of known class.
-        """
+        """Sum of the cross-entropies of the tasks; by default each counts alike, and all together once."""
         shares = weights or [1 / len(self.classes)] * len(self.classes)
         figures = self.figures()
         return float(sum(share * figures[name]["loss"] for share, name in zip(shares, self.classes, strict=True)))
 
 
 def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> Classes:
-    """Values of the columns, ascending.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    columns
-        Names of the columns.
-
-    Raises
-    ------
-    DatasetError
-        No such column.
-    MissingLabelError
-        Cells without a value.
-    """
+    """Values of the columns, ascending."""
     return {name: tuple(sorted(set(_values(tokens, name)))) for name in columns}
 
 
 def column_codes(tokens: TokenizedDataset, classes: Classes, *, refuse: bool = True) -> dict[str, NDArray[np.int64]]:
-    """Class number of each cell by task, ``(n,)``.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    classes
-        Values by column.
-    refuse
-        Whether other values are refused; else they become `losses.MISSING`, and columns that are not there are left
-        out.
-
-    Raises
-    ------
-    UnknownClassError
-        A value that is not among the classes.
-    """
+    """Class number of each cell by task, ``(n,)``."""
     found: dict[str, NDArray[np.int64]] = {}
     for name, values in classes.items():
         if not refuse and name not in tokens.columns:
@@ -162,19 +106,7 @@ def column_codes(tokens: TokenizedDataset, classes: Classes, *, refuse: bool = T
 def learn_values(
     base: Any, train: TokenizedDataset, classes: Classes, **options: Any
 ) -> tuple[GeneformerForCells, FinetuneResult]:
-    """Fine-tune an encoder with a head for each column; the weights are those after the last step.
-
-    Parameters
-    ----------
-    base
-        Pretrained model.
-    train
-        Cells to learn from, with the columns.
-    classes
-        Values by column.
-    **options
-        Further arguments of `learn_cells`.
-    """
+    """Fine-tune an encoder with a head for each column; the weights are those after the last step."""
     specs = [HeadSpec(name=name, classes=tuple(map(str, values))) for name, values in classes.items()]
     rows = np.arange(len(train))
     return learn_cells(
@@ -189,21 +121,7 @@ def tell_values(
     runtime: RuntimeOptions,
     **options: Any,
 ) -> Told:
-    """What a network says about cells, beside what is known about them.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    tokens
-        Tokenized cells; columns with the truth may be missing.
-    classes
-        Values by column.
-    runtime
-        Where and how it runs.
-    **options
-        Further arguments of `predict_cells`.
-    """
+    """What a network says about cells, beside what is known about them."""
     logits = predict_cells(network, tokens, runtime, **options)
     return Told(
         classes,
@@ -259,18 +177,7 @@ def task_names(columns: Sequence[str]) -> list[str]:
 
 
 def validation_table(told: Told, cells: Sequence[str]) -> "pd.DataFrame":
-    """Predictions on labeled cells, in the order of the dataset.
-
-    Columns are `Cell ID` and, by task, `<task>_true_idx`, `_pred_idx`, `_true_label`, `_pred_label`, `_all_probs`
-    (separated by commas) and `<task>_prob_<label>`.
-
-    Parameters
-    ----------
-    told
-        What the network says.
-    cells
-        Names of the cells.
-    """
+    """Predictions on labeled cells, in the order of the dataset."""
     import pandas as pd
 
     columns: dict[str, Any] = {CELL: list(cells)}
@@ -286,18 +193,7 @@ def validation_table(told: Told, cells: Sequence[str]) -> "pd.DataFrame":
 
 
 def test_table(told: Told, cells: Sequence[str]) -> "pd.DataFrame":
-    """Predictions, in the order of the dataset.
-
-    Columns are `Cell ID` and, by task, `<task> Prediction` (number of the class) and `<task> Probabilities` (separated
-    by commas).
-
-    Parameters
-    ----------
-    told
-        What the network says.
-    cells
-        Names of the cells.
-    """
+    """Predictions, in the order of the dataset."""
     import pandas as pd
 
     columns: dict[str, Any] = {CELL: list(cells)}
@@ -308,22 +204,7 @@ def test_table(told: Told, cells: Sequence[str]) -> "pd.DataFrame":
 
 
 def write_table(table: "pd.DataFrame", path: Path, *, separator: str = ",") -> Path:
-    """Write a table without its index; returns where it is.
-
-    Parameters
-    ----------
-    table
-        What to write.
-    path
-        File to make or replace; its folder is made.
-    separator
-        Between columns.
-
-    Raises
-    ------
-    OutputError
-        The place cannot be written to.
-    """
+    """Write a table without its index; returns where it is."""
     with output_errors(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, overwrite=True) as temporary:
@@ -332,15 +213,7 @@ def write_table(table: "pd.DataFrame", path: Path, *, separator: str = ",") -> P
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
-    """Write figures as JSON; returns where they are.
-
-    Parameters
-    ----------
-    content
-        What to write.
-    path
-        File to make or replace; its folder is made.
-    """
+    """Write figures as JSON; returns where they are."""
     with output_errors(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path, overwrite=True) as temporary:
@@ -349,35 +222,14 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
 
 
 def write_mappings(classes: Classes, path: Path) -> Path:
-    """Write which number each label has: `{"task1": {label: number}, …}`; returns where it is.
-
-    Parameters
-    ----------
-    classes
-        Labels by task.
-    path
-        Pickle to make or replace.
-    """
+    """Write which number each label has: `{"task1": {label: number}, …}`; returns where it is."""
     names = task_names(list(classes))
     numbers = [{label: code for code, label in enumerate(labels)} for labels in classes.values()]
     return write_pickle(dict(zip(names, numbers, strict=True)), path)
 
 
 def read_mappings(path: Path, columns: Sequence[str]) -> Classes:
-    """Labels by task in the order of their numbers, as `write_mappings` or the published package wrote them.
-
-    Parameters
-    ----------
-    path
-        The pickle; it is read as data, nothing in it is run.
-    columns
-        Columns of the tasks.
-
-    Raises
-    ------
-    CheckpointError
-        It holds something else, or another number of tasks.
-    """
+    """Labels by task in the order of their numbers, as `write_mappings` or the published package wrote them."""
     content, names = read_pickle(path), task_names(columns)
     fits = isinstance(content, dict) and list(content) == names and all(isinstance(m, dict) for m in content.values())
     if not fits or any(sorted(numbers.values()) != list(range(len(numbers))) for numbers in content.values()):
@@ -404,19 +256,7 @@ _PUBLISHED = {"pool.": "attention_pool.", "heads.": "classification_heads."}
 
 
 def save_tasks(network: GeneformerForCells, folder: Path, hyperparameters: Mapping[str, Any]) -> Path:
-    """Write `pytorch_model.bin`, `config.json` and `hyperparameters.json`; returns the folder.
-
-    The configuration also says how cells are pooled, and which classes the heads have.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    folder
-        Made if missing; files of the same names are replaced.
-    hyperparameters
-        What it was trained with.
-    """
+    """Write `pytorch_model.bin`, `config.json` and `hyperparameters.json`; returns the folder."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -430,22 +270,7 @@ def save_tasks(network: GeneformerForCells, folder: Path, hyperparameters: Mappi
 
 
 def load_tasks(folder: str | Path, classes: Mapping[str, Sequence[Any]]) -> tuple[GeneformerForCells, Pairing]:
-    """A network as `save_tasks` or the published package wrote it, and what tokens for it depend on.
-
-    Whether cells are pooled by attention is seen from the weights, so that it does not matter who wrote them.
-
-    Parameters
-    ----------
-    folder
-        Folder of the network.
-    classes
-        Classes of each task, in the order of the heads and of their outputs.
-
-    Raises
-    ------
-    CheckpointError
-        No such network, or one with other tasks or classes.
-    """
+    """A network as `save_tasks` or the published package wrote it, and what tokens for it depend on."""
     config, weights = _read(Path(folder))
     back = {published: own for own, published in _PUBLISHED.items()}
     state = {_renamed(name, back): value for name, value in weights.items() if not name.startswith(_POOLER)}
@@ -471,22 +296,7 @@ def load_tasks(folder: str | Path, classes: Mapping[str, Sequence[Any]]) -> tupl
 
 
 def save_encoder(folder: str | Path, output: Path) -> Path:
-    """Write the encoder of a multi-task network, without heads and pooling; returns the folder.
-
-    `transformers.BertModel` and `geneformer.load_model` open it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the network.
-    output
-        Made if missing; files of the same names are replaced.
-
-    Raises
-    ------
-    CheckpointError
-        No encoder there.
-    """
+    """Write the encoder of a multi-task network, without heads and pooling; returns the folder."""
     from safetensors.torch import save_file
 
     config, weights = _read(Path(folder))
@@ -541,21 +351,7 @@ FREEZE, POOLING, TASK_WEIGHTS = "max_layers_to_freeze", "use_attention_pooling",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hyperparameters:
-    """How one network is trained; names and defaults of the published manual run.
-
-    Attributes
-    ----------
-    learning_rate, warmup_ratio, weight_decay, lr_scheduler_type
-        Of AdamW.
-    dropout_rate
-        Before the heads.
-    use_attention_pooling
-        A learnt weighting of the tokens of a cell, or its first token.
-    task_weights
-        Weight of each task's loss.
-    max_layers_to_freeze
-        Lowest encoder layers that stay as they are.
-    """
+    """How one network is trained; names and defaults of the published manual run."""
 
     learning_rate: float = 0.001
     warmup_ratio: float = 0.01
@@ -583,13 +379,7 @@ class Hyperparameters:
         return asdict(self) | {TASK_WEIGHTS: list(self.task_weights)}
 
     def finetuning(self, **options: Any) -> FinetuneOptions:
-        """The same as options of this package.
-
-        Parameters
-        ----------
-        **options
-            Everything that is not a hyperparameter: epochs, accumulation, seed.
-        """
+        """The same as options of this package."""
         return FinetuneOptions(
             learning_rate=self.learning_rate,
             warmup_ratio=self.warmup_ratio,
@@ -602,36 +392,13 @@ class Hyperparameters:
 
 
 def manual_hyperparameters(given: Mapping[str, Any], **usual: Any) -> Hyperparameters:
-    """Those of a manual run; what is not given is as usual, or as published.
-
-    Parameters
-    ----------
-    given
-        By name; None is not given.
-    **usual
-        What holds where it is not given.
-
-    Raises
-    ------
-    UnknownOptionError
-        A name that is no hyperparameter.
-    OptionError
-        A value that the hyperparameter does not take.
-    """
+    """Those of a manual run; what is not given is as usual, or as published."""
     _check_names("manual_hyperparameters", given)
     return Hyperparameters(**{**usual, **{name: value for name, value in given.items() if value is not None}})
 
 
 def check_space(space: Mapping[str, Any]) -> None:
-    """Refuse what cannot be drawn, before the first trial.
-
-    Raises
-    ------
-    UnknownOptionError
-        A name that is no hyperparameter.
-    OptionError
-        Not `{"type": "float" or "int", "low": …, "high": …}` nor `{"type": "categorical", "choices": […]}`.
-    """
+    """Refuse what cannot be drawn, before the first trial."""
     _check_names("hyperparameters", space)
     for name, entry in space.items():
         kind = entry.get("type") if isinstance(entry, Mapping) else None
@@ -645,13 +412,7 @@ def check_space(space: Mapping[str, Any]) -> None:
 
 
 def check_freezing(span: Mapping[str, Any]) -> None:
-    """Refuse a range of frozen layers that is none.
-
-    Raises
-    ------
-    OptionError
-        No `min` or no `max`, or the wrong way round.
-    """
+    """Refuse a range of frozen layers that is none."""
     if set(span) != {"min", "max"}:
         msg = f'max_layers_to_freeze={dict(span)} takes a number, or a table with both "min" and "max".'
         raise OptionError(msg)
@@ -662,23 +423,7 @@ def check_freezing(span: Mapping[str, Any]) -> None:
 def draw_hyperparameters(
     space: Mapping[str, Any], trial: Any, *, tasks: Sequence[str], weighted: bool, freeze: Any, pooling: bool
 ) -> dict[str, Any]:
-    """Hyperparameters of a trial.
-
-    Parameters
-    ----------
-    space
-        What is drawn, by name.
-    trial
-        Trial of Optuna.
-    tasks
-        Names of the tasks.
-    weighted
-        Whether weights of the tasks are drawn; they are then scaled to add up to 1.
-    freeze
-        Number of frozen layers, or `{"min": …, "max": …}` to draw it from.
-    pooling
-        Pooling where it is not drawn.
-    """
+    """Hyperparameters of a trial."""
     drawn = {name: _draw(name, entry, trial) for name, entry in space.items() if name not in (TASK_WEIGHTS, FREEZE)}
     drawn = {POOLING: pooling} | drawn
     weights = [1.0] * len(tasks)
@@ -714,15 +459,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """What is logged of one run, wherever it goes.
-
-    Parameters
-    ----------
-    writer
-        Writer of TensorBoard; None for none.
-    tracker
-        Run of Weights & Biases; None for none.
-    """
+    """What is logged of one run, wherever it goes."""
 
     def __init__(self, writer: Any = None, tracker: Any = None) -> None:
         self.writer, self.tracker = writer, tracker
@@ -738,15 +475,7 @@ class RunLog:
         return callbacks
 
     def tell(self, figures: Mapping[str, float], step: int) -> None:
-        """Log some figures.
-
-        Parameters
-        ----------
-        figures
-            By name.
-        step
-            Optimizer steps done.
-        """
+        """Log some figures."""
         for name, value in figures.items():
             if self.writer is not None:
                 self.writer.add_scalar(name, value, step)
@@ -769,19 +498,7 @@ class _Scalars(TrainerCallback):
 
 @contextmanager
 def run_log(folder: Path | None, name: str, *, project: str | None = None, wandb: bool = False) -> Iterator[RunLog]:
-    """The log of a run, closed in the end.
-
-    Parameters
-    ----------
-    folder
-        Of TensorBoard; None for none.
-    name
-        Name of the run, and of its folder in that one.
-    project
-        Project at Weights & Biases.
-    wandb
-        Whether Weights & Biases is told.
-    """
+    """The log of a run, closed in the end."""
     writer = tracker = None
     if folder is not None and find_spec("tensorboard") is not None:
         from torch.utils.tensorboard import SummaryWriter
@@ -799,13 +516,7 @@ def run_log(folder: Path | None, name: str, *, project: str | None = None, wandb
 
 
 def import_wandb() -> Any:
-    """The client of Weights & Biases.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """The client of Weights & Biases."""
     try:
         return import_module("wandb")
     except ImportError as error:
@@ -816,20 +527,7 @@ def import_wandb() -> Any:
 
 
 def log_folder(asked: str | Path, results: Path) -> Path | None:
-    """Where TensorBoard's files go: where asked, or a folder of the results where nobody may write there.
-
-    Parameters
-    ----------
-    asked
-        Folder asked for; the published default is in the root of the file system.
-    results
-        Folder of the results.
-
-    Warns
-    -----
-    GeneformerWarning
-        They go elsewhere, or TensorBoard is not installed and there are none.
-    """
+    """Where TensorBoard's files go: where asked, or a folder of the results where nobody may write there."""
     if find_spec("tensorboard") is None:
         warnings.warn(
             "TensorBoard is not installed, so nothing is logged for it. Install it with `pip install tensorboard`.",
@@ -859,16 +557,7 @@ Value = TypeVar("Value")
 
 
 def check_launched(master_addr: str, master_port: str) -> None:
-    """Refuse to spread over devices from within one process.
-
-    With a single device there is nothing to spread over, and within processes that `torchrun` or `accelerate launch`
-    started, training is spread over them.
-
-    Raises
-    ------
-    UnsupportedArgumentError
-        Several devices, but a single process.
-    """
+    """Refuse to spread over devices from within one process."""
     import torch
 
     devices = torch.accelerator.device_count()
@@ -911,27 +600,7 @@ def _spread() -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What is the same for all networks of one classifier.
-
-    Attributes
-    ----------
-    batch_size
-        Cells of one batch and device.
-    epochs
-        Passes over the cells to learn from.
-    accumulation
-        Batches of one optimizer step.
-    max_grad_norm
-        Norm that gradients are scaled down to; 0 leaves them alone.
-    weighted
-        Whether the weights of the tasks count.
-    seed
-        Of new weights, dropout and order.
-    log_folder
-        Of TensorBoard; None for none.
-    wandb, project
-        Whether Weights & Biases is told, and the project there.
-    """
+    """What is the same for all networks of one classifier."""
 
     batch_size: int
     epochs: int
@@ -946,17 +615,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskCells:
-    """Pretrained model, and the cells to learn from and to validate on.
-
-    Attributes
-    ----------
-    base
-        The model.
-    train, valid
-        Tokenized cells with the columns of the tasks.
-    classes
-        Labels of each task.
-    """
+    """Pretrained model, and the cells to learn from and to validate on."""
 
     base: LoadedModel
     train: TokenizedDataset
@@ -965,24 +624,7 @@ class TaskCells:
 
     @classmethod
     def open(cls, model: str | Path, train: str | Path, valid: str | Path, columns: list[str]) -> "TaskCells":
-        """Read all of them.
-
-        Parameters
-        ----------
-        model
-            Folder or name of the pretrained model.
-        train, valid
-            Dataset folders.
-        columns
-            Columns of the tasks.
-
-        Raises
-        ------
-        LabelError
-            The two do not have the same labels.
-        PairingError
-            Tokens that do not belong to the model.
-        """
+        """Read all of them."""
         base = load_model(readable_folder(model))
         parts = [read_dataset(path) for path in (train, valid)]
         for tokens in parts:
@@ -999,43 +641,14 @@ class TaskCells:
 
 
 def runtime_of(batch_size: int, positions: int) -> RuntimeOptions:
-    """Arithmetic in float32, and passes of at most so many of the longest cells.
-
-    Parameters
-    ----------
-    batch_size
-        Cells.
-    positions
-        Tokens of the longest cell.
-    """
+    """Arithmetic in float32, and passes of at most so many of the longest cells."""
     return RuntimeOptions(dtype="float32", tokens_per_batch=batch_size * positions)
 
 
 def train_tasks(
     cells: TaskCells, hyperparameters: Hyperparameters, settings: Settings, name: str
 ) -> tuple[GeneformerForCells, Told]:
-    """A network trained from the pretrained weights, and what it says about the validation cells.
-
-    The learning rate follows its schedule over the optimizer steps there are, accumulation taken into account.
-
-    Parameters
-    ----------
-    cells
-        Model and cells.
-    hyperparameters
-        How it learns.
-    settings
-        What else decides that.
-    name
-        Of the run, in logs.
-
-    Raises
-    ------
-    DeviceMemoryError
-        A batch does not fit into memory.
-    TrainingError
-        The loss is no longer finite.
-    """
+    """A network trained from the pretrained weights, and what it says about the validation cells."""
     options = hyperparameters.finetuning(
         epochs=settings.epochs,
         accumulation=settings.accumulation,

@@ -75,13 +75,7 @@ class BertPooler(nn.Module):
 
 
 class BertForCells(GeneformerModel):
-    """BERT's sequence classifier over packed cells: it reads the first position, `<cls>` or the top ranked gene.
-
-    Parameters
-    ----------
-    config
-        BERT configuration with `num_labels`.
-    """
+    """BERT's sequence classifier over packed cells: it reads the first position, `<cls>` or the top ranked gene."""
 
     accepts_loss_kwargs = False
     published_name = "BertForSequenceClassification"
@@ -103,19 +97,7 @@ class BertForCells(GeneformerModel):
         *,
         attention: str | Attention = "sdpa",
     ) -> GeneOutput:
-        """Scores of the cells, and their loss.
-
-        Parameters
-        ----------
-        input_ids
-            Token ids of all cells, end to end, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``.
-        labels
-            Class of every cell, ``(B,)``.
-        attention
-            Kernel by name.
-        """
+        """Scores of the cells, and their loss."""
         hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
         pooler = cast(BertPooler, self.bert.pooler)
         logits_BC = self.classifier(self.dropout(pooler(hidden_TD, cu_seqlens))).float()
@@ -133,13 +115,7 @@ class BertForCells(GeneformerModel):
 
 
 class BertForGenes(GeneformerForGenes):
-    """BERT's token classifier over packed cells.
-
-    Parameters
-    ----------
-    config
-        BERT configuration with `num_labels`.
-    """
+    """BERT's token classifier over packed cells."""
 
     accepts_loss_kwargs = False
     published_name = "BertForTokenClassification"
@@ -162,22 +138,7 @@ KINDS: dict[str, type[BertForCells] | type[BertForGenes]] = {"cell": BertForCell
 
 
 def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) -> BertClassifier:
-    """A fine-tuned classifier of the published form, in evaluation mode on the CPU.
-
-    Parameters
-    ----------
-    folder
-        `config.json` and `model.safetensors`, of this package or of plain `transformers`.
-    kind
-        "cell" or "gene".
-    n_classes
-        Classes it must have.
-
-    Raises
-    ------
-    CheckpointError
-        Weights that are no such classifier, or of other classes.
-    """
+    """A fine-tuned classifier of the published form, in evaluation mode on the CPU."""
     config, weights = read_config(folder), read_weights(folder)
     head = weights.get("classifier.weight")
     if head is None:
@@ -194,20 +155,7 @@ def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) 
 
 
 def packed_classifier(model: Any, kind: str) -> BertClassifier:
-    """A classifier over packed cells with the weights of a network in memory, in evaluation mode.
-
-    Parameters
-    ----------
-    model
-        Network of this module, which is returned as it is, or of plain `transformers` with BERT's names.
-    kind
-        "cell" or "gene".
-
-    Raises
-    ------
-    CheckpointError
-        Another kind of network.
-    """
+    """A classifier over packed cells with the weights of a network in memory, in evaluation mode."""
     if isinstance(model, KINDS[kind]):
         return model.train(False)
     if not isinstance(getattr(model, "config", None), BertConfig) or "classifier.weight" not in model.state_dict():
@@ -220,13 +168,7 @@ def packed_classifier(model: Any, kind: str) -> BertClassifier:
 
 
 def fill_bert_classifier(network: BertClassifier, weights: Mapping[str, Tensor], where: str) -> BertClassifier:
-    """A network with exactly the weights given; buffers and heads it has no place for are passed over.
-
-    Raises
-    ------
-    CheckpointError
-        Entries missing, unknown or of another shape.
-    """
+    """A network with exactly the weights given; buffers and heads it has no place for are passed over."""
     expected = network.state_dict()
     given = {
         name: value
@@ -264,13 +206,7 @@ _LAYERED = re.compile(r"(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))(
 
 
 def peft_library() -> Any:
-    """The module peft.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """The module peft."""
     try:
         import peft
     except ImportError as error:
@@ -280,25 +216,7 @@ def peft_library() -> Any:
 
 
 def add_adapters(network: Any, config: Any, bits: str = "full") -> None:
-    """Freeze a network but for its head, and add trained adapters to it, in place.
-
-    Parameters
-    ----------
-    network
-        Network with an encoder `bert`; head and pooler go on learning, as do modules that `config.modules_to_save`
-        names.
-    config
-        Configuration of PEFT whose adapters are part of single layers, such as `LoraConfig`.
-    bits
-        "8bit" or "4bit" to keep the frozen dense layers of the encoder in so many bits.
-
-    Raises
-    ------
-    OptionError
-        The configuration is none of PEFT, does not fit, or is of a kind that is no part of single layers.
-    MissingExtraError
-        peft or bitsandbytes is not installed.
-    """
+    """Freeze a network but for its head, and add trained adapters to it, in place."""
     library = peft_library()
     if not isinstance(config, library.PeftConfig):
         msg = f"peft_config holds a {type(config).__name__}. Give a configuration of PEFT, such as peft.LoraConfig()."
@@ -322,10 +240,7 @@ def add_adapters(network: Any, config: Any, bits: str = "full") -> None:
 
 
 def merge_adapters(network: Any) -> None:
-    """Make adapters part of the weights, in place: BERT's own parameter names, equal outputs.
-
-    Weights of few bits become plain ones of the same value. A network without either is left as it is.
-    """
+    """Make adapters part of the weights, in place: BERT's own parameter names, equal outputs."""
     for name, module in list(network.named_modules()):
         if not hasattr(module, "get_base_layer"):
             continue
@@ -343,22 +258,7 @@ def merge_adapters(network: Any) -> None:
 
 
 def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Adapters as PEFT saved them in a folder, made part of the weights of a network, in place.
-
-    Parameters
-    ----------
-    network
-        Network the adapters were trained on, with its weights.
-    folder
-        Folder with `adapter_config.json`.
-    weights
-        Entries of `adapter_model.safetensors`.
-
-    Raises
-    ------
-    CheckpointError
-        The adapters do not fit.
-    """
+    """Adapters as PEFT saved them in a folder, made part of the weights of a network, in place."""
     config = peft_library().PeftConfig.from_pretrained(str(folder))
     add_adapters(network, config)
     own = network.state_dict()
@@ -398,13 +298,7 @@ def is_adapter_folder(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> str:
-    """Name or folder of the model that the adapters were trained on.
-
-    Raises
-    ------
-    CheckpointError
-        The folder does not tell.
-    """
+    """Name or folder of the model that the adapters were trained on."""
     path = folder / ADAPTER_CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -419,13 +313,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def adapter_entries(folder: Path) -> dict[str, Tensor]:
-    """Entries of `adapter_model.safetensors`, heads among them.
-
-    Raises
-    ------
-    CheckpointError
-        No such file, or a damaged one.
-    """
+    """Entries of `adapter_model.safetensors`, heads among them."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         msg = f"{folder} has no {ADAPTER_WEIGHTS}. Found {sorted(p.name for p in folder.iterdir())[:8]}."
@@ -438,24 +326,7 @@ def adapter_entries(folder: Path) -> dict[str, Tensor]:
 
 
 def adapt_encoder(network: GeneformerForMaskedLM, folder: Path) -> GeneformerForMaskedLM:
-    """The network with the adapters of a folder in the weights of its encoder, in place; heads are passed over.
-
-    Adapters that were learnt over weights of few bits are added to weights of full precision.
-
-    Parameters
-    ----------
-    network
-        The model that `adapter_base` names.
-    folder
-        Folder with `adapter_config.json`.
-
-    Raises
-    ------
-    CheckpointError
-        The adapters are damaged, or do not fit.
-    MissingExtraError
-        peft is not installed.
-    """
+    """The network with the adapters of a folder in the weights of its encoder, in place; heads are passed over."""
     entries = adapter_entries(folder)
     encoder = {name: value for name, value in entries.items() if _ENCODER in name and _POOLER not in name}
     read_adapters(network, folder, encoder)
@@ -475,26 +346,7 @@ _HEADS = ("bert.pooler.", "classifier.", "cls.")
 
 
 def load_plain_bert(folder: Path, kind: Kind, n_classes: int = 0, *, hidden_states: bool = False) -> Any:
-    """A network of plain `transformers` with the encoder of a checkpoint, and its head where the checkpoint has it.
-
-    A head that is not there starts at random.
-
-    Parameters
-    ----------
-    folder
-        `config.json` and `model.safetensors`.
-    kind
-        What the network predicts.
-    n_classes
-        Classes of cells or genes.
-    hidden_states
-        Whether it returns the states of all layers.
-
-    Raises
-    ------
-    CheckpointError
-        The encoder is not plain BERT, or the head has another number of classes.
-    """
+    """A network of plain `transformers` with the encoder of a checkpoint, and its head where the checkpoint has it."""
     config = read_config(folder)
     config.output_hidden_states = hidden_states
     config.output_attentions = False
@@ -703,24 +555,7 @@ _DAMAGE: Final = (
 
 
 def read_tensor_pickle(path: str | Path) -> Any:
-    """The data in a pickle file that may hold tensors and NumPy arrays of numbers beside plain data.
-
-    Parameters
-    ----------
-    path
-        File to read. Tensors come back in main memory, whatever device they were pickled on.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    PlaceholderFileError
-        A git-lfs pointer stands in for the file.
-    UnsafeFileError
-        The file asks for something to be imported, called or built.
-    UnreadableInputError
-        The file is truncated, damaged, or no pickle.
-    """
+    """The data in a pickle file that may hold tensors and NumPy arrays of numbers beside plain data."""
     return read_pickle(path, known=TENSORS)
 
 
@@ -822,24 +657,7 @@ TENSORS: Final = Known(
 
 
 def check_low_bit(bits: str, device: torch.device) -> None:
-    """Refuse, before any work, a precision that the device or this installation does not have.
-
-    Parameters
-    ----------
-    bits
-        "full", "8bit" or "4bit"; "full" runs everywhere.
-    device
-        Where the network will run.
-
-    Raises
-    ------
-    UnknownChoiceError
-        Another precision.
-    DeviceError
-        A CPU, or an accelerator that bitsandbytes has no kernels for.
-    MissingExtraError
-        bitsandbytes is not installed.
-    """
+    """Refuse, before any work, a precision that the device or this installation does not have."""
     check_choice("bits", bits, ("full", "8bit", "4bit"))
     if bits == "full":
         return
@@ -856,18 +674,7 @@ def check_low_bit(bits: str, device: torch.device) -> None:
 
 
 def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"]]:
-    """What `quantize` asks for: a configuration of PEFT or None, and the bits of the frozen weights.
-
-    `True` is the published four-bit setting with low-rank updates of rank 64. Weights of four bits are normal floats
-    in blocks; double quantization and the arithmetic of `bnb_config` say how they are stored, not what they are.
-
-    Raises
-    ------
-    OptionError
-        Other keys than `peft_config` and `bnb_config`.
-    UnsupportedArgumentError
-        Bits without adapters, which cannot learn, or another kind of four-bit numbers.
-    """
+    """What `quantize` asks for: a configuration of PEFT or None, and the bits of the frozen weights."""
     if not quantize:
         return None, "full"
     if quantize is True:
@@ -903,31 +710,7 @@ def _published_adapters() -> Any:
 
 
 def readable_folder(path: str | Path) -> Path:
-    """A folder with the same network that the rest of the package opens.
-
-    A folder that has `model.safetensors` is returned as it is. One that only has `pytorch_model.bin` is read by
-    PyTorch's restricted loader, which builds tensors and nothing else, and is written to the cache as safetensors; the
-    same weights are converted once. Heads of fine-tuned models are kept.
-
-    Parameters
-    ----------
-    path
-        Model folder; or a name or hub repository that `geneformer.load_model` knows.
-
-    Raises
-    ------
-    UnknownModelError
-        No such folder.
-    UnsafeFileError
-        The weights ask for code to be run.
-    CheckpointError
-        The weights are damaged, hold more than tensors, or do not fit the configuration; or the folder is one above
-        that of the model.
-    PlaceholderFileError
-        A git-lfs pointer stands in for the weights.
-    OutputError
-        The cache cannot be written to.
-    """
+    """A folder with the same network that the rest of the package opens."""
     folder = find_folder(path)
     _refuse_parent(folder)
     if (folder / WEIGHTS).is_file() or not (folder / PICKLED_WEIGHTS).is_file():
@@ -1092,31 +875,7 @@ _LOADED_MODELS_HEADS = ("classifier.weight", "heads.0.weight", "base_model.model
 def published_model(
     model_directory: str | Path, vocabulary: Vocabulary | None = None, *, num_classes: int = 0
 ) -> LoadedModel:
-    """The encoder of a model folder, and the vocabulary head where it has one.
-
-    Which task a folder was fine-tuned for is seen from its weights; heads are not needed for embeddings.
-
-    Parameters
-    ----------
-    model_directory
-        Folder of the published package, of `transformers`, of this package, or of PEFT adapters; or a name that
-        `geneformer.load_model` knows.
-    vocabulary
-        What the user says it was made with; by default what it says itself, or what its size tells.
-    num_classes
-        Classes of a fine-tuned model; 0 if not told.
-
-    Raises
-    ------
-    UnknownModelError
-        No such folder.
-    CheckpointError
-        It is damaged, or tells another number of classes apart.
-    UnsafeFileError
-        The weights ask for code to be run.
-    UnknownVocabularyError, VocabularyMismatchError
-        The vocabulary cannot be told, or is another one.
-    """
+    """The encoder of a model folder, and the vocabulary head where it has one."""
     given = Path(model_directory).expanduser()
     adapters = given if is_adapter_folder(given) else None
     folder = adapter_base_folder(adapters) if adapters else readable_folder(model_directory)
@@ -1138,30 +897,14 @@ def published_model(
 
 
 def published_runtime(network: Any, forward_batch_size: int, *, progress: bool = True) -> RuntimeOptions:
-    """Published arithmetic, and at most so many of the longest cells in one pass.
-
-    Parameters
-    ----------
-    network
-        Has a `config`, whose positions are the length of the longest cell.
-    forward_batch_size
-        Cells; fewer where memory or caches have no room for them.
-    progress
-        Whether there is a bar.
-    """
+    """Published arithmetic, and at most so many of the longest cells in one pass."""
     most = forward_batch_size * int(network.config.max_position_embeddings)
     fitting = tokens_that_fit(network, resolve_device())
     return RuntimeOptions(dtype="float32", tokens_per_batch=min(most, fitting), progress=progress)
 
 
 def adapter_base_folder(adapters: Path) -> Path:
-    """Folder of the model that adapters were trained on.
-
-    Raises
-    ------
-    UnknownModelError
-        It is not where the adapters say.
-    """
+    """Folder of the model that adapters were trained on."""
     base = adapter_base(adapters)
     try:
         return readable_folder(base)

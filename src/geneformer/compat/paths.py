@@ -73,20 +73,7 @@ _INSTEAD = {
 
 
 def published_name(module: str, name: str) -> Any:
-    """A path constant of a published module.
-
-    Parameters
-    ----------
-    module, name
-        Where it is asked for, and what.
-
-    Raises
-    ------
-    UnsupportedNameError
-        A function of the published module that is not carried over; an `ImportError`.
-    AttributeError
-        No name that the published module has.
-    """
+    """A path constant of a published module."""
     if name in dictionary_files.FILES:
         return getattr(dictionary_files, name)
     for instead, names in _INSTEAD.get(module.rpartition(".")[2], {}).items():

@@ -43,20 +43,7 @@ if TYPE_CHECKING:
 
 
 def given_genes(argument: str, genes: Any) -> str | list[str]:
-    """The word for all genes, or Ensembl ids in the order given.
-
-    Parameters
-    ----------
-    argument
-        Name of the argument.
-    genes
-        Its value: "all", a list or an array.
-
-    Raises
-    ------
-    OptionError
-        Something else, or no gene.
-    """
+    """The word for all genes, or Ensembl ids in the order given."""
     if isinstance(genes, str) and genes == "all":
         return genes
     names = [] if isinstance(genes, str | set | frozenset) else listed(genes)
@@ -67,13 +54,7 @@ def given_genes(argument: str, genes: Any) -> str | list[str]:
 
 
 def state_names(states: CellStates | None) -> dict[str, Any]:
-    """The user's values of the states by their names as text: start, goal, alternates; none without states.
-
-    Raises
-    ------
-    StateError
-        Two states of one name.
-    """
+    """The user's values of the states by their names as text: start, goal, alternates; none without states."""
     values = () if states is None else states.all
     named = dict(zip(map(str, values), values, strict=True))
     if len(named) < len(values):
@@ -83,20 +64,7 @@ def state_names(states: CellStates | None) -> dict[str, Any]:
 
 
 def state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | None) -> dict[str, Any] | None:
-    """Embeddings of the states by their names, on the host, ``(D,)`` each; None without states.
-
-    Parameters
-    ----------
-    states
-        States of a run.
-    embeddings
-        Tensor, array or list of numbers by state.
-
-    Raises
-    ------
-    StateError
-        A state without an embedding, or one that is no vector of numbers.
-    """
+    """Embeddings of the states by their names, on the host, ``(D,)`` each; None without states."""
     if states is None:
         return None
     missing = [state for state in states.all if state not in (embeddings or {})]
@@ -133,28 +101,7 @@ MODEL_TYPES = (
 
 
 def open_model(model_type: str, folder: str | Path, vocabulary: Vocabulary, *, num_classes: int = 0) -> PerturbedModel:
-    """The encoder of a model of a published type.
-
-    Parameters
-    ----------
-    model_type
-        One of `MODEL_TYPES`; the quantized ones keep dense layers in 8 bits.
-    folder
-        Folder, name or hub repository.
-    vocabulary
-        Genes of its tokens.
-    num_classes
-        Classes of the head of a classifier, which is not read; 0 if not told.
-
-    Raises
-    ------
-    DeviceError, MissingExtraError
-        A quantized type where the device or the installation cannot run it.
-    PairingError
-        No such folder, weights that cannot be used, or those of another vocabulary or number of classes.
-    UnsafeFileError
-        Weights that ask for code to be run.
-    """
+    """The encoder of a model of a published type."""
     quantized = model_type.endswith(_QUANTIZED)
     if quantized:
         _check_quantized(model_type)
@@ -183,17 +130,7 @@ UNCHANGED = 1.0
 
 @dataclass(slots=True)
 class CellEffects:
-    """Effects on one cell, by the tokens that were perturbed.
-
-    Attributes
-    ----------
-    similarity
-        Similarity of the cell before and after.
-    shifts
-        Shift towards each state, by its name.
-    genes
-        Similarities of other genes, by token.
-    """
+    """Effects on one cell, by the tokens that were perturbed."""
 
     similarity: dict[Tokens, float] = field(default_factory=dict)
     shifts: dict[Tokens, dict[str, float]] = field(default_factory=dict)
@@ -201,17 +138,7 @@ class CellEffects:
 
 
 def by_cell(effects: pa.Table, cells: range, token_of: Mapping[str, int]) -> list[CellEffects]:
-    """Effects of a table whose cells are called by their numbers, one entry per cell.
-
-    Parameters
-    ----------
-    effects
-        Columns `EFFECT_COLUMNS`.
-    cells
-        Numbers of its cells; those without effects have an empty entry.
-    token_of
-        Token of each gene.
-    """
+    """Effects of a table whose cells are called by their numbers, one entry per cell."""
     found = [CellEffects() for _ in cells]
     tokens_of: dict[str, Tokens] = {}
     names = ("cell_id", "genes", "effect", "target", "value")
@@ -234,15 +161,7 @@ def key_of(tokens: Tokens) -> Any:
 
 
 def single_effects(cell: CellEffects, states: Mapping[str, Any]) -> Raw:
-    """Effects of single perturbations on a cell; with states, by state.
-
-    Parameters
-    ----------
-    cell
-        Its effects.
-    states
-        The user's values of the states by their names, in published order; none for similarities.
-    """
+    """Effects of single perturbations on a cell; with states, by state."""
     if not states:
         return {(key_of(tokens), CELL): [value] for tokens, value in cell.similarity.items()}
     return {
@@ -252,17 +171,7 @@ def single_effects(cell: CellEffects, states: Mapping[str, Any]) -> Raw:
 
 
 def anchored_effects(alone: CellEffects, pairs: CellEffects, anchor: int) -> Raw:
-    """Three similarities of every gene: of the anchor alone, of the gene alone, of both.
-
-    Parameters
-    ----------
-    alone
-        Effects of single genes on a cell.
-    pairs
-        Effects of each of them together with the anchor.
-    anchor
-        Token of the anchor.
-    """
+    """Three similarities of every gene: of the anchor alone, of the gene alone, of both."""
     of_anchor = alone.similarity.get((anchor,), UNCHANGED)
     found: Raw = {}
     for tokens, together in pairs.similarity.items():
@@ -308,21 +217,7 @@ def group_effects(
     unchanged: float,
     others: Sequence[Sequence[int]] = (),
 ) -> tuple[Raw, Raw]:
-    """Effects of one perturbation on all cells, one number per cell; and on their other genes.
-
-    Parameters
-    ----------
-    cells
-        Their effects, in order.
-    tokens
-        What was perturbed.
-    states
-        The user's values of the states by their names, in published order; none for similarities.
-    unchanged
-        Similarity of cells without effects; their shifts are that much less 1.
-    others
-        Tokens of the other genes of each cell, where effects on genes of unchanged cells are wanted.
-    """
+    """Effects of one perturbation on all cells, one number per cell; and on their other genes."""
     key = (key_of(tokens), CELL)
     if states:
         on_cells: Raw = {
@@ -345,25 +240,7 @@ STATE = "state"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerturbationRun:
-    """Cells with a model, and where their effects go.
-
-    Attributes
-    ----------
-    model
-        What the cells are read with.
-    cells
-        Cells to be perturbed, in published order.
-    files
-        Names of the files.
-    states
-        The user's values of the states by their names, in published order; none for similarities.
-    vectors
-        Embeddings of these states.
-    forward_batch_size
-        At most as many of the longest cells in one pass.
-    file_size
-        Most single perturbations of a cell in one file.
-    """
+    """Cells with a model, and where their effects go."""
 
     model: PerturbedModel
     cells: TokenizedDataset
@@ -374,15 +251,7 @@ class PerturbationRun:
     file_size: int
 
     def perturb_together(self, tokens: tuple[int, ...], options: PerturbOptions) -> None:
-        """Write what one perturbation of several genes does to all cells.
-
-        Parameters
-        ----------
-        tokens
-            What is perturbed.
-        options
-            The same as an option, and how.
-        """
+        """Write what one perturbation of several genes does to all cells."""
         plan = self._plan(options)
         tables = [table for _, [table] in self._effects([plan])]
         found = by_cell(pa.concat_tables(tables), range(len(self.cells)), self.model.vocabulary.token_of)
@@ -400,28 +269,12 @@ class PerturbationRun:
             write_raw(on_genes, self.files.of_group("gene", tokens))
 
     def perturb_each(self, options: PerturbOptions, start: int) -> None:
-        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done.
-
-        Parameters
-        ----------
-        options
-            How all genes are perturbed.
-        start
-            Number of the first cell.
-        """
+        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done."""
         for number, [cell] in self._cell_effects([self._plan(options)]):
             self._write(start + number, single_effects(cell, self.states), gene_effects(cell))
 
     def perturb_with_anchor(self, single: PerturbOptions, pairs: PerturbOptions, start: int) -> None:
-        """Write what perturbing each gene with an anchor does to a cell; without states, beside both alone.
-
-        Parameters
-        ----------
-        single, pairs
-            How all genes are perturbed alone, and with the anchor.
-        start
-            Number of the first cell.
-        """
+        """Write what perturbing each gene with an anchor does to a cell; without states, beside both alone."""
         together = self._plan(pairs)
         anchor = together.targets.anchor
         if anchor is None:
@@ -476,17 +329,7 @@ class PerturbationRun:
 
 
 def cells_table(cells: TokenizedDataset, rows: Sequence[int], start: int) -> "pd.DataFrame":
-    """What is known about perturbed cells: number, row of the input, columns; last the name, where they have one.
-
-    Parameters
-    ----------
-    cells
-        The cells.
-    rows
-        Their rows in the input.
-    start
-        Number of the first one.
-    """
+    """What is known about perturbed cells: number, row of the input, columns; last the name, where they have one."""
     names = sorted(cells.columns, key=lambda name: name == keys.CELL_ID)
     table: pd.DataFrame = cells.table.select(names).to_pandas()
     table.insert(0, "cell", list(range(start, start + len(rows))), allow_duplicates=True)

@@ -43,17 +43,7 @@ Raw = dict[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Names of the files of one run.
-
-    Attributes
-    ----------
-    folder
-        Where they go.
-    stem
-        What all their names start with.
-    part
-        Slice of the cells, so that slices of one run keep apart; None for all cells.
-    """
+    """Names of the files of one run."""
 
     folder: Path
     stem: str
@@ -63,13 +53,7 @@ class RunFiles:
     def prepare(
         cls, folder: str | Path, perturb_type: str, prefix: str, part: tuple[int, int] | None = None
     ) -> "RunFiles":
-        """Names of a run, in a folder that is made and can be written to, before anything is computed.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written to, or the prefix is too long for the name of a file.
-        """
+        """Names of a run, in a folder that is made and can be written to, before anything is computed."""
         files = cls(Path(folder), f"in_silico_{perturb_type}_{prefix}", part)
         with output_errors(files.folder):
             files.folder.mkdir(parents=True, exist_ok=True)
@@ -127,17 +111,7 @@ def write_cells(table: "pd.DataFrame", path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RawFile:
-    """Raw numbers of one file.
-
-    Attributes
-    ----------
-    name
-        Named in errors.
-    by_state
-        Numbers by key, by state; of layouts without states, the state is None.
-    cell_ids
-        Name of the cell of each number, where a table beside the file tells.
-    """
+    """Raw numbers of one file."""
 
     name: str
     by_state: Mapping[Any, Mapping[Key, Sequence[Any]]]
@@ -145,24 +119,7 @@ class RawFile:
 
 
 def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
-    """Raw numbers of all runs in a folder, in the order of the names of their files, numbers in these by size.
-
-    Parameters
-    ----------
-    folder
-        Where `InSilicoPerturber` wrote, of this package or the published one.
-    suffix
-        End of the names of the files to read. Whatever they hold, nothing is run.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such folder, or no such files in it.
-    UnsafeFileError, UnreadableInputError, PlaceholderFileError
-        A file that asks for code to be run, is damaged or not there.
-    DatasetError
-        A file that holds something else.
-    """
+    """Raw numbers of all runs in a folder, in the order of the names of their files, numbers in these by size."""
     folder = Path(folder)
     if not folder.is_dir():
         msg = f'There is no folder "{folder}". Give the output_directory of InSilicoPerturber.'
@@ -179,13 +136,7 @@ def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
 
 
 def of_content(content: Any, name: str, cell_ids: Sequence[str] | None = None) -> RawFile:
-    """Raw numbers as they lie in memory, of any layout.
-
-    Raises
-    ------
-    DatasetError
-        Something else.
-    """
+    """Raw numbers as they lie in memory, of any layout."""
     if isinstance(content, Mapping):
         nested = bool(content) and all(isinstance(value, Mapping) for value in content.values())
         by_state: Mapping[Any, Any] = content if nested else {None: content}

@@ -58,26 +58,7 @@ ANCHOR, ALONE, TOGETHER = "anchor", "alone", "together"
 
 
 def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
-    """Genes split into those with and without impact by what they do together with the anchor.
-
-    Parameters
-    ----------
-    perturbed
-        Similarities with the targets `ANCHOR`, `ALONE` and `TOGETHER`, three per gene and cell, in this order.
-
-    Returns
-    -------
-    table
-        One row per gene. The sum of two shifts is 1 - (distance of the anchor + distance of the gene); impact is told
-        from the similarity of the pair.
-
-    Raises
-    ------
-    PerturbationError
-        A gene without all three, or fewer than two genes with different effects.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Genes split into those with and without impact by what they do together with the anchor."""
     n = len(perturbed)
     anchor, alone, together = (perturbed.values(SIMILARITY, target) for target in (ANCHOR, ALONE, TOGETHER))
     if not len(anchor) == len(alone) == len(together) or not np.array_equal(alone.group, together.group):
@@ -109,19 +90,7 @@ CELL_NAME = "name"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How raw numbers are read.
-
-    Attributes
-    ----------
-    vocabulary
-        Genes of the tokens.
-    states
-        Names of the states, in the order in which files of old have their numbers.
-    triples
-        Keep all three numbers of a gene and an anchor apart; else only that of both.
-    anchor
-        Read what perturbing this token does to other genes, as if it were their own effect; nothing else.
-    """
+    """How raw numbers are read."""
 
     vocabulary: Vocabulary
     states: tuple[str, ...] = ()
@@ -129,17 +98,7 @@ class Reading:
     anchor: int | None = None
 
     def effects(self, files: Iterable[RawFile]) -> PerturbationEffects:
-        """Everything the files hold, as one run.
-
-        Raises
-        ------
-        VocabularyMismatchError
-            A token that the vocabulary does not have.
-        StateError
-            Tuples of numbers that do not fit the states.
-        DatasetError
-            Numbers that are none.
-        """
+        """Everything the files hold, as one run."""
         rows = _Rows(self)
         for file in files:
             for state, entries in file.by_state.items():
@@ -508,13 +467,7 @@ class InSilicoPerturberStats:
         return aggregate_gene_shifts(perturbed, GenePairs(perturbed))
 
     def _asked(self, perturbed: Perturbed) -> int:
-        """Row of the genes that were asked for; their order does not matter.
-
-        Raises
-        ------
-        AbsentGeneError
-            No run perturbed them together.
-        """
+        """Row of the genes that were asked for; their order does not matter."""
         groups = [frozenset(gene if isinstance(gene, tuple) else (gene,)) for gene in perturbed.table["Gene"]]
         if self._together not in groups:
             held = [str(genes) for genes in perturbed.table["Ensembl_ID"]]

@@ -28,32 +28,14 @@ IGNORED = -100
 
 
 class MaskedGenes:
-    """A collator that hides genes, and never a special token, in padded batches.
-
-    What it draws depends on PyTorch's global random state, which `transformers.Trainer` seeds.
-
-    Parameters
-    ----------
-    genes
-        Token ids that are genes, ``(g,)``.
-    mask_id, pad_id
-        Ids of `<mask>` and `<pad>`.
-    probability
-        Chance of each gene to be selected; see `mask_genes` for what becomes of it.
-    """
+    """A collator that hides genes, and never a special token, in padded batches."""
 
     def __init__(self, genes: Sequence[int], *, mask_id: int, pad_id: int, probability: float) -> None:
         self.genes = np.asarray(genes, dtype=np.int64)
         self.mask_id, self.pad_id, self.probability = mask_id, pad_id, probability
 
     def __call__(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` and `labels`, ``(B, L)``.
-
-        Parameters
-        ----------
-        cells
-            Rows with `input_ids`.
-        """
+        """`input_ids`, `attention_mask` and `labels`, ``(B, L)``."""
         rows = [np.asarray(cell["input_ids"], dtype=np.int64) for cell in cells]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         packed = Packed(np.concatenate(rows).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
@@ -70,13 +52,7 @@ class MaskedGenes:
 
 
 def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A padded batch as this package's networks take it: `input_ids`, `cu_seqlens`, `masked`, `labels`.
-
-    Parameters
-    ----------
-    batch
-        `input_ids`, `attention_mask` and `labels`, ``(B, L)``; cells start at the first position.
-    """
+    """A padded batch as this package's networks take it: `input_ids`, `cu_seqlens`, `masked`, `labels`."""
     filled_BL = batch["attention_mask"].bool()
     lengths = filled_BL.sum(1)
     labels_T = batch["labels"][filled_BL]
@@ -217,13 +193,7 @@ def _collator(token_dictionary: Mapping[str, int], probability: float | None) ->
 
 
 def _read_lengths(path: str | Path) -> list[int]:
-    """Tokens of each cell.
-
-    Raises
-    ------
-    DatasetError
-        No list of whole numbers.
-    """
+    """Tokens of each cell."""
     lengths = read_pickle(path)
     if not isinstance(lengths, list) or not all(isinstance(length, int) for length in lengths):
         msg = f'"{path}" holds no list of whole numbers. Give a pickle with the number of tokens of each cell.'

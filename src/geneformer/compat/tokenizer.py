@@ -63,19 +63,7 @@ def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any
 def frame_cells(
     cells: Sequence[ArrayLike], counts: Sequence[ArrayLike] | None, genes: RankedGenes, *, max_length: int
 ) -> RankedCells:
-    """Ranked tokens of some cells, each cut to its first ones and framed by special tokens.
-
-    Parameters
-    ----------
-    cells
-        Tokens of each cell by rank, special tokens not among them.
-    counts
-        Scaled count of each token.
-    genes
-        Says which special tokens there are.
-    max_length
-        Most tokens of a cell, special tokens included.
-    """
+    """Ranked tokens of some cells, each cut to its first ones and framed by special tokens."""
     room = max_length - (genes.cls_id is not None) - (genes.eos_id is not None)
     lengths = np.array([len(np.asarray(cell)) for cell in cells], dtype=np.int64)
     ids = np.concatenate([np.empty(0, np.int32), *(np.asarray(cell, dtype=np.int32)[:room] for cell in cells)])

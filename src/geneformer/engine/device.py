@@ -14,19 +14,7 @@ _SAFE_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """What is known about a device.
-
-    Attributes
-    ----------
-    device
-        PyTorch's name of it.
-    name
-        The vendor's, where it can be asked.
-    free_memory
-        Bytes that can be allocated now, where it can be asked.
-    fast_bfloat16
-        Whether it has instructions for bfloat16 matrix products.
-    """
+    """What is known about a device."""
 
     device: str
     name: str
@@ -35,18 +23,7 @@ class DeviceReport:
 
 
 def resolve_device(requested: str | torch.device = "auto") -> torch.device:
-    """The device to work on.
-
-    Parameters
-    ----------
-    requested
-        "auto" for the accelerator if there is one, else the CPU; or any PyTorch device.
-
-    Raises
-    ------
-    DeviceUnavailableError
-        The device asked for is not on this machine, or is not a device.
-    """
+    """The device to work on."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if requested == "auto":
         return accelerator or torch.device("cpu")
@@ -141,13 +118,7 @@ def describe(device: torch.device) -> DeviceReport:
 
 
 def verify_placement(model: nn.Module, device: torch.device) -> None:
-    """Check that every parameter is where it was sent.
-
-    Raises
-    ------
-    PlacementError
-        Some are not.
-    """
+    """Check that every parameter is where it was sent."""
     stray = [name for name, parameter in model.named_parameters() if parameter.device.type != device.type]
     if stray:
         msg = f"{len(stray)} parameters are not on {device}, among them {stray[0]}. Move the whole model with .to()."
@@ -182,17 +153,7 @@ def safe_memory(device: torch.device) -> int | None:
 
 
 def resolve_dtype(requested: str, device: torch.device, *, training: bool = False) -> torch.dtype:
-    """Data type of the matrix products.
-
-    Parameters
-    ----------
-    requested
-        "auto", "float32", "bfloat16" or "float16".
-    device
-        Where they run.
-    training
-        Training on a CPU stays in float32 unless told otherwise.
-    """
+    """Data type of the matrix products."""
     if requested != "auto":
         dtype: torch.dtype = getattr(torch, requested)
         return dtype

@@ -37,19 +37,7 @@ _BYTES_PER_HIDDEN = 48
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed cells on the device.
-
-    Attributes
-    ----------
-    rows
-        Their row numbers in the dataset, ``(B,)``.
-    input_ids
-        Token ids, ``(T,)``.
-    cu_seqlens
-        Where each cell starts, and the total, ``(B + 1,)``.
-    attention
-        Attention kernel for this device and arithmetic.
-    """
+    """Packed cells on the device."""
 
     rows: Ints
     input_ids: Tensor
@@ -70,30 +58,7 @@ def run_batches(
     max_length: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Call `step` on every cell once, longest cells first, without gradients.
-
-    A batch that does not fit into memory is planned again at half the size; nothing finished is lost.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    network
-        Moved to the device, and checked to have arrived.
-    step
-        Called on each batch, under the arithmetic chosen.
-    runtime
-        Device, arithmetic, batch size.
-    max_length
-        Cells are cut to this many tokens.
-    progress
-        Called after every batch.
-
-    Raises
-    ------
-    DeviceMemoryError
-        Not even one cell fits.
-    """
+    """Call `step` on every cell once, longest cells first, without gradients."""
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device)
     network.to(device)

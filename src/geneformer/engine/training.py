@@ -38,21 +38,7 @@ Scored = Iterable[tuple[dict[str, Any], Any]]
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Batches of one epoch after another, each shuffled anew from the seed and the epoch's number.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of every training cell, ``(n,)``.
-    tokens_per_batch
-        Tokens aimed at in one batch.
-    seed
-        Fixes the order.
-    multiple
-        Processes that share the batches.
-    groups
-        Cells of different groups never share a batch, ``(n,)``.
-    """
+    """Batches of one epoch after another, each shuffled anew from the seed and the epoch's number."""
 
     def __init__(
         self,
@@ -115,13 +101,7 @@ def quiet_library() -> Iterator[None]:
 
 
 class Reporting(TrainerCallback):
-    """Tells how far a run has come, and hands its log lines to `logging`.
-
-    Parameters
-    ----------
-    progress
-        Called with the optimizer steps done and in all.
-    """
+    """Tells how far a run has come, and hands its log lines to `logging`."""
 
     def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
         self.progress = progress
@@ -138,27 +118,7 @@ class Reporting(TrainerCallback):
 
 
 class PackedTrainer(Trainer):
-    """Trainer whose batches are packed cells.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of every training cell, ``(n,)``.
-    collate
-        Makes a batch of training cells from keys.
-    eval_lengths, eval_collate
-        The same for held-out cells.
-    tokens_per_batch
-        Tokens aimed at in one batch of one device.
-    score
-        Metrics of the held-out batches, "loss" among them.
-    groups
-        Cells of different groups never share a training batch, ``(n,)``.
-    forward_options
-        Keyword arguments of every forward pass.
-    **kwargs
-        Passed to `transformers.Trainer`.
-    """
+    """Trainer whose batches are packed cells."""
 
     def __init__(
         self,
@@ -275,13 +235,7 @@ def score_masked(scored: Scored) -> dict[str, float]:
 
 @dataclass
 class PlacedArguments(TrainingArguments):
-    """`TrainingArguments` for one given device; processes of a launcher keep the one they were given by it.
-
-    Attributes
-    ----------
-    placed_on
-        PyTorch device to train on.
-    """
+    """`TrainingArguments` for one given device; processes of a launcher keep the one they were given by it."""
 
     placed_on: str = "cpu"
 
@@ -302,17 +256,7 @@ class PlacedArguments(TrainingArguments):
 
 
 def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> PlacedArguments:
-    """`TrainingArguments` for packed cells on the chosen device.
-
-    Parameters
-    ----------
-    folder
-        Training checkpoints and logs go here.
-    runtime
-        Device and arithmetic.
-    **chosen
-        Everything a task decides itself, in the words of `transformers.TrainingArguments`.
-    """
+    """`TrainingArguments` for packed cells on the chosen device."""
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device, training=True)
     shared: dict[str, Any] = {

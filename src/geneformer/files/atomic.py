@@ -26,24 +26,7 @@ _REASONS = {
 
 
 def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[str, ...] = (MANIFEST_NAME,)) -> Path:
-    """The path, once it is certain that something can be put there.
-
-    Parameters
-    ----------
-    path
-        File or folder to be made.
-    overwrite
-        Accept that something is there already.
-    markers
-        Files one of which a non-empty folder must hold before it may be replaced: guards against `-o ~`.
-
-    Raises
-    ------
-    OutputExistsError
-        Something is there and was not to be overwritten, or is a folder that this package did not make.
-    OutputError
-        The parent folder is missing or cannot be written to.
-    """
+    """The path, once it is certain that something can be put there."""
     path = Path(path)
     parent = path.absolute().parent
     if not parent.is_dir():
@@ -68,17 +51,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
 
 @contextmanager
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write a file at; it takes the final name when the block ends well.
-
-    The temporary name keeps the suffix, for writers that choose the format by it. After an error nothing is left.
-
-    Raises
-    ------
-    OutputExistsError
-        The file exists and `overwrite` is false.
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """A path beside `path` to write a file at; it takes the final name when the block ends well."""
     path = check_output(path, overwrite=overwrite)
     if path.is_dir():
         msg = f'"{path}" is a folder; a file is to be written. Give the name of a file.'
@@ -98,17 +71,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 def atomic_folder(
     path: str | Path, *, overwrite: bool = False, markers: tuple[str, ...] = (MANIFEST_NAME,)
 ) -> Iterator[Path]:
-    """An empty folder beside `path` to fill; it takes the final name when the block ends well.
-
-    After an error nothing is left.
-
-    Raises
-    ------
-    OutputExistsError
-        The folder exists and `overwrite` is false, or it was not made by this package.
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """An empty folder beside `path` to fill; it takes the final name when the block ends well."""
     path = check_output(path, overwrite=overwrite, markers=markers)
     temporary = _sibling(path)
     try:
@@ -121,11 +84,7 @@ def atomic_folder(
 
 
 def publish_folder(finished: Path, path: Path) -> None:
-    """Give a finished folder its final name, in the place of whatever is there, and make that last.
-
-    Both must lie on one file system. What was there is moved aside first and deleted last, so that at any moment
-    one of the two is whole.
-    """
+    """Give a finished folder its final name, in the place of whatever is there, and make that last."""
     for file in sorted(finished.rglob("*")):
         sync(file)
     sync(finished)
@@ -159,13 +118,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the operating system frees it when the process ends, however it ends.
-
-    Raises
-    ------
-    RunLockedError
-        Another process holds it.
-    """
+    """Hold the lock file `path`; the operating system frees it when the process ends, however it ends."""
     from filelock import FileLock, Timeout
 
     held = FileLock(path)

@@ -14,25 +14,7 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """Finished shards of one run, as JSON lines below a header that says which run it is.
-
-    Parameters
-    ----------
-    path
-        The journal file.
-    identity
-        What the run is made from: inputs, options, versions. Anything JSON can hold.
-
-    Attributes
-    ----------
-    entries
-        Finished shards, oldest first.
-
-    Raises
-    ------
-    RunMismatchError
-        The journal at `path` belongs to a run with another identity.
-    """
+    """Finished shards of one run, as JSON lines below a header that says which run it is."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
@@ -101,21 +83,7 @@ CLAIM = "claim.lock"
 
 
 class Workers:
-    """One of several processes that work on the same task.
-
-    Each holds a lock on a file of its own; the system gives it free when the process ends, however it ends, so that
-    others see at once what was left undone.
-
-    Parameters
-    ----------
-    folder
-        Where the locks are; made if there is none. None for a process on its own.
-
-    Attributes
-    ----------
-    name
-        Name of this process among them.
-    """
+    """One of several processes that work on the same task."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.name = folder, secrets.token_hex(8)

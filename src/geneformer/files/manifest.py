@@ -37,19 +37,7 @@ def installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """One input, such that it can be recognized later.
-
-    Attributes
-    ----------
-    path
-        Where it was, as it was given.
-    size
-        Bytes, of all files together for a folder.
-    sha256
-        Hash of the content; for a folder, of the names and contents of its files. None for a huge one.
-    modified
-        Time of the last change in nanoseconds since 1970, where there is no hash.
-    """
+    """One input, such that it can be recognized later."""
 
     path: str
     size: int
@@ -59,25 +47,7 @@ class InputFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What an output was made from.
-
-    Attributes
-    ----------
-    task
-        What was done: "tokenize", "embed", "pretrain".
-    vocabulary
-        Fingerprint of the vocabulary.
-    inputs
-        Files that were read.
-    options
-        Fields of the options objects, by task.
-    results
-        Counts and other findings of the run.
-    versions
-        Of this package, of Python and of the libraries that decide the numbers.
-    created
-        When the output was finished, ISO 8601, UTC.
-    """
+    """What an output was made from."""
 
     task: str
     vocabulary: str | None = None
@@ -95,13 +65,7 @@ class Manifest:
 
     @classmethod
     def read(cls, output: str | Path) -> Self | None:
-        """The manifest of an output folder or file, or None where there is none.
-
-        Raises
-        ------
-        OutputError
-            The manifest is damaged.
-        """
+        """The manifest of an output folder or file, or None where there is none."""
         path = manifest_path(output)
         if not path.is_file():
             return None
@@ -121,15 +85,7 @@ def manifest_path(output: str | Path) -> Path:
 
 
 def describe_inputs(paths: Iterable[str | Path], *, hash_limit: int = HASH_LIMIT) -> tuple[InputFile, ...]:
-    """Size and hash of every input file or folder, read in pieces.
-
-    Parameters
-    ----------
-    paths
-        Files, or folders that count as one input (zarr stores, 10x folders).
-    hash_limit
-        Bytes beyond which the time of change stands in for the hash.
-    """
+    """Size and hash of every input file or folder, read in pieces."""
     return tuple(_describe(Path(path), hash_limit) for path in paths)
 
 
@@ -165,19 +121,7 @@ def _plain(value: object) -> object:
 
 
 def digest(*values: Any) -> str:
-    """Hash of arrays, numbers, texts, and lists, tables and dataclasses of them, 64 hexadecimal digits.
-
-    Parameters
-    ----------
-    *values
-        What is to be recognized; the order counts.
-
-    Examples
-    --------
-    >>> from geneformer.files.manifest import digest
-    >>> digest([1, 2]) == digest([1, 2]) != digest([2, 1])
-    True
-    """
+    """Hash of arrays, numbers, texts, and lists, tables and dataclasses of them, 64 hexadecimal digits."""
     whole = hashlib.sha256()
     for value in values:
         _add(whole, value)

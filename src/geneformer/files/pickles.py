@@ -94,18 +94,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Further globals that a caller reads, such as those of tensors; none of them is imported either.
-
-    Attributes
-    ----------
-    globals
-        By module and name: what calling it means. Raises `TypeError` on arguments it is never given, `ValueError` on
-        damaged ones.
-    states
-        By type of what was made so: how it takes the state that a pickle sets. Raises as above.
-    leaves
-        Types of what may remain in the result.
-    """
+    """Further globals that a caller reads, such as those of tensors; none of them is imported either."""
 
     globals: Mapping[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
     states: Mapping[type, Callable[[Any, Any], None]] = field(default_factory=dict)
@@ -119,15 +108,7 @@ def recognize(module: str, name: str, known: Known) -> Global | Foreign | None:
 
 
 def call(known: object, args: object) -> Any:
-    """What calling a recognized global with these arguments means: a number, a type or an empty container.
-
-    Raises
-    ------
-    TypeError
-        Arguments the global is never given in plain data.
-    ValueError
-        Damaged ones.
-    """
+    """What calling a recognized global with these arguments means: a number, a type or an empty container."""
     match known, args:
         case Global.SCALAR, (NumpyType() as kind, bytes(raw)):
             return struct.unpack(kind.order + kind.format, raw)[0]
@@ -146,13 +127,7 @@ def call(known: object, args: object) -> Any:
 
 
 def set_state(kind: NumpyType, state: object) -> None:
-    """Tell a number type its byte order, which is all that its pickled state says about numbers.
-
-    Raises
-    ------
-    TypeError
-        A state that number types do not have.
-    """
+    """Tell a number type its byte order, which is all that its pickled state says about numbers."""
     match state:
         case (int(), "<" | ">" | "|" as order, None, None, None, *_):
             kind.order = "=" if order == "|" else order
@@ -167,17 +142,7 @@ _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
 class Machine:
-    """Stack, marks and memo over the bytes of one pickle.
-
-    Parameters
-    ----------
-    data
-        The whole pickle.
-    name
-        What errors call it.
-    known
-        Globals to understand beside those of plain data.
-    """
+    """Stack, marks and memo over the bytes of one pickle."""
 
     def __init__(self, data: bytes, name: str, known: Known | None = None) -> None:
         self.data = data
@@ -621,26 +586,7 @@ _DAMAGE: Final = (LookupError, struct.error, ValueError, TypeError, OverflowErro
 
 
 def read_pickle(path: str | Path, *, known: Known | None = None) -> Any:
-    """The data in a pickle file: dicts, lists, tuples, sets, text, bytes and Python numbers.
-
-    Parameters
-    ----------
-    path
-        File to read. It is opened for reading and nothing else is touched, whatever it contains.
-    known
-        Globals to understand beside those of plain data.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    PlaceholderFileError
-        A git-lfs pointer stands in for the file.
-    UnsafeFileError
-        The file asks for something to be imported, called or built.
-    UnreadableInputError
-        The file is truncated, damaged, or no pickle.
-    """
+    """The data in a pickle file: dicts, lists, tuples, sets, text, bytes and Python numbers."""
     path = Path(path)
     if not path.is_file():
         msg = f'No file "{path}". Give the path of a pickle, such as a published dictionary.'
@@ -658,13 +604,7 @@ def read_pickle(path: str | Path, *, known: Known | None = None) -> Any:
 
 
 def read_pickle_bytes(data: bytes, *, name: str = "The pickle", known: Known | None = None) -> Any:
-    """The data in a pickle held in memory; `name` is what errors call it, `known` as for `read_pickle`.
-
-    Raises
-    ------
-    PlaceholderFileError, UnsafeFileError, UnreadableInputError
-        As `read_pickle`.
-    """
+    """The data in a pickle held in memory; `name` is what errors call it, `known` as for `read_pickle`."""
     if data.startswith(_LFS):
         msg = (
             f"{name} is a {len(data)}-byte git-lfs pointer, not the file itself. "
@@ -698,20 +638,7 @@ def _run(machine: Machine) -> Any:
 
 
 def write_pickle(content: Any, path: str | Path) -> Path:
-    """Write plain data where a published script will look for it; returns where it is.
-
-    Parameters
-    ----------
-    content
-        Dictionaries, lists, tuples, text, numbers, arrays, tables or tensors in main memory.
-    path
-        File to make; its folder is made too, and a file that is there is replaced as a whole.
-
-    Raises
-    ------
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """Write plain data where a published script will look for it; returns where it is."""
     path = Path(path)
     with output_errors(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -18,21 +18,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 @contextmanager
 def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress]:
-    """Tell on stderr how far the block has come.
-
-    Terminals and notebooks get a bar; a log file gets a line a minute.
-
-    Parameters
-    ----------
-    label
-        What is going on.
-    shown
-        False keeps it silent everywhere.
-
-    Yields
-    ------
-    A function to call with how many are done, of how many (None: unknown).
-    """
+    """Tell on stderr how far the block has come."""
     from rich.console import Console
 
     target = Console(stderr=True, highlight=False)

@@ -31,13 +31,7 @@ Logged = Any
 
 
 def log_normalized(counts: Counts) -> Logged:
-    """Counts scaled to 10,000 per cell, then log(1 + x), ``(n, g)``, float32; cells without counts stay zero.
-
-    Parameters
-    ----------
-    counts
-        Raw counts, ``(n, g)``; not modified.
-    """
+    """Counts scaled to 10,000 per cell, then log(1 + x), ``(n, g)``, float32; cells without counts stay zero."""
     from scipy import sparse
 
     logged: Logged = sparse.csr_array(counts, dtype=np.float32, copy=True)
@@ -48,18 +42,7 @@ def log_normalized(counts: Counts) -> Logged:
 
 
 def variable_genes(logged: Logged, n_top_genes: int) -> NDArray[np.intp]:
-    """Columns of the genes that vary most for their mean, in order; fewer where fewer vary.
-
-    The dispersion (variance over mean, without logarithm) of each gene is compared with that of genes of like mean, as
-    scanpy's `highly_variable_genes` does by default, after Satija et al., Nature Biotechnology 33, 495 (2015).
-
-    Parameters
-    ----------
-    logged
-        Log-normalized counts, ``(n, g)``.
-    n_top_genes
-        Genes to choose.
-    """
+    """Columns of the genes that vary most for their mean, in order; fewer where fewer vary."""
     n = logged.shape[0]
     plain = logged.copy()
     plain.data = np.expm1(plain.data.astype(np.float64))
@@ -84,15 +67,7 @@ def variable_genes(logged: Logged, n_top_genes: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, slots=True)
 class ExpressionFeatures:
-    """Standardized log-normalized counts of the genes that vary most among the cells they were chosen in.
-
-    Attributes
-    ----------
-    genes
-        Columns of the genes, ``(k,)``.
-    mean, deviation
-        Of each gene over the cells they were chosen in, ``(k,)``.
-    """
+    """Standardized log-normalized counts of the genes that vary most among the cells they were chosen in."""
 
     genes: NDArray[np.intp]
     mean: NDArray[np.float32]
@@ -100,20 +75,7 @@ class ExpressionFeatures:
 
     @classmethod
     def fit(cls, logged: Logged, *, n_top_genes: int = 2000) -> Self:
-        """Choose the genes and measure their scale in training cells.
-
-        Parameters
-        ----------
-        logged
-            Log-normalized counts of the training cells, ``(n, g)``.
-        n_top_genes
-            Genes to choose.
-
-        Raises
-        ------
-        NoCellsError
-            No gene varies.
-        """
+        """Choose the genes and measure their scale in training cells."""
         check_range("n_top_genes", n_top_genes, low=1)
         genes = variable_genes(logged, n_top_genes)
         if not len(genes):
@@ -134,15 +96,7 @@ class ExpressionFeatures:
 def train_and_test(
     train_counts: Counts, test_counts: Counts, n_top_genes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features of training and test cells, chosen and scaled by the training cells, ``(n, k)`` each.
-
-    Raises
-    ------
-    OptionError
-        Different numbers of genes.
-    NoCellsError
-        No gene varies among the training cells.
-    """
+    """Features of training and test cells, chosen and scaled by the training cells, ``(n, k)`` each."""
     if train_counts.shape[1] != test_counts.shape[1]:
         msg = (
             f"Training counts have {train_counts.shape[1]:,} genes and test counts {test_counts.shape[1]:,}. Give the "
@@ -155,26 +109,7 @@ def train_and_test(
 
 
 def draw_parts(rows: NDArray[np.intp], groups: ArrayLike | None, n: int, seed: int) -> NDArray[np.int64]:
-    """Part that each of some training cells belongs to while a penalty is chosen, ``(len(rows),)``; -1 for none.
-
-    Whole groups are in one part where there are several groups. Of many cells only a sample takes part.
-
-    Parameters
-    ----------
-    rows
-        Cells to divide.
-    groups
-        Donor, batch or the like of each cell, of all `n`; or None.
-    n
-        Cells in all.
-    seed
-        Fixes the parts.
-
-    Raises
-    ------
-    OptionError
-        Another number of groups than of cells.
-    """
+    """Part that each of some training cells belongs to while a penalty is chosen, ``(len(rows),)``; -1 for none."""
     names = checked_groups(groups, n)
     unit = np.arange(len(rows))
     if names is not None and len(np.unique(names[rows])) > 1:
@@ -190,26 +125,7 @@ SHRINKAGES = (1e5, 1e4, 1e3, 1e2, 1e1)
 
 
 def mean_value(train_values: ArrayLike, n_test: int) -> NDArray[np.float64]:
-    """The mean of the training cells for everyone, ``(n_test,)``: of constant guesses the one with the least error.
-
-    Parameters
-    ----------
-    train_values
-        The number of each training cell, ``(n,)``; NaN where it is not known.
-    n_test
-        Cells to predict.
-
-    Raises
-    ------
-    NoCellsError
-        No training cell has a number.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.baselines import mean_value
-    >>> mean_value([1.0, 3.0, float("nan")], 2).tolist()
-    [2.0, 2.0]
-    """
+    """The mean of the training cells for everyone, ``(n_test,)``: of constant guesses the one with the least error."""
     values, rows = _known(train_values)
     return np.full(n_test, values[rows].mean())
 
@@ -223,34 +139,7 @@ def ridge_regression(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Numbers from a linear model of expression, ``(n_test,)``.
-
-    Genes and their scale are those of `logistic_regression`: the variable genes of the training cells, log-normalized
-    and standardized by them. The strength of the squared penalty is the one that predicts parts of the training cells
-    best, in squared error, from the others. Nothing is learnt from the test cells.
-
-    Parameters
-    ----------
-    train_counts, test_counts
-        Raw counts of the same genes, ``(n, g)``; not modified.
-    train_values
-        The number of each training cell, ``(n,)``; NaN where it is not known.
-    groups
-        Donor, batch or the like of each training cell, ``(n,)``.
-    n_top_genes
-        Variable genes.
-    seed
-        Fixes the parts in which penalties are tried.
-
-    Raises
-    ------
-    OptionError
-        Counts, numbers and groups that do not fit together.
-    NoCellsError
-        No training cell has a number, or no gene varies.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Numbers from a linear model of expression, ``(n_test,)``."""
     values, rows = _known(train_values)
     if train_counts.shape[0] != len(values):
         msg = f"train_counts has {train_counts.shape[0]:,} rows for {len(values):,} numbers. Give one number per cell."
@@ -276,10 +165,7 @@ def _known(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
 
 
 def _best_shrinkage(train: NDArray[np.float32], values: NDArray[np.float64], parts: NDArray[np.int64]) -> float:
-    """The strength of the penalty that predicts held-out parts of the training cells best.
-
-    Strong penalties come first; where a weaker one does worse, those weaker still are not tried.
-    """
+    """The strength of the penalty that predicts held-out parts of the training cells best."""
     masks = [((parts >= 0) & (parts != part), parts == part) for part in range(FOLDS)]
     masks = [(rest, held_out) for rest, held_out in masks if rest.any() and held_out.any()]
     best, least = SHRINKAGES[len(SHRINKAGES) // 2], np.inf
@@ -310,32 +196,7 @@ STEPS = 5000
 
 
 def majority(train_codes: ArrayLike, n_test: int, n_classes: int) -> NDArray[np.float64]:
-    """Shares of the classes among the training cells as everyone's probabilities, ``(n_test, C)``.
-
-    The class predicted is the commonest; of all predictions that look at no cell, this one has the least log loss.
-
-    Parameters
-    ----------
-    train_codes
-        Class of each training cell, ``(n,)``; -1 for no label.
-    n_test
-        Cells to predict.
-    n_classes
-        Classes.
-
-    Raises
-    ------
-    OptionError
-        A code outside the classes.
-    NoCellsError
-        No training cell has a label.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.baselines import majority
-    >>> majority([0, 0, 0, 1], 1, 3).tolist()
-    [[0.75, 0.25, 0.0]]
-    """
+    """Shares of the classes among the training cells as everyone's probabilities, ``(n_test, C)``."""
     codes, rows = _labeled(train_codes, n_classes)
     counts = np.bincount(codes[rows], minlength=n_classes)
     return np.tile(counts / counts.sum(), (n_test, 1))
@@ -344,29 +205,7 @@ def majority(train_codes: ArrayLike, n_test: int, n_classes: int) -> NDArray[np.
 def library_size(
     train_totals: ArrayLike, train_codes: ArrayLike, test_totals: ArrayLike, n_classes: int
 ) -> NDArray[np.float64]:
-    """Probabilities from nothing but the total counts of a cell, ``(n_test, C)``.
-
-    Logistic regression on the logarithm of the total and its square, so that a class may lie between two others. A
-    model that is no better has learnt how deeply cells were sequenced.
-
-    Parameters
-    ----------
-    train_totals, test_totals
-        Total counts of each cell, ``(n,)``.
-    train_codes
-        Class of each training cell, ``(n,)``; -1 for no label.
-    n_classes
-        Classes; those without training cells get the probability 0.
-
-    Raises
-    ------
-    OptionError
-        Totals and codes that do not fit together.
-    NoCellsError
-        No training cell has a label.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Probabilities from nothing but the total counts of a cell, ``(n_test, C)``."""
     codes, rows = _labeled(train_codes, n_classes)
     sizes = [np.log1p(np.asarray(totals, dtype=np.float64).reshape(-1)) for totals in (train_totals, test_totals)]
     if len(sizes[0]) != len(codes) or not all(np.isfinite(size).all() for size in sizes):
@@ -388,38 +227,7 @@ def logistic_regression(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Probabilities from a linear model of expression, ``(n_test, C)``.
-
-    Counts are scaled to 10,000 per cell and log(1 + x) taken; the most variable genes of the training cells are
-    standardized by the training cells; a multinomial logistic regression with a squared penalty is fitted until it
-    converges. The strength of the penalty is the one that predicts parts of the training cells best, in log loss, from
-    the others. Nothing is learnt from the test cells.
-
-    Parameters
-    ----------
-    train_counts, test_counts
-        Raw counts of the same genes, ``(n, g)``; not modified.
-    train_codes
-        Class of each training cell, ``(n,)``; -1 for no label.
-    n_classes
-        Classes; those without training cells get the probability 0.
-    groups
-        Donor, batch or the like of each training cell, ``(n,)``. Whole groups are then held out when the strength is
-        chosen, as they should be when test cells come from other groups.
-    n_top_genes
-        Variable genes.
-    seed
-        Fixes the parts.
-
-    Raises
-    ------
-    OptionError
-        Counts, codes and groups that do not fit together.
-    NoCellsError
-        No training cell has a label, or no gene varies.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Probabilities from a linear model of expression, ``(n_test, C)``."""
     codes, rows = _labeled(train_codes, n_classes)
     if train_counts.shape[0] != len(codes):
         msg = f"train_counts has {train_counts.shape[0]:,} rows for {len(codes):,} codes. Give one code per cell."
@@ -433,30 +241,7 @@ def logistic_regression(
 def logistic_regression_on(
     train: NDArray[Any], train_codes: ArrayLike, test: NDArray[Any], n_classes: int, *, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Probabilities from a linear model of given features, ``(n_test, C)``.
-
-    The features are standardized by the training rows; everything else is as in `logistic_regression`.
-
-    Parameters
-    ----------
-    train, test
-        Features of training and test rows, ``(n, d)``.
-    train_codes
-        Class of each training row, ``(n,)``; -1 for no label.
-    n_classes
-        Classes; those without training rows get the probability 0.
-    seed
-        Fixes the parts in which penalties are tried.
-
-    Raises
-    ------
-    OptionError
-        Features and codes that do not fit together.
-    NoCellsError
-        No training row has a label.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Probabilities from a linear model of given features, ``(n_test, C)``."""
     codes, rows = _labeled(train_codes, n_classes)
     if len(train) != len(codes):
         msg = f"train has {len(train):,} rows for {len(codes):,} codes. Give one code per row."
@@ -470,20 +255,7 @@ def logistic_regression_on(
 
 
 def label_shares(train_truth: ArrayLike, n_test: int) -> NDArray[np.float64]:
-    """Share of each label among the training cells as everyone's probabilities, ``(n_test, C)``.
-
-    Parameters
-    ----------
-    train_truth
-        Whether each training cell has each label, ``(n, C)``: 0, 1, or NaN in the rows of cells not known.
-    n_test
-        Cells to predict.
-
-    Raises
-    ------
-    NoCellsError
-        No training cell has labels that are known.
-    """
+    """Share of each label among the training cells as everyone's probabilities, ``(n_test, C)``."""
     truth_nc, rows = _baselines_known(train_truth)
     return np.tile(truth_nc[rows].mean(axis=0), (n_test, 1))
 
@@ -497,33 +269,7 @@ def logistic_label_sets(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Probability of each label from a linear model of expression, ``(n_test, C)``; see `logistic_regression`.
-
-    Every label has a regression of its own, with its own penalty. A label that all or none of the training cells have
-    gets the probability 1 or 0.
-
-    Parameters
-    ----------
-    train_counts, test_counts
-        Raw counts of the same genes, ``(n, g)``; not modified.
-    train_truth
-        Whether each training cell has each label, ``(n, C)``: 0, 1, or NaN in the rows of cells not known.
-    groups
-        Donor, batch or the like of each training cell, ``(n,)``.
-    n_top_genes
-        Variable genes.
-    seed
-        Fixes the parts in which penalties are tried.
-
-    Raises
-    ------
-    OptionError
-        Counts, labels and groups that do not fit together.
-    NoCellsError
-        No training cell has labels that are known, or no gene varies.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Probability of each label from a linear model of expression, ``(n_test, C)``; see `logistic_regression`."""
     truth_nc, rows = _baselines_known(train_truth)
     if train_counts.shape[0] != len(truth_nc):
         msg = (
@@ -573,10 +319,7 @@ def _baselines_known(truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
 def _best_strength(
     train: NDArray[np.float32], codes: NDArray[np.int64], parts: NDArray[np.int64], n_classes: int
 ) -> float:
-    """The inverse strength of the penalty that predicts held-out parts of the training cells best, in log loss.
-
-    Strong penalties come first; where a weaker one does worse, those weaker still are not tried.
-    """
+    """The inverse strength of the penalty that predicts held-out parts of the training cells best, in log loss."""
     masks = [((parts >= 0) & (parts != part), parts == part) for part in range(FOLDS)]
     folds = [(train[rest], codes[rest], out) for rest, out in masks if out.any() and len(np.unique(codes[rest])) > 1]
     if not folds:
@@ -638,22 +381,7 @@ def classify_by_baselines(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Probabilities of every class for the test cells, ``(n_test, C)``, by baseline.
-
-    Parameters
-    ----------
-    train_counts, test_counts
-        Raw counts of the same genes, ``(n, g)``.
-    train_targets
-        Class of each training cell, below 0 for none, ``(n,)``; or for label sets 0 and 1, ``(n, C)``, not a number
-        for none, each label then being told on its own.
-    n_classes
-        Classes, C.
-    groups
-        Donor, batch or the like of each training cell, ``(n,)``.
-    n_top_genes, seed
-        See `logistic_regression`.
-    """
+    """Probabilities of every class for the test cells, ``(n_test, C)``, by baseline."""
     if train_targets.ndim == 2:
         columns = [
             classify_by_baselines(
@@ -694,19 +422,7 @@ def regress_by_baselines(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Numbers for the test cells, ``(n_test,)``, by baseline.
-
-    Parameters
-    ----------
-    train_counts, test_counts
-        Raw counts of the same genes, ``(n, g)``.
-    train_values
-        The number of each training cell, ``(n,)``; none is missing.
-    groups
-        Donor, batch or the like of each training cell, ``(n,)``.
-    n_top_genes, seed
-        See `ridge_regression`.
-    """
+    """Numbers for the test cells, ``(n_test,)``, by baseline."""
     totals = [np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() for counts in (train_counts, test_counts)]
     linear = ridge_regression(
         train_counts, train_values, test_counts, groups=groups, n_top_genes=n_top_genes, seed=seed
@@ -721,26 +437,7 @@ def regress_by_baselines(
 def by_library_size(
     train_totals: NDArray[np.float64], train_values: NDArray[np.float64], test_totals: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Numbers from nothing but the total counts of a cell, ``(n_test,)``.
-
-    Least squares on the logarithm of the total and its square, within the range of the training cells. A model that is
-    no better has learnt how deeply cells were sequenced.
-
-    Parameters
-    ----------
-    train_totals, test_totals
-        Total counts of each cell, ``(n,)``.
-    train_values
-        The number of each training cell, ``(n,)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.finetuning.baselines import by_library_size
-    >>> totals = np.array([10.0, 100.0, 1000.0, 10000.0])
-    >>> by_library_size(totals, np.log1p(totals), np.array([99.0])).round(3).tolist()
-    [4.605]
-    """
+    """Numbers from nothing but the total counts of a cell, ``(n_test,)``."""
     train, test = np.log1p(train_totals), np.log1p(test_totals)
     test = np.clip(test, train.min(), train.max())
     middle, scale = train.mean(), train.std() or 1.0
@@ -757,29 +454,7 @@ def pca_embedding(
     n_top_genes: int = 2000,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """Principal components of the log-normalized counts of the most variable genes, ``(n, n_components)``.
-
-    The usual recipe of scanpy: 10,000 counts per cell, log(1 + x), the most variable genes by dispersion, every gene
-    scaled to variance 1 and cut at 10. Cells of the input only; nothing is learnt elsewhere.
-
-    Parameters
-    ----------
-    counts
-        Raw counts, ``(n, g)``; not modified.
-    n_components
-        Components; fewer where cells or genes do not allow as many.
-    n_top_genes
-        Variable genes.
-    seed
-        Fixes the solver.
-
-    Raises
-    ------
-    OutOfRangeError
-        Fewer than three cells, or no counts in any gene.
-    MissingExtraError
-        scanpy is not installed.
-    """
+    """Principal components of the log-normalized counts of the most variable genes, ``(n, n_components)``."""
     check_range("n_components", n_components, low=1)
     check_range("n_top_genes", n_top_genes, low=2)
     try:

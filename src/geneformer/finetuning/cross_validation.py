@@ -38,28 +38,7 @@ def pool_reports(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Report:
-    """One report on the cells of several, measured anew, in the order of the cells.
-
-    Parameters
-    ----------
-    reports
-        Of one kind, with the same classes.
-    rows
-        Which cells each is about, one array per report; none twice.
-    groups
-        Donor or the like of all cells that `rows` counts through, to resample whole groups for the intervals.
-    beside
-        What baselines predicted for the cells of each report, by name.
-    seed
-        Seed of the resamples.
-    settings
-        What the report tells of its making.
-
-    Raises
-    ------
-    OptionError
-        Reports of a kind that cannot be pooled.
-    """
+    """One report on the cells of several, measured anew, in the order of the cells."""
     first = reports[0]
     if not isinstance(first, (ClassificationReport, LabelSetReport, NumberReport)):
         msg = f"Reports on {first.kind} cannot be pooled: they are about genes, not about cells."

@@ -60,17 +60,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pairing:
-    """What tokens for a fine-tuned network depend on.
-
-    Attributes
-    ----------
-    name
-        Named in errors.
-    vocabulary
-        Genes and ids.
-    max_length
-        Most tokens of a cell.
-    """
+    """What tokens for a fine-tuned network depend on."""
 
     name: str
     vocabulary: Vocabulary
@@ -128,13 +118,7 @@ class Estimator:
         }
 
     def _fitted(self, name: str) -> Any:
-        """An attribute that `fit` sets.
-
-        Raises
-        ------
-        NotFittedError
-            `fit` has not been called.
-        """
+        """An attribute that `fit` sets."""
         value = getattr(self, name, None)
         if value is None:
             msg = f"This {type(self).__name__} has learnt nothing yet. Call fit first, or load a saved one."
@@ -143,13 +127,7 @@ class Estimator:
 
 
 def spread_options(groups: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Options objects with single fields changed; one that several have, such as the seed, in all of them.
-
-    Raises
-    ------
-    UnknownOptionError
-        A field of none of them.
-    """
+    """Options objects with single fields changed; one that several have, such as the seed, in all of them."""
     fields = {name: {field.name for field in dataclasses.fields(options)} for name, options in groups.items()}
     known = sorted(set().union(*fields.values()))
     unknown = [name for name in changes if name not in known]
@@ -172,15 +150,7 @@ MEASURED_BY = frozenset(field.name for field in dataclasses.fields(ClassifyOptio
 
 
 def clone(estimator: AnyEstimator, **changes: Any) -> AnyEstimator:
-    """An estimator made with the same arguments that has learnt nothing; the pretrained model is shared.
-
-    Parameters
-    ----------
-    estimator
-        Left as it is.
-    **changes
-        Arguments of its class to change.
-    """
+    """An estimator made with the same arguments that has learnt nothing; the pretrained model is shared."""
     kind = type(estimator)
     taken = [
         parameter.name
@@ -203,17 +173,7 @@ def option_groups(estimator: Estimator) -> dict[str, Any]:
 def restore_options(
     estimator: Estimator, told: Mapping[str, Mapping[str, Any]], runtime: RuntimeOptions | None
 ) -> None:
-    """Give an estimator the options it was fitted with, and the machine it is to run on.
-
-    Parameters
-    ----------
-    estimator
-        Changed in place.
-    told
-        Fields of each options object, as JSON gives them; those that are not told stay.
-    runtime
-        The machine; as it was by default.
-    """
+    """Give an estimator the options it was fitted with, and the machine it is to run on."""
     for name, group in option_groups(estimator).items():
         fields = {field.name for field in dataclasses.fields(group)}
         values = {key: value for key, value in told.get(name, {}).items() if key in fields}
@@ -229,15 +189,7 @@ def training_groups(estimator: Estimator) -> dict[str, Any]:
 
 
 def with_training_options(estimator: AnyEstimator, options: dict[str, Any]) -> AnyEstimator:
-    """A copy that learns with other options; its split and its cells stay those of the estimator.
-
-    Parameters
-    ----------
-    estimator
-        Left as it is.
-    options
-        Fields of its training options.
-    """
+    """A copy that learns with other options; its split and its cells stay those of the estimator."""
     groups = {}
     for name, group in training_groups(estimator).items():
         fields = {field.name for field in dataclasses.fields(group)}
@@ -257,19 +209,7 @@ VOCABULARY = "vocabulary"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a folder holds beside the network.
-
-    Attributes
-    ----------
-    folder
-        The folder.
-    task
-        Content of `task.json`.
-    history
-        Log lines.
-    vocabulary
-        Vocabulary of the network.
-    """
+    """What a folder holds beside the network."""
 
     folder: Path
     task: Mapping[str, Any]
@@ -277,13 +217,7 @@ class Stored:
     vocabulary: Vocabulary
 
     def told(self, name: str) -> Any:
-        """An entry of `task.json`; lists as tuples.
-
-        Raises
-        ------
-        CheckpointError
-            There is no such entry.
-        """
+        """An entry of `task.json`; lists as tuples."""
         if name not in self.task:
             msg = f"{self.folder} is damaged: {TASK} does not tell {name!r}. Copy or write it again."
             raise CheckpointError(msg)
@@ -301,23 +235,7 @@ def write_folder(
     report: Any = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a learnt object; the folder appears whole or not at all.
-
-    Parameters
-    ----------
-    folder
-        To be made.
-    network, vocabulary
-        The network and the genes it knows.
-    task
-        All that is needed to use it, as JSON takes it; `kind` names the estimator.
-    history
-        Log lines of the training.
-    report
-        Evaluation with a `save` method, kept in `report`.
-    overwrite
-        Replace a folder this package made.
-    """
+    """Write a learnt object; the folder appears whole or not at all."""
     with atomic_folder(folder, overwrite=overwrite) as temporary:
         save_network(network, temporary)
         if vocabulary.name not in BUNDLED:
@@ -338,22 +256,7 @@ def write_folder(
 
 
 def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> Stored:
-    """What `write_folder` wrote, without the network.
-
-    Parameters
-    ----------
-    folder
-        What to read.
-    kinds
-        Estimators that are accepted; any by default.
-
-    Raises
-    ------
-    CheckpointError
-        No learnt object there, a damaged one, or one of another kind.
-    VocabularyMismatchError
-        Network and vocabulary do not belong together.
-    """
+    """What `write_folder` wrote, without the network."""
     folder = Path(folder)
     path = folder / TASK
     if not path.is_file():
@@ -687,20 +590,7 @@ UNKNOWN = "unknown"
 
 
 def part_of(cells: Cells, rows: NDArray[np.int64]) -> Cells:
-    """Some of the tokenized cells, by themselves.
-
-    Parameters
-    ----------
-    cells
-        Opened cells.
-    rows
-        Which of them, ``(k,)``.
-
-    Raises
-    ------
-    NoCellsError
-        None at all.
-    """
+    """Some of the tokenized cells, by themselves."""
     if not len(rows):
         msg = "No labeled cell to evaluate on. Check the labels and the split."
         raise NoCellsError(msg)
@@ -710,19 +600,7 @@ def part_of(cells: Cells, rows: NDArray[np.int64]) -> Cells:
 def name_classes(
     proba: NDArray[np.float64], classes: Sequence[str], *, least: float, separator: str | None = None
 ) -> NDArray[Any]:
-    """Most probable classes, ``(n,)``; "unknown" for cells without probabilities.
-
-    Parameters
-    ----------
-    proba
-        Probability of every class, ``(n, C)``.
-    classes
-        Names of the classes.
-    least
-        Probability a class must reach.
-    separator
-        A cell has every class from 0.5 on, and this stands between them.
-    """
+    """Most probable classes, ``(n,)``; "unknown" for cells without probabilities."""
     names = np.array(classes, dtype=object)
     missing = np.asarray(np.isnan(proba).any(axis=1))
     filled = np.where(missing[:, None], 0.0, proba)
@@ -736,19 +614,7 @@ def name_classes(
 
 
 def counts_like(learnt: Cells, counts: "sparse.csr_matrix | None", tested: Cells, model: PairedModel) -> Any:
-    """Counts of cells to test baselines on, ``(n, g)``, None where they are not like those the baselines learn from.
-
-    Parameters
-    ----------
-    learnt
-        Cells the baselines learn from.
-    counts
-        Their counts.
-    tested
-        Cells to test on.
-    model
-        Decides the genes.
-    """
+    """Counts of cells to test baselines on, ``(n, g)``, None where they are not like those the baselines learn from."""
     if counts is None or tested is learnt:
         return counts
     # Counts kept with tokens are scaled ones.
@@ -776,15 +642,7 @@ def cell_table(cells: Cells) -> "pa.Table":
 
 
 def describe_parts(parts: Split, groups: str | None) -> dict[str, Any]:
-    """What reports and folders tell of a split.
-
-    Parameters
-    ----------
-    parts
-        The split.
-    groups
-        Column it keeps together.
-    """
+    """What reports and folders tell of a split."""
     return {
         "method": parts.method,
         "train": len(parts.train),
@@ -796,13 +654,7 @@ def describe_parts(parts: Split, groups: str | None) -> dict[str, Any]:
 
 
 def check_deleted(genes: NDArray[Any] | None, options: FinetuneOptions) -> None:
-    """Refuse genes to delete in second views where there are no second views.
-
-    Raises
-    ------
-    OptionError
-        There is no contrastive term.
-    """
+    """Refuse genes to delete in second views where there are no second views."""
     if genes is not None and not options.contrastive_weight:
         msg = "deleted_genes has no effect without a contrastive term. Pass contrastive_weight, or leave it out."
         raise OptionError(msg)
@@ -819,23 +671,7 @@ Proba = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskTraining:
-    """What was learnt from.
-
-    Attributes
-    ----------
-    cells
-        Opened cells.
-    split
-        Their parts.
-    labels
-        Classes of every cell in every task.
-    groups
-        Donor or the like of every cell, ``(n,)``.
-    counts
-        Raw counts of the cells for the baselines, if there are to be any, ``(n, g)``.
-    deleted_genes
-        Token ids deleted in second views.
-    """
+    """What was learnt from."""
 
     cells: Cells
     split: Split
@@ -847,21 +683,7 @@ class TaskTraining:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestedCells:
-    """Cells to report on.
-
-    Attributes
-    ----------
-    cells
-        Opened cells.
-    rows
-        Those reported on, ``(k,)``.
-    codes
-        Class number of every opened cell by task, -1 for none, ``(n,)`` each.
-    names
-        Of those reported on, ``(k,)``.
-    groups
-        Donor or the like of those reported on, ``(k,)``.
-    """
+    """Cells to report on."""
 
     cells: Cells
     rows: NDArray[np.int64]
@@ -882,29 +704,7 @@ def report_tasks(
     seed: int,
     settings: Mapping[str, Mapping[str, Any]],
 ) -> ReportSet:
-    """A report for every task that a cell reported on has a label of.
-
-    Parameters
-    ----------
-    tested
-        Cells to report on.
-    proba
-        What the classifier says about them, by task.
-    twins
-        What other networks say, by name.
-    training
-        What was learnt from, for baselines that learn from the same.
-    model
-        Decides the genes of the baselines.
-    classes
-        Classes by task.
-    n_top_genes
-        Variable genes the logistic regression sees.
-    seed
-        Fixes baselines and resamples.
-    settings
-        What the report of each task tells of its making.
-    """
+    """A report for every task that a cell reported on has a label of."""
     found = ReportSet()
     for name, codes in tested.codes.items():
         known = np.flatnonzero(codes[tested.rows] >= 0)

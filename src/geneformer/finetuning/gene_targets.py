@@ -68,21 +68,7 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneLabels:
-    """Genes with a class, by ascending token id.
-
-    Attributes
-    ----------
-    tokens
-        Token id of each gene, int64 ``(n,)``.
-    codes
-        Place of its class in `classes`, int64 ``(n,)``.
-    classes
-        Names of the classes, in the order given.
-    unknown
-        Names left out because they are no genes of the vocabulary, by class.
-    absent
-        Ensembl ids left out because they occur in no cell, by class.
-    """
+    """Genes with a class, by ascending token id."""
 
     tokens: NDArray[np.int64]
     codes: NDArray[np.int64]
@@ -99,15 +85,7 @@ class GeneLabels:
         return np.bincount(self.codes, minlength=len(self.classes))
 
     def class_of(self, size: int, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Class of every token id, `losses.MISSING` where it has none, ``(size,)``.
-
-        Parameters
-        ----------
-        size
-            Tokens of the vocabulary.
-        rows
-            Genes that count; all by default.
-        """
+        """Class of every token id, `losses.MISSING` where it has none, ``(size,)``."""
         kept = slice(None) if rows is None else rows
         class_of = np.full(size, MISSING, dtype=np.int64)
         class_of[self.tokens[kept]] = self.codes[kept]
@@ -127,42 +105,7 @@ def read_gene_classes(
     unknown: Literal["refuse", "drop"] = "refuse",
     classes: Sequence[str] | None = None,
 ) -> GeneLabels:
-    """Token ids and classes of lists of genes.
-
-    Every name is looked up by itself, as Ensembl id (current or retired, with or without version) or as symbol (current
-    or earlier, in any case). Empty entries are passed over, and a gene named twice in one class counts once.
-
-    Parameters
-    ----------
-    gene_classes
-        Names of genes by class, two classes or more.
-    vocabulary
-        Where genes are looked up.
-    unknown
-        Whether names that are no genes of the vocabulary are refused, or left out and told of.
-    classes
-        Classes and their order, some of which may be without a list; those of the lists by default.
-
-    Warns
-    -----
-    GeneformerWarning
-        Names left out; symbols that are spelled the way of mouse genes.
-
-    Raises
-    ------
-    GeneListError
-        Not a table of lists, fewer than two classes, a class without genes, unknown genes, a gene in two classes.
-    UnknownClassError
-        A list for none of `classes`.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.gene_targets import read_gene_classes
-    >>> from geneformer.genes.vocabulary import Vocabulary
-    >>> labels = read_gene_classes({"a": ["gapdh"], "b": ["ENSG00000141510.18", "CD3E"]}, Vocabulary.load("V1"))
-    >>> labels.classes, labels.counts.tolist()
-    (('a', 'b'), [1, 2])
-    """
+    """Token ids and classes of lists of genes."""
     check_choice("unknown_genes", unknown, ("refuse", "drop"))
     lists = _checked_lists(gene_classes)
     _check_classes(lists, classes)
@@ -195,27 +138,7 @@ def read_gene_classes(
 
 
 def occurring(labels: GeneLabels, n_cells: NDArray[np.int64], vocabulary: Vocabulary) -> GeneLabels:
-    """The labels of the genes that occur in any cell.
-
-    Parameters
-    ----------
-    labels
-        Genes and classes.
-    n_cells
-        Cells each token occurs in, by token id.
-    vocabulary
-        Names the genes.
-
-    Warns
-    -----
-    GeneformerWarning
-        Genes left out.
-
-    Raises
-    ------
-    GeneListError
-        No gene of a class occurs.
-    """
+    """The labels of the genes that occur in any cell."""
     seen = n_cells[labels.tokens] > 0
     if seen.all():
         return labels
@@ -345,30 +268,14 @@ _POINTS = 201
 
 
 class TokenTally:
-    """Confusion counts, and log-odds of every class in fine bins.
-
-    Parameters
-    ----------
-    n_classes
-        Classes, C.
-    """
+    """Confusion counts, and log-odds of every class in fine bins."""
 
     def __init__(self, n_classes: int) -> None:
         self._confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
         self._counts = np.zeros((n_classes, 2, _BINS), dtype=np.int64)
 
     def add(self, proba: Floats, codes: NDArray[np.int64], times: NDArray[np.int64] | None = None) -> None:
-        """Count occurrences.
-
-        Parameters
-        ----------
-        proba
-            Probability of each class, ``(m, C)``.
-        codes
-            True classes, ``(m,)``.
-        times
-            How often each row is counted, ``(m,)``; once by default.
-        """
+        """Count occurrences."""
         times = np.ones(len(codes), dtype=np.int64) if times is None else times
         np.add.at(self._confusion, (codes, proba.argmax(axis=1)), times)
         with np.errstate(divide="ignore"):
@@ -378,13 +285,7 @@ class TokenTally:
             np.add.at(self._counts[code], ((codes == code).astype(np.int64), bins[:, code]), times)
 
     def evaluation(self, classes: Sequence[str]) -> TokenEvaluation:
-        """The figures; averages over classes are over those that occur.
-
-        Parameters
-        ----------
-        classes
-            Names of the classes.
-        """
+        """The figures; averages over classes are over those that occur."""
         names = tuple(str(name) for name in classes)
         roc = {name: curve for name, counts in zip(names, self._counts, strict=True) if (curve := _roc(*counts))}
         truth, predicted = self._confusion.sum(axis=1), self._confusion.sum(axis=0)
@@ -436,34 +337,7 @@ def learn_genes(
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> tuple[GeneformerForGenes, FinetuneResult]:
-    """Fine-tune an encoder to tell classes of genes apart wherever they occur.
-
-    Every occurrence of a training gene counts once in the loss; all other genes are context without a label. Cells
-    without a training gene are passed over. The weights kept are those under which the validation genes, each by its
-    probability averaged over cells, are likeliest.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    tokens
-        Tokenized cells.
-    labels, parts
-        Genes with classes, and which of them are learnt from and chosen by.
-    options, runtime
-        How to learn, and where.
-    output, resume, callbacks, progress
-        See `finetune`.
-
-    Returns
-    -------
-    The network, in evaluation mode on the CPU, and what the run came to.
-
-    Raises
-    ------
-    OptionError
-        A contrastive term, which is about cells.
-    """
+    """Fine-tune an encoder to tell classes of genes apart wherever they occur."""
     if options.contrastive_weight > 0:
         msg = f"contrastive_weight={options.contrastive_weight}, but genes are learnt without that term. Pass 0."
         raise OptionError(msg)
@@ -508,17 +382,7 @@ def _balanced(occurrences: Ints, class_of: Ints, n_classes: int) -> Floats:
 
 
 class score_genes:  # noqa: N801  used as a function
-    """Metrics of validation batches: the loss of occurrences, and log-likelihood, accuracy and macro-F1 of genes.
-
-    A gene counts once, by its probability averaged over cells.
-
-    Parameters
-    ----------
-    n_classes
-        Classes, C.
-    size
-        Tokens of the vocabulary, V.
-    """
+    """Metrics of validation batches: the loss of occurrences, and log-likelihood, accuracy and macro-F1 of genes."""
 
     def __init__(self, n_classes: int, size: int) -> None:
         self.n_classes, self.size = n_classes, size
@@ -550,17 +414,7 @@ class score_genes:  # noqa: N801  used as a function
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenePrediction:
-    """What a network says about the genes of some cells.
-
-    Attributes
-    ----------
-    proba
-        Probability of each class by token id, averaged over its cells, NaN where it occurs in none, ``(V, C)``.
-    n_cells
-        Cells each mean is taken over, ``(V,)``.
-    occurrences
-        Figures over single occurrences of the genes whose class is known.
-    """
+    """What a network says about the genes of some cells."""
 
     proba: Floats
     n_cells: Ints
@@ -577,25 +431,7 @@ def predict_genes(
     truth_of: Ints | None = None,
     progress: Progress | None = None,
 ) -> GenePrediction:
-    """Probabilities of every token of the vocabulary, as running sums: memory does not grow with the cells.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    tokens
-        Tokenized cells of its vocabulary.
-    runtime
-        Where and how it runs.
-    size
-        Tokens of the vocabulary, V.
-    max_length
-        Tokens of a cell that are read.
-    truth_of
-        True class by token id, `losses.MISSING` for unknown ones, ``(V,)``.
-    progress
-        Called with the cells done and in all.
-    """
+    """Probabilities of every token of the vocabulary, as running sums: memory does not grow with the cells."""
     network.train(False)
     unlabeled = np.empty(0, dtype=np.int64)
     n_classes = network.classifier.out_features
@@ -629,20 +465,7 @@ PRIOR = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneValues:
-    """Genes of packed cells, one entry for each gene that a cell expresses.
-
-    Attributes
-    ----------
-    cells
-        Cell of each gene within the batch, ``(p,)``.
-    genes
-        Its token id, ``(p,)``.
-    values
-        Its value and rank, float32 ``(p, 2)``: the logarithm of 1 plus its counts per 10,000; and its place in the rank
-        value encoding as a fraction of the genes that are read, from 0 for the highest to 1.
-    removed
-        Whether it was taken out of the input, ``(p,)``.
-    """
+    """Genes of packed cells, one entry for each gene that a cell expresses."""
 
     cells: Ints
     genes: Ints
@@ -651,13 +474,7 @@ class GeneValues:
 
 
 def check_counts(tokens: TokenizedDataset) -> None:
-    """Refuse tokens that do not tell the counts behind them.
-
-    Raises
-    ------
-    DatasetError
-        Tokens without counts.
-    """
+    """Refuse tokens that do not tell the counts behind them."""
     if not tokens.has_counts:
         msg = (
             "The tokenized dataset has no `counts`, so the values of its genes are not known. Tokenize with "
@@ -669,22 +486,7 @@ def check_counts(tokens: TokenizedDataset) -> None:
 def hide_genes(
     packed: Packed, special: NDArray[Any], share: float, seeds: Sequence[Sequence[int]]
 ) -> tuple[Packed, GeneValues]:
-    """Cells without a share of their genes, those behind moving up; and value and rank of all their genes.
-
-    Which genes go depends on the cell's own seed alone, not on the batch. Of every cell with several genes at least one
-    goes and one stays.
-
-    Parameters
-    ----------
-    packed
-        Cells end to end, with counts.
-    special
-        Token ids that are no genes, ``(s,)``.
-    share
-        Chance of each gene to go; 0 keeps all.
-    seeds
-        Seed of each cell, ``(B,)``.
-    """
+    """Cells without a share of their genes, those behind moving up; and value and rank of all their genes."""
     ids, lengths = packed.input_ids, np.diff(packed.cu_seqlens)
     cells = np.repeat(np.arange(len(lengths)), lengths)
     places = np.flatnonzero(~np.isin(ids, special))
@@ -716,21 +518,7 @@ def _drawn(n: int, share: float, seed: Sequence[int]) -> NDArray[np.bool_]:
 def hidden_chunks(
     tokens: TokenizedDataset, rows: Ints, special: NDArray[Any], share: float, *, max_length: int, seed: int
 ) -> Iterator[tuple[Ints, Packed, GeneValues]]:
-    """Cells a few thousand at a time: their rows, what is left of them, and value and rank of all their genes.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells with counts.
-    rows
-        Which of them, ``(k,)``.
-    special, share
-        See `hide_genes`.
-    max_length
-        Tokens of a cell that are read.
-    seed
-        Fixes the genes that go.
-    """
+    """Cells a few thousand at a time: their rows, what is left of them, and value and rank of all their genes."""
     for start in range(0, len(rows), CHUNK):
         some = rows[start : start + CHUNK]
         packed = tokens.gather(some, max_length=max_length, counts=True)
@@ -740,16 +528,7 @@ def hidden_chunks(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UsualValues:
-    """Value and rank that genes usually have where they are expressed.
-
-    Attributes
-    ----------
-    by_token
-        Mean value and rank by token id, drawn a little towards those of all genes; those of all genes for genes that
-        were not seen, ``(V, 2)``.
-    spread
-        Standard deviation around them over all genes and cells, ``(2,)``.
-    """
+    """Value and rank that genes usually have where they are expressed."""
 
     by_token: NDArray[np.float64]
     spread: NDArray[np.float64]
@@ -758,21 +537,7 @@ class UsualValues:
     def fit(
         cls, tokens: TokenizedDataset, rows: Ints, special: NDArray[Any], size: int, *, max_length: int
     ) -> "UsualValues":
-        """The usual values of some cells.
-
-        Parameters
-        ----------
-        tokens
-            Tokenized cells with counts.
-        rows
-            Cells to look at, ``(k,)``.
-        special
-            Token ids that are no genes.
-        size
-            Token ids in all, V.
-        max_length
-            Tokens of a cell that are read.
-        """
+        """The usual values of some cells."""
         number, sums, squares = np.zeros(size), np.zeros((size, 2)), np.zeros((size, 2))
         for _, _, found in hidden_chunks(tokens, rows, special, 0.0, max_length=max_length, seed=0):
             number += np.bincount(found.genes, minlength=size)
@@ -789,13 +554,7 @@ class UsualValues:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdditiveModel:
-    """Value and rank as an effect of the gene and an effect of the cell: ``values[c, g] = gene[g] + cell[c]``.
-
-    Attributes
-    ----------
-    by_token
-        Effect of each gene, ``(V, 2)``.
-    """
+    """Value and rank as an effect of the gene and an effect of the cell: ``values[c, g] = gene[g] + cell[c]``."""
 
     by_token: NDArray[np.float64]
 
@@ -810,17 +569,7 @@ class AdditiveModel:
         max_length: int,
         rounds: int = 5,
     ) -> "AdditiveModel":
-        """Effects of the genes in some cells, those of the cells taken out, by alternating least squares.
-
-        Parameters
-        ----------
-        tokens, rows, special, max_length
-            As in `UsualValues.fit`.
-        usual
-            Where the effects of the genes start, and what they are drawn to.
-        rounds
-            Rounds of the two effects in turn.
-        """
+        """Effects of the genes in some cells, those of the cells taken out, by alternating least squares."""
         effects = usual.by_token
         for _ in range(rounds):
             number, sums = np.zeros(len(effects)), np.zeros_like(effects)
@@ -857,23 +606,7 @@ PAIRS = 65_536
 
 
 class ExpressionBatches:
-    """Batches of cells with genes taken out; which ones depends on seed, epoch and row only.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells with counts.
-    rows
-        Cells the keys count through, ``(n,)``.
-    special
-        Token ids that are no genes.
-    max_length
-        Most tokens of one cell.
-    share
-        Chance of each gene to go.
-    seed
-        Fixes the genes that go.
-    """
+    """Batches of cells with genes taken out; which ones depends on seed, epoch and row only."""
 
     def __init__(
         self,
@@ -924,27 +657,7 @@ def learn_expression(  # noqa: PLR0913
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> tuple[GeneformerForExpression, FinetuneResult]:
-    """Fine-tune an encoder with a decoder of values and ranks.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    tokens
-        Tokenized cells with counts.
-    usual
-        Usual values of the genes in the training cells, which the decoder starts from.
-    train_rows, valid_rows
-        Cells to learn from, and to choose the weights by.
-    expression, options, runtime
-        What to learn, how, and where.
-    output, resume, callbacks, progress
-        See `finetune`.
-
-    Returns
-    -------
-    The network, in evaluation mode on the CPU, and what the run came to.
-    """
+    """Fine-tune an encoder with a decoder of values and ranks."""
     weights = ("removed_weight", "visible_weight", "value_weight", "rank_weight")
     attributes = {
         "geneformer_pooling": options.pooling,
@@ -996,25 +709,7 @@ def predict_expression(
     max_length: int,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Value and rank of genes in cells, ``(p, 2)``: values of 0 and more, ranks from 0 to 1.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    tokens
-        Tokenized cells as the network is to see them.
-    starts
-        Where the genes of each cell start in `genes`, and the total, ``(n + 1,)``.
-    genes
-        Token ids of the genes asked for, cell after cell, ``(p,)``.
-    runtime
-        Where and how it runs.
-    max_length
-        Tokens of a cell that are read.
-    progress
-        Called with the cells done and in all.
-    """
+    """Value and rank of genes in cells, ``(p, 2)``: values of 0 and more, ranks from 0 to 1."""
     predicted = np.empty((len(genes), 2), dtype=np.float32)
 
     def step(batch: Batch) -> None:
@@ -1041,15 +736,7 @@ CONTEXTUAL = "logistic regression, gene embeddings averaged over cells"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneFeatures:
-    """Numbers about every token of a vocabulary, NaN where a gene occurs in no cell.
-
-    Attributes
-    ----------
-    tables
-        By the name of the baseline that sees them, ``(V, d)`` each.
-    n_cells
-        Cells each token occurs in, ``(V,)``.
-    """
+    """Numbers about every token of a vocabulary, NaN where a gene occurs in no cell."""
 
     tables: dict[str, NDArray[Any]]
     n_cells: NDArray[np.int64]
@@ -1064,28 +751,7 @@ def gene_features(
     max_length: int | None = None,
     progress: Progress | None = None,
 ) -> GeneFeatures:
-    """What the baselines see of the genes in some cells.
-
-    How a gene is expressed is its mean place in the ranking of the cells that have it, the logarithm of the share of
-    cells that have it, and, where there are counts, its mean log(1 + counts per 10,000) over all cells; and the squares
-    of these, so that a class may lie between two others. The static embedding is the pretrained token embedding; the
-    one averaged over cells is that of the last layer but one.
-
-    Parameters
-    ----------
-    base
-        Pretrained model.
-    tokens
-        Tokenized cells.
-    runtime
-        Where and how the model runs.
-    counts
-        Raw counts of the cells by genes of the vocabulary, ``(n, g)``.
-    max_length
-        Tokens of a cell that are read.
-    progress
-        Called with the cells done and in all.
-    """
+    """What the baselines see of the genes in some cells."""
     size, length = base.vocabulary.size, max_length or base.max_length
     n_cells = count_cells(tokens, size, length)
     found = embed(tokens, base, EmbedOptions(pooling="gene", truncate=True), runtime, progress=progress)
@@ -1128,21 +794,7 @@ def classify_genes_by_baselines(
     *,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Probabilities of every class for some genes, ``(n, C)``, by baseline.
-
-    Parameters
-    ----------
-    labels, known
-        Genes with classes, and the rows of those to learn from.
-    features
-        Features of the genes, from the cells that are learnt from.
-    tokens
-        Token ids of the genes to tell the class of, ``(n,)``.
-    seen
-        Features from the cells those genes are told in; `features` by default.
-    seed
-        Fixes the parts in which penalties are tried.
-    """
+    """Probabilities of every class for some genes, ``(n, C)``, by baseline."""
     learnt, codes, n_classes = labels.tokens[known], labels.codes[known], len(labels.classes)
     told = features if seen is None else seen
     linear = {
@@ -1154,17 +806,7 @@ def classify_genes_by_baselines(
 
 
 def tally_genes(proba: NDArray[np.float64], codes: NDArray[np.int64], n_cells: NDArray[np.int64]) -> TokenTally:
-    """Single occurrences of genes that are told the same in every cell.
-
-    Parameters
-    ----------
-    proba
-        Probability of each class, ``(n, C)``.
-    codes
-        True classes, ``(n,)``.
-    n_cells
-        Cells each gene occurs in, ``(n,)``.
-    """
+    """Single occurrences of genes that are told the same in every cell."""
     tally = TokenTally(proba.shape[1])
     tally.add(proba, codes, n_cells)
     return tally
@@ -1184,23 +826,7 @@ def evaluate_genes(
     seed: int = 0,
     n_boot: int = 1000,
 ) -> FoldedEvaluation:
-    """Figures of a classifier of genes; see `FoldedEvaluation` for what is a mean over what.
-
-    Parameters
-    ----------
-    codes
-        True class of each gene, ``(n,)``.
-    proba
-        Its probability of each class, averaged over cells, by the network that did not learn from it, ``(n, C)``.
-    folds
-        Fold it was held out in, from 1, ``(n,)``.
-    occurrences
-        Figures of every fold over single occurrences.
-    classes
-        Names of the classes.
-    seed, n_boot
-        Seed and number of resamples of genes.
-    """
+    """Figures of a classifier of genes; see `FoldedEvaluation` for what is a mean over what."""
     pooled = evaluate_classes(codes, proba, classes, seed=seed, n_boot=n_boot)
     rows = [np.flatnonzero(folds == fold) for fold in range(1, len(occurrences) + 1)]
     parts = [evaluate_classes(codes[part], proba[part], classes, seed=seed, n_boot=0) for part in rows]
@@ -1271,19 +897,7 @@ Bar = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """What was said about the genes held out in one fold.
-
-    Attributes
-    ----------
-    rows
-        Their rows among the labels, ``(n,)``.
-    n_cells
-        Cells each occurs in, ``(n,)``.
-    proba
-        Probability of each class by model or baseline, ``(n, C)``.
-    occurrences
-        Figures over single occurrences, by model or baseline.
-    """
+    """What was said about the genes held out in one fold."""
 
     rows: Ints
     n_cells: Ints
@@ -1293,19 +907,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """Cells in which held-out genes are told, and the truth about them.
-
-    Attributes
-    ----------
-    tokens
-        Tokenized cells.
-    labels
-        Genes with classes; those of another set than is learnt from, where other cells are evaluated.
-    max_length
-        Tokens of a cell that are read.
-    size
-        Tokens of the vocabulary.
-    """
+    """Cells in which held-out genes are told, and the truth about them."""
 
     tokens: TokenizedDataset
     labels: GeneLabels
@@ -1316,19 +918,7 @@ class Told:
 def tell_held_out(
     networks: dict[str, GeneformerForGenes], told: Told, rows: Ints, runtime: RuntimeOptions, bar: Bar
 ) -> HeldOut:
-    """What networks say about genes they did not learn from.
-
-    Parameters
-    ----------
-    networks
-        Fine-tuned networks by name.
-    told, rows
-        Cells and labels, and which genes are told of.
-    runtime
-        Where and how they run.
-    bar
-        Opens progress bars.
-    """
+    """What networks say about genes they did not learn from."""
     truth_of = told.labels.class_of(told.size, rows)
     cells = cells_with(told.tokens, truth_of, told.max_length)
     part = told.tokens if 2 * len(cells) > len(told.tokens) else told.tokens.take(cells)  # taking copies
@@ -1345,17 +935,7 @@ def tell_held_out(
 
 
 def add_baselines(held_out: HeldOut, labels: GeneLabels, proba: dict[str, NDArray[np.float64]]) -> None:
-    """Add what baselines say about the same genes; each says the same in every cell.
-
-    Parameters
-    ----------
-    held_out
-        Extended in place.
-    labels
-        True classes.
-    proba
-        Probability of each class by baseline, ``(n, C)``.
-    """
+    """Add what baselines say about the same genes; each says the same in every cell."""
     codes = labels.codes[held_out.rows]
     for name, values in proba.items():
         held_out.proba[name] = values
@@ -1372,25 +952,7 @@ def cross_validate_genes(
     features: GeneFeatures | None,
     bar: Bar,
 ) -> list[HeldOut]:
-    """Learn and tell fold by fold; nothing of a held-out gene but its place in the cells is seen in its fold.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    told
-        Cells and labels.
-    folds
-        Genes learnt from, chosen by and held out.
-    variants
-        How to learn: the model, and further networks to stand beside it, by name.
-    runtime
-        Where and how networks run.
-    features
-        What the baselines see; None for no baselines.
-    bar
-        Opens progress bars.
-    """
+    """Learn and tell fold by fold; nothing of a held-out gene but its place in the cells is seen in its fold."""
     results = []
     for number, parts in enumerate(folds, start=1):
         networks = {}
@@ -1414,19 +976,7 @@ def cross_validate_genes(
 def report_genes(
     results: Sequence[HeldOut], labels: GeneLabels, vocabulary: Vocabulary, settings: dict[str, Any], *, seed: int = 0
 ) -> GeneReport:
-    """The report on all folds, genes in the order of their token ids.
-
-    Parameters
-    ----------
-    results
-        What was said, by fold.
-    labels, vocabulary
-        True classes and names of the genes.
-    settings
-        How the model was made; anything JSON can hold.
-    seed
-        Seed of the resamples.
-    """
+    """The report on all folds, genes in the order of their token ids."""
     rows = np.concatenate([found.rows for found in results])
     folds = np.repeat(np.arange(1, len(results) + 1), [len(found.rows) for found in results])
     order = np.argsort(rows)
@@ -1462,21 +1012,7 @@ BEYOND = "value beyond the gene's mean"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestedGenes:
-    """Genes taken out of cells, to be predicted from what is left.
-
-    Attributes
-    ----------
-    visible
-        The cells without them.
-    starts
-        Where those of each cell start, and the total, ``(n + 1,)``.
-    genes
-        Their token ids, cell after cell, ``(p,)``.
-    truth
-        Their value and rank, ``(p, 2)``.
-    additive
-        What effects of gene and cell make of them, ``(p, 2)``, if asked for.
-    """
+    """Genes taken out of cells, to be predicted from what is left."""
 
     visible: TokenizedDataset
     starts: Ints
@@ -1500,25 +1036,7 @@ def take_genes_out(
     seed: int,
     additive: AdditiveModel | None = None,
 ) -> TestedGenes:
-    """Take a share of its genes out of each of some cells.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells with counts.
-    rows
-        Which of them, ``(n,)``.
-    special
-        Token ids that are no genes.
-    share
-        Chance of each gene to go.
-    max_length
-        Tokens of a cell that are read.
-    seed
-        Fixes the genes that go; they are the same in whatever company a cell is.
-    additive
-        Effects to predict the genes from, too.
-    """
+    """Take a share of its genes out of each of some cells."""
     ids, lengths, number, genes, truth, effects = [], [], [], [], [], []
     for some, visible, found in hidden_chunks(tokens, rows, special, share, max_length=max_length, seed=seed):
         gone = found.removed
@@ -1551,30 +1069,7 @@ def report_expression(
     seed: int,
     settings: Mapping[str, Any],
 ) -> ReportSet:
-    """Reports on values, on ranks, and on how values differ from what is usual for the gene.
-
-    The last one is about what tells cells apart: the mean of each gene, which explains most of the values, has nothing
-    to say there.
-
-    Parameters
-    ----------
-    tested
-        The genes.
-    predicted
-        Value and rank by the model, under the name "", and by others, ``(p, 2)`` each.
-    usual
-        Mean value and rank of each gene over the training cells, ``(p, 2)``.
-    names
-        Name of each cell, ``(n,)``.
-    genes
-        Ensembl id of each gene, ``(p,)``.
-    groups
-        Donor or the like of each cell, ``(n,)``; cells by default. Groups are resampled as a whole.
-    seed
-        Fixes the resamples.
-    settings
-        What the reports tell of their making.
-    """
+    """Reports on values, on ranks, and on how values differ from what is usual for the gene."""
     cells = tested.cells
     together = (np.arange(len(tested.visible)) if groups is None else np.asarray(groups))[cells]
     said = {**predicted, MEAN: usual}
@@ -1600,15 +1095,7 @@ def report_expression(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledGenes:
-    """Cells with labeled genes, and those genes.
-
-    Attributes
-    ----------
-    cells
-        The cells that are used.
-    labels
-        Genes that occur in any of the cells.
-    """
+    """Cells with labeled genes, and those genes."""
 
     cells: Cells
     labels: GeneLabels
@@ -1626,32 +1113,7 @@ def open_genes(
     gene_ids: str | None = None,
     seed: int = 0,
 ) -> LabeledGenes:
-    """Cells to learn about the genes listed from, and those of the genes that occur in them.
-
-    Parameters
-    ----------
-    cells
-        AnnData with raw counts, tokens, paths of either, or cells that are open.
-    gene_classes
-        Genes by class.
-    model
-        Decides vocabulary and length.
-    options
-        What is done about unknown genes, and how many cells are used.
-    classes
-        Classes that are known already; those of the lists by default.
-    all_cells
-        Keep cells that have none of the genes.
-    counts_layer, gene_ids
-        Where counts and gene identifiers are.
-    seed
-        Fixes the sample of the cells.
-
-    Raises
-    ------
-    GeneListError
-        The lists cannot be used, or no gene of a class occurs in any cell.
-    """
+    """Cells to learn about the genes listed from, and those of the genes that occur in them."""
     vocabulary = model.vocabulary
     labels = read_gene_classes(gene_classes, vocabulary, unknown=options.unknown_genes, classes=classes)
     if not isinstance(cells, Cells):

@@ -25,29 +25,7 @@ _WHOLE = 2**53
 
 
 def distinct_words(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Which of the distinct words stands in each row, -1 for none, ``(n,)``; and those words in their order.
-
-    The order of pandas' categories is kept and unused ones are dropped; numbers go by size and everything else by
-    alphabet.
-
-    Parameters
-    ----------
-    values
-        One value per row, ``(n,)``: texts, numbers, booleans, or pandas' categories. None, NaN and the like are none.
-    name
-        What the column is called in messages.
-
-    Raises
-    ------
-    LabelError
-        Not one value per row.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.labels import distinct_words
-    >>> distinct_words(["b ", None, "a", "b"], "letter")
-    (array([ 1, -1,  0,  1]), ['a', 'b'])
-    """
+    """Which of the distinct words stands in each row, -1 for none, ``(n,)``; and those words in their order."""
     import pandas as pd
 
     if isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) != 1:
@@ -73,20 +51,7 @@ def distinct_words(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], lis
 
 
 def word(value: object, name: str) -> str:
-    """One value as a text without stray spaces; whole numbers have no decimal point.
-
-    Parameters
-    ----------
-    value
-        Text, number, boolean, or anything else that is one value.
-    name
-        What the column is called in messages.
-
-    Raises
-    ------
-    LabelError
-        A list, set or array.
-    """
+    """One value as a text without stray spaces; whole numbers have no decimal point."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace").strip()
     if isinstance(value, (list, tuple, set, frozenset, dict, np.ndarray)):
@@ -109,15 +74,7 @@ Others = Literal["refuse", "leave_out"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """Class of each cell.
-
-    Attributes
-    ----------
-    codes
-        Place in `classes`, or -1 for a cell without a label, int64 ``(n,)``.
-    classes
-        Names of the classes.
-    """
+    """Class of each cell."""
 
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -136,46 +93,7 @@ class Labels:
 def encode_labels(
     values: ArrayLike, *, classes: Sequence[str] | None = None, name: str = "label", others: Others = "refuse"
 ) -> Labels:
-    """Class numbers of labels, in an order that depends on the labels alone.
-
-    Texts lose stray spaces at their ends. Numbers and booleans become texts; whole numbers are written without a
-    decimal point. Missing values and words such as "?" and "unassigned" are no labels, unless `classes` names them.
-
-    Parameters
-    ----------
-    values
-        Label of each cell, ``(n,)``: texts, numbers, booleans, or pandas' categories.
-    classes
-        Classes and their order. By default those that occur: in the order of pandas' categories, numbers by size, and
-        everything else by alphabet.
-    name
-        What the labels are called in messages.
-    others
-        Whether labels that are not among `classes` are refused or left out.
-
-    Warns
-    -----
-    GeneformerWarning
-        How many cells have no label.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label.
-    ConstantLabelError
-        All cells have the same label, or `classes` names one class only.
-    UnknownClassError
-        A label is not among `classes`.
-    LabelError
-        `values` is not one label per cell, or `classes` names a class twice.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.labels import encode_labels
-    >>> labels = encode_labels(["T", "B ", "T"])
-    >>> labels.codes, labels.classes
-    (array([1, 0, 1]), ('B', 'T'))
-    """
+    """Class numbers of labels, in an order that depends on the labels alone."""
     check_choice("others", others, ("refuse", "leave_out"))
     named = None if classes is None else _checked_classes(classes, name)
     places, words = distinct_words(values, name)
@@ -206,51 +124,7 @@ def encode_label_sets(
     name: str = "label",
     others: Others = "refuse",
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Which of several classes each cell has, for cells that may have any number of them.
-
-    Parameters
-    ----------
-    values
-        Classes of each cell, ``(n,)``: a text with a separator, or a list, tuple or set of texts. An empty text is a
-        missing label; an empty list is a cell known to have none of the classes.
-    classes
-        Classes and their order; those that occur, by alphabet, by default.
-    separator
-        What stands between the classes in a text.
-    name
-        What the labels are called in messages.
-    others
-        Whether labels that are not among `classes` are refused or left out.
-
-    Returns
-    -------
-    tuple
-        1 where a cell has a class and 0 where not, NaN in the rows without a label, float32 ``(n, C)``; and the
-        classes.
-
-    Warns
-    -----
-    GeneformerWarning
-        How many cells have no label.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label.
-    ConstantLabelError
-        All cells have the same classes, and no `classes` are given.
-    UnknownClassError
-        A label is not among `classes`.
-    LabelError
-        `classes` names a class twice.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.labels import encode_label_sets
-    >>> encode_label_sets(["T; NK", "T"])
-    (array([[1., 1.],
-           [0., 1.]], dtype=float32), ('NK', 'T'))
-    """
+    """Which of several classes each cell has, for cells that may have any number of them."""
     check_choice("others", others, ("refuse", "leave_out"))
     named = None if classes is None else _checked_classes(classes, name, fewest=1)
     no_labels = _no_labels(named)
@@ -282,20 +156,7 @@ def encode_label_sets(
 
 
 def drop_rare(labels: Labels, threshold: float) -> Labels:
-    """The labels without rare classes; their cells have no label any more.
-
-    Parameters
-    ----------
-    labels
-        Classes and cells.
-    threshold
-        Classes with this many labeled cells or fewer are dropped; below 1, a share of the labeled cells.
-
-    Raises
-    ------
-    RareClassError
-        Fewer than two classes are left.
-    """
+    """The labels without rare classes; their cells have no label any more."""
     check_range("threshold", threshold, low=0.0)
     counts = labels.counts
     limit = threshold * counts.sum() if threshold < 1 else threshold
@@ -316,22 +177,7 @@ def drop_rare(labels: Labels, threshold: float) -> Labels:
 def cap_cells(
     codes: ArrayLike, *, max_cells: int | None = None, max_cells_per_class: int | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Rows of a random sample of the labeled cells, sorted.
-
-    `max_cells` goes first and `max_cells_per_class` second, as published. With the same seed and number of cells, a
-    smaller sample is part of a larger one.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, -1 for none, ``(n,)``.
-    max_cells
-        Cells kept at most; all by default.
-    max_cells_per_class
-        Cells kept at most in each class; all by default.
-    seed
-        Fixes the sample.
-    """
+    """Rows of a random sample of the labeled cells, sorted."""
     check_range("max_cells", max_cells, low=1)
     check_range("max_cells_per_class", max_cells_per_class, low=1)
     codes_n = np.asarray(codes, dtype=np.int64)
@@ -345,15 +191,7 @@ def cap_cells(
 
 
 def class_weights(codes: ArrayLike, n_classes: int) -> NDArray[np.float64]:
-    """Weights that let every class count alike, ``n / (C * n_c)``; 0 for a class without cells.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, -1 for none, ``(n,)``.
-    n_classes
-        Number of classes, C.
-    """
+    """Weights that let every class count alike, ``n / (C * n_c)``; 0 for a class without cells."""
     codes_n = np.asarray(codes, dtype=np.int64)
     counts = np.bincount(codes_n[codes_n >= 0], minlength=n_classes)
     weights: NDArray[np.float64] = np.divide(

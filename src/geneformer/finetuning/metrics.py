@@ -30,15 +30,7 @@ def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> NDArray
 def shares(
     hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and F1; NaN for classes without cells, precision 0 where nothing was predicted.
-
-    Parameters
-    ----------
-    hits
-        Cells of each class that were predicted to be of it, ``(…, C)``.
-    truth, predicted
-        Cells of each class, and cells predicted to be of it, ``(…, C)``.
-    """
+    """Precision, recall and F1; NaN for classes without cells, precision 0 where nothing was predicted."""
     occurs = np.where(truth > 0, 1.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = np.nan_to_num(hits / predicted) * occurs
@@ -79,13 +71,7 @@ def class_rows(
 
 
 def checked_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes as text, all different.
-
-    Raises
-    ------
-    OptionError
-        None, or one twice.
-    """
+    """Names of classes as text, all different."""
     names = tuple(str(name) for name in classes)
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
@@ -96,13 +82,7 @@ def checked_names(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def checked_probabilities(proba: ArrayLike, n_classes: int) -> NDArray[np.floating]:
-    """Probabilities with one column per class, in their own precision.
-
-    Raises
-    ------
-    OptionError
-        Another shape, or values outside 0 to 1.
-    """
+    """Probabilities with one column per class, in their own precision."""
     proba_nc = np.asarray(proba)
     if not np.issubdtype(proba_nc.dtype, np.floating):
         proba_nc = proba_nc.astype(np.float64)
@@ -133,22 +113,7 @@ BATCH = 5e5
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """Resamples of cells: which ones, how often and with which seed.
-
-    Cells of a group are alike, so where groups are known whole groups are drawn, as a new group would be. One group, or
-    one cell, says nothing about others: then nothing is drawn.
-
-    Attributes
-    ----------
-    n
-        Cells.
-    place
-        Position of the group of each cell, ``(n,)``, or None to draw cells one by one.
-    n_boot
-        Resamples.
-    seed
-        Seed of the draws.
-    """
+    """Resamples of cells: which ones, how often and with which seed."""
 
     n: int
     place: NDArray[np.intp] | None
@@ -187,15 +152,7 @@ class Bootstrap:
             yield drawn if self.place is None else drawn[:, self.place]
 
     def tables(self, kinds: NDArray[np.int64], n_draws: int) -> Iterator[NDArray[np.int64]]:
-        """How many cells of each kind are drawn, ``(draws, kinds)`` at a time, without drawing every single cell.
-
-        Parameters
-        ----------
-        kinds
-            Kind of each cell, from 0, ``(n,)``; each occurs.
-        n_draws
-            Resamples.
-        """
+        """How many cells of each kind are drawn, ``(draws, kinds)`` at a time, without drawing every single cell."""
         from scipy import sparse
 
         rng = np.random.default_rng(self.seed)
@@ -223,13 +180,7 @@ def estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:
 
 
 def checked_groups(groups: ArrayLike | None, n: int) -> NDArray[Any] | None:
-    """Groups as text, one per cell.
-
-    Raises
-    ------
-    OptionError
-        Another number of groups than of cells.
-    """
+    """Groups as text, one per cell."""
     if groups is None:
         return None
     names = np.asarray(groups, dtype=object).astype(str)
@@ -247,18 +198,7 @@ POINTS = 200
 
 
 class ClassRanking:
-    """Cells ordered by their probability of a class, ready to be weighed.
-
-    The areas are those of scikit-learn's `roc_auc_score` and `average_precision_score` with sample weights, for many
-    weightings at once.
-
-    Parameters
-    ----------
-    score
-        Probability of the class, ``(n,)``.
-    positive
-        Whether each cell is of the class, ``(n,)``.
-    """
+    """Cells ordered by their probability of a class, ready to be weighed."""
 
     def __init__(self, score: NDArray[np.floating], positive: NDArray[np.bool_]) -> None:
         self._order = np.argsort(-score, kind="stable")
@@ -271,13 +211,7 @@ class ClassRanking:
         self._from, self._to = starts[runs], self._ends[runs] + 1
 
     def areas(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """ROC AUC and average precision under each weighting, ``(draws,)``; NaN where they are not defined.
-
-        Parameters
-        ----------
-        weights
-            Weight of each cell, ``(draws, n)``.
-        """
+        """ROC AUC and average precision under each weighting, ``(draws,)``; NaN where they are not defined."""
         if not len(self._first):
             return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
         ranked = weights[:, self._order]
@@ -307,15 +241,7 @@ class ClassRanking:
 
 
 def macro_areas(rankings: list[ClassRanking], boot: Bootstrap) -> dict[str, Estimate]:
-    """ROC AUC and average precision, each the mean over the classes it is defined for, with intervals.
-
-    Parameters
-    ----------
-    rankings
-        The same cells ranked for every class.
-    boot
-        Resamples of the cells.
-    """
+    """ROC AUC and average precision, each the mean over the classes it is defined for, with intervals."""
     weightings = boot.weights(boot.draws(boot.n * len(rankings)))
     drawn = [_mean_areas(rankings, weights) for weights in weightings]
     values = _mean_areas(rankings, np.ones((1, boot.n)))
@@ -371,43 +297,7 @@ def evaluate_label_sets(
     seed: int = 0,
     n_boot: int = 1000,
 ) -> LabelSetEvaluation:
-    """Figures of a classifier of label sets on held-out cells, with 95% bootstrap intervals, label by label.
-
-    `metrics` holds `subset_accuracy` (cells with every label right), `micro_f1` over all labels together, `macro_f1`,
-    and `roc_auc` and `average_precision` as unweighted means over labels. They are scikit-learn's; means over labels
-    are over those that some cell has.
-
-    Parameters
-    ----------
-    truth
-        Whether each cell has each label, ``(n, C)``: 0 or 1. Cells with NaN in their row are left out.
-    proba
-        Probability of each label, ``(n, C)``.
-    classes
-        Names of the labels, all different, ``(C,)``.
-    threshold
-        Probability from which a label is predicted.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``, resampled as a whole.
-    seed
-        Seed of the resamples.
-    n_boot
-        Resamples; 0 for no intervals.
-
-    Raises
-    ------
-    OptionError
-        Shapes or values that do not fit together.
-    NoCellsError
-        No cell has labels that are known.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.metrics import evaluate_label_sets
-    >>> found = evaluate_label_sets([[1, 0], [1, 1]], [[0.9, 0.2], [0.8, 0.3]], ["cycling", "stressed"])
-    >>> found.metrics["subset_accuracy"].mean
-    0.5
-    """
+    """Figures of a classifier of label sets on held-out cells, with 95% bootstrap intervals, label by label."""
     check_range("n_boot", n_boot, low=0)
     check_range("threshold", threshold, low=0.0, high=1.0)
     names = checked_names(classes)
@@ -485,37 +375,7 @@ def evaluate_numbers(
     seed: int = 0,
     n_boot: int = 1000,
 ) -> NumberEvaluation:
-    """Figures of a regression on held-out cells, with 95% bootstrap intervals.
-
-    `metrics` holds `mse`, `mae`, `r2`, `pearson` and `spearman`, as scikit-learn and SciPy define them. `r2` is not
-    defined where the truth is constant, correlations where either is.
-
-    Parameters
-    ----------
-    truth
-        The number of each cell, ``(n,)``; cells with NaN are left out.
-    predicted
-        The number predicted, ``(n,)``.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``, resampled as a whole.
-    seed
-        Seed of the resamples.
-    n_boot
-        Resamples; 0 for no intervals.
-
-    Raises
-    ------
-    OptionError
-        Shapes that do not fit together, or predictions that are not finite.
-    NoCellsError
-        No cell has a number.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.metrics import evaluate_numbers
-    >>> evaluate_numbers([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]).metrics["mae"].mean
-    0.3333333333333333
-    """
+    """Figures of a regression on held-out cells, with 95% bootstrap intervals."""
     check_range("n_boot", n_boot, low=0)
     values, guesses = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if values.ndim != 1 or values.shape != guesses.shape:
@@ -620,48 +480,7 @@ def evaluate_classes(
     seed: int = 0,
     n_boot: int = 1000,
 ) -> Evaluation:
-    """Figures of a classifier on held-out cells, with 95% bootstrap intervals, class by class, with curves.
-
-    The class predicted is the most probable one; of equally probable ones, the first. `metrics` holds `accuracy`,
-    `balanced_accuracy`, `macro_f1`, `weighted_f1`, `log_loss` in nats, and `roc_auc` and `average_precision`, each the
-    unweighted mean of every class against all others. They are scikit-learn's; averages over classes are over the
-    classes that occur in the truth. Intervals are the middle 95% of resamples; for `log_loss` and the areas there are
-    fewer of them where cells are many, see `draws` of the result.
-
-    Parameters
-    ----------
-    codes
-        True class of each cell as a position in `classes`, ``(n,)``; cells with -1 have no label and are left out.
-    proba
-        Probability of each class, ``(n, C)``; rows add up to 1.
-    classes
-        Names of the classes, all different, ``(C,)``.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``. The intervals then come from resampling whole groups, and are
-        rough where there are few; there are none with a single group.
-    seed
-        Seed of the resamples.
-    n_boot
-        Resamples; 0 for no intervals.
-
-    Raises
-    ------
-    OptionError
-        Shapes, codes or probabilities that do not fit together.
-    NoCellsError
-        No cell has a label.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.finetuning.metrics import evaluate_classes
-    >>> proba = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
-    >>> found = evaluate_classes([0, 0, 1, 1], proba, ["B", "T"])
-    >>> found.metrics["accuracy"].mean
-    0.75
-    >>> found.confusion.tolist()
-    [[2, 0], [1, 1]]
-    """
+    """Figures of a classifier on held-out cells, with 95% bootstrap intervals, class by class, with curves."""
     check_range("n_boot", n_boot, low=0)
     truth, proba_nc, parts, names = _checked(codes, proba, classes, groups)
     labeled = truth >= 0
@@ -769,31 +588,7 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probability of each class, ``(n, C)``.
-
-    Parameters
-    ----------
-    logits
-        Scores of each class, ``(n, C)``.
-    temperature
-        Divides the scores: above 1 softens the probabilities, below 1 sharpens them. Their order stays.
-
-    Raises
-    ------
-    OutOfRangeError
-        A temperature that is not positive.
-    NonFiniteCountsError
-        Missing or infinite scores.
-    LabelError
-        `logits` is not one row per cell and one column per class.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.metrics import softmax
-    >>> softmax([[0.0, 0.0], [50.0, -50.0]]).round(3)
-    array([[0.5, 0.5],
-           [1. , 0. ]])
-    """
+    """Probability of each class, ``(n, C)``."""
     from scipy import special
 
     check_range("temperature", temperature, above=0.0)
@@ -802,35 +597,7 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
 
 
 def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
-    """Temperature under which the labels are likeliest (Guo et al., ICML 2017), between 0.05 and 20.
-
-    The negative log-likelihood has one valley in the temperature's logarithm, where it is minimized. Predicted
-    classes do not change. 1 where no temperature does better.
-
-    Parameters
-    ----------
-    logits
-        Scores of cells that were not learnt from, ``(n, C)``.
-    codes
-        Their classes, -1 for none, ``(n,)``.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label.
-    NonFiniteCountsError
-        Missing or infinite scores.
-    LabelError
-        Scores and classes do not fit together.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.finetuning.metrics import fit_temperature
-    >>> sure_but_wrong_once_in_four = np.tile([4.0, 0.0], (4, 1))
-    >>> round(fit_temperature(sure_but_wrong_once_in_four, [0, 0, 0, 1]), 2)  # 4 / log(3)
-    3.64
-    """
+    """Temperature under which the labels are likeliest (Guo et al., ICML 2017), between 0.05 and 20."""
     from scipy import optimize, special
 
     logits_nc, codes_n = _labeled(logits, codes, "logits")
@@ -846,37 +613,7 @@ def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
 
 
 def expected_calibration_error(proba: ArrayLike, codes: ArrayLike, n_bins: int = 15) -> float:
-    """How far confidence and accuracy are apart, from 0 to 1 (Naeini et al., AAAI 2015; Guo et al., ICML 2017).
-
-    Cells are sorted into bins of equal width by the probability of their predicted class; the gap between its mean and
-    the share of right predictions is averaged over the bins, weighted by their cells.
-
-    Parameters
-    ----------
-    proba
-        Probability of each class, ``(n, C)``.
-    codes
-        True classes, -1 for none, ``(n,)``.
-    n_bins
-        Bins between 0 and 1; each holds its upper edge.
-
-    Raises
-    ------
-    OutOfRangeError
-        Fewer than one bin.
-    MissingLabelError
-        No cell has a label.
-    NonFiniteCountsError
-        Missing or infinite probabilities.
-    LabelError
-        Values outside 0 to 1, or probabilities and classes that do not fit together.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.metrics import expected_calibration_error
-    >>> expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1])
-    0.0
-    """
+    """How far confidence and accuracy are apart, from 0 to 1 (Naeini et al., AAAI 2015; Guo et al., ICML 2017)."""
     check_range("n_bins", n_bins, low=1)
     proba_nc, codes_n = _labeled(proba, codes, "proba")
     if proba_nc.min() < 0 or proba_nc.max() > 1 + 1e-6:

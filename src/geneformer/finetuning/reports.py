@@ -169,13 +169,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def metrics_table(measured: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """One row per model or baseline, one column per figure that any of them has.
-
-    Parameters
-    ----------
-    measured
-        Figures by name, by model.
-    """
+    """One row per model or baseline, one column per figure that any of them has."""
     names = list(dict.fromkeys(name for metrics in measured.values() for name in metrics))
     return markdown_table(
         ["", *(metric_name(name) for name in names)],
@@ -433,15 +427,7 @@ class ReportSet(dict[str, Report]):
 
 
 def load_report(folder: str | Path) -> Report | ReportSet:
-    """Whatever report a folder holds: a single one of any kind, or several.
-
-    Raises
-    ------
-    InputNotFoundError
-        No report is there.
-    UnreadableInputError
-        A file is damaged.
-    """
+    """Whatever report a folder holds: a single one of any kind, or several."""
     folder = Path(folder)
     try:
         kind = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"]
@@ -994,27 +980,7 @@ def expression_anndata(
     vocabulary: Vocabulary,
     provenance: Mapping[str, Any],
 ) -> "AnnData":
-    """Predicted values as `X` and ranks as a layer: dense for wanted genes, else sparse over the whole vocabulary.
-
-    Parameters
-    ----------
-    predicted
-        Value and rank of the genes of each cell, cell after cell, ``(p, 2)``.
-    starts
-        Where the genes of each cell start, and the total, ``(k + 1,)``.
-    genes
-        Token ids of the genes, ``(p,)``.
-    names
-        All cells to name, ``(n,)``.
-    places
-        Which of them are the cells with predictions, ``(k,)``; the others stay empty, or not a number.
-    wanted
-        Token ids of the genes that were predicted in every cell.
-    vocabulary
-        Names of the genes.
-    provenance
-        Model, vocabulary, versions.
-    """
+    """Predicted values as `X` and ranks as a layer: dense for wanted genes, else sparse over the whole vocabulary."""
     import anndata as ad
     import pandas as pd
     from scipy import sparse
@@ -1047,31 +1013,7 @@ EXPRESSION_TABLES_SYMBOL, VALUE = "symbol", "value"
 def save_expression(
     blocks: Iterator["AnnData"], path: str | Path, provenance: Mapping[str, Any], *, overwrite: bool = False
 ) -> tuple[int, int]:
-    """Write predicted expression, complete or not at all; tables block by block.
-
-    Parameters
-    ----------
-    blocks
-        Cells by genes with the layer "rank", in order; one block only for an `.h5ad`.
-    path
-        File to make: `.h5ad`, `.parquet` or `.csv`.
-    provenance
-        Model, vocabulary fingerprint, versions; for the metadata of a `.parquet`.
-    overwrite
-        Replace a file that is there.
-
-    Returns
-    -------
-    tuple of int
-        Cells, and values of genes in cells.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        Another suffix.
-    OutputExistsError
-        There is a file already.
-    """
+    """Write predicted expression, complete or not at all; tables block by block."""
     path = check_suffix(path, SUFFIXES)
     first = next(blocks)
     with atomic_file(path, overwrite=overwrite) as temporary:
@@ -1088,13 +1030,7 @@ def save_expression(
 
 
 def expression_table(block: "AnnData") -> "pa.Table":
-    """One row per cell and predicted gene: `cell_id`, `gene`, `symbol`, `value`, `rank`.
-
-    Parameters
-    ----------
-    block
-        Cells by genes with the layer "rank"; where they are sparse, their entries are what was predicted.
-    """
+    """One row per cell and predicted gene: `cell_id`, `gene`, `symbol`, `value`, `rank`."""
     import pyarrow as pa
     from scipy import sparse
 
@@ -1380,19 +1316,7 @@ def write_predictions(
     provenance: Mapping[str, Any],
     key_added: str | None = None,
 ) -> None:
-    """Put predictions into `adata`: `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]`, `uns`.
-
-    Columns in `obsm` are called by their classes, with "|" for "/", which files cannot hold.
-
-    Parameters
-    ----------
-    adata
-        One row per prediction.
-    label, classes, predicted, proba, provenance
-        As in `CellPredictions`.
-    key_added
-        The key; `geneformer_<label>` by default.
-    """
+    """Put predictions into `adata`: `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]`, `uns`."""
     import pandas as pd
 
     key = key_added or keys.predicted(label)
@@ -1415,28 +1339,7 @@ def save_cells(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an `.h5ad`, `.parquet` or `.csv` of what was predicted and what is known, complete or not at all.
-
-    Parameters
-    ----------
-    cells
-        What is known about each cell.
-    columns
-        What was predicted by slot of `obs`, ``(n,)`` each. Known columns of these names are left out.
-    path
-        File to make.
-    provenance
-        Model, vocabulary fingerprint, versions.
-    overwrite
-        Replace a file that is there.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        Another suffix.
-    OutputExistsError
-        There is a file already.
-    """
+    """Write an `.h5ad`, `.parquet` or `.csv` of what was predicted and what is known, complete or not at all."""
     import pandas as pd
 
     path = check_suffix(path, SUFFIXES)

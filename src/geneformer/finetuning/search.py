@@ -61,17 +61,7 @@ PATIENCE = 120
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What there is to do.
-
-    Attributes
-    ----------
-    state
-        A trial to run; nothing, but trials of other processes run still; or nothing at all.
-    trial
-        The trial.
-    options
-        Options drawn for it.
-    """
+    """What there is to do."""
 
     state: Literal["trial", "others", "finished"]
     trial: Any = None
@@ -79,26 +69,7 @@ class Claim:
 
 
 class Study:
-    """Trials of one search.
-
-    Parameters
-    ----------
-    options
-        How many trials, where they are kept, and how they are drawn and pruned.
-    started
-        What decides the result of a trial; a study that was started with something else is not gone on with.
-    lower_is_better
-        Whether the least value is the best.
-
-    Raises
-    ------
-    MissingExtraError
-        Optuna is not installed.
-    OptionError
-        A storage of another kind.
-    RunMismatchError
-        The storage holds a study of that name that was started with something else.
-    """
+    """Trials of one search."""
 
     def __init__(self, options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> None:
         self.optuna = import_optuna()
@@ -120,13 +91,7 @@ class Study:
         self._stack.close()
 
     def claim(self, draw: Callable[[Any], Mapping[str, Any]]) -> Claim:
-        """The next trial, those that a killed process left undone first.
-
-        Parameters
-        ----------
-        draw
-            Draws the options of a trial.
-        """
+        """The next trial, those that a killed process left undone first."""
         with self._workers.claiming(), self._quiet():
             self._take_back()
             begun = self._begun()
@@ -284,13 +249,7 @@ class Study:
 
 
 def import_optuna() -> Any:
-    """Optuna.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """Optuna."""
     try:
         import optuna
     except ImportError as error:
@@ -300,13 +259,7 @@ def import_optuna() -> Any:
 
 
 def storage_file(storage: str | None) -> Path | None:
-    """File of a storage, absolute; None for memory.
-
-    Raises
-    ------
-    OptionError
-        A database of another kind, or a file in no folder.
-    """
+    """File of a storage, absolute; None for memory."""
     if storage is None or storage in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
         return None
     path = storage.removeprefix("sqlite:///")
@@ -363,13 +316,7 @@ class Trial(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choices:
-    """One of several values.
-
-    Attributes
-    ----------
-    values
-        The values.
-    """
+    """One of several values."""
 
     values: tuple[Any, ...]
 
@@ -380,19 +327,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers between two.
-
-    Attributes
-    ----------
-    low, high
-        The least and the largest, both included.
-    log
-        Draw the logarithm evenly.
-    step
-        Distance of neighbors; None for any number, which for whole ones is 1.
-    whole
-        Whole numbers only.
-    """
+    """Numbers between two."""
 
     low: float
     high: float
@@ -412,13 +347,7 @@ Space = dict[str, Choices | Range]
 
 
 def default_space(n_layers: int) -> dict[str, Any]:
-    """The published ranges of learning rate, decay, schedule, warm-up and seed, and up to half of the layers frozen.
-
-    Parameters
-    ----------
-    n_layers
-        Layers of the encoder.
-    """
+    """The published ranges of learning rate, decay, schedule, warm-up and seed, and up to half of the layers frozen."""
     return {
         "learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},
         "weight_decay": {"low": 0.0, "high": 0.3},
@@ -430,31 +359,7 @@ def default_space(n_layers: int) -> dict[str, Any]:
 
 
 def check_space(table: Mapping[str, Any], options: Sequence[Any], fixed: Collection[str] = ()) -> Space:
-    """Ranges and choices that the options take, those of the strategy first.
-
-    Parameters
-    ----------
-    table
-        By option: a list of values to choose from, or a table with `low`, `high` and, if wanted, `log` and `step`.
-    options
-        Options objects whose fields can be searched.
-    fixed
-        Options that cannot: they decide which cells are measured, or where.
-
-    Raises
-    ------
-    UnknownOptionError
-        An option that does not exist.
-    OptionError
-        An empty range or choice, or values that the option does not take.
-
-    Examples
-    --------
-    >>> from geneformer.options import FinetuneOptions
-    >>> from geneformer.finetuning.search import check_space
-    >>> check_space({"freeze_layers": {"low": 0, "high": 3}}, [FinetuneOptions()])
-    {'freeze_layers': Range(low=0, high=3, log=False, step=None, whole=True)}
-    """
+    """Ranges and choices that the options take, those of the strategy first."""
     fields = [(field.name, entry) for entry in options for field in dataclasses.fields(entry)]
     owners = {name: entry for name, entry in fields if name not in fixed}
     if not table:
@@ -469,17 +374,7 @@ def check_space(table: Mapping[str, Any], options: Sequence[Any], fixed: Collect
 
 
 def draw_options(space: Space, trial: Trial, options: Sequence[Any]) -> dict[str, Any]:
-    """Options for a trial; those without a meaning under the strategy drawn are not drawn.
-
-    Parameters
-    ----------
-    space
-        What is searched.
-    trial
-        Draws the values.
-    options
-        Options objects that hold for everything else.
-    """
+    """Options for a trial; those without a meaning under the strategy drawn are not drawn."""
     base = {field.name: getattr(entry, field.name) for entry in options for field in dataclasses.fields(entry)}
     usual = {field.name: field.default for entry in options for field in dataclasses.fields(entry)}
     chosen: dict[str, Any] = {}
@@ -590,24 +485,7 @@ CHUNK = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SearchResult:
-    """What a search came to.
-
-    Attributes
-    ----------
-    best_options
-        Options of the best trial; only those that were searched. Empty where no trial is completed yet.
-    best_value
-        Its figure on the validation cells.
-    metric
-        That figure.
-    trials
-        One row per trial: `trial`, `state` (complete, pruned, failed, interrupted, running), `value`, `evaluations`,
-        `seconds`, `reason` of a failure, and the options.
-    estimator
-        Fitted with the best options; None where it was not to be.
-    report
-        Its evaluation on the test cells, which no trial has seen; None where there are none.
-    """
+    """What a search came to."""
 
     best_options: dict[str, Any]
     best_value: float
@@ -618,15 +496,7 @@ class SearchResult:
 
 
 class Watching(TrainerCallback):
-    """Tells a trial how every evaluation went, and ends the training where that is no good.
-
-    Parameters
-    ----------
-    trial
-        Trial of Optuna.
-    metric
-        Figure that decides.
-    """
+    """Tells a trial how every evaluation went, and ends the training where that is no good."""
 
     def __init__(self, trial: Any, metric: str) -> None:
         self.trial, self.metric = trial, metric
@@ -843,13 +713,7 @@ def _ranges(estimator: Any, table: Mapping[str, Any]) -> Space:
 
 
 def _metric(estimator: Any, asked: str, space: Space) -> str:
-    """The figure that decides.
-
-    Raises
-    ------
-    OptionError
-        The validation cells are not measured by it, or it would be another one in every trial.
-    """
+    """The figure that decides."""
     measured = _measured(estimator)
     metric = measured[-1] if asked == "auto" else asked
     if metric not in measured:

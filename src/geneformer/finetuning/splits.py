@@ -31,22 +31,7 @@ from geneformer.options._fields import check_range, nearest
 
 
 def draw_random(codes: NDArray[np.int64], sizes: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Part of each cell, ``(n,)``: 0 for learning, which gets a cell of every class, 1 and up for `sizes`.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, ``(n,)``.
-    sizes
-        Cells of each held-out part.
-    rng
-        Draws the cells.
-
-    Raises
-    ------
-    RareClassError
-        Too few cells are left when one of every class is learnt from.
-    """
+    """Part of each cell, ``(n,)``: 0 for learning, which gets a cell of every class, 1 and up for `sizes`."""
     order = rng.permutation(len(codes))
     _, first = np.unique(codes[order], return_index=True)
     free = np.delete(order, first)
@@ -57,25 +42,7 @@ def draw_random(codes: NDArray[np.int64], sizes: tuple[int, ...], rng: np.random
 
 
 def draw_stratified(codes: NDArray[np.int64], sizes: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Part of each cell, ``(n,)``: 0 for learning, which gets a cell of every class, 1 and up for `sizes`.
-
-    Cells are given to the classes in proportion and the remainder goes to the largest fractions. Classes with fewer
-    cells than parts give what they can.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, ``(n,)``.
-    sizes
-        Cells of each held-out part.
-    rng
-        Draws the cells.
-
-    Raises
-    ------
-    RareClassError
-        Too few cells are left when one of every class is learnt from.
-    """
+    """Part of each cell, ``(n,)``: 0 for learning, which gets a cell of every class, 1 and up for `sizes`."""
     _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
     _refuse_few(int((counts - 1).sum()), sizes, len(counts))
     parts = np.zeros(len(codes), dtype=np.int64)
@@ -91,17 +58,7 @@ def draw_stratified(codes: NDArray[np.int64], sizes: tuple[int, ...], rng: np.ra
 
 
 def deal_folds(codes: NDArray[np.int64], n_folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Fold of each cell, ``(n,)``; neither folds nor the cells of one class in them differ by more than one.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, ``(n,)``.
-    n_folds
-        Number of folds.
-    rng
-        Draws the cells.
-    """
+    """Fold of each cell, ``(n,)``; neither folds nor the cells of one class in them differ by more than one."""
     shuffled = rng.permutation(len(codes))
     folds = np.empty(len(codes), dtype=np.int64)
     folds[shuffled[np.argsort(codes[shuffled], kind="stable")]] = np.arange(len(codes)) % n_folds
@@ -132,19 +89,7 @@ def _refuse_few(n_free: int, sizes: tuple[int, ...], n_classes: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """One draw.
-
-    Attributes
-    ----------
-    number
-        Place among the draws, from 0.
-    held_out
-        Ids held out, as sorted places, int64.
-    p
-        P-value of each attribute; NaN where it cannot be told.
-    summary
-        Of each attribute, for the ids learnt from and those held out: the mean of numbers, ids per value of others.
-    """
+    """One draw."""
 
     number: int
     held_out: NDArray[np.int64]
@@ -171,44 +116,7 @@ def balance_ids(
     p_threshold: float = 0.1,
     seed: int = 0,
 ) -> tuple[Trial, list[Trial]]:
-    """The accepted draw of ids to hold out, and all draws that were made.
-
-    Each draw keeps one id of every class for learning, holds one of every class out, and fills the held-out side at
-    random. The first draw without a difference is accepted: numbers are compared by Wilcoxon's rank-sum test, and
-    everything else by a chi-square test of the ids learnt from against those held out, scaled to as many. If there is
-    none, the draw with the highest mean p-value is taken.
-
-    Parameters
-    ----------
-    attributes
-        Values of each id, ``(m,)`` each. Missing numbers are left out of the test; other missing values are a value.
-    size
-        Ids to hold out; more where there are more classes.
-    has_class
-        Whether an id has cells of a class, ``(m, C)``.
-    max_trials
-        Draws made at most.
-    p_threshold
-        P-value below which the sides differ.
-    seed
-        Fixes the draws.
-
-    Raises
-    ------
-    RareClassError
-        Every id is needed for learning.
-    LabelError
-        An attribute mixes texts and numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.finetuning.splits import balance_ids
-    >>> sick = np.arange(10) % 2 == 0
-    >>> best, _ = balance_ids({"age": np.arange(40, 50)}, 2, np.column_stack([sick, ~sick]))
-    >>> best.held_out.size, best.passes(0.1)
-    (2, True)
-    """
+    """The accepted draw of ids to hold out, and all draws that were made."""
     check_range("max_trials", max_trials, low=1)
     tests = {name: _prepared(values, name) for name, values in attributes.items()}
     trials: list[Trial] = []
@@ -298,24 +206,7 @@ def _chi_square(learnt: NDArray[Any], held: NDArray[Any]) -> tuple[float, dict[s
 
 
 def one_per_id(values: ArrayLike, place: NDArray[np.int64], ids: Sequence[str], name: str) -> NDArray[Any]:
-    """Value of an attribute for each id, ``(m,)``.
-
-    Parameters
-    ----------
-    values
-        Value of each cell, ``(n,)``.
-    place
-        Id of each cell as a place among `ids`, ``(n,)``; every id has cells.
-    ids
-        The ids, ``(m,)``.
-    name
-        The attribute, for messages.
-
-    Raises
-    ------
-    LabelError
-        An id has cells with several values.
-    """
+    """Value of an attribute for each id, ``(m,)``."""
     import pandas as pd
 
     codes, _ = pd.factorize(pd.Series(values).astype(object), use_na_sentinel=True)
@@ -344,28 +235,7 @@ to hold out two donors of eight, one of each state, where the shares alone would
 
 
 def assign_groups(counts: ArrayLike, shares: ArrayLike, *, seed: int = 0, all_learnt: bool = True) -> NDArray[np.int64]:
-    """Part of each group, ``(G,)``.
-
-    Groups are dealt out one by one from many starts, large ones first, each to the part that lacks it most; the best
-    result is improved by moving and swapping groups until nothing gets better.
-
-    Parameters
-    ----------
-    counts
-        Cells per group and class, ``(G, C)``; no group and no class is empty.
-    shares
-        Share of the cells that each part should have, ``(P,)``, summing to 1; at most as many as there are groups.
-    seed
-        Fixes the search.
-    all_learnt
-        Keep every class in the first part, whatever that does to the shares.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.splits import assign_groups
-    >>> assign_groups([[10, 10], [70, 70], [20, 20]], [0.7, 0.2, 0.1]).tolist()
-    [2, 0, 1]
-    """
+    """Part of each group, ``(G,)``."""
     counts_gc = np.asarray(counts, dtype=np.float64)
     counts_gc = np.column_stack([counts_gc / counts_gc.sum(axis=0), counts_gc.sum(axis=1) / counts_gc.sum()])
     shares_p = np.asarray(shares, dtype=np.float64)
@@ -376,17 +246,7 @@ def assign_groups(counts: ArrayLike, shares: ArrayLike, *, seed: int = 0, all_le
 
 
 def split_loss(held: NDArray[np.float64], shares: NDArray[np.float64], all_learnt: bool) -> NDArray[np.float64]:
-    """How far parts are from their shares, ``(...)``.
-
-    Parameters
-    ----------
-    held
-        Share of each class in each part, with the share of all cells in the last column, ``(..., P, C + 1)``.
-    shares
-        What these should be, ``(P,)``.
-    all_learnt
-        Whether the first part must have every class.
-    """
+    """How far parts are from their shares, ``(...)``."""
     loss: NDArray[np.float64] = _part_losses(held, shares, np.arange(len(shares)), all_learnt).sum(axis=-1)
     return loss
 
@@ -465,27 +325,7 @@ Column = tuple[NDArray[np.int64], list[str]]
 
 @dataclass(slots=True, eq=False)
 class LabeledCells:
-    """Cells with a label, and what is known of them.
-
-    Attributes
-    ----------
-    n_cells
-        All cells, with and without a label.
-    rows
-        Those with a label, ``(n,)``.
-    codes
-        Class of each, ``(n,)``.
-    classes
-        Names of the classes; their numbers where none are known.
-    groups, ids
-        Group and id of each labeled cell.
-    attributes
-        Values of each labeled cell.
-    notes
-        What there is to say about the split.
-    trials
-        Table of the draws of a balanced split.
-    """
+    """Cells with a label, and what is known of them."""
 
     n_cells: int
     rows: NDArray[np.int64]
@@ -577,26 +417,7 @@ def deal_groups(
     seed: int,
     all_learnt: bool = True,
 ) -> NDArray[np.int64]:
-    """Part of each cell; cells without a group are one group.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, ``(n,)``.
-    place, words
-        Group of each cell, -1 for none, and the names of the groups.
-    shares
-        Share of the cells per part.
-    seed
-        Fixes the search.
-    all_learnt
-        Whether the first part must have every class.
-
-    Raises
-    ------
-    LeakageError
-        Fewer groups than parts.
-    """
+    """Part of each cell; cells without a group are one group."""
     present, group = np.unique(place, return_inverse=True)
     if len(present) < len(shares):
         listed = ", ".join(repr(words[i]) if i >= 0 else "cells without a group" for i in present)
@@ -712,23 +533,7 @@ def _check_length(name: str, found: int, wanted: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Cells learnt from, cells that choose the best step, and cells that are only tested on.
-
-    Attributes
-    ----------
-    train, valid, test
-        Rows, sorted, int64.
-    method
-        How they were drawn; never "auto".
-    shared_groups
-        Groups with cells in two parts, by pair such as "train/test"; empty where no group leaks.
-    left_out
-        Rows in no part, sorted, int64: cells without a label, and cells whose id is in no list.
-    notes
-        What a reader of the scores should know, one sentence each.
-    trials
-        Table of the draws of a balanced split, one row each.
-    """
+    """Cells learnt from, cells that choose the best step, and cells that are only tested on."""
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
@@ -749,64 +554,7 @@ def draw_split(
     attributes: Mapping[str, ArrayLike] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Split:
-    """Rows to learn from, to choose by and to test on.
-
-    Drawn one by one, cells of every class are learnt from, and a class with one cell is not tested. Whole groups are
-    dealt out so that sizes and classes come as close to their shares as they can. The balanced split draws the ids to
-    test on first and those to choose by from the rest, see `balance_ids`; classes are balanced too where each id has
-    cells of one class.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, -1 for none, ``(n,)``. Zeros where there are no classes.
-    options
-        Method, shares and lists.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``, that must not be on two sides. Cells without one are kept
-        together by method "group", and are not looked at otherwise.
-    ids
-        Id of each cell that the lists of method "ids" name, or that method "balanced" draws, ``(n,)``; `groups` by
-        default.
-    attributes
-        Values per cell of the attributes to balance, ``(n,)`` each; the same in all cells of an id.
-    classes
-        Names of the classes, for messages.
-
-    Warns
-    -----
-    GeneformerWarning
-        Classes with one cell, "auto" that falls back to "random", a balanced split that is not balanced, cells without
-        a group or id, groups that leak where that is allowed.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label, or none of the listed ones.
-    LeakageError
-        A group is on two sides, or there are fewer groups than parts.
-    RareClassError
-        Too few cells or ids to learn every class and to hold any out.
-    ConstantLabelError
-        One of several classes only is left to learn.
-    UnknownIdError
-        A listed id that no cell has.
-    UnknownColumnError
-        An attribute to balance that is not given.
-    LabelError
-        Columns of different lengths, or an attribute that differs within an id.
-    OptionError
-        The method needs groups or ids.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.options import SplitOptions
-    >>> from geneformer.finetuning.splits import draw_split
-    >>> split = draw_split(np.arange(100) % 2, SplitOptions(test=0.2), groups=np.arange(100) // 10)
-    >>> split.method, len(split.train), len(split.valid), len(split.test), split.shared_groups
-    ('group', 70, 10, 20, {})
-    """
+    """Rows to learn from, to choose by and to test on."""
     cells = labeled_cells(codes, groups=groups, ids=ids, attributes=attributes, classes=classes)
     if cells.groups is not None and (cells.groups[0] < 0).any():
         cells.warn(f"{(cells.groups[0] < 0).sum():,} labeled cells have no group.")
@@ -841,43 +589,7 @@ def draw_folds(
     seed: int = 0,
     classes: Sequence[str] | None = None,
 ) -> list[Split]:
-    """Splits whose test parts cover every labeled cell once.
-
-    Classes are spread evenly over the folds; with groups, as evenly as whole groups allow.
-
-    Parameters
-    ----------
-    codes
-        Class of each cell, -1 for none, ``(n,)``. Zeros where there are no classes.
-    n_folds
-        Number of splits.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``, that must not be on two sides.
-    valid
-        Share of all cells that is cut out of the rest of each fold to choose the best step by.
-    seed
-        Fixes the folds.
-    classes
-        Names of the classes, for messages.
-
-    Raises
-    ------
-    OutOfRangeError
-        Fewer than two folds, more folds than cells, or nothing left to learn from.
-    RareClassError
-        A class with one cell cannot be both learnt and tested.
-    LeakageError
-        Fewer groups than folds, or no group left to choose by.
-    MissingLabelError
-        No cell has a label.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.finetuning.splits import draw_folds
-    >>> [len(split.test) for split in draw_folds(np.arange(50) % 2, 5)]
-    [10, 10, 10, 10, 10]
-    """
+    """Splits whose test parts cover every labeled cell once."""
     cells = labeled_cells(codes, groups=groups, classes=classes)
     n_cells = len(cells.codes)
     check_range("n_folds", n_folds, low=2, high=n_cells)
@@ -910,44 +622,12 @@ def draw_folds(
 
 
 def shared_groups(split: Split, groups: ArrayLike) -> dict[str, tuple[str, ...]]:
-    """Groups with cells in two parts of a split, by pair such as "train/test"; empty where no group leaks.
-
-    Parameters
-    ----------
-    split
-        Rows of each part.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``; cells without one are not looked at.
-    """
+    """Groups with cells in two parts of a split, by pair such as "train/test"; empty where no group leaks."""
     return _shared({name: getattr(split, name) for name in PARTS}, distinct_words(groups, "groups"))
 
 
 def check_classes(split: Split, codes: ArrayLike, classes: Sequence[str], *, allow_unknown: bool = False) -> None:
-    """Refuse a split that learns fewer than two classes, or that tests classes it does not learn.
-
-    Parameters
-    ----------
-    split
-        Rows of each part.
-    codes
-        Class of each cell, ``(n,)``.
-    classes
-        Names of the classes.
-    allow_unknown
-        Warn of classes that are tested without being learnt, instead of refusing them.
-
-    Warns
-    -----
-    GeneformerWarning
-        Classes that are not learnt, where that is allowed.
-
-    Raises
-    ------
-    ConstantLabelError
-        Fewer than two classes are learnt.
-    UnknownClassError
-        A class in the validation or test part that is not learnt.
-    """
+    """Refuse a split that learns fewer than two classes, or that tests classes it does not learn."""
     codes_n = np.asarray(codes, dtype=np.int64)
     learnt = np.unique(codes_n[split.train])
     if len(learnt) < 2:
@@ -1041,13 +721,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneParts:
-    """Genes learnt from, genes that choose the best step, and genes that are only tested on.
-
-    Attributes
-    ----------
-    train, valid, test
-        Rows, sorted, int64.
-    """
+    """Genes learnt from, genes that choose the best step, and genes that are only tested on."""
 
     train: Ints
     valid: Ints
@@ -1062,33 +736,7 @@ class GeneParts:
 def draw_gene_folds(
     codes: ArrayLike, n_folds: int, *, valid: float = 0.1, classes: Sequence[str] = (), seed: int = 0
 ) -> list[GeneParts]:
-    """Folds with the classes evenly spread; every gene is held out once.
-
-    Parameters
-    ----------
-    codes
-        Class of each gene, ``(n,)``.
-    n_folds
-        Number of folds.
-    valid
-        Share of the other genes of a fold that choose the best step; 0 for none.
-    classes
-        Names of the classes, for messages.
-    seed
-        Seed of the draw.
-
-    Raises
-    ------
-    GeneListError
-        A class has fewer genes than there are folds.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.splits import draw_gene_folds
-    >>> folds = draw_gene_folds([0, 0, 0, 1, 1, 1], 3, valid=0)
-    >>> [len(fold.train) for fold in folds], sorted(row for fold in folds for row in fold.test.tolist())
-    ([4, 4, 4], [0, 1, 2, 3, 4, 5])
-    """
+    """Folds with the classes evenly spread; every gene is held out once."""
     check_range("n_folds", n_folds, low=2)
     codes_n = np.asarray(codes, dtype=np.int64)
     counts = np.bincount(codes_n, minlength=len(classes))
@@ -1114,24 +762,7 @@ def draw_gene_folds(
 def split_genes(
     codes: ArrayLike, *, valid: float = 0.1, test: float = 0.0, classes: Sequence[str] = (), seed: int = 0
 ) -> GeneParts:
-    """Genes drawn into parts with the shares of the classes kept; every class keeps a gene to learn from.
-
-    Parameters
-    ----------
-    codes
-        Class of each gene, ``(n,)``.
-    valid, test
-        Shares of all genes.
-    classes
-        Names of the classes, for messages.
-    seed
-        Seed of the draw.
-
-    Raises
-    ------
-    GeneListError
-        Too few genes to test on any.
-    """
+    """Genes drawn into parts with the shares of the classes kept; every class keeps a gene to learn from."""
     codes_n = np.asarray(codes, dtype=np.int64)
     rng = np.random.default_rng([seed, 0])
     held_out = np.zeros(len(codes_n), dtype=bool)
@@ -1166,26 +797,7 @@ def _with_valid(
 def draw_rows(
     cells: Cells, codes: NDArray[np.int64], options: SplitOptions, *, groups: str | None = None, ids: str | None = None
 ) -> Split:
-    """Rows of the tokenized cells to learn from, to choose by and to test on.
-
-    Parameters
-    ----------
-    cells
-        Opened cells.
-    codes
-        What they are split by, -1 for cells that are not used, ``(n,)``.
-    options
-        How they are split.
-    groups, ids
-        Columns of donors or the like, and of the ids that the options list or balance.
-
-    Raises
-    ------
-    LabelError
-        The cells cannot be split like that.
-    UnknownColumnError
-        No such column.
-    """
+    """Rows of the tokenized cells to learn from, to choose by and to test on."""
     attributes = {name: np.asarray(cells.column(name)) for name in options.balance}
     return draw_split(
         codes,
@@ -1197,24 +809,7 @@ def draw_rows(
 
 
 def given_rows(parts: Split, codes: NDArray[np.int64], groups: Any, options: SplitOptions) -> Split:
-    """A split that came from elsewhere, without cells that are not used; refused if it leaks, unless that is allowed.
-
-    Parameters
-    ----------
-    parts
-        The split.
-    codes
-        What is to be learnt about each cell, -1 for cells that are not used, ``(n,)``.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``, or None.
-    options
-        Whether leakage is allowed.
-
-    Raises
-    ------
-    LeakageError
-        A group has cells on two sides.
-    """
+    """A given split without the cells that are not used; refused if it leaks, unless that is allowed."""
     rows = {name: getattr(parts, name) for name in PARTS}
     parts = replace(parts, **{name: found[codes[found] >= 0] for name, found in rows.items()})
     if groups is None:
@@ -1229,18 +824,6 @@ def given_rows(parts: Split, codes: NDArray[np.int64], groups: Any, options: Spl
 
 
 def targets_of(estimator: Any, cells: Cells, label: Any, *, by_cell: bool) -> Any:
-    """What an estimator would learn about opened cells; its `codes` are what they are split by.
-
-    Parameters
-    ----------
-    estimator
-        Estimator of cells.
-    cells
-        Opened cells.
-    label
-        What `fit` takes as labels.
-    by_cell
-        Whether cells are split one by one. Numbers are then split such that all parts have about the same.
-    """
+    """What an estimator would learn about opened cells; its `codes` are what they are split by."""
     ways = {"by_cell": by_cell} if "by_cell" in inspect.signature(estimator.targets).parameters else {}
     return estimator.targets(cells, label, **ways)

@@ -17,18 +17,7 @@ from geneformer.options import ClassifyOptions, RegressOptions
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassTargets:
-    """What is to be learnt about each cell.
-
-    Attributes
-    ----------
-    values
-        Classes, `losses.MISSING` for cells that are not used, int64 ``(n,)``; or for label sets 0 and 1, not a number
-        for cells that are not used, float32 ``(n, C)``.
-    codes
-        What cells are split by: classes, or combinations of labels; -1 for cells that are not used, ``(n,)``.
-    classes
-        Names of the classes, ``(C,)``.
-    """
+    """What is to be learnt about each cell."""
 
     values: NDArray[Any]
     codes: NDArray[np.int64]
@@ -44,15 +33,7 @@ class ClassTargets:
         return weights
 
     def check_split(self, split: Split) -> None:
-        """Refuse a split that tests classes, or labels, without learning them.
-
-        Raises
-        ------
-        ConstantLabelError
-            Fewer than two classes are learnt.
-        UnknownClassError
-            A class or label in the validation or test part that is not learnt. New combinations of labels are.
-        """
+        """Refuse a split that tests classes, or labels, without learning them."""
         if self.values.ndim == 1:
             check_classes(split, self.codes, self.classes)
             return
@@ -70,24 +51,7 @@ class ClassTargets:
 
 
 def class_targets(column: ArrayLike, options: ClassifyOptions, *, name: str, seed: int = 0) -> ClassTargets:
-    """Targets from the labels of a column, rare classes and superfluous cells left out.
-
-    Parameters
-    ----------
-    column
-        Label or labels of each cell, ``(n,)``.
-    options
-        Which cells and classes are used.
-    name
-        Name of the column, for messages.
-    seed
-        Fixes which cells are drawn.
-
-    Raises
-    ------
-    LabelError
-        Labels that are missing throughout, constant, or all rare.
-    """
+    """Targets from the labels of a column, rare classes and superfluous cells left out."""
     if options.multi_label:
         sets, classes = encode_label_sets(column, separator=options.separator, name=name)  # type: ignore[arg-type]
         known = ~np.isnan(sets).any(axis=1)
@@ -104,24 +68,7 @@ def class_targets(column: ArrayLike, options: ClassifyOptions, *, name: str, see
 def known_targets(
     column: ArrayLike, classes: Sequence[str], options: ClassifyOptions, *, name: str
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Classes, ``(n,)``, or label sets, ``(n, C)``, among those that were learnt; and the rows that have any.
-
-    Parameters
-    ----------
-    column
-        Label or labels of each cell, ``(n,)``.
-    classes
-        Those that were learnt; cells with others are left out and told of.
-    options
-        Whether a cell may have several labels.
-    name
-        Name of the column, for messages.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label that was learnt.
-    """
+    """Classes, ``(n,)``, or label sets, ``(n, C)``, among those that were learnt; and the rows that have any."""
     if options.multi_label:
         sets, _ = encode_label_sets(
             column, classes=classes, separator=options.separator, name=name, others="leave_out"  # type: ignore[arg-type]
@@ -149,50 +96,14 @@ FEWEST = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NumberTargets:
-    """What is to be learnt about each cell.
-
-    Attributes
-    ----------
-    values
-        Numbers, not a number for none, ``(n,)``.
-    codes
-        What cells are split by, -1 for cells that are not used, ``(n,)``.
-    """
+    """What is to be learnt about each cell."""
 
     values: Floats
     codes: NDArray[np.int64]
 
 
 def encode_numbers(values: Any, *, name: str = "number") -> Floats:
-    """The numbers of a column, not a number where there is none, ``(n,)``.
-
-    Numbers written as text are numbers; True and False, and anything else, are not.
-
-    Parameters
-    ----------
-    values
-        Number of each cell, ``(n,)``.
-    name
-        Name of the column, for messages.
-
-    Warns
-    -----
-    GeneformerWarning
-        How many cells have no number.
-
-    Raises
-    ------
-    LabelError
-        Something that is not a finite number.
-    MissingLabelError
-        No cell has a number.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.targets import encode_numbers
-    >>> encode_numbers(["3", 4.5]).tolist()
-    [3.0, 4.5]
-    """
+    """The numbers of a column, not a number where there is none, ``(n,)``."""
     import pandas as pd
 
     column = pd.Series(values)
@@ -220,24 +131,7 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
 
 
 def check_numbers(values: Floats, options: RegressOptions, *, name: str = "number") -> None:
-    """Refuse numbers that cannot be learnt as the options have it.
-
-    Parameters
-    ----------
-    values
-        Number of each cell, not a number for none, ``(n,)``.
-    options
-        Loss and output function.
-    name
-        Name of the column, for messages.
-
-    Raises
-    ------
-    ConstantLabelError
-        All numbers are the same.
-    LabelError
-        Numbers below 0 where a loss or an output function has none.
-    """
+    """Refuse numbers that cannot be learnt as the options have it."""
     least, most = np.nanmin(values), np.nanmax(values)
     if least == most:
         msg = f"All cells have {name!r} = {least:g}. There is nothing to learn from a constant."
@@ -253,15 +147,7 @@ def check_numbers(values: Floats, options: RegressOptions, *, name: str = "numbe
 
 
 def number_strata(values: Floats, *, n_bins: int = 10) -> NDArray[np.int64]:
-    """Bins of about as many cells each, by which a split can be stratified; -1 for cells without a number, ``(n,)``.
-
-    Parameters
-    ----------
-    values
-        Number of each cell, not a number for none, ``(n,)``.
-    n_bins
-        Most bins; fewer of few cells.
-    """
+    """Bins of about as many cells each, by which a split can be stratified; -1 for cells without a number, ``(n,)``."""
     known = np.flatnonzero(~np.isnan(values))
     n = int(np.clip(len(known) // FEWEST, 1, n_bins))
     order = values[known].argsort(kind="stable")
@@ -272,17 +158,7 @@ def number_strata(values: Floats, *, n_bins: int = 10) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class NumberScale:
-    """Between numbers as they are and as a network learns them, around 0 or 1.
-
-    Attributes
-    ----------
-    center
-        Taken from each number first.
-    unit
-        It is divided by this then.
-    inside
-        What the network itself multiplies its output with; for counts, whose likelihood needs them as they are.
-    """
+    """Between numbers as they are and as a network learns them, around 0 or 1."""
 
     center: float = 0.0
     unit: float = 1.0
@@ -307,15 +183,7 @@ class NumberScale:
         return outputs[:, 0].astype(np.float64) * self.unit + self.center
 
     def deviation(self, outputs: NDArray[np.float32], loss: str) -> Floats | None:
-        """Predicted standard deviation, ``(n,)``; None for a loss without one.
-
-        Parameters
-        ----------
-        outputs
-            Of the network, ``(n, 1)`` or ``(n, 2)``.
-        loss
-            Key of `losses.NUMBER_LOSSES`.
-        """
+        """Predicted standard deviation, ``(n,)``; None for a loss without one."""
         said = outputs.astype(np.float64)
         if loss == "gaussian":
             spread: Floats = np.exp(np.clip(said[:, 1], -10, 10) / 2) * self.unit
@@ -333,17 +201,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskLabels:
-    """Class of each cell in every task.
-
-    Attributes
-    ----------
-    by_task
-        Class number of each cell, -1 for none, ``(n,)`` each.
-    classes
-        Names of the classes of every task.
-    codes
-        Combination of labels that a cell has, by which cells are split; -1 for cells without any label, ``(n,)``.
-    """
+    """Class of each cell in every task."""
 
     by_task: dict[str, Ints]
     classes: dict[str, tuple[str, ...]]
@@ -363,15 +221,7 @@ class TaskLabels:
         return {name: class_weights(codes[rows], len(self.classes[name])) for name, codes in self.by_task.items()}
 
     def check_split(self, split: Split) -> None:
-        """Refuse a split that learns fewer than two classes of a task, or tests classes that are not learnt.
-
-        Raises
-        ------
-        ConstantLabelError
-            Fewer than two classes of a task are learnt.
-        UnknownClassError
-            A class in the validation or test part that is not learnt.
-        """
+        """Refuse a split that learns fewer than two classes of a task, or tests classes that are not learnt."""
         for name, codes in self.by_task.items():
             learnt = np.unique(codes[split.train][codes[split.train] >= 0])
             if len(learnt) < 2:
@@ -392,36 +242,7 @@ class TaskLabels:
 def encode_tasks(
     columns: Mapping[str, Any], *, rare_below: float = 0.0, max_cells: int | None = None, seed: int = 0
 ) -> TaskLabels:
-    """Class numbers of several columns; a cell is used if any of them has a label.
-
-    Parameters
-    ----------
-    columns
-        Label of each cell by task, ``(n,)`` each.
-    rare_below
-        See `drop_rare`; 0 keeps all classes.
-    max_cells
-        Cells used, drawn at random. All by default.
-    seed
-        Fixes the draw.
-
-    Warns
-    -----
-    GeneformerWarning
-        How many cells lack a label.
-
-    Raises
-    ------
-    LabelError
-        No task, or labels of one that cannot be used: see `encode_labels`.
-
-    Examples
-    --------
-    >>> from geneformer.finetuning.targets import encode_tasks
-    >>> labels = encode_tasks({"kind": ["T", "B", "T"], "state": ["ill", "well", "well"]})
-    >>> labels.classes["state"], labels.by_task["state"].tolist(), labels.codes.tolist()
-    (('ill', 'well'), [0, 1, 1], [1, 0, 2])
-    """
+    """Class numbers of several columns; a cell is used if any of them has a label."""
     if not columns:
         msg = 'No column to learn from. Name one or more: fit(cells, ["cell_type", "disease"]).'
         raise LabelError(msg)
@@ -445,20 +266,7 @@ def encode_tasks(
 
 
 def known_tasks(columns: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Ints]:
-    """Class numbers of columns for classes that were learnt; -1 for cells with another label or none, ``(n,)`` each.
-
-    Parameters
-    ----------
-    columns
-        Label of each cell by task, ``(n,)`` each.
-    classes
-        Classes by task.
-
-    Raises
-    ------
-    MissingLabelError
-        No cell has a label that was learnt.
-    """
+    """Class numbers of columns for classes that were learnt; -1 for cells with another label or none, ``(n,)`` each."""
     return {
         name: encode_labels(values, classes=classes[name], name=name, others="leave_out").codes
         for name, values in columns.items()
@@ -466,13 +274,7 @@ def known_tasks(columns: Mapping[str, Any], classes: Mapping[str, Sequence[str]]
 
 
 def _combined(stacked: Ints) -> Ints:
-    """Combination of classes of each cell, ``(n,)``; -1 where none is known.
-
-    Parameters
-    ----------
-    stacked
-        Class numbers, ``(tasks, n)``.
-    """
+    """Combination of classes of each cell, ``(n,)``; -1 where none is known."""
     codes = np.full(stacked.shape[1], -1, dtype=np.int64)
     labeled = (stacked >= 0).any(axis=0)
     codes[labeled] = np.unique(stacked[:, labeled], axis=1, return_inverse=True)[1].reshape(-1)

@@ -68,15 +68,7 @@ def digest(*arrays: NDArray[Any]) -> str:
 
 
 def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
-    """Evaluations since the best one.
-
-    Parameters
-    ----------
-    history
-        Log lines.
-    best_by
-        Metric that tells which is better: less for "loss", more for all others.
-    """
+    """Evaluations since the best one."""
     sign = 1 if best_by == "loss" else -1
     best, since = float("inf"), 0
     for line in history:
@@ -87,15 +79,7 @@ def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
 
 
 class Patience(TrainerCallback):
-    """Stops a run whose evaluations no longer improve; it counts them in the log, which survives an interruption.
-
-    Parameters
-    ----------
-    evaluations
-        How many in a row must not improve.
-    best_by
-        See `fruitless`.
-    """
+    """Stops a run whose evaluations no longer improve; it counts them in the log, which survives an interruption."""
 
     def __init__(self, evaluations: int, best_by: str) -> None:
         self.evaluations, self.best_by = evaluations, best_by
@@ -108,19 +92,7 @@ class Patience(TrainerCallback):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a run stood when it was saved last.
-
-    Attributes
-    ----------
-    checkpoint
-        Its last checkpoint.
-    best
-        The one with the best weights so far, or the last one where there were no evaluations.
-    steps
-        Optimizer steps done.
-    history
-        Log lines.
-    """
+    """Where a run stood when it was saved last."""
 
     checkpoint: Path
     best: Path
@@ -137,18 +109,7 @@ class Stage:
 
 
 def last_stage(folder: Path) -> Stage:
-    """Where the run in a folder stands; checkpoints that were being written when it broke off are removed.
-
-    Parameters
-    ----------
-    folder
-        Folder of the run; it may have been moved.
-
-    Raises
-    ------
-    RunMismatchError
-        It has no whole checkpoint.
-    """
+    """Where the run in a folder stands; checkpoints that were being written when it broke off are removed."""
     stages = {}
     for checkpoint in _checkpoints(folder):
         try:
@@ -176,28 +137,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def note_run(folder: Path, started: Mapping[str, Any], *, resume: bool) -> Stage | None:
-    """Note what a run is started with; one that is resumed must go on with the same, from where it stands.
-
-    Parameters
-    ----------
-    folder
-        Folder of the run.
-    started
-        Options and whatever else decides the result.
-    resume
-        Whether a run is to go on.
-
-    Returns
-    -------
-    Where it stands; None for a new run.
-
-    Raises
-    ------
-    OutputExistsError
-        There is a run already, and it is not to be resumed.
-    RunMismatchError
-        There is nothing to resume, or it was started otherwise.
-    """
+    """Note what a run is started with; one that is resumed must go on with the same, from where it stands."""
     path = folder / CHECKPOINTS / STARTED
     now = json.loads(json.dumps(dict(started), default=str))
     if not resume:
@@ -235,19 +175,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneResult:
-    """What a run came to.
-
-    Attributes
-    ----------
-    steps
-        Optimizer steps.
-    share
-        Parameters trained, of how many.
-    metrics
-        Of the validation cells at the weights that were kept.
-    history
-        Log lines.
-    """
+    """What a run came to."""
 
     steps: int
     share: TrainedShare
@@ -271,46 +199,7 @@ def finetune(  # noqa: PLR0913
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> FinetuneResult:
-    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU.
-
-    Parameters
-    ----------
-    network
-        Encoder (`network.bert`) and head.
-    train, valid
-        Batches to learn from, and to choose the weights by.
-    options, runtime
-        What to train, how, and where.
-    score
-        Metrics of validation batches.
-    best_by
-        Metric the weights are chosen by; less is better for "loss", more for all others.
-    forward_options
-        Keyword arguments of every forward pass in training.
-    output
-        Folder for training checkpoints; a temporary one by default.
-    resume
-        Go on from the last training checkpoint in `output`.
-    about
-        What else tells this run from others, kept beside the checkpoints and compared on resuming.
-    callbacks
-        Further callbacks of the Trainer.
-    progress
-        Called with the optimizer steps done and in all.
-
-    Raises
-    ------
-    NoCellsError
-        Nothing to learn from.
-    RunMismatchError
-        The run to resume was started with other cells or options, or there is none.
-    OutputExistsError
-        The folder holds a run that is not to be resumed.
-    DeviceMemoryError
-        A batch does not fit into memory.
-    TrainingError
-        The loss is no longer finite.
-    """
+    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU."""
     if not len(train.lengths):
         msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
         raise NoCellsError(msg)
@@ -426,28 +315,7 @@ Ints = NDArray[np.int64]
 
 
 class CellBatches:
-    """Batches from keys; what comes out depends on seed, epoch and rows only.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    rows
-        Cells the keys count through, ``(n,)``.
-    targets
-        By head, one entry per cell of the dataset: classes (int64, `losses.MISSING` for none), label sets (float32,
-        ``(N, C)``) or numbers (float32).
-    max_length
-        Most tokens of one cell.
-    views
-        Add every cell once more with genes deleted.
-    special
-        Token ids that are no genes.
-    share, chosen, seed
-        Second views; see `delete_genes`.
-    count_cells
-        Whether batches are planned by the number of cells instead of their tokens.
-    """
+    """Batches from keys; what comes out depends on seed, epoch and rows only."""
 
     def __init__(
         self,
@@ -493,19 +361,7 @@ _CELLS_AT_ONCE = 2048
 
 
 class GeneBatches:
-    """Batches from keys: cells end to end, and the class of every token.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    rows
-        Cells the keys count through, ``(n,)``.
-    class_of
-        Class by token id, `losses.MISSING` for those without, ``(V,)``.
-    max_length
-        Most tokens of one cell.
-    """
+    """Batches from keys: cells end to end, and the class of every token."""
 
     def __init__(self, dataset: TokenizedDataset, rows: Ints, class_of: Ints, max_length: int) -> None:
         self.dataset, self.rows, self.class_of, self.max_length = dataset, rows, class_of, max_length
@@ -526,17 +382,7 @@ class GeneBatches:
 
 
 def cells_with(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> Ints:
-    """Rows of the cells that have any labeled gene among the tokens that are read, sorted.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    class_of
-        Class by token id, `losses.MISSING` for those without, ``(V,)``.
-    max_length
-        Most tokens of one cell.
-    """
+    """Rows of the cells that have any labeled gene among the tokens that are read, sorted."""
     is_labeled = class_of != MISSING
     has_any = np.zeros(len(dataset), dtype=bool)
     for rows, packed in _pieces(dataset, max_length):
@@ -546,17 +392,7 @@ def cells_with(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> In
 
 
 def count_cells(dataset: TokenizedDataset, size: int, max_length: int) -> Ints:
-    """Cells each token occurs in, by token id, ``(size,)``.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    size
-        Tokens of the vocabulary.
-    max_length
-        Most tokens of one cell.
-    """
+    """Cells each token occurs in, by token id, ``(size,)``."""
     counts = np.zeros(size, dtype=np.int64)
     for _, packed in _pieces(dataset, max_length):
         counts += np.bincount(packed.input_ids, minlength=size)
@@ -564,17 +400,7 @@ def count_cells(dataset: TokenizedDataset, size: int, max_length: int) -> Ints:
 
 
 def mean_ranks(dataset: TokenizedDataset, size: int, max_length: int) -> NDArray[np.float64]:
-    """Place of each token in the cells it occurs in, from 0 (first) to 1 (last), on average; NaN where it never does.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    size
-        Tokens of the vocabulary.
-    max_length
-        Most tokens of one cell.
-    """
+    """Mean place of each token in its cells, from 0 (first) to 1 (last); NaN where it never occurs."""
     sums, counts = np.zeros(size), np.zeros(size)
     for _, packed in _pieces(dataset, max_length):
         lengths = np.diff(packed.cu_seqlens)
@@ -615,42 +441,7 @@ def learn_cells(  # noqa: PLR0913
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> tuple[GeneformerForCells, FinetuneResult]:
-    """Fine-tune an encoder with one head per task.
-
-    Parameters
-    ----------
-    base
-        Pretrained model; left as it is.
-    tokens
-        Tokenized cells.
-    specs
-        The heads.
-    targets
-        By head, one entry per cell: classes (int64, `losses.MISSING` for none), label sets, or numbers (float32, not a
-        number for none).
-    train_rows, valid_rows
-        Cells to learn from, and to choose the weights by.
-    options, runtime
-        How to learn, and where.
-    class_weights
-        By head: weight of every class.
-    task_weights
-        Weight of every head's loss; all one by default.
-    learn_task_weights
-        Learn those weights instead.
-    head_dropout
-        Dropout before the heads; that of the encoder by default.
-    cells_per_batch
-        Cells of one batch and device, see `budget_of_cells`, in place of the token budget of the options.
-    deleted_genes
-        Token ids deleted in the second views of the contrastive term; a random share by default.
-    best_by, output, resume, callbacks, progress
-        See `finetune`.
-
-    Returns
-    -------
-    The network, in evaluation mode on the CPU, and what the run came to.
-    """
+    """Fine-tune an encoder with one head per task."""
     heads = [spec.to_dict() for spec in specs]
     network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights, head_dropout=head_dropout)
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
@@ -728,13 +519,7 @@ def _digest_of(base: LoadedModel) -> str:
 
 
 class score_cells:  # noqa: N801  used as a function
-    """Metrics of validation batches: the loss, and for classes accuracy and macro-F1, averaged over the heads.
-
-    Parameters
-    ----------
-    specs
-        The heads.
-    """
+    """Metrics of validation batches: the loss, and for classes accuracy and macro-F1, averaged over the heads."""
 
     def __init__(self, specs: Sequence[HeadSpec]) -> None:
         self.specs = specs
@@ -760,15 +545,7 @@ class score_cells:  # noqa: N801  used as a function
 
 
 def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
-    """Accuracy and macro-F1 over the labeled cells; not a number where there is none.
-
-    Parameters
-    ----------
-    logits
-        Logits or probabilities, ``(n, C)``.
-    codes
-        Classes, `losses.MISSING` for cells without one, ``(n,)``.
-    """
+    """Accuracy and macro-F1 over the labeled cells; not a number where there is none."""
     try:
         from sklearn.metrics import f1_score
     except ImportError as error:
@@ -789,21 +566,7 @@ def predict_cells(
     max_length: int,
     progress: Progress | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Outputs of every head for every cell, in the order of the cells: logits ``(n, C)``, or predicted numbers.
-
-    Parameters
-    ----------
-    network
-        Fine-tuned network.
-    tokens
-        Tokenized cells of its vocabulary.
-    runtime
-        Where and how it runs.
-    max_length
-        Tokens of a cell that are read.
-    progress
-        Called with the cells done and in all.
-    """
+    """Outputs of every head for every cell, in the order of the cells: logits ``(n, C)``, or predicted numbers."""
     network.train(False)
     outputs = {spec.name: np.empty((len(tokens), spec.size), dtype=np.float32) for spec in network.specs}
 

@@ -95,10 +95,7 @@ def text_of(entry: object) -> str:
 
 
 def repaired(text: str) -> tuple[str, tuple[str, ...]]:
-    """An identifier in upper case, without prefix and version, and the names of the repairs that took.
-
-    A version is taken off Ensembl ids only, because real symbols contain dots.
-    """
+    """An identifier in upper case, without prefix and version, and the names of the repairs that took."""
     done = []
     if match := _ASSEMBLY.match(text):
         text = text[match.end() :]
@@ -143,19 +140,7 @@ _ORF: Final = re.compile(r"(?<=^C)([0-9XY]+)ORF")
 
 
 class Known(NamedTuple):
-    """What an identifier stands for.
-
-    Attributes
-    ----------
-    position
-        Index into the genes of the vocabulary.
-    how
-        Index into `HOW`.
-    spelled
-        The identifier as the corpus spells it.
-    borrowed
-        Known only from the history that ships with V2, not from the vocabulary itself.
-    """
+    """What an identifier stands for."""
 
     position: int
     how: int
@@ -165,23 +150,7 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class LookedUp:
-    """One column of names, looked up.
-
-    Attributes
-    ----------
-    positions
-        Index into the genes of the vocabulary, -1 where there is none, ``(n,)``.
-    hows
-        Indices into `HOW`, ``(n,)``.
-    borrowed
-        Whether the match rests on the history that ships with V2, ``(n,)``.
-    repairs
-        What was repaired, by row.
-    foreign
-        How many names are of another species or kind.
-    n_mouse_symbols
-        Names spelled the mouse way that are not spelled so in the vocabulary.
-    """
+    """One column of names, looked up."""
 
     column: str
     texts: list[str]
@@ -210,23 +179,7 @@ class LookedUp:
 
 
 class KnownNames:
-    """What each upper-case identifier stands for, genes without a token left out.
-
-    A vocabulary's own ids come first, then its symbols, then its table of aliases. Names are worked out when they are
-    asked for, and the tables searched for those alone: a file has a fraction of the names there are.
-
-    Parameters
-    ----------
-    vocabulary
-        Whose genes are meant.
-    borrow
-        Use the table of aliases of V2 for a vocabulary that has none.
-
-    Attributes
-    ----------
-    plain
-        Index into the genes of the vocabulary of each id that needs no second look.
-    """
+    """What each upper-case identifier stands for, genes without a token left out."""
 
     def __init__(self, vocabulary: Vocabulary, *, borrow: bool) -> None:
         own = vocabulary.tables.has_aliases
@@ -398,30 +351,7 @@ _REPAIRS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneMatch:
-    """Columns of a matrix matched to the genes of a vocabulary.
-
-    Attributes
-    ----------
-    vocabulary
-        What was matched against.
-    positions
-        Index into `vocabulary.genes` of each column, -1 where it is none of them, ``(n,)``. Columns of the same
-        position are to be summed.
-    names
-        The name each column was looked up by, ``(n,)`` text; empty where it has none.
-    hows
-        Index into `gene_lookup.HOW` of each column: by id, symbol, retired id, earlier symbol; or why not, ``(n,)``.
-    column
-        Where the names were found: a column of `var`, or "index".
-    kind
-        "ensembl" or "symbol": what most of the matched names are.
-    n_repaired
-        Names that matched after a repair, by repair: "version", "prefix", "par_y", "case", "spaces".
-    n_from_other
-        Columns without a name there that were matched by their name in another column of `var`.
-    foreign
-        Names left out that are of another species or kind, by species or kind.
-    """
+    """Columns of a matrix matched to the genes of a vocabulary."""
 
     vocabulary: Vocabulary
     positions: NDArray[np.int32]
@@ -485,15 +415,7 @@ class GeneMatch:
         }
 
     def report(self, counts_per_column: ArrayLike, *, examples: int = 5) -> "GeneReport":
-        """The account of the match.
-
-        Parameters
-        ----------
-        counts_per_column
-            Sum over all cells of each column of the matrix, ``(n,)``.
-        examples
-            How many of the left out names to list, those with most counts first.
-        """
+        """The account of the match."""
         counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
         total = float(counts.sum()) or 1.0
         out = np.flatnonzero(self.positions < 0)
@@ -510,17 +432,7 @@ class GeneMatch:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneReport:
-    """How many genes matched, how, and which share of the counts that is.
-
-    Attributes
-    ----------
-    match
-        What it is about.
-    share_matched, share_left_out, share_missing
-        Shares of all counts in matched columns, in the others, and in columns without any name.
-    unmatched
-        Names left out with most counts, and the share of all counts of each.
-    """
+    """How many genes matched, how, and which share of the counts that is."""
 
     match: GeneMatch
     share_matched: float
@@ -572,24 +484,7 @@ class GeneReport:
 
 
 def check_matched_share(match: GeneMatch, counts_per_column: ArrayLike, min_matched: float) -> float:
-    """Share of all counts in matched columns, once that is enough.
-
-    Parameters
-    ----------
-    match
-        Which column is which gene.
-    counts_per_column
-        Sum over all cells of each column of the matrix, ``(n,)``.
-    min_matched
-        Least share. Without any counts nothing is refused and the share is 0.
-
-    Raises
-    ------
-    TooFewGenesMatchedError
-        Less than that lies in genes of the vocabulary.
-    GeneIdsNotFoundError
-        More than 1 % of the counts lie in columns without any name.
-    """
+    """Share of all counts in matched columns, once that is enough."""
     counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
     report = match.report(counts)
     if not counts.any():
@@ -661,43 +556,7 @@ def resolve_genes(
     *,
     borrow: bool = True,
 ) -> GeneMatch:
-    """Which column of a matrix is which gene of the vocabulary.
-
-    Each name is looked up by itself, as Ensembl id (current or retired, with or without version), or as symbol (current
-    or earlier, in any case). Columns that turn out to be the same gene are to be summed.
-
-    Parameters
-    ----------
-    columns
-        The text columns of `var`, and its row names as "index", each ``(n,)``.
-    vocabulary
-        What to match against.
-    column
-        Where the identifiers are. By default the place with most matches, Ensembl ids before symbols; rows without an
-        identifier there are then looked up by their names in the other columns.
-    borrow
-        Resolve retired ids and earlier symbols by the history of V2 for a vocabulary that has none, such as V1. A name
-        is resolved so only where its gene is not in the data under a name of its own.
-
-    Raises
-    ------
-    UnknownColumnError
-        No such column.
-    GeneIdsNotFoundError
-        Nothing that looks like an identifier of the vocabulary.
-    WrongSpeciesError
-        Mostly genes of another species.
-    UnsupportedGeneIdsError
-        Mostly transcripts, proteins, Entrez numbers or probes.
-
-    Examples
-    --------
-    >>> from geneformer.genes.lookup import resolve_genes
-    >>> from geneformer.genes.vocabulary import Vocabulary
-    >>> match = resolve_genes({"index": ["ENSG00000141510.18", "gapdh", "nonsense"]}, Vocabulary.load("V1"))
-    >>> match.n_matched, [match.vocabulary.symbol_of(g) for g in match.vocabulary.genes[match.positions[:2]]]
-    (2, ['TP53', 'GAPDH'])
-    """
+    """Which column of a matrix is which gene of the vocabulary."""
     known = known_names(vocabulary, borrow=borrow)
     looked_up = _candidates(columns, column, known)
     chosen = _choose(looked_up)
@@ -848,20 +707,7 @@ def _first(texts: list[str]) -> str:
 
 
 def token_of_gene(gene: str, vocabulary: Vocabulary) -> int:
-    """Token id of an Ensembl id or symbol.
-
-    Parameters
-    ----------
-    gene
-        Ensembl id, current or retired, with or without version; or symbol in any case.
-    vocabulary
-        Where it is looked up.
-
-    Raises
-    ------
-    UnknownColumnError
-        The vocabulary has no token for it.
-    """
+    """Token id of an Ensembl id or symbol."""
     identifier = gene.strip()
     for name in (identifier, identifier.partition(".")[0], vocabulary.symbols.get(identifier, "")):
         if name in vocabulary.token_of:

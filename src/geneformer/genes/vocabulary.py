@@ -33,14 +33,7 @@ def check_entries(
     special_tokens: Mapping[str, int],
     input_size: int,
 ) -> None:
-    """Refuse a vocabulary that contradicts itself.
-
-    Raises
-    ------
-    InvalidVocabularyError
-        Lengths that differ, special tokens missing or misplaced, an id or a gene used twice, a hole among the ids, or a
-        median that is no positive number.
-    """
+    """Refuse a vocabulary that contradicts itself."""
     where = f'Vocabulary "{name}"'
     if not len(genes) == len(token_ids) == len(medians):
         msg = (
@@ -238,13 +231,7 @@ class FolderTables:
 
 
 def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
-    """Genes, token ids and medians of a vocabulary folder, row by row.
-
-    Raises
-    ------
-    InvalidVocabularyError
-        The file is missing, damaged, or has other columns.
-    """
+    """Genes, token ids and medians of a vocabulary folder, row by row."""
     genes, token_ids, medians = _read_columns(
         folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}
     )
@@ -252,17 +239,7 @@ def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | 
 
 
 def write_tables(tables: Tables, token_of: dict[str, int], folder: Path) -> None:
-    """Write the tables of a vocabulary into a folder that exists.
-
-    Parameters
-    ----------
-    tables
-        What to write.
-    token_of
-        Token id of each token gene.
-    folder
-        Where to; three files at most.
-    """
+    """Write the tables of a vocabulary into a folder that exists."""
     import pyarrow as pa
 
     medians = tables.medians
@@ -371,17 +348,7 @@ _TOKENS, _MEDIANS, _NAMES, _MAPPING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What was found on disk, unchecked.
-
-    Attributes
-    ----------
-    token_of
-        Token id of each gene, in the order of the ids.
-    medians
-        Nonzero median of each of those genes; NaN where it is missing.
-    fingerprint
-        What the folder says its fingerprint is, if it does.
-    """
+    """What was found on disk, unchecked."""
 
     name: str
     token_of: dict[str, int]
@@ -393,15 +360,7 @@ class Stored:
 
 
 def read_stored(path: Path) -> Stored:
-    """A vocabulary folder of this package or of published pickles, or one published token dictionary.
-
-    Raises
-    ------
-    UnknownVocabularyError
-        The folder holds neither, or several published vocabularies.
-    InvalidVocabularyError
-        Files are missing, damaged or contradict each other.
-    """
+    """A vocabulary folder of this package or of published pickles, or one published token dictionary."""
     if path.is_file():
         return _read_published(path)
     if (path / META).is_file():
@@ -790,15 +749,7 @@ def _load_folder(path: Path) -> Vocabulary:
 
 
 def numbers(values: NDArray[Any], *, missing: NDArray[np.bool_] | None = None) -> pa.Array:
-    """Numbers or truth values, their memory shared where possible.
-
-    Parameters
-    ----------
-    values
-        One dimension, of a type that Arrow has.
-    missing
-        Which of them become nulls.
-    """
+    """Numbers or truth values, their memory shared where possible."""
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     kind = pa.from_numpy_dtype(values.dtype)
     stored = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else np.ascontiguousarray(values)
@@ -819,15 +770,7 @@ def texts(values: Sequence[str]) -> pa.Array:
 
 
 def lists(starts: NDArray[Any], values: NDArray[Any]) -> pa.Array:
-    """Lists of numbers.
-
-    Parameters
-    ----------
-    starts
-        Where each list starts in `values`, and where the last one ends, ``(n + 1,)``.
-    values
-        The numbers, end to end.
-    """
+    """Lists of numbers."""
     return pa.ListArray.from_arrays(numbers(starts.astype(np.int32)), numbers(values))
 
 

@@ -26,15 +26,7 @@ _LEAST_MERGED = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class CellAttention:
-    """Attention within one cell.
-
-    Attributes
-    ----------
-    genes
-        Ensembl ids in rank order, ``(L,)``.
-    weights
-        Attention paid by the row's gene to the column's, ``(heads, L, L)``; every row sums to one.
-    """
+    """Attention within one cell."""
 
     genes: NDArray[Any]
     weights: NDArray[np.float32]
@@ -42,21 +34,7 @@ class CellAttention:
 
 @dataclass(frozen=True, slots=True)
 class GeneAttention:
-    """Attention gene by gene, averaged over heads and over the cells that express both genes.
-
-    With `min_weight`, over those cells in which the pair weighs at least as much.
-
-    Attributes
-    ----------
-    genes
-        Ensembl ids of rows and columns, ``(g,)``.
-    weights
-        Mean attention paid by the row's gene to the column's, sparse ``(g, g)``.
-    n_cells
-        Cells each mean is taken over, sparse ``(g, g)``.
-    provenance
-        Model, vocabulary fingerprint, options, versions.
-    """
+    """Attention gene by gene, averaged over heads and over the cells that express both genes."""
 
     genes: NDArray[Any]
     weights: "csr_matrix"
@@ -86,28 +64,7 @@ def cell_attention(
     *,
     progress: Progress | None = None,
 ) -> list[CellAttention]:
-    """Attention weights of every cell in one layer.
-
-    Memory grows with the square of the genes of a cell: choose the cells first. Special tokens are among the tokens.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    model
-        Pretrained model of the same vocabulary.
-    options, runtime
-        Which layer, and where it runs; `genes` and `min_weight` do not apply.
-    progress
-        Called with the cells done and the cells in all.
-
-    Raises
-    ------
-    PairingError
-        Tokens and model do not belong together.
-    OutOfRangeError
-        A layer the model does not have.
-    """
+    """Attention weights of every cell in one layer."""
     kept: list[CellAttention | None] = [None] * len(tokens)
 
     def keep(row: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
@@ -125,28 +82,7 @@ def gene_attention(
     *,
     progress: Progress | None = None,
 ) -> GeneAttention:
-    """Attention gene by gene over all cells; nothing is kept per cell.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    model
-        Pretrained model of the same vocabulary.
-    options, runtime
-        Which weights, and where the model runs.
-    progress
-        Called with the cells done and the cells in all.
-
-    Raises
-    ------
-    UnknownColumnError
-        A gene that the vocabulary does not have.
-    PairingError
-        Tokens and model do not belong together.
-    OutOfRangeError
-        A layer the model does not have.
-    """
+    """Attention gene by gene over all cells; nothing is kept per cell."""
     vocabulary = model.vocabulary
     wanted = np.zeros(vocabulary.size, dtype=bool)
     wanted[[token_of_gene(gene, vocabulary) for gene in options.genes] or vocabulary.token_ids] = True

@@ -62,21 +62,7 @@ def tokens_for(
     keep: tuple[str, ...] = (),
     counts: bool = False,
 ) -> tuple[TokenizedDataset, NDArray[np.int64]]:
-    """Tokens of the cells of `adata` for a model, and the row of `adata` each came from.
-
-    Parameters
-    ----------
-    adata
-        Raw counts.
-    model
-        Decides vocabulary and length.
-    counts_layer, gene_ids
-        Where counts and gene identifiers are.
-    keep
-        Columns of `obs` to carry along.
-    counts
-        Also keep each token's scaled count.
-    """
+    """Tokens of the cells of `adata` for a model, and the row of `adata` each came from."""
     import pandas as pd
 
     adata = adata if adata.obs_names.is_unique else _numbered(adata)
@@ -118,29 +104,7 @@ def open_tokens(
     counts: bool = False,
     progress: Progress | None = None,
 ) -> TokenizedDataset:
-    """Tokens of a dataset folder as they are, or of counts, made to fit the model.
-
-    Tokens made on the way go through a temporary folder and are memory-mapped, so that memory does not grow with the
-    number of cells; the folder goes when the dataset does.
-
-    Parameters
-    ----------
-    inputs
-        One `.dataset` folder, or files and folders of counts.
-    model
-        Decides vocabulary and length.
-    layer, gene_ids
-        Where counts and gene identifiers are.
-    counts
-        Also keep each token's scaled count, where tokens are made.
-    progress
-        Called while counts are tokenized.
-
-    Raises
-    ------
-    OptionError
-        Several dataset folders, or a mixture with counts.
-    """
+    """Tokens of a dataset folder as they are, or of counts, made to fit the model."""
     folders = [path for path in inputs if is_dataset(path)]
     if folders and len(inputs) > 1:
         msg = f"{folders[0]} is a dataset of tokens; pass it alone, or pass counts only. Got {len(inputs)} inputs."
@@ -163,19 +127,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:
-    """Refuse tokens the model cannot read, before any work.
-
-    Raises
-    ------
-    NoCellsError
-        No cells.
-    VocabularyMismatchError
-        The tokens belong to another vocabulary.
-    UnknownVocabularyError
-        Nothing says which vocabulary they belong to, and they do not fit the model's.
-    SequenceTooLongError
-        Cells longer than the model's positions, and no consent to cut them.
-    """
+    """Refuse tokens the model cannot read, before any work."""
     if not len(tokens):
         msg = "There are no cells in the tokenized dataset."
         raise NoCellsError(msg)
@@ -218,26 +170,14 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
 
 
 def check_layer(layer: int, name: str, n_layers: int, *, option: str = "layer") -> None:
-    """Refuse a layer that the model does not have.
-
-    Raises
-    ------
-    OutOfRangeError
-        It is further from the output than the model is deep.
-    """
+    """Refuse a layer that the model does not have."""
     if -layer > n_layers:
         msg = f"{option}={layer}, but {name} has {n_layers} layers. Use 0 to -{n_layers}."
         raise OutOfRangeError(msg)
 
 
 def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
-    """Refuse `pooling="cls"` for tokens without `<cls>`.
-
-    Raises
-    ------
-    PairingError
-        The vocabulary has none, or some cells do not start with it.
-    """
+    """Refuse `pooling="cls"` for tokens without `<cls>`."""
     cls_id = model.vocabulary.cls_id
     if cls_id is None:
         msg = f'pooling="cls" needs <cls>, which vocabulary {model.vocabulary.name} does not have. Use pooling="mean".'
@@ -265,21 +205,7 @@ CellInput = Union["AnnData", TokenizedDataset, "Cells", str, Path, Sequence[str 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Tokenized cells and where they come from.
-
-    Attributes
-    ----------
-    tokens
-        Tokens of the cells that have any known gene.
-    rows
-        Row of the input each of them is, ``(n,)``.
-    n_input
-        Cells of the input.
-    adata
-        Their counts, where they came as AnnData or as an `.h5ad` file.
-    layer, gene_ids
-        Where counts and gene identifiers are in `adata`.
-    """
+    """Tokenized cells and where they come from."""
 
     tokens: TokenizedDataset
     rows: NDArray[np.int64]
@@ -289,13 +215,7 @@ class Cells:
     gene_ids: str | None = None
 
     def column(self, name: str) -> Any:
-        """What a column says about the tokenized cells, ``(n,)``.
-
-        Raises
-        ------
-        UnknownColumnError
-            No such column.
-        """
+        """What a column says about the tokenized cells, ``(n,)``."""
         columns = self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
         if name not in columns:
             where = "the tokenized dataset" if self.adata is None else "obs"
@@ -310,10 +230,7 @@ class Cells:
         return over
 
     def counts(self, model: PairedModel) -> "sparse.csr_matrix | None":
-        """Raw counts of the tokenized cells by genes of the vocabulary, ``(n, g)``; None where there are only tokens.
-
-        Tokens with stored counts give those, scaled to 10,000 per cell.
-        """
+        """Raw counts of the tokenized cells by vocabulary genes, ``(n, g)``; None where there are only tokens."""
         from scipy import sparse
 
         vocabulary = model.vocabulary
@@ -346,26 +263,7 @@ def open_cells(
     gene_ids: str | None = None,
     counts: bool = False,
 ) -> Cells:
-    """Tokens for a model, with everything that is known about the cells.
-
-    Parameters
-    ----------
-    cells
-        AnnData with raw counts, tokens, or files and folders of either.
-    model
-        Decides vocabulary and length.
-    counts_layer, gene_ids
-        Where counts and gene identifiers are; for counts.
-    counts
-        Also keep each token's scaled count, where tokens are made from AnnData; from files they always are.
-
-    Raises
-    ------
-    CountsError
-        The counts or gene identifiers cannot be used.
-    PairingError
-        Tokens that do not belong to the model.
-    """
+    """Tokens for a model, with everything that is known about the cells."""
     if isinstance(cells, Cells):
         return cells
     if isinstance(cells, TokenizedDataset):

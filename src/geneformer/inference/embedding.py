@@ -24,37 +24,7 @@ def embed(
     *,
     progress: Progress | None = None,
 ) -> CellEmbeddings | GeneEmbeddings:
-    """Embeddings of tokenized cells, or of the genes in them.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    model
-        Pretrained model of the same vocabulary.
-    options, runtime
-        What to extract, and where.
-    progress
-        Called with the cells done and the cells in all.
-
-    Returns
-    -------
-    CellEmbeddings or GeneEmbeddings
-        Cells in the order of `tokens`, or genes in the order of their token ids.
-
-    Raises
-    ------
-    NoCellsError
-        No cells.
-    VocabularyMismatchError
-        The tokens belong to another vocabulary.
-    SequenceTooLongError
-        Cells longer than the model's positions, and no consent to cut them.
-    OutOfRangeError
-        A layer the model does not have.
-    PairingError
-        `pooling="cls"` for tokens without `<cls>`.
-    """
+    """Embeddings of tokenized cells, or of the genes in them."""
     check_pairing(tokens, model, truncate=options.truncate)
     check_layer(options.layer, model.name, model.n_layers)
     provenance = describe_run(model, embedding=asdict(options))

@@ -28,39 +28,7 @@ def predict_masked(
     *,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
-    """Genes expected in the place of a masked one, in every cell that expresses it.
-
-    Each gene is masked on its own; the rest of the cell is the context. Special tokens are not among the predictions.
-
-    Parameters
-    ----------
-    tokens
-        Tokenized cells.
-    model
-        Pretrained model with its vocabulary head.
-    options, runtime
-        Which genes, how many predictions, and where the model runs.
-    progress
-        Called with the masked cells done and in all.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Tidy: `cell_id`, `masked_gene`, `masked_symbol`, `rank_in_cell` (0 = highest), `order` (1 = most expected),
-        `predicted_gene`, `predicted_symbol`, `probability`, `rank_of_masked` and `probability_of_masked` (where the
-        masked gene itself came out).
-
-    Raises
-    ------
-    OptionError
-        No genes.
-    CheckpointError
-        The checkpoint has no vocabulary head.
-    UnknownColumnError
-        A gene that the vocabulary does not have.
-    PairingError
-        Tokens and model do not belong together.
-    """
+    """Genes expected in the place of a masked one, in every cell that expresses it."""
     import pandas as pd
 
     n_predictions = options.n_predictions

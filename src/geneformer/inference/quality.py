@@ -24,15 +24,7 @@ METRICS = ("cosine", "euclidean")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """Share of the held-out cells that were classified correctly.
-
-    Attributes
-    ----------
-    mean
-        The share, over all cells: each is held out once.
-    low, high
-        95% interval.
-    """
+    """Share of the held-out cells that were classified correctly."""
 
     mean: float
     low: float
@@ -44,23 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingQuality:
-    """What an embedding knows about labels it was not made with.
-
-    Attributes
-    ----------
-    knn
-        Vote of the nearest training cells.
-    probe
-        Multinomial logistic regression.
-    commonest
-        Share of the commonest label: what a guess reaches.
-    n_cells, n_classes, n_dimensions
-        Size of the problem.
-    n_groups
-        Groups kept together, or None where cells were split one by one.
-    folds, n_neighbors, metric, standardize, seed
-        How it was measured.
-    """
+    """What an embedding knows about labels it was not made with."""
 
     knn: Accuracy
     probe: Accuracy
@@ -81,15 +57,7 @@ class EmbeddingQuality:
 
 
 def is_labeled(labels: ArrayLike, *, unknown: Iterable[str] = UNKNOWN) -> NDArray[np.bool_]:
-    """Whether each cell has a label, ``(n,)``; missing values and words such as "?" and "unassigned" are none.
-
-    Parameters
-    ----------
-    labels
-        Label of each cell, ``(n,)``.
-    unknown
-        Words that stand for no label, in lower case.
-    """
+    """Whether each cell has a label, ``(n,)``; missing values and words such as "?" and "unassigned" are none."""
     words = np.char.lower(np.char.strip(np.asarray(labels, dtype=object).astype(str)))
     return ~np.isin(words, list(unknown))
 
@@ -105,53 +73,7 @@ def embedding_quality(
     folds: int = 5,
     seed: int = 0,
 ) -> EmbeddingQuality:
-    """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn.
-
-    The cells are split into `folds` parts with the labels evenly spread, and each part is predicted from the others.
-    The linear probe always sees standardized dimensions, or its penalty would depend on their scale. Whether the
-    neighbors do is told by `standardize`: principal components are ordered by variance and lose from it, dimensions
-    of a network often gain.
-
-    Parameters
-    ----------
-    embedding
-        One row per cell, ``(n, d)``.
-    labels
-        Label of each cell, ``(n,)``. Drop cells without one first, see `is_labeled`.
-    groups
-        Donor, batch or the like of each cell, ``(n,)``; no group is on both sides of a split. The intervals then come
-        from resampling groups, and are rough where there are few.
-    n_neighbors
-        Neighbors that vote.
-    metric
-        Distance between cells.
-    standardize
-        Give every dimension mean 0 and variance 1 over the training cells before distances are taken.
-    folds
-        Parts the cells are split into; at most the number of groups.
-    seed
-        Fixes the split.
-
-    Raises
-    ------
-    OptionError
-        Rows and labels differ in number, or fewer than two labels.
-    OutOfRangeError
-        More folds than cells of the rarest label.
-    NonFiniteCountsError
-        Missing or infinite values in the embedding.
-    MissingExtraError
-        scikit-learn is not installed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from geneformer.inference.quality import embedding_quality
-    >>> labels = np.repeat(["B", "T"], 50)
-    >>> apart = np.where(labels == "B", 5.0, -5.0)[:, None] + np.random.default_rng(0).normal(size=(100, 2))
-    >>> embedding_quality(apart, labels).knn.mean
-    1.0
-    """
+    """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn."""
     check_choice("metric", metric, METRICS)
     check_range("n_neighbors", n_neighbors, low=1)
     values_nd, names, parts = _checked(embedding, labels, groups)
@@ -265,17 +187,7 @@ def _accuracy(correct: NDArray[np.bool_], parts: NDArray[Any] | None, seed: int)
 
 
 def save_random_weights(model: str | Path, folder: Path, *, seed: int = 0) -> Path:
-    """A checkpoint of the same shape and vocabulary as `model`, with random weights; returns its folder.
-
-    Parameters
-    ----------
-    model
-        Name or folder of the model to take shape and vocabulary from.
-    folder
-        Folder to write.
-    seed
-        Fixes the weights. The global random state is left alone.
-    """
+    """A checkpoint of the same shape and vocabulary as `model`, with random weights; returns its folder."""
     config = deepcopy(load_model(model).network.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -22,13 +22,7 @@ TABLES = (".parquet", ".csv")
 
 
 def check_suffix(path: str | Path, suffixes: Sequence[str] = TABLES) -> Path:
-    """The path, if its suffix is among those that are written.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        It is not.
-    """
+    """The path, if its suffix is among those that are written."""
     path = Path(path)
     if path.suffix not in suffixes:
         found = f'"{path.suffix}"' if path.suffix else "a name without suffix"
@@ -40,26 +34,7 @@ def check_suffix(path: str | Path, suffixes: Sequence[str] = TABLES) -> Path:
 def save_table(
     frame: "pd.DataFrame", path: str | Path, provenance: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Write a table as `.parquet`, with its provenance in the file's metadata, or as `.csv`.
-
-    Parameters
-    ----------
-    frame
-        The table; row names are not written.
-    path
-        File to make.
-    provenance
-        Model, vocabulary fingerprint, options, versions.
-    overwrite
-        Replace a file that is there.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        Another suffix.
-    OutputExistsError
-        There is a file already.
-    """
+    """Write a table as `.parquet`, with its provenance in the file's metadata, or as `.csv`."""
     path = check_suffix(path)
     with atomic_file(path, overwrite=overwrite) as temporary:
         write_table(frame, temporary, provenance, index=False)
@@ -81,13 +56,7 @@ def write_table(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any]
 
 
 def cells_as_anndata(cells: "pa.Table") -> "AnnData":
-    """AnnData without counts, with what is known about the cells as `obs`, under their names.
-
-    Parameters
-    ----------
-    cells
-        One row per cell.
-    """
+    """AnnData without counts, with what is known about the cells as `obs`, under their names."""
     import anndata as ad
 
     obs = cells.to_pandas()

@@ -84,30 +84,14 @@ _SCORES = 2**25
 
 
 class Dropout(NamedTuple):
-    """Dropout on the weights of one block.
-
-    Attributes
-    ----------
-    probability
-        Share of the weights dropped.
-    seed
-        Fixes which.
-    """
+    """Dropout on the weights of one block."""
 
     probability: float
     seed: int
 
 
 class Block(NamedTuple):
-    """A stretch of packed tokens that gather something, and the stretch they gather it from.
-
-    Attributes
-    ----------
-    queries, keys
-        The two stretches.
-    attend
-        ``(query, key, value, table, dropout) -> context`` for these tokens, each ``(tokens, H, K)``; differentiable.
-    """
+    """A stretch of packed tokens that gather something, and the stretch they gather it from."""
 
     queries: slice
     keys: slice
@@ -127,19 +111,7 @@ def attend_in_blocks(
     table_PK: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """What every token gathers, ``(T, H, K)``.
-
-    Parameters
-    ----------
-    blocks
-        Their queries cover every token once.
-    query_THK, key_THK, value_THK
-        Packed tokens.
-    table_PK
-        Embeddings of distances, for blocks that use them.
-    dropout
-        Probability that a weight is dropped. The seed comes from PyTorch's global generator.
-    """
+    """What every token gathers, ``(T, H, K)``."""
     context: Tensor = BlockwiseAttention.apply(query_THK, key_THK, value_THK, table_PK, tuple(blocks), dropout)
     return context
 
@@ -220,19 +192,7 @@ _LEAST_QUERIES = 32
 def relative(
     query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequence[int], dropout: float, *, table_PK: Tensor
 ) -> Tensor:
-    """Attention within each cell with relative positions, ``(T, H, K)``; weights live for one block at a time.
-
-    Parameters
-    ----------
-    query_THK, key_THK, value_THK
-        Packed tokens.
-    lengths
-        Tokens of every cell.
-    dropout
-        Probability that a weight is dropped.
-    table_PK
-        One embedding per distance from ``-k`` to ``k``.
-    """
+    """Attention within each cell with relative positions, ``(T, H, K)``; weights live for one block at a time."""
     blocks = tuple(_blocks(lengths, query_THK.shape[1], block_size(query_THK.device)))
     return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
 
@@ -276,17 +236,7 @@ def _attend(
 
 
 def scaled_scores(query_NQK: Tensor, key_NJK: Tensor, table_PK: Tensor | None, offset: int) -> Tensor:
-    """Scores before softmax, ``(N, Q, J)``.
-
-    Parameters
-    ----------
-    query_NQK, key_NJK
-        Queries and keys.
-    table_PK
-        Embeddings of distances, where there are any.
-    offset
-        Distance from the first query to the first key.
-    """
+    """Scores before softmax, ``(N, Q, J)``."""
     scale = query_NQK.shape[-1] ** -0.5
     if table_PK is None:
         return torch.bmm(query_NQK, key_NJK.mT) * scale
@@ -295,23 +245,7 @@ def scaled_scores(query_NQK: Tensor, key_NJK: Tensor, table_PK: Tensor | None, o
 
 
 def relative_scores(query_NQK: Tensor, table_PK: Tensor, offset: int, n_keys: int) -> Tensor:
-    """Products of every query with the embeddings of its distances to the keys, ``(N, Q, J)``.
-
-    Neighboring queries see the same row of distances, moved on by one. So each product with the table is laid out once,
-    over all distances of the block, and rows are shifted by reading them one element further apart: no index per score,
-    and a backward pass of plain sums.
-
-    Parameters
-    ----------
-    query_NQK
-        Queries.
-    table_PK
-        One embedding per distance from ``-k`` to ``k``.
-    offset
-        Distance from the first query to the first key.
-    n_keys
-        Number of keys.
-    """
+    """Products of every query with the embeddings of its distances to the keys, ``(N, Q, J)``."""
     n_queries, clip = query_NQK.shape[1], len(table_PK) // 2
     by_distance_NQP = query_NQK @ table_PK.to(query_NQK.dtype).T
     # One distance more than there are, or the shifted rows of a single query would be shorter than its keys.
@@ -344,21 +278,7 @@ def windowed(
     window: int,
     table_PK: Tensor | None = None,
 ) -> Tensor:
-    """Attention of every token to those of its cell at most `window` ranks away, itself included, ``(T, H, K)``.
-
-    Parameters
-    ----------
-    query_THK, key_THK, value_THK
-        Packed tokens.
-    lengths
-        Tokens of every cell.
-    dropout
-        Probability that a weight is dropped.
-    window
-        Ranks on either side.
-    table_PK
-        Embeddings of distances, for relative positions within the window.
-    """
+    """Attention of every token to those of its cell at most `window` ranks away, itself included, ``(T, H, K)``."""
     cells_T = torch.repeat_interleave(torch.tensor(lengths)).to(query_THK.device)
     blocks = tuple(_windowed_blocks(cells_T, query_THK.shape[1], window, block_size(query_THK.device)))
     return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)

@@ -87,17 +87,7 @@ class BlockedAttention(torch.autograd.Function):
 
 
 class _Piece(NamedTuple):
-    """Neighboring cells of one length.
-
-    Attributes
-    ----------
-    start
-        First token.
-    cells, length
-        How many cells, and their tokens.
-    heads
-        Heads of the attention.
-    """
+    """Neighboring cells of one length."""
 
     start: int
     cells: int
@@ -139,11 +129,7 @@ def _weights(query_NQK: Tensor, key_NLK: Tensor) -> Tensor:
 
 
 def draw_dropped(n: int, probability: float) -> Tensor:
-    """Positions out of ``n``, each there with the given probability, independently; in increasing order.
-
-    Gaps between them follow a geometric distribution; drawing those costs one number per position dropped instead of
-    one per position.
-    """
+    """Positions out of ``n``, each there with the given probability, independently; in increasing order."""
     expected = n * probability
     draws = int(expected + 6 * expected**0.5) + 8
     positions = torch.empty(draws, dtype=torch.int64).geometric_(probability).cumsum(0) - 1

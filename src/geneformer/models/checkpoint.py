@@ -35,15 +35,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def read_config(folder: Path) -> BertConfig:
-    """Configuration of a checkpoint folder.
-
-    Raises
-    ------
-    CheckpointError
-        No `config.json`, one that is damaged, or another family of models.
-    PlaceholderFileError
-        A git-lfs pointer stands in for it.
-    """
+    """Configuration of a checkpoint folder."""
     path = folder / CONFIG
     if not path.is_file():
         found = sorted(p.name for p in folder.iterdir())[:8]
@@ -54,17 +46,7 @@ def read_config(folder: Path) -> BertConfig:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Entries of `model.safetensors`, tied copies left out.
-
-    Raises
-    ------
-    ConversionNeededError
-        The folder only has pickled weights.
-    CheckpointError
-        No weights, or a damaged file.
-    PlaceholderFileError
-        A git-lfs pointer stands in for the weights.
-    """
+    """Entries of `model.safetensors`, tied copies left out."""
     path = folder / WEIGHTS
     if not path.is_file():
         if (folder / PICKLED_WEIGHTS).is_file():
@@ -85,22 +67,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -> tuple[GeneformerForMaskedLM, bool]:
-    """A model with the weights of a checkpoint, in evaluation mode, and whether they include the vocabulary head.
-
-    Parameters
-    ----------
-    config
-        Configuration.
-    weights
-        Entries by name; those of a bare encoder may lack the prefix `bert.`.
-    where
-        Named in errors.
-
-    Raises
-    ------
-    CheckpointError
-        Entries missing, unknown or of the wrong shape, or values that are not finite.
-    """
+    """A model with the weights of a checkpoint, in evaluation mode, and whether they include the vocabulary head."""
     if not any(name.startswith("bert.") for name in weights):
         weights = {name if name.startswith(HEAD) else f"bert.{name}": value for name, value in weights.items()}
     weights = {n: v for n, v in weights.items() if not n.startswith(FINE_TUNED) and not n.endswith("position_ids")}
@@ -127,17 +94,7 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
 
 
 def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that this package loads and, where the encoder is plain BERT, plain `transformers` too.
-
-    Parameters
-    ----------
-    model
-        Encoder and head.
-    folder
-        Made if missing; files of the same names are replaced.
-    dtype
-        Storage of the weights.
-    """
+    """Write a folder that this package loads and, where the encoder is plain BERT, plain `transformers` too."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -145,24 +102,7 @@ def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.
 
 
 def convert_pickled(folder: Path, output: Path) -> None:
-    """Turn a folder with pickled weights into one with safetensors; every entry is kept, task heads included.
-
-    The pickle is read by PyTorch's restricted loader, which builds tensors and nothing else.
-
-    Parameters
-    ----------
-    folder
-        Folder with `config.json` and `pytorch_model.bin`.
-    output
-        Folder to write.
-
-    Raises
-    ------
-    UnsafeFileError
-        The file asks for code to be run.
-    CheckpointError
-        The file is damaged, holds more than tensors, or does not fit its configuration.
-    """
+    """Turn a folder with pickled weights into one with safetensors; every entry is kept, task heads included."""
     config, path = read_config(folder), folder / PICKLED_WEIGHTS
     weights = {name: value for name, value in unpickle_weights(path).items() if name not in TIED}
     build_model(config, weights, str(path))
@@ -173,22 +113,7 @@ def convert_pickled(folder: Path, output: Path) -> None:
 
 
 def unpickle_weights(path: Path) -> dict[str, Tensor]:
-    """Entries of a pickled file that holds tensors and nothing else, by PyTorch's restricted loader.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    UnsafeFileError
-        It asks for code to be run.
-    CheckpointError
-        It is damaged, or holds more than tensors.
-    PlaceholderFileError
-        A git-lfs pointer stands in for it.
-    """
+    """Entries of a pickled file that holds tensors and nothing else, by PyTorch's restricted loader."""
     _refuse_placeholder(path)
     # `pickle` itself may not be imported in this package; its error is reached through PyTorch.
     refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]

@@ -29,15 +29,7 @@ MODEL_TYPE = "geneformer"
 
 
 def extension(config: BertConfig, name: str) -> int:
-    """Size of an extension; zero where the encoder does without it.
-
-    Parameters
-    ----------
-    config
-        Configuration.
-    name
-        One of `EXTENSIONS`.
-    """
+    """Size of an extension; zero where the encoder does without it."""
     return int(getattr(config, name, 0) or 0)
 
 
@@ -58,19 +50,7 @@ def describe_extensions(config: BertConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """Sizes of one encoder.
-
-    Attributes
-    ----------
-    layers, hidden, heads, feed_forward
-        Size of the stack.
-    positions
-        Longest cell, special tokens included.
-    vocabulary
-        Vocabulary it was made for.
-    dropout, attention_dropout
-        On states and on attention weights.
-    """
+    """Sizes of one encoder."""
 
     layers: int
     hidden: int
@@ -114,22 +94,7 @@ _NUMBERS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_e
 
 
 def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
-    """Configuration of a named architecture, or of a `config.json`, for a vocabulary.
-
-    Parameters
-    ----------
-    name
-        One of `ARCHITECTURES`, a `config.json`, or a folder that holds one.
-    vocab_size
-        Tokens of the vocabulary, special tokens included.
-
-    Raises
-    ------
-    UnknownModelError
-        Neither a known name nor a file.
-    CheckpointError
-        The file describes another family of models.
-    """
+    """Configuration of a named architecture, or of a `config.json`, for a vocabulary."""
     if str(name) in ARCHITECTURES:
         shape = ARCHITECTURES[str(name)]
         return BertConfig(
@@ -157,18 +122,7 @@ def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
 
 
 def read_config_file(path: Path) -> BertConfig:
-    """Configuration in a `config.json`.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        Not JSON, another family of models, or sizes that are not sizes.
-    """
+    """Configuration in a `config.json`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -188,22 +142,7 @@ def read_config_file(path: Path) -> BertConfig:
 def write_config(
     config: BertConfig, folder: Path, dtype: torch.dtype = torch.float32, *, architecture: str = "BertForMaskedLM"
 ) -> None:
-    """Write `config.json`; plain BERT under the architecture name `transformers` knows.
-
-    An encoder with relative positions, a window or adapters is written as another type of model, because `transformers`
-    would open it as BERT, leave out what it does not know, and compute something else.
-
-    Parameters
-    ----------
-    config
-        Configuration; its `architectures` are set.
-    folder
-        Where the file goes.
-    dtype
-        Storage of the weights.
-    architecture
-        Name of the network in `transformers`; "Bert" gives way to "Geneformer" where it is not plain BERT.
-    """
+    """Write `config.json`; plain BERT under the architecture name `transformers` knows."""
     plain = is_plain_bert(config)
     config.architectures = [architecture if plain else architecture.replace("Bert", "Geneformer", 1)]
     content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}

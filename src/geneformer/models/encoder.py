@@ -40,18 +40,7 @@ class ZeroLinear(nn.Linear):
 
 
 class Adapter(nn.Module):
-    """Down, GELU, up, and the input added; the identity until something is learnt.
-
-    It stands where the paper puts it: in both halves of a layer, after the dense layer and its dropout, before the
-    residual is added.
-
-    Parameters
-    ----------
-    hidden_size
-        Width of the states.
-    size
-        Width of the bottleneck.
-    """
+    """Down, GELU, up, and the input added; the identity until something is learnt."""
 
     def __init__(self, hidden_size: int, size: int) -> None:
         super().__init__()

@@ -29,26 +29,7 @@ _POSITIONS = "embeddings.position_embeddings.weight"
 
 
 def load_encoder_weights(network: GeneformerModel, base_state: Mapping[str, Tensor], where: str) -> tuple[str, ...]:
-    """Copy a pretrained encoder into `network.bert`; returns the names of parameters that stay as initialized.
-
-    New may be: bottleneck adapters, one layer on top, and the pooler. Heads and the pooler of the pretrained state are
-    passed over where the network has none.
-
-    Parameters
-    ----------
-    network
-        Network with an encoder `bert`; written in place.
-    base_state
-        Entries of the pretrained network by name, those of the encoder with the prefix `bert.`.
-    where
-        Named in errors.
-
-    Raises
-    ------
-    CheckpointError
-        Relative positions on one side and absolute ones on the other; entries missing, of another shape, or that the
-        network has no place for.
-    """
+    """Copy a pretrained encoder into `network.bert`; returns the names of parameters that stay as initialized."""
     pretrained = {name.removeprefix(_PREFIX): x for name, x in base_state.items() if name.startswith(_PREFIX)}
     pretrained = {name: value for name, value in pretrained.items() if not name.endswith("position_ids")}
     # Of `.state_dict()` the tensors share memory with the parameters, so that copying into them is loading.
@@ -104,13 +85,7 @@ def _check_positions(pretrained: Mapping[str, Tensor], own: Mapping[str, Tensor]
 
 
 def low_bit_library() -> Any:
-    """The module bitsandbytes.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """The module bitsandbytes."""
     try:
         return import_module("bitsandbytes")
     except ImportError as error:
@@ -119,20 +94,7 @@ def low_bit_library() -> Any:
 
 
 def quantize_linears(module: nn.Module, bits: Literal["8bit", "4bit"]) -> int:
-    """Replace the dense layers within a module by frozen ones of few bits; returns how many there were.
-
-    Parameters
-    ----------
-    module
-        Changed in place.
-    bits
-        Bits of a weight; biases stay as they are.
-
-    Raises
-    ------
-    MissingExtraError
-        bitsandbytes is not installed.
-    """
+    """Replace the dense layers within a module by frozen ones of few bits; returns how many there were."""
     library = low_bit_library()
     found = [name for name, part in module.named_modules() if type(part) is nn.Linear]
     for name in found:
@@ -168,15 +130,7 @@ def is_low_bit(layer: nn.Module) -> bool:
 
 
 def plain_linear(layer: Any, update: torch.Tensor | None = None) -> nn.Linear:
-    """A plain dense layer that computes the same as a given one.
-
-    Parameters
-    ----------
-    layer
-        Plain, or of few bits.
-    update
-        Added to the weights, ``(out, in)``.
-    """
+    """A plain dense layer that computes the same as a given one."""
     if is_low_bit(layer):
         from peft.utils.integrations import dequantize_module_weight
 
@@ -203,15 +157,7 @@ _STRATEGIES_LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class TrainedShare:
-    """How much of a network moves.
-
-    Attributes
-    ----------
-    trained, total
-        Numbers of single weights.
-    names
-        Parameters that move, in the network's order.
-    """
+    """How much of a network moves."""
 
     trained: int
     total: int
@@ -219,25 +165,7 @@ class TrainedShare:
 
 
 def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
-    """Configuration of the network to fine-tune.
-
-    Parameters
-    ----------
-    config
-        Of the pretrained encoder; left as it is.
-    options
-        Strategy and architecture. Zero `relative_positions` and `attention_window` keep what the encoder was pretrained
-        with.
-
-    Raises
-    ------
-    OptionError
-        Options that contradict each other.
-    OutOfRangeError
-        More layers to freeze than there are.
-    CheckpointError
-        Relative positions that the pretrained encoder does not have.
-    """
+    """Configuration of the network to fine-tune."""
     prepared = deepcopy(config)
     if options.strategy == "extra_layer":
         prepared.num_hidden_layers += 1
@@ -257,22 +185,7 @@ def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
 
 
 def check_strategy(n_layers: int, options: FinetuneOptions) -> None:
-    """Refuse options that contradict each other or the encoder.
-
-    Parameters
-    ----------
-    n_layers
-        Layers of the encoder.
-    options
-        Strategy and what belongs to it.
-
-    Raises
-    ------
-    OptionError
-        `freeze_layers` or `bits` with a strategy they have no meaning for.
-    OutOfRangeError
-        More layers to freeze than there are.
-    """
+    """Refuse options that contradict each other or the encoder."""
     if options.freeze_layers and options.strategy != "full":
         msg = (
             f'freeze_layers={options.freeze_layers} goes with strategy="full" only: "{options.strategy}" freezes every '
@@ -307,40 +220,7 @@ def _check_relative(clip: int, options: FinetuneOptions) -> None:
 
 
 def apply_strategy(network: GeneformerModel, options: FinetuneOptions) -> TrainedShare:
-    """Freeze what stays, let the rest learn, and add low-rank updates where they are wanted.
-
-    - "full": everything, but for the lowest `freeze_layers` layers; the token embeddings go on learning, as published.
-    - "last_layer": the top layer.
-    - "extra_layer": the top layer, which is a new one if the network was built with `prepare_config`.
-    - "adapters": the adapters and the layer norms of every layer, as in Houlsby et al. (2019), Figure 2; the layer norm
-      of the embeddings stays.
-    - "lora": low-rank updates of queries and values (Hu et al., 2021), by PEFT. They start as zero, and `merge_lora`
-      makes them part of the weights.
-    - "head": nothing.
-
-    The head is trained as well. Dropout of frozen parts stays on in training mode.
-
-    Parameters
-    ----------
-    network
-        Network with an encoder `bert`; parameters are marked, and layers replaced, in place.
-    options
-        Strategy and what belongs to it.
-
-    Returns
-    -------
-    TrainedShare
-        Numbers of weights, those of low-rank updates included; weights of few bits count as weights.
-
-    Raises
-    ------
-    OptionError
-        Options that contradict each other, or adapters wanted in a network built without.
-    OutOfRangeError
-        More layers to freeze than there are.
-    MissingExtraError
-        A library that the strategy needs is not installed.
-    """
+    """Freeze what stays, let the rest learn, and add low-rank updates where they are wanted."""
     n_layers = int(network.config.num_hidden_layers)
     check_strategy(n_layers, options)
     if options.strategy == "adapters" and not extension(network.config, ADAPTER_SIZE):
@@ -397,15 +277,7 @@ def _add_lora(network: GeneformerModel, options: FinetuneOptions) -> int:
 
 
 def merge_lora(network: GeneformerModel) -> None:
-    """Make low-rank updates part of the weights, in place: BERT's own parameter names, equal outputs.
-
-    Weights of few bits become plain ones of the same value. A network without either is left as it is.
-
-    Parameters
-    ----------
-    network
-        Network that `apply_strategy` was used on.
-    """
+    """Make low-rank updates part of the weights, in place: BERT's own parameter names, equal outputs."""
     stack = cast(GeneformerEncoder, network.bert).encoder
     for name, module in list(stack.named_modules()):
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
@@ -428,24 +300,7 @@ Network = TypeVar("Network", bound=GeneformerModel)
 def build_network(
     kind: type[Network], base: LoadedModel, options: FinetuneOptions, attributes: Mapping[str, Any]
 ) -> Network:
-    """A network for a task with the encoder of a pretrained model, or one of its shape with random weights.
-
-    Parameters
-    ----------
-    kind
-        Class of the network.
-    base
-        Pretrained model; it is left as it is.
-    options
-        Strategy and shape; new weights come from its seed. The global random state is left alone.
-    attributes
-        Further entries of the configuration: heads, pooling, classes.
-
-    Raises
-    ------
-    PairingError
-        The pretrained weights make no sense in the shape asked for.
-    """
+    """A network for a task with the encoder of a pretrained model, or one of its shape with random weights."""
     config = prepare_config(base.network.config, options)
     config.geneformer_vocabulary = base.vocabulary.fingerprint
     config.geneformer_special_ids = [int(i) for i in base.vocabulary.special_ids]
@@ -460,15 +315,7 @@ def build_network(
 
 
 def save_network(network: GeneformerModel, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors`.
-
-    Parameters
-    ----------
-    network
-        A fine-tuned network.
-    folder
-        Made if missing; files of the same names are replaced.
-    """
+    """Write `config.json` and `model.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -477,20 +324,7 @@ def save_network(network: GeneformerModel, folder: Path) -> None:
 
 
 def load_network(folder: Path, kind: type[Network]) -> Network:
-    """A network as `save_network` wrote it, in evaluation mode.
-
-    Parameters
-    ----------
-    folder
-        What to read.
-    kind
-        Class the network must be of.
-
-    Raises
-    ------
-    CheckpointError
-        Another kind of network, or weights that do not fit.
-    """
+    """A network as `save_network` wrote it, in evaluation mode."""
     config = read_config(folder)
     found = (config.architectures or ["?"])[0]
     if found != kind.__name__:
@@ -500,24 +334,7 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
 
 
 def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
-    """A network with exactly the given weights, in evaluation mode.
-
-    Parameters
-    ----------
-    kind
-        Class of the network.
-    config
-        Its configuration.
-    weights
-        Entries by name.
-    where
-        Named in errors.
-
-    Raises
-    ------
-    CheckpointError
-        Entries missing, unknown or of another shape.
-    """
+    """A network with exactly the given weights, in evaluation mode."""
     network = kind(config)
     expected = network.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -33,17 +33,7 @@ from geneformer.models.losses import (
 
 @dataclass
 class PretrainingOutput(ModelOutput):
-    """What one pretraining batch gives.
-
-    Attributes
-    ----------
-    loss
-        What is minimized.
-    masked_loss, contrastive_loss
-        Its two terms, before weighting.
-    n_masked, n_top1, n_top10
-        Genes predicted; and, outside training, how many were the first, or among the first ten, guesses.
-    """
+    """What one pretraining batch gives."""
 
     loss: Tensor | None = None
     masked_loss: Tensor | None = None
@@ -180,15 +170,7 @@ class GeneformerForMaskedLM(GeneformerModel):
 
 
 def contrastive_loss(embedding_BD: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding each cell's other view among all other cells (Chen et al., SimCLR, 2020).
-
-    Parameters
-    ----------
-    embedding_BD
-        First views, then second views in the same order, ``(2 n, D)``.
-    temperature
-        Divides the cosine similarities.
-    """
+    """Cross-entropy of finding each cell's other view among all other cells (Chen et al., SimCLR, 2020)."""
     n_cells = len(embedding_BD) // 2
     # All cells have most of their genes in common; without the common part the rest decides from the first step on.
     unit_BD = functional.normalize(embedding_BD - embedding_BD.mean(0), dim=1)
@@ -245,11 +227,7 @@ class DensePool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Mean weighted by a learnt softmax over the tokens of the cell, and of no other.
-
-    The published multi-task model scores every position with one vector; its softmax takes in the padding. There is
-    none here.
-    """
+    """Mean weighted by a learnt softmax over the tokens of the cell, and of no other."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -277,23 +255,7 @@ POOLS: dict[str, type[nn.Module]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadSpec:
-    """What one head says.
-
-    Attributes
-    ----------
-    name
-        Column it was trained on.
-    kind
-        "one_of" several classes, "any_of" several labels, or a "number".
-    classes
-        Names of the classes, in the order of the outputs; none for a number.
-    loss
-        For numbers: key of `losses.NUMBER_LOSSES`.
-    activation
-        For numbers: what the predicted mean goes through.
-    scale
-        For numbers: what it is multiplied with after that, so that the network learns numbers around 1.
-    """
+    """What one head says."""
 
     name: str
     kind: Literal["one_of", "any_of", "number"] = "one_of"
@@ -323,21 +285,7 @@ STARTS = {"relu": 1.0, "softplus": math.log(math.e - 1)}
 
 @dataclass
 class CellOutput(ModelOutput):
-    """What one batch gives.
-
-    Attributes
-    ----------
-    loss
-        What is minimized.
-    supervised_loss, contrastive_loss
-        Its terms before weighting.
-    predictions
-        By head: logits, ``(B, C)``; or predicted numbers, ``(B, 1)`` or ``(B, 2)``.
-    task_losses
-        By head: its loss before task weights.
-    pooled
-        Cell vectors, ``(B, D)``; second views after the first ones, where there are views.
-    """
+    """What one batch gives."""
 
     loss: Tensor | None = None
     supervised_loss: Tensor | None = None
@@ -451,10 +399,7 @@ class GeneformerForCells(GeneformerModel):
         return number_loss(spec.loss, outputs, targets)
 
     def _weigh(self, losses: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-        """Sum of the losses with fixed weights, or with learnt ones (Kendall et al., CVPR 2018).
-
-        A task that no cell of the batch has a target for moves neither its head nor its weight.
-        """
+        """Sum of the losses with fixed weights, or with learnt ones (Kendall et al., CVPR 2018)."""
         stacked = torch.stack(list(losses))
         if self.task_log_variance is not None:
             terms = torch.exp(-self.task_log_variance) * stacked + 0.5 * self.task_log_variance
@@ -463,17 +408,7 @@ class GeneformerForCells(GeneformerModel):
 
 
 def class_probabilities(logits_BC: Tensor, spec: HeadSpec, temperature: float = 1.0) -> Tensor:
-    """Probability of every class from the logits of a head, in float32, ``(B, C)``.
-
-    Parameters
-    ----------
-    logits_BC
-        Logits of the head.
-    spec
-        Says whether a cell has one of the classes, or any of them.
-    temperature
-        Divides the logits.
-    """
+    """Probability of every class from the logits of a head, in float32, ``(B, C)``."""
     scaled_BC = logits_BC.float() / temperature
     return scaled_BC.sigmoid() if spec.kind == "any_of" else scaled_BC.softmax(-1)
 
@@ -495,17 +430,7 @@ def _activated(outputs: Tensor, spec: HeadSpec) -> Tensor:
 
 @dataclass
 class GeneOutput(ModelOutput):
-    """What one batch gives.
-
-    Attributes
-    ----------
-    loss
-        Mean over the labeled tokens.
-    logits
-        Scores of the labeled tokens, or of all where there are no labels, ``(M, C)``.
-    labels
-        Their classes, ``(M,)``.
-    """
+    """What one batch gives."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -513,13 +438,7 @@ class GeneOutput(ModelOutput):
 
 
 class GeneformerForGenes(GeneformerModel):
-    """Encoder with a linear classifier over every gene; parameters are those of BERT's token classifier.
-
-    Parameters
-    ----------
-    config
-        BERT configuration with `num_labels`.
-    """
+    """Encoder with a linear classifier over every gene; parameters are those of BERT's token classifier."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -538,19 +457,7 @@ class GeneformerForGenes(GeneformerModel):
         *,
         attention: str | Attention = "sdpa",
     ) -> GeneOutput:
-        """Scores of the labeled genes, and their loss.
-
-        Parameters
-        ----------
-        input_ids
-            Token ids of all cells, end to end, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``.
-        labels
-            Class of every token, `losses.MISSING` for those that have none, ``(T,)``.
-        attention
-            Kernel by name.
-        """
+        """Scores of the labeled genes, and their loss."""
         hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
         if labels is None:
             return GeneOutput(logits=self.classifier(self.dropout(hidden_TD)).float())
@@ -563,19 +470,7 @@ class GeneformerForGenes(GeneformerModel):
 
 @dataclass
 class ExpressionOutput(ModelOutput):
-    """What one batch gives.
-
-    Attributes
-    ----------
-    loss
-        What is minimized.
-    removed_loss, visible_loss
-        Mean squared error of the genes taken out of the input and of those left in it, in units of the usual spread.
-    value_loss, rank_loss
-        That of value and rank over the genes taken out.
-    predictions
-        Value and rank, ``(P, 2)``.
-    """
+    """What one batch gives."""
 
     loss: Tensor | None = None
     removed_loss: Tensor | None = None
@@ -586,17 +481,7 @@ class ExpressionOutput(ModelOutput):
 
 
 class GeneformerForExpression(GeneformerModel):
-    """Encoder, pooling, and a decoder that takes the cell's vector and a gene's input embedding.
-
-    What it learns is how a gene in this cell differs from what is usual for the gene.
-
-    Parameters
-    ----------
-    config
-        BERT configuration with `geneformer_pooling`, `geneformer_special_ids`, `geneformer_decoder_size`, and the
-        weights of what is minimized: `geneformer_removed_weight`, `geneformer_visible_weight`,
-        `geneformer_value_weight`, `geneformer_rank_weight`.
-    """
+    """Encoder, pooling, and a decoder that takes the cell's vector and a gene's input embedding."""
 
     usual: Tensor
     spread: Tensor
@@ -622,17 +507,7 @@ class GeneformerForExpression(GeneformerModel):
         return pooled
 
     def decode(self, pooled_BD: Tensor, cells_P: Tensor, genes_P: Tensor) -> Tensor:
-        """Value and rank of genes in cells, ``(P, 2)``.
-
-        Parameters
-        ----------
-        pooled_BD
-            Cell vectors.
-        cells_P
-            Which of them belongs to each pair.
-        genes_P
-            Token id of the gene of each pair.
-        """
+        """Value and rank of genes in cells, ``(P, 2)``."""
         cells_BK = self.from_cell(self.cell_norm(pooled_BD))
         known_G, place_P = torch.unique(genes_P, return_inverse=True)
         genes_GK = self.from_gene(self.gene_norm(self.bert.embeddings.word_embeddings(known_G)))
@@ -650,23 +525,7 @@ class GeneformerForExpression(GeneformerModel):
         *,
         attention: str | Attention = "sdpa",
     ) -> ExpressionOutput:
-        """Predictions for pairs of a cell and a gene and, where the truth is given, the loss.
-
-        Parameters
-        ----------
-        input_ids
-            Token ids of all cells without the genes removed, end to end, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``.
-        cells, genes
-            Cell and token id of each pair, ``(P,)``.
-        values
-            True value and rank, ``(P, 2)``.
-        removed
-            Whether the gene is missing from the input, ``(P,)``.
-        attention
-            Kernel by name.
-        """
+        """Predictions for pairs of a cell and a gene and, where the truth is given, the loss."""
         predicted_P2 = self.decode(self.embed(input_ids, cu_seqlens, attention=attention), cells, genes)
         if values is None or removed is None:
             return ExpressionOutput(predictions=predicted_P2)

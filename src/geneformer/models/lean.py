@@ -52,19 +52,7 @@ def _is_plain(layer: Layer) -> bool:
 
 
 def run_layers(layers: Iterable[Layer], hidden_TD: Tensor, lengths: Sequence[int], attend: Attention) -> Tensor:
-    """States after some layers, ``(T, D)``.
-
-    Parameters
-    ----------
-    layers
-        Layers that `suits` has accepted.
-    hidden_TD
-        Embedded tokens; changed in place.
-    lengths
-        Tokens of every cell.
-    attend
-        Attention kernel.
-    """
+    """States after some layers, ``(T, D)``."""
     dtype = products_dtype(hidden_TD)
     n_tokens = len(hidden_TD)
     hidden_RD = hidden_TD if dtype == hidden_TD.dtype else _with_rows(hidden_TD, -(-n_tokens // _STEP) * _STEP)
@@ -78,17 +66,7 @@ def run_layers(layers: Iterable[Layer], hidden_TD: Tensor, lengths: Sequence[int
 
 
 def finish_layer(layer: Layer, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
-    """States after one layer whose attention was computed already, ``(T, D)``; overwrites those that go in.
-
-    Parameters
-    ----------
-    layer
-        A layer that `suits` has accepted.
-    hidden_TD
-        States before it.
-    context_TD
-        What every token gathers from its cell, in the precision the products are to have.
-    """
+    """States after one layer whose attention was computed already, ``(T, D)``; overwrites those that go in."""
     n_tokens = len(hidden_TD)
     half = context_TD.dtype != hidden_TD.dtype
     hidden_RD = _with_rows(hidden_TD, -(-n_tokens // _STEP) * _STEP) if half else hidden_TD
@@ -137,17 +115,7 @@ def _residual(residual: Residual, update: Tensor, weight: Tensor, bias: Tensor, 
 
 
 def first_token_states(layer: Layer, hidden_TD: Tensor, lengths: Sequence[int]) -> Tensor:
-    """States of the first token of each cell after one more layer, ``(B, D)``.
-
-    Parameters
-    ----------
-    layer
-        A layer whose attention sees the whole cell (no window, no relative positions).
-    hidden_TD
-        States before it.
-    lengths
-        Tokens of every cell, none of them 0.
-    """
+    """States of the first token of each cell after one more layer, ``(B, D)``."""
     projections = layer.attention.self
     starts = torch.tensor([0, *lengths[:-1]], device=hidden_TD.device).cumsum(0)
     first_BD = hidden_TD[starts]

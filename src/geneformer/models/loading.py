@@ -20,17 +20,7 @@ VOCABULARY_KEY = "geneformer_vocabulary"
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """Where a published model lives.
-
-    Attributes
-    ----------
-    repository
-        Repository on the hub.
-    subfolder
-        Folder in it.
-    revision
-        Commit the files are taken from.
-    """
+    """Where a published model lives."""
 
     repository: str
     subfolder: str
@@ -52,21 +42,7 @@ HUB = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run.
-
-    Attributes
-    ----------
-    name
-        Name or folder it was asked for by.
-    folder
-        Folder the weights came from.
-    network
-        Encoder and vocabulary head, in evaluation mode, on the CPU in float32.
-    vocabulary
-        Vocabulary its token ids belong to.
-    has_head
-        Whether the checkpoint has a vocabulary head; without one, masked genes cannot be predicted.
-    """
+    """A model ready to run."""
 
     name: str
     folder: Path
@@ -211,15 +187,7 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
 
 
 def recognize_vocabulary(config: object, folder: Path, asked: str | Path | Vocabulary | None) -> Vocabulary:
-    """Vocabulary of a checkpoint: by its fingerprint, by what was asked, or by its size.
-
-    Raises
-    ------
-    UnknownVocabularyError
-        It cannot be told.
-    VocabularyMismatchError
-        What was asked contradicts the checkpoint.
-    """
+    """Vocabulary of a checkpoint: by its fingerprint, by what was asked, or by its size."""
     fingerprint = getattr(config, VOCABULARY_KEY, None)
     size = int(getattr(config, "vocab_size", 0))
     if asked is not None:

@@ -18,19 +18,7 @@ MISSING = -100
 def cross_entropy(
     logits_BC: Tensor, codes_B: Tensor, weights_C: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
-    """Mean cross-entropy over labeled rows, weighted by class; 0 where no row has a label.
-
-    Parameters
-    ----------
-    logits_BC
-        Scores, ``(B, C)``.
-    codes_B
-        Class of each row, `MISSING` for none, ``(B,)``.
-    weights_C
-        Weight of each class, ``(C,)``.
-    smoothing
-        Share of the target given to the other classes.
-    """
+    """Mean cross-entropy over labeled rows, weighted by class; 0 where no row has a label."""
     if not bool((codes_B != MISSING).any()):
         return logits_BC.sum() * 0.0
     return functional.cross_entropy(
@@ -39,17 +27,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor, weights_C: Tensor | None = None) -> Tensor:
-    """Mean of one yes-or-no loss per label; targets that are not a number are passed over.
-
-    Parameters
-    ----------
-    logits_BC
-        Scores, ``(B, C)``.
-    targets_BC
-        0 or 1, ``(B, C)``.
-    weights_C
-        Weight of the positive cells of each label, ``(C,)``.
-    """
+    """Mean of one yes-or-no loss per label; targets that are not a number are passed over."""
     known = ~torch.isnan(targets_BC)
     if not bool(known.any()):
         return logits_BC.sum() * 0.0
@@ -103,17 +81,7 @@ OUTPUTS = {"squared_error": 1, "gaussian": 2, "poisson": 1, "negative_binomial":
 
 
 def number_loss(kind: str, outputs: Tensor, targets_B: Tensor) -> Tensor:
-    """Mean loss over the rows that have a target; 0 where none has.
-
-    Parameters
-    ----------
-    kind
-        Key of `NUMBER_LOSSES`.
-    outputs
-        Predicted mean and, where the loss needs it, spread, ``(B, 1)`` or ``(B, 2)``.
-    targets_B
-        Numbers, not a number where missing, ``(B,)``.
-    """
+    """Mean loss over the rows that have a target; 0 where none has."""
     known = ~torch.isnan(targets_B)
     if not bool(known.any()):
         return outputs.sum() * 0.0
@@ -164,24 +132,7 @@ class VocabularyCrossEntropy(torch.autograd.Function):
 
 
 def vocabulary_cross_entropy(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M: Tensor) -> Tensor:
-    """Mean cross-entropy of ``hidden @ embedding.T + bias`` against labels.
-
-    Parameters
-    ----------
-    hidden_MD
-        Transformed states of the masked tokens, ``(M, D)``.
-    embedding_VD
-        Token embeddings, ``(V, D)``.
-    bias_V
-        One number per vocabulary entry, ``(V,)``.
-    labels_M
-        Token ids that were masked, ``(M,)``.
-
-    Returns
-    -------
-    Tensor
-        Scalar; differentiable once.
-    """
+    """Mean cross-entropy of ``hidden @ embedding.T + bias`` against labels."""
     if not torch.is_grad_enabled():
         return _loss_alone(hidden_MD, embedding_VD, bias_V, labels_M) / max(len(labels_M), 1)
     total: Tensor = VocabularyCrossEntropy.apply(hidden_MD, embedding_VD, bias_V, labels_M)

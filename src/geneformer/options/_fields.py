@@ -41,15 +41,7 @@ def section(options: type) -> str:
 
 
 def nearest(value: object, choices: Iterable[str]) -> str:
-    """`` Did you mean …?`` for a misspelt name, or nothing.
-
-    Parameters
-    ----------
-    value
-        What was given.
-    choices
-        What would have been accepted.
-    """
+    """`` Did you mean …?`` for a misspelt name, or nothing."""
     names = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.6)
     return f' Did you mean "{names[found[0]]}"?' if found else ""
@@ -107,28 +99,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def read_options(
     path: str | Path, *classes: type, hidden: Mapping[type, tuple[str, ...]] | None = None
 ) -> Mapping[type, dict[str, Any]]:
-    """What a configuration file sets for each options class.
-
-    A file has one table per class, named for it (`[tokenize]`, `[embed]`, `[runtime]`), or sets fields at its top.
-    Tables of other tasks are passed over, so that one file can serve a whole study. A manifest is understood too:
-    its `options` are read.
-
-    Parameters
-    ----------
-    path
-        A `.toml` or `.json` file.
-    classes
-        Options classes that are wanted.
-    hidden
-        Fields that cannot be set here, by class.
-
-    Raises
-    ------
-    UnknownOptionError
-        A table or field that does not exist.
-    OptionError
-        The file cannot be read, or a value is of the wrong kind.
-    """
+    """What a configuration file sets for each options class."""
     path = Path(path)
     table = _read(path)
     accepted = {

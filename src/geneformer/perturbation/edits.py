@@ -29,17 +29,7 @@ ADDED = -1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One edit of one gene, or of several at once.
-
-    Attributes
-    ----------
-    edit
-        "delete", "overexpress", "inhibit" or "activate".
-    tokens
-        Token ids of its genes; their order is that at the front.
-    dose
-        Share of the cell's genes that the gene is moved past; for "inhibit" and "activate".
-    """
+    """One edit of one gene, or of several at once."""
 
     edit: str
     tokens: tuple[int, ...]
@@ -48,15 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """What is done to a cell: one edit, or several one after the other.
-
-    Attributes
-    ----------
-    name
-        As it is called in results.
-    steps
-        Edits in the order they are applied.
-    """
+    """What is done to a cell: one edit, or several one after the other."""
 
     name: str
     steps: tuple[Step, ...]
@@ -78,17 +60,7 @@ def _told(step: Step) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditedCell:
-    """A cell after an edit, and what it is compared with.
-
-    Attributes
-    ----------
-    tokens
-        Token ids after the edit, ``(E,)``.
-    origin
-        Place of each of them in the compared cell, `ADDED` for those it does not have, ``(E,)``.
-    lost
-        Places in the whole cell of genes that neither cell has, because there was no room, in increasing order.
-    """
+    """A cell after an edit, and what it is compared with."""
 
     tokens: Ints
     origin: Ints
@@ -98,25 +70,7 @@ class EditedCell:
 def edit_cell(
     tokens: Sequence[int] | NDArray[Any], steps: Iterable[Step], special_ids: Iterable[int], max_length: int
 ) -> EditedCell | None:
-    """A cell after some edits, or None where they do not apply to it or change nothing.
-
-    Parameters
-    ----------
-    tokens
-        Token ids of the cell, highest rank first, special tokens at its ends, ``(L,)``.
-    steps
-        Edits, each applied to the result of the one before.
-    special_ids
-        Token ids that are not genes.
-    max_length
-        Most tokens of a cell, special ones included.
-
-    Examples
-    --------
-    >>> from geneformer.perturbation.edits import Step, edit_cell
-    >>> edit_cell([2, 10, 11, 12, 3], [Step("delete", (11,))], special_ids=(0, 1, 2, 3), max_length=8).tokens
-    array([ 2, 10, 12,  3])
-    """
+    """A cell after some edits, or None where they do not apply to it or change nothing."""
     row = np.asarray(tokens, dtype=np.int64)
     head, tail = _gene_span(row, special_ids)
     genes, places = row[head:tail], np.arange(head, tail)

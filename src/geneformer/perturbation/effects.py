@@ -152,14 +152,7 @@ FRAMES = ("effects", "cells", "genes")
 
 
 def to_uns(effects: PerturbationEffects) -> dict[str, Any]:
-    """Effects as an entry of `uns` that `write_h5ad` can hold.
-
-    Returns
-    -------
-    entry
-        Tables `effects`, `cells` and `genes`, names of states with their embeddings ``(S, D)``, provenance as JSON.
-        Slashes in names of columns are written as %2F.
-    """
+    """Effects as an entry of `uns` that `write_h5ad` can hold."""
     entry: dict[str, Any] = {name: _stored(getattr(effects, name)) for name in FRAMES}
     states = effects.states
     entry["state_names"] = np.array(list(states), dtype=object)
@@ -171,13 +164,7 @@ def to_uns(effects: PerturbationEffects) -> dict[str, Any]:
 
 
 def from_uns(entry: Mapping[str, Any]) -> PerturbationEffects:
-    """What `to_uns` made, also after a round through a file.
-
-    Raises
-    ------
-    DatasetError
-        The entry holds something else.
-    """
+    """What `to_uns` made, also after a round through a file."""
     try:
         tables = {name: _restored(entry[name]) for name in FRAMES}
         tables["effects"] = tables["effects"].select(EFFECT_COLUMNS)
@@ -193,22 +180,7 @@ def from_uns(entry: Mapping[str, Any]) -> PerturbationEffects:
 def effects_of(
     source: "PerturbationEffects | AnnData | str | Path", key: str = keys.PERTURBATION
 ) -> PerturbationEffects:
-    """Effects from wherever they are.
-
-    Parameters
-    ----------
-    source
-        Effects, an AnnData object with them in `uns[key]`, or the folder of a finished run.
-    key
-        Slot of `uns`.
-
-    Raises
-    ------
-    UnknownColumnError
-        No such slot.
-    DatasetError
-        The slot, folder or object holds no effects.
-    """
+    """Effects from wherever they are."""
     if isinstance(source, PerturbationEffects):
         return source
     if isinstance(source, str | Path):

@@ -42,17 +42,7 @@ def can_share_first_layer(encoder: GeneformerEncoder) -> bool:
 
 
 class Deletions:
-    """A cell of which any one token can be deleted.
-
-    Parameters
-    ----------
-    encoder
-        An encoder that `can_share_first_layer`.
-    input_ids_L
-        Token ids of the cell, at least two.
-    sums
-        Precision of sums over keys; float64 where the device has it.
-    """
+    """A cell of which any one token can be deleted."""
 
     def __init__(self, encoder: GeneformerEncoder, input_ids_L: Tensor, *, sums: torch.dtype = torch.float64) -> None:
         self.encoder, self.length = encoder, len(input_ids_L)
@@ -73,13 +63,7 @@ class Deletions:
         self._restart()
 
     def states(self, deleted: Sequence[int]) -> Tensor:
-        """States after the first layer of the cell without one token at a time, packed, ``(N (L - 1), D)``.
-
-        Parameters
-        ----------
-        deleted
-            Places of the deleted tokens, in increasing order. Fastest where calls go on from one another.
-        """
+        """States after the first layer of the cell without one token at a time, packed, ``(N (L - 1), D)``."""
         device = self.embedded_QD.device
         places_N = torch.as_tensor(list(deleted), device=device)
         token_M = torch.arange(self.length - 1, device=device)
@@ -148,23 +132,7 @@ class Deletions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerturbedModel:
-    """A pretrained encoder, or a fine-tuned one whose classes are read as well.
-
-    Attributes
-    ----------
-    name
-        Named in errors and results.
-    vocabulary
-        Genes and token ids.
-    encoder
-        The encoder, in evaluation mode.
-    classifier
-        The network with its head, for shifts of class probabilities.
-    temperature
-        Divides its logits.
-    cut
-        Most tokens of a cell the classifier was trained with.
-    """
+    """A pretrained encoder, or a fine-tuned one whose classes are read as well."""
 
     name: str
     vocabulary: Vocabulary
@@ -202,17 +170,7 @@ class PerturbedModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """Some cells as the network sees them.
-
-    Attributes
-    ----------
-    vectors
-        Embeddings of the cells, float32 ``(B, D)``.
-    hidden
-        States of all tokens, ``(T, D)``; None where only the first ones were computed.
-    proba
-        Probability of every class, float32 ``(B, C)``; None without a classifier.
-    """
+    """Some cells as the network sees them."""
 
     vectors: Tensor
     hidden: Tensor | None = None
@@ -221,19 +179,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
-    """Reads cells from a model.
-
-    Attributes
-    ----------
-    model
-        The model.
-    pooling, layer
-        Which embedding of a cell; see `PerturbOptions`.
-    needs_genes
-        Whether states of all tokens are wanted.
-    special
-        Ids of special tokens, on the device.
-    """
+    """Reads cells from a model."""
 
     model: PerturbedModel
     pooling: str
@@ -244,19 +190,7 @@ class Reader:
     def read(
         self, ids_T: Tensor, lengths: Sequence[int], attention: str, *, hidden_TD: Tensor | None = None
     ) -> Reading:
-        """Embeddings, states and probabilities of packed cells.
-
-        Parameters
-        ----------
-        ids_T
-            Token ids, end to end.
-        lengths
-            Tokens of every cell.
-        attention
-            Kernel by name.
-        hidden_TD
-            States after the first layer, where they are known already; may be overwritten.
-        """
+        """Embeddings, states and probabilities of packed cells."""
         encoder, start = self.model.encoder, 0 if hidden_TD is None else 1
         cu_seqlens = torch.tensor([0, *lengths], device=ids_T.device).cumsum(0)
         if hidden_TD is None:
@@ -291,19 +225,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Which token of a compared cell each token of an edited cell is.
-
-    Attributes
-    ----------
-    cell
-        Edited cell of every token, ``(T,)``.
-    origin
-        The same gene among the tokens of the compared cells, ``(T,)``; of no meaning where `is_other` is false.
-    is_other
-        Whether a token is a gene of the cell that was not edited itself, ``(T,)``.
-    compared
-        Compared cell of every edited one, ``(B,)``.
-    """
+    """Which token of a compared cell each token of an edited cell is."""
 
     cell: Tensor
     origin: Tensor
@@ -313,19 +235,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Effects:
-    """Effects of a batch of edits, float32; None where they were not asked for.
-
-    Attributes
-    ----------
-    similarity
-        Cosine of the cell before and after; with mean pooling, the mean of the cosines of its other genes, ``(B,)``.
-    shifts
-        Change of the cosine with every state, ``(B, S)``.
-    genes
-        Cosine of every token before and after, ``(T,)``; of meaning where `Pairs.is_other`.
-    proba_shifts
-        Change of the probability of every class, ``(B, C)``.
-    """
+    """Effects of a batch of edits, float32; None where they were not asked for."""
 
     similarity: Tensor | None = None
     shifts: Tensor | None = None
@@ -336,21 +246,7 @@ class Effects:
 def compare(
     edited: Reading, before: Reading, pairs: Pairs, *, states_SD: Tensor | None, pooling: str, gene_effects: bool
 ) -> Effects:
-    """Effects of a batch of edits.
-
-    Parameters
-    ----------
-    edited, before
-        Edited cells, and the cells they are compared with.
-    pairs
-        Which is which.
-    states_SD
-        Embeddings of states; with states, shifts are told instead of similarities.
-    pooling
-        "mean" or "cls".
-    gene_effects
-        Also compare genes.
-    """
+    """Effects of a batch of edits."""
     genes_T = None
     if gene_effects or (states_SD is None and pooling == "mean"):
         genes_T = _gene_similarities(edited, before, pairs)
@@ -396,19 +292,7 @@ _TOKENS_IN_HAND = 2_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """One cell to be edited.
-
-    Attributes
-    ----------
-    number
-        Its place among the edits of the shard.
-    cell
-        Its place among the cells of the shard.
-    perturbation
-        What is done to it.
-    edited
-        What comes of it.
-    """
+    """One cell to be edited."""
 
     number: int
     cell: int
@@ -423,17 +307,7 @@ Take = Callable[[Sequence[Edit], Effects, Pairs], None]
 def possible_edits(
     cells: Sequence[Ints], perturbations: Sequence[Sequence[Perturbation]], model: PerturbedModel
 ) -> Iterator[Edit]:
-    """Every edit that changes its cell, cell by cell.
-
-    Parameters
-    ----------
-    cells
-        Token ids of each cell.
-    perturbations
-        What is done to each cell.
-    model
-        Decides special tokens and the most tokens of a cell.
-    """
+    """Every edit that changes its cell, cell by cell."""
     special, number = model.vocabulary.special_ids.tolist(), 0
     for place, (cell, wanted) in enumerate(zip(cells, perturbations, strict=True)):
         for perturbation in wanted:
@@ -445,19 +319,7 @@ def possible_edits(
 
 @dataclass(slots=True, eq=False)
 class ExactRunner:
-    """Runs edits of a shard of cells.
-
-    Parameters
-    ----------
-    model
-        The network.
-    options, runtime
-        What is read, and where it runs.
-    states
-        Embeddings of states, ``(S, D)``, or None.
-    reads_states
-        Only embeddings of cells are wanted, to make those of states from.
-    """
+    """Runs edits of a shard of cells."""
 
     model: PerturbedModel
     options: PerturbOptions
@@ -496,17 +358,7 @@ class ExactRunner:
         return [reading for reading in found if reading is not None]
 
     def run(self, cells: Sequence[Ints], edits: Iterator[Edit], take: Take) -> None:
-        """Effects of edits of some cells.
-
-        Parameters
-        ----------
-        cells
-            Token ids of each cell.
-        edits
-            Edits of these cells, those of a cell after one another.
-        take
-            Called for every batch.
-        """
+        """Effects of edits of some cells."""
         readings = dict(enumerate(self.read(cells)))
         shared = can_share_first_layer(self.model.encoder) and -self.options.layer < self.model.n_layers
         for part in _in_hand(edits):

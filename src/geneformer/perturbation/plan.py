@@ -43,19 +43,7 @@ _CELLS_AT_ONCE = 2048
 
 
 def gene_table(tokens: TokenizedDataset, perturbed: Ints, of_state: Mapping[str, Ints], model: PairedModel) -> pa.Table:
-    """Genes found in any of the cells; columns as in `PerturbationEffects.genes`.
-
-    Parameters
-    ----------
-    tokens
-        All cells; with scaled counts, expression is told per state, else ranks.
-    perturbed
-        Rows of the perturbed cells.
-    of_state
-        Rows of the cells of each state.
-    model
-        Whose tokens they are; what is beyond its longest cell is not there.
-    """
+    """Genes found in any of the cells; columns as in `PerturbationEffects.genes`."""
     vocabulary = model.vocabulary
     n_cells, ranks, _ = _sums(tokens, perturbed, model)
     kind = "expression" if tokens.has_counts else "rank"
@@ -118,17 +106,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedCells:
-    """Rows of the dataset.
-
-    Attributes
-    ----------
-    rows
-        Cells to be perturbed, in the order of the input, ``(n,)``.
-    of_state
-        Cells each state's embedding is averaged over, by name: start, goal, alternates.
-    state_key
-        Column with the states.
-    """
+    """Rows of the dataset."""
 
     rows: Ints
     of_state: dict[str, Ints] = field(default_factory=dict)
@@ -136,24 +114,7 @@ class SelectedCells:
 
 
 def select_cells(tokens: TokenizedDataset, options: PerturbOptions, *, states_are_given: bool = False) -> SelectedCells:
-    """Cells to be perturbed, and cells of every state.
-
-    Parameters
-    ----------
-    tokens
-        All cells.
-    options
-        States, and how many cells.
-    states_are_given
-        Embeddings of the states are known already: only cells of the start are looked for.
-
-    Raises
-    ------
-    UnknownColumnError
-        No column of that name.
-    StateError
-        A state without cells, or no single column that has all states.
-    """
+    """Cells to be perturbed, and cells of every state."""
     rows = np.arange(len(tokens))
     of_state: dict[str, Ints] = {}
     key = None
@@ -219,19 +180,7 @@ _LEAST_SHARE = 0.5
 def matched_perturbations(
     named: Sequence[Perturbation], tokens: TokenizedDataset, model: PairedModel, n_matched: int
 ) -> list[Perturbation]:
-    """The same single edits of other genes, those of nearest mean rank first; no gene twice under one edit.
-
-    Parameters
-    ----------
-    named
-        What the user named; only edits of one gene are matched.
-    tokens
-        Cells to be perturbed.
-    model
-        Whose genes they are; what is beyond its longest cell is not there.
-    n_matched
-        Others for each of them.
-    """
+    """The same single edits of other genes, those of nearest mean rank first; no gene twice under one edit."""
     n_cells, ranks = rank_sums(tokens, np.arange(len(tokens)), model)
     rank = np.divide(ranks, n_cells, out=np.full(len(ranks), np.nan), where=n_cells > 0)
     single = [entry for entry in named if len(entry.steps) == 1 and len(entry.tokens) == 1]
@@ -261,21 +210,7 @@ _TARGETS_CELLS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What is done to the cells of a run.
-
-    Attributes
-    ----------
-    named
-        Perturbations of all cells they apply to.
-    every
-        Token ids perturbed one at a time in each cell that has them, ascending; None where only named ones are.
-    edit, dose
-        What is done to those.
-    anchor
-        Token id that is perturbed together with each of them.
-    genes
-        Gene of each token id, ``(V,)``, for names.
-    """
+    """What is done to the cells of a run."""
 
     named: tuple[Perturbation, ...]
     every: Ints | None
@@ -306,26 +241,7 @@ class Targets:
 
 
 def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbOptions) -> Targets:
-    """What a user asked for, checked against the cells before anything runs.
-
-    Parameters
-    ----------
-    tokens
-        Cells to be perturbed.
-    model
-        Whose genes are meant; what is beyond its longest cell is not there.
-    options
-        Genes, edit, dose, anchor, and the least number of cells with a gene.
-
-    Raises
-    ------
-    UnknownGeneError
-        Names the vocabulary does not have.
-    AbsentGeneError
-        Genes to be deleted, inhibited or activated that fewer than `options.min_cells` cells have together.
-    GroupTooLargeError
-        More genes at once than a cell has room for.
-    """
+    """What a user asked for, checked against the cells before anything runs."""
     vocabulary = model.vocabulary
     n_cells = cells_with(tokens, model)
     anchor = None if options.anchor is None else gene_tokens([options.anchor], vocabulary)[0]
@@ -351,16 +267,7 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
-    """One entry as written.
-
-    Examples
-    --------
-    >>> from geneformer.options import PerturbOptions
-    >>> from geneformer.perturbation.plan import parse_perturbation
-    >>> from geneformer.genes.vocabulary import Vocabulary
-    >>> parse_perturbation("delete:STAT1 > overexpress:ISG15", Vocabulary.load("V1"), PerturbOptions()).edit
-    'delete > overexpress'
-    """
+    """One entry as written."""
     name, named, written = entry.rpartition("=")
     steps = tuple(_step(part.strip(), vocabulary, options) for part in written.split(">"))
     return Perturbation(name.strip() if named else written.strip(), steps)
@@ -413,20 +320,7 @@ def _check_names(targets: Targets) -> None:
 
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Token id of every name, each once.
-
-    Parameters
-    ----------
-    names
-        Ensembl ids or symbols.
-    vocabulary
-        Genes that are known.
-
-    Raises
-    ------
-    UnknownGeneError
-        Some names are no genes of the vocabulary.
-    """
+    """Token id of every name, each once."""
     found = look_up("genes", names, known_names(vocabulary)).positions
     unknown = [name for name, place in zip(names, found, strict=True) if place < 0]
     if unknown:
@@ -511,21 +405,7 @@ def _check_presence(
 
 @dataclass(frozen=True, eq=False)
 class PerturbationPlan:
-    """Everything a run needs, checked.
-
-    Attributes
-    ----------
-    tokens
-        All cells.
-    cells
-        Those to be perturbed, and those of the states.
-    targets
-        What is done to them.
-    model, options, runtime
-        With what, and how.
-    states
-        Embeddings of the states, where they are not averaged over cells here.
-    """
+    """Everything a run needs, checked."""
 
     tokens: TokenizedDataset
     cells: SelectedCells
@@ -614,31 +494,7 @@ def plan_perturbation(
     *,
     states: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> PerturbationPlan:
-    """A run, with everything checked that can be known before the first forward pass.
-
-    Parameters
-    ----------
-    tokens
-        All cells.
-    model
-        What they are read with.
-    options, runtime
-        What is done to them, and how.
-    states
-        Embeddings of the start, the goal and the alternates by name, ``(D,)`` each, used as they are. By default they
-        are means over the cells of each state.
-
-    Raises
-    ------
-    NoCellsError
-        No cells.
-    PairingError
-        Tokens that do not belong to the model, or `pooling="cls"` for tokens without `<cls>`.
-    PerturbationError
-        Genes or states that cannot be used; see `find_targets` and `select_cells`.
-    StateError
-        Embeddings that lack a state of the options, or are no vectors of the model's width.
-    """
+    """A run, with everything checked that can be known before the first forward pass."""
     given = None if states is None else _checked_states(states, model, options)
     check_pairing(tokens, model, truncate=options.truncate)
     check_layer(options.layer, model.name, model.n_layers)
@@ -709,23 +565,7 @@ _CALIBRATED = 12
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run will take.
-
-    Attributes
-    ----------
-    cells, perturbations
-        Cells to be perturbed, and different perturbations.
-    passes
-        Runs of the network, one per edited cell, estimated from a sample of the cells where there are many.
-    tokens
-        Tokens of all of them.
-    seconds
-        Time on this machine, from a short calibration; None where none was made.
-    rows, bytes_on_disk
-        Rows of the result, and about how large it is.
-    peak_bytes
-        Memory of the network's weights and of one batch, about; the program itself comes on top.
-    """
+    """What a run will take."""
 
     cells: int
     perturbations: int
@@ -738,17 +578,7 @@ class Cost:
 
 
 def estimate(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64) -> Cost:
-    """What a run will take; with calibration a few edits are run first.
-
-    Parameters
-    ----------
-    plan
-        The run.
-    calibrate
-        Run a few edits to tell the time.
-    sample
-        Cells whose edits are counted; the others are taken to be like them.
-    """
+    """What a run will take; with calibration a few edits are run first."""
     rows = plan.cells.rows
     counted = rows[np.unique(np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(np.int64))]
     passes = tokens = others = 0
@@ -822,20 +652,7 @@ def open_perturbed_model(
     vocabulary: str | Path | Vocabulary | None = None,
     revision: str | None = None,
 ) -> PerturbedModel:
-    """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well.
-
-    Parameters
-    ----------
-    model
-        Name, checkpoint folder or hub repository; a fitted `CellClassifier`, or the folder of one.
-    vocabulary, revision
-        As for `gf.load_model`.
-
-    Raises
-    ------
-    NotFittedError
-        A classifier that has learnt nothing yet.
-    """
+    """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
     if not isinstance(model, CellClassifier) and not _is_classifier(Path(model)):
         return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
     fitted = model if isinstance(model, CellClassifier) else CellClassifier.load(model)

@@ -46,19 +46,7 @@ def effects_schema() -> pa.Schema:
 
 @dataclass(slots=True, eq=False)
 class EffectRows:
-    """Rows of one shard.
-
-    Parameters
-    ----------
-    cell_ids
-        Names of its cells, ``(n,)``.
-    states, classes
-        What shifts are told towards, in order.
-    genes
-        Gene of each token id, ``(V,)``.
-    method
-        `EXACT` or `SCREEN`.
-    """
+    """Rows of one shard."""
 
     cell_ids: NDArray[np.object_]
     states: Sequence[str]
@@ -147,17 +135,7 @@ def count_shards(plan: PerturbationPlan) -> int:
 
 
 def run_shard(plan: PerturbationPlan, shard: int, finished: Finished) -> pa.Table:
-    """Effects of one shard.
-
-    Parameters
-    ----------
-    plan
-        The run.
-    shard
-        Which one. In a screen the first half estimates, and the second half runs the strongest genes exactly.
-    finished
-        Tables of the shards before it.
-    """
+    """Effects of one shard."""
     rows = plan.rows_of(shard % plan.n_shards)
     if plan.options.method != SCREEN:
         return exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in plan.token_rows(rows)])
@@ -173,17 +151,7 @@ def run_shard(plan: PerturbationPlan, shard: int, finished: Finished) -> pa.Tabl
 
 
 def exact_effects(plan: PerturbationPlan, rows: Ints, perturbations: Sequence[Sequence[Perturbation]]) -> pa.Table:
-    """Effects of some perturbations of each of some cells.
-
-    Parameters
-    ----------
-    plan
-        Cells, model and options.
-    rows
-        Rows of the cells.
-    perturbations
-        What is done to each of them.
-    """
+    """Effects of some perturbations of each of some cells."""
     cells, states = plan.token_rows(rows), plan.state_vectors
     runner = ExactRunner(plan.model, plan.options, plan.runtime, np.stack(list(states.values())) if states else None)
     found = _rows(plan, rows, EXACT)
@@ -243,14 +211,7 @@ def check_rows(plan: PerturbationPlan) -> Ints:
 
 
 def screen_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
-    """What the estimates were worth, in the cells where every gene was run exactly.
-
-    Returns
-    -------
-    dict
-        Over those cells: mean `spearman` correlation, and mean share of the strongest genes that were among the
-        strongest estimates (`recall_of_top_k`); and the same for genes averaged over the cells.
-    """
+    """What the estimates were worth, in the cells where every gene was run exactly."""
     names = plan.tokens.cell_ids[check_rows(plan)].astype(str)
     frame = effects.to_pandas()
     frame = frame[frame["cell_id"].astype(str).isin(names)]
@@ -307,15 +268,7 @@ WHOLE = (1, 1)
 
 
 def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> PerturbationEffects:
-    """All effects, in memory.
-
-    Parameters
-    ----------
-    plan
-        The run.
-    progress
-        Called with the shards done and the shards in all.
-    """
+    """All effects, in memory."""
     tables: list[pa.Table] = []
     total = count_shards(plan)
     for shard in range(total):
@@ -342,35 +295,7 @@ def run_to_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """All effects, or one part of several, into a folder that appears when it is complete.
-
-    Until then finished shards lie in `<output>.partial` with a journal; a run that was killed goes on from there with
-    `resume`, to the same bytes.
-
-    Parameters
-    ----------
-    plan
-        The run.
-    output
-        Folder to make.
-    part
-        Which of how many parts, counted from 1; parts are put together by `merge_runs`.
-    resume
-        Go on with a run that was interrupted, if there is one.
-    overwrite
-        Replace a folder this package made, and drop an interrupted run.
-    progress
-        Called with the shards done and the shards in all.
-
-    Raises
-    ------
-    OutputExistsError
-        The folder exists, or an interrupted run lies beside it, and neither `resume` nor `overwrite` was given.
-    RunMismatchError
-        The interrupted run was made from other cells, options or weights.
-    RunLockedError
-        Another process writes the same folder.
-    """
+    """All effects, or one part of several, into a folder that appears when it is complete."""
     output = check_output(output, overwrite=overwrite)
     _check_part(part, plan)
     total = count_shards(plan)
@@ -394,26 +319,7 @@ def run_to_folder(
 
 
 def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> Path:
-    """Parts of one run, made on several machines, as the folder one machine would have made.
-
-    Parameters
-    ----------
-    folders
-        Every part, in any order.
-    output
-        Folder to make.
-    overwrite
-        Replace a folder this package made.
-
-    Raises
-    ------
-    OptionError
-        No folders.
-    RunMismatchError
-        Parts of different runs, a part given twice, or one that is missing.
-    DatasetError
-        A folder that is no finished part.
-    """
+    """Parts of one run, made on several machines, as the folder one machine would have made."""
     if not folders:
         msg = "No part is given. Pass the folders of all parts of a run."
         raise OptionError(msg)

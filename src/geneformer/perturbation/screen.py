@@ -78,17 +78,7 @@ def refusal(encoder: GeneformerEncoder) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pulled:
-    """What numbers owe to the tokens.
-
-    Attributes
-    ----------
-    told
-        ``(C, L)``: by how much each number falls when the gate of a token closes; for "slopes", its derivative with
-        respect to the gate. For "pairs" ``(C, L, L)``: the part of it that goes through one query (first ``L``). What
-        a token gives to itself is left out of all but the slopes. Empty where not asked for.
-    embedded
-        Gradient with respect to the summed embeddings, ``(C, L, D)``; empty where not asked for.
-    """
+    """What numbers owe to the tokens."""
 
     told: Tensor
     embedded: Tensor
@@ -106,27 +96,7 @@ class _Trace(NamedTuple):
 
 
 class GatedCell:
-    """A cell, run forward once.
-
-    Parameters
-    ----------
-    encoder
-        Encoder in evaluation mode, with absolute positions and no window.
-    embedded_LD
-        Summed embeddings of the cell, from `sum_embeddings`.
-    n_layers
-        Layers that run.
-
-    Attributes
-    ----------
-    states
-        States after 0 to `n_layers` layers, ``(L, D)`` each.
-
-    Raises
-    ------
-    PairingError
-        An encoder with relative positions or a window.
-    """
+    """A cell, run forward once."""
 
     def __init__(self, encoder: GeneformerEncoder, embedded_LD: Tensor, n_layers: int) -> None:
         if not can_gate(encoder):
@@ -146,19 +116,7 @@ class GatedCell:
                 self._traces.append(trace if size <= _KEPT else None)
 
     def pull(self, grad_CLD: Tensor, n_layers: int, *, gates: Gates | None = None, embedded: bool = False) -> Pulled:
-        """Follow numbers back to gates and embeddings.
-
-        Parameters
-        ----------
-        grad_CLD
-            Gradient of every number with respect to the states after `n_layers` layers, ``(C, L, D)``.
-        n_layers
-            Layers below the states that the numbers are read from.
-        gates
-            What is told of the gates.
-        embedded
-            Whether gradients of the embeddings are wanted.
-        """
+        """Follow numbers back to gates and embeddings."""
         n_tokens = grad_CLD.shape[1]
         shapes = {None: (0,), "pairs": (len(grad_CLD), n_tokens, n_tokens)}
         with _recording(grad_CLD):
@@ -262,21 +220,7 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScreenedCell:
-    """Estimated effects of deleting each gene of a cell, in float32.
-
-    Attributes
-    ----------
-    places
-        Place of each gene among the tokens of the cell, ``(N,)``.
-    shifts
-        Change of the cosine with every state, ``(S, N)``; None without states.
-    probability_shifts
-        Change of the probability of every class, ``(C, N)``; None without a head.
-    similarity
-        Cosine before and after, as `results.perturbation` defines it, ``(N,)``; None without probes.
-
-    A cell of fewer than two genes has no places and no effects: a deletion must leave a gene.
-    """
+    """Estimated effects of deleting each gene of a cell, in float32."""
 
     places: NDArray[np.int64]
     shifts: Floats | None = None
@@ -286,32 +230,14 @@ class ScreenedCell:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """How a fine-tuned network reads the last layer.
-
-    Attributes
-    ----------
-    weigh
-        From states ``(L, D)`` to the weight of every token in the cell vector, ``(L,)``; they sum to 1.
-    probabilities
-        From cell vectors ``(B, D)`` to probabilities ``(B, C)``.
-    """
+    """How a fine-tuned network reads the last layer."""
 
     weigh: Callable[[Tensor], Tensor]
     probabilities: Callable[[Tensor], Tensor]
 
 
 def head_of(network: GeneformerForCells, token_ids: Tensor, temperature: float = 1.0) -> Head:
-    """The first head of a network, for one cell.
-
-    Parameters
-    ----------
-    network
-        A fine-tuned network that classifies cells.
-    token_ids
-        Token ids of the cell, ``(L,)``.
-    temperature
-        Divides the logits.
-    """
+    """The first head of a network, for one cell."""
     pool, linear, spec = network.pool, network.heads[0], network.specs[0]
 
     def weigh(states_LD: Tensor) -> Tensor:
@@ -356,36 +282,7 @@ def screen_deletions(
     cuts: int = 4,
     seed: int = 0,
 ) -> ScreenedCell:
-    """Effects of deleting each gene of a cell, estimated.
-
-    Parameters
-    ----------
-    encoder
-        Encoder in evaluation mode, with absolute positions and no window.
-    token_ids
-        Token ids of the cell, highest rank first, special tokens at its ends, ``(L,)``; on the encoder's device.
-    layer
-        Layer of the cell's embedding, counted back from the output.
-    pooling
-        "mean" over its genes, or "cls", the first token.
-    special_ids
-        Token ids that are not genes.
-    states
-        Embeddings of states, ``(S, D)``.
-    head
-        Head of a fine-tuned network, on the last layer.
-    probes
-        Random directions for similarities; no similarities for 0. By default 2 with pooling "mean", 16 with "cls".
-    cuts
-        Stretches of the cell between which it is run with the genes behind moved up.
-    seed
-        Of the directions.
-
-    Raises
-    ------
-    PairingError
-        An encoder with relative positions or a window.
-    """
+    """Effects of deleting each gene of a cell, estimated."""
     if not can_gate(encoder):
         raise PairingError(refusal(encoder))
     probes = _PROBES[pooling] if probes is None else probes
@@ -407,11 +304,7 @@ def screen_deletions(
 
 @dataclass(slots=True, eq=False)
 class _Cell:
-    """One cell, as it is and moved.
-
-    The moved cell number ``m`` has one position less for all tokens from ``starts[m]`` on; the first has moved all that
-    a deletion can move, the last none.
-    """
+    """One cell, as it is and moved."""
 
     encoder: GeneformerEncoder
     ids: Tensor
@@ -544,21 +437,7 @@ def _vectors_without(weigh: Callable[[Tensor], Tensor], states_LD: Tensor, place
 
 
 def agreement(estimated: NDArray[np.floating], exact: NDArray[np.floating], k: int) -> dict[str, float]:
-    """How well estimates rank: Spearman correlation, and the share of the strongest they find.
-
-    Parameters
-    ----------
-    estimated, exact
-        Effects of the same deletions, ``(N,)``.
-    k
-        How many are taken from either end.
-
-    Returns
-    -------
-    dict
-        `spearman`; `highest`, the share of the `k` most positive that are among the `k` most positive estimates; and
-        `strongest`, the same by absolute value.
-    """
+    """How well estimates rank: Spearman correlation, and the share of the strongest they find."""
     from scipy.stats import spearmanr
 
     k = min(k, len(exact))

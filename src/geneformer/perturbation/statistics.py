@@ -56,17 +56,7 @@ CELL = "cell_emb"
 
 
 def goal_state_shift(perturbed: Perturbed, goal: str, alternates: Sequence[str], fdr: float) -> "pd.DataFrame":
-    """Mean shift towards the goal and the alternates, each compared with the shifts of all perturbations.
-
-    Parameters
-    ----------
-    perturbed
-        Effects of a run with states.
-    goal, alternates
-        Names of states.
-    fdr
-        Rate below which a row is significant.
-    """
+    """Mean shift towards the goal and the alternates, each compared with the shifts of all perturbations."""
     n = len(perturbed)
     ends = {"goal": goal} | {f"alt {state}": state for state in alternates}
     shifts = {end: perturbed.values(SHIFT, state) for end, state in ends.items()}
@@ -96,17 +86,7 @@ def _of_end(end: str, of_goal: str, of_alternate: str, ends: dict[str, str]) -> 
 
 
 def vs_null(perturbed: Perturbed, null: Values, fdr: float) -> "pd.DataFrame":
-    """Mean similarity of each perturbation beside that of the same one in a null run.
-
-    Parameters
-    ----------
-    perturbed
-        Effects of a run without states.
-    null
-        Similarities of the null run, by row of `perturbed.table`.
-    fdr
-        Rate below which a row is significant.
-    """
+    """Mean similarity of each perturbation beside that of the same one in a null run."""
     n = len(perturbed)
     tested = perturbed.values(SIMILARITY)
     table = perturbed.table[NAMES].copy()
@@ -121,15 +101,7 @@ def vs_null(perturbed: Perturbed, null: Values, fdr: float) -> "pd.DataFrame":
 
 
 def mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
-    """Perturbations split into those with and without impact: two Gaussians over their mean similarities.
-
-    Raises
-    ------
-    PerturbationError
-        Fewer than two perturbations with different effects.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Perturbations split into those with and without impact: two Gaussians over their mean similarities."""
     n = len(perturbed)
     similarity = perturbed.values(SIMILARITY)
     means = similarity.means(n)
@@ -143,20 +115,7 @@ def mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
 
 
 class Impact:
-    """Which of two Gaussians a similarity belongs to; the one with the lower mean is impact.
-
-    Parameters
-    ----------
-    means
-        Mean similarity of every perturbation, ``(G,)``.
-
-    Raises
-    ------
-    PerturbationError
-        Fewer than two perturbations with different effects.
-    MissingExtraError
-        scikit-learn is not installed.
-    """
+    """Which of two Gaussians a similarity belongs to; the one with the lower mean is impact."""
 
     def __init__(self, means: Floats) -> None:
         if len(np.unique(means)) < 2:
@@ -194,22 +153,7 @@ def aggregate(perturbed: Perturbed) -> "pd.DataFrame":
 
 
 class GenePairs:
-    """Perturbed and affected genes.
-
-    Parameters
-    ----------
-    perturbed
-        Effects of a run with effects on genes.
-
-    Attributes
-    ----------
-    values
-        Similarities by pair; those of cells, where the run has them, come as one more affected "gene".
-    group
-        Perturbation of each pair, ``(P,)``.
-    affected
-        Ensembl id of the affected gene of each pair, or `CELL`, ``(P,)``.
-    """
+    """Perturbed and affected genes."""
 
     def __init__(self, perturbed: Perturbed) -> None:
         cells, genes = perturbed.values(SIMILARITY), perturbed.values(GENE_SIMILARITY)
@@ -335,17 +279,7 @@ _OVER_DONORS = {
 
 
 def definitions(columns: Iterable[str], mode: str, options: RankOptions) -> dict[str, str]:
-    """What each of some columns says.
-
-    Parameters
-    ----------
-    columns
-        Names of columns.
-    mode
-        Decides what the effect is.
-    options
-        Decide the rest.
-    """
+    """What each of some columns says."""
     unit = "cells" if options.donor is None else f"donors ({options.donor})"
     compared = _OVER_DONORS.get(mode, "distance equal to the average over all perturbations of the donor")
     told = _PUBLISHED | _ADDED
@@ -370,31 +304,7 @@ MANY = 20
 def rank_effects(
     effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
 ) -> PerturbationRanking:
-    """Test and rank the perturbations of a run.
-
-    Parameters
-    ----------
-    effects
-        What came of the run.
-    options
-        Statistics, thresholds, donors, matched genes.
-    null
-        A run to compare with: the same perturbations in other cells for "vs_null", and for every mode but the
-        aggregates where matched genes come from.
-
-    Raises
-    ------
-    StateError
-        The mode needs a goal state and the run has none, or needs a null run without states.
-    AbsentGeneError
-        Nothing was detected in enough cells.
-    PerturbationError
-        The run has no effects of the kind the mode needs, or only estimates.
-    OptionError
-        "vs_null" without a null run.
-    UnknownColumnError, DatasetError
-        The column of donors is missing, or empty for some cells.
-    """
+    """Test and rank the perturbations of a run."""
     perturbed = Perturbed(effects)
     compared = None if null is None else Perturbed(null)
     if options.donor is not None:
@@ -489,15 +399,7 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
 
 
 def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options: RankOptions) -> dict[str, int]:
-    """Leave perturbations out that too few cells were run for, and say how many.
-
-    Raises
-    ------
-    PerturbationError
-        There are no effects of that kind, or only estimates.
-    AbsentGeneError
-        No perturbation is left.
-    """
+    """Leave perturbations out that too few cells were run for, and say how many."""
     n = len(perturbed)
     exact, estimates = (perturbed.values(kind, target, exact=choice) for choice in (True, False))
     if not len(exact):
@@ -548,15 +450,7 @@ def _check_goal(effects: PerturbationEffects) -> None:
 
 
 def _null_values(null: Perturbed, kind: str, target: str | None, mode: str) -> Values:
-    """Effects of a null run.
-
-    Raises
-    ------
-    StateError
-        It has states where it must have none, or not the goal.
-    PerturbationError
-        It has no exact effects of the kind.
-    """
+    """Effects of a null run."""
     if mode == "vs_null" and null.source.states:
         msg = (
             f'mode="vs_null" compares similarities, and the null run has shifts towards {list(null.source.states)}. '
@@ -580,20 +474,7 @@ def _identities(perturbed: Perturbed) -> list[tuple[str, str]]:
 
 
 def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
-    """Effects of the null run by the rows of the tested one; those of other perturbations are left out.
-
-    Parameters
-    ----------
-    perturbed, null
-        The tested run and the null run.
-    values
-        Effects of the null run.
-
-    Raises
-    ------
-    AbsentGeneError
-        The runs share no perturbation.
-    """
+    """Effects of the null run by the rows of the tested one; those of other perturbations are left out."""
     row_of = {identity: row for row, identity in reversed(list(enumerate(_identities(perturbed))))}
     rows = np.array([row_of.get(identity, -1) for identity in _identities(null)], dtype=np.intp)
     group = rows[values.group]

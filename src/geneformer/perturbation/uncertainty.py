@@ -44,21 +44,7 @@ def unit_counts(groups: Ints, units: Ints, n_groups: int) -> Ints:
 
 
 def mean_interval(values: Values, units: Ints, n_groups: int, *, confidence: float, seed: int) -> tuple[Floats, Floats]:
-    """Lower and upper end of the mean of each group, ``(G,)`` each; NaN for groups of a single unit.
-
-    Parameters
-    ----------
-    values
-        Effects.
-    units
-        What is drawn: cell or donor of each effect, from 0, ``(n,)``.
-    n_groups
-        Groups.
-    confidence
-        Coverage.
-    seed
-        Of the draws.
-    """
+    """Lower and upper end of the mean of each group, ``(G,)`` each; NaN for groups of a single unit."""
     n = unit_counts(values.group, units, n_groups)
     low, high = np.full(n_groups, np.nan), np.full(n_groups, np.nan)
     for rows, drawn in drawn_means(values, units, n_groups, seed=seed):
@@ -135,19 +121,7 @@ _SAME = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Perturbations with effects, some of which are compared with others.
-
-    Attributes
-    ----------
-    values
-        Their effects.
-    rank
-        Mean rank of the gene of each, ``(G,)``; NaN where it is not known.
-    kind
-        What must be the same for a match, ``(G,)``: edit and number of genes, as text.
-    label
-        What must differ, ``(G,)``: the genes, as text.
-    """
+    """Perturbations with effects, some of which are compared with others."""
 
     values: Values
     rank: Floats
@@ -161,19 +135,7 @@ class Candidates:
 def matched_p_values(
     tested: Candidates, pool: Candidates, options: RankOptions, *, two_sided: bool
 ) -> tuple[Floats, Ints]:
-    """P of each tested perturbation and the number of matched ones, ``(G,)`` each; NaN where there is none.
-
-    Parameters
-    ----------
-    tested
-        What p-values are for.
-    pool
-        Where matched genes come from: the same run, or a null run.
-    options
-        Genes to match, how near, permutations, seed.
-    two_sided
-        Look at both ends; otherwise only at effects that are larger than those of matched genes.
-    """
+    """P of each tested perturbation and the number of matched ones, ``(G,)`` each; NaN where there is none."""
     p, n_matched = np.full(len(tested), np.nan), np.zeros(len(tested), dtype=np.intp)
     means, n_values = tested.values.means(len(tested)), tested.values.counts(len(tested))
     windows = _Windows(pool, np.random.default_rng(options.seed))
@@ -252,15 +214,7 @@ class _Windows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DonorMeans:
-    """Mean effect of every perturbation in every donor that has it.
-
-    Attributes
-    ----------
-    group, donor
-        Perturbation and donor, ``(k,)`` each.
-    mean
-        Mean over the cells of the donor, ``(k,)``.
-    """
+    """Mean effect of every perturbation in every donor that has it."""
 
     group: Ints
     donor: Ints
@@ -290,11 +244,7 @@ class DonorMeans:
         return mean_by(self.mean, self.group, n_groups), np.bincount(self.group, minlength=n_groups)
 
     def p_values(self, n_groups: int) -> Floats:
-        """Two-sided p of a mean of 0 over donors, ``(G,)``: Student's t, from two donors on; else NaN.
-
-        Not Wilcoxon's signed ranks: with five donors their smallest p is 0.06, and studies often have no more. A mean
-        over a donor's cells is near enough to normal for t.
-        """
+        """Two-sided p of a mean of 0 over donors, ``(G,)``: Student's t, from two donors on; else NaN."""
         from scipy import stats
 
         mean, n = self.averages(n_groups)
@@ -306,15 +256,7 @@ class DonorMeans:
 
 
 def donors_of(perturbed: Perturbed, column: str) -> tuple[Ints, NDArray[np.object_]]:
-    """Donor of each cell, ``(C,)``, and the names of the donors.
-
-    Raises
-    ------
-    UnknownColumnError
-        The cells have no such column.
-    DatasetError
-        Some cells have no value in it.
-    """
+    """Donor of each cell, ``(C,)``, and the names of the donors."""
     import pandas as pd
 
     known = [name for name in perturbed.source.cells.schema.names if name != "cell_id"]
@@ -350,19 +292,7 @@ def pool_of(values: Values) -> Floats:
 
 
 def against_pool(values: Values, pool: Floats, n_groups: int) -> Floats:
-    """Two-sided p of each group against a pool, ``(G,)``: normal approximation, without correction for ties.
-
-    The pool is ranked once; `scipy.stats.ranksums` would rank it again for every group.
-
-    Parameters
-    ----------
-    values
-        Values of the groups.
-    pool
-        Ascending, ``(m,)``; may contain the groups themselves.
-    n_groups
-        Groups; those without values get NaN.
-    """
+    """Two-sided p of each group against a pool, ``(G,)``: normal approximation, without correction for ties."""
     below = np.searchsorted(pool, values.value, side="left")
     upto = np.searchsorted(pool, values.value, side="right")
     u = np.bincount(values.group, weights=np.asarray((below + upto) / 2, dtype=np.float64), minlength=n_groups)
@@ -405,21 +335,7 @@ def false_discovery_rates(p: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What an effect is, for every cell.
-
-    Attributes
-    ----------
-    perturbed
-        The run.
-    values
-        Effects of its cells, above 0 for what is looked for.
-    two_sided
-        Whether effects below 0 are of interest too.
-    subtracted
-        Effects in a null run whose mean is taken off, by row of `perturbed.table`; None for none.
-    null
-        The null run and its effects, which matched genes are taken from; None for those of the run itself.
-    """
+    """What an effect is, for every cell."""
 
     perturbed: Perturbed
     values: Values

@@ -31,13 +31,7 @@ FULL_TEXT, SMALL_TEXT = 12, 25
 
 
 def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
-    """A report, read from its folder if need be.
-
-    Raises
-    ------
-    InputNotFoundError, UnreadableInputError, DatasetError
-        There is no whole report of classes in the folder.
-    """
+    """A report, read from its folder if need be."""
     from geneformer.finetuning.reports import ClassificationReport
 
     return ClassificationReport.load(report) if isinstance(report, str | Path) else report
@@ -51,15 +45,7 @@ def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerCl
 
 
 def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:
-    """Positions of the classes in the order they are drawn in.
-
-    Raises
-    ------
-    UnknownChoiceError
-        A class that the report does not have.
-    OptionError
-        A class is missing, or there twice.
-    """
+    """Positions of the classes in the order they are drawn in."""
     if order is None:
         return list(range(len(classes)))
     for name in order:

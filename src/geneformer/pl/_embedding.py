@@ -36,26 +36,7 @@ FEWEST = 4
 def umap_layout(
     embedding: ArrayLike, *, n_neighbors: int = 15, metric: str = "cosine", seed: int = 0
 ) -> NDArray[np.float32]:
-    """UMAP coordinates of an embedding, ``(n, 2)``; the same for the same input and seed.
-
-    Parameters
-    ----------
-    embedding
-        One row per cell, ``(n, d)``.
-    n_neighbors
-        Cells that count as near.
-    metric
-        Distance between cells, "cosine" or "euclidean".
-    seed
-        Fixes the layout.
-
-    Raises
-    ------
-    NoCellsError
-        Fewer than four cells.
-    MissingExtraError
-        scanpy is not installed.
-    """
+    """UMAP coordinates of an embedding, ``(n, 2)``; the same for the same input and seed."""
     check_choice("metric", metric, ("cosine", "euclidean"))
     check_range("n_neighbors", n_neighbors, low=2)
     sc = plotting_library("scanpy")

@@ -27,13 +27,7 @@ INK, FAINT = "#333333", "#d9d9d9"
 
 
 def plotting_library(name: str) -> ModuleType:
-    """An optional library, imported.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """An optional library, imported."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -42,15 +36,7 @@ def plotting_library(name: str) -> ModuleType:
 
 
 def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Embedding of the cells that have one, ``(n, d)``, and their rows in `adata`, ``(n,)``.
-
-    Raises
-    ------
-    UnknownColumnError
-        No such slot.
-    NoCellsError
-        No cell has an embedding.
-    """
+    """Embedding of the cells that have one, ``(n, d)``, and their rows in `adata`, ``(n,)``."""
     if basis not in adata.obsm:
         slots = list(adata.obsm)
         msg = f"adata.obsm has no {basis!r}; it has {slots or 'nothing'}.{nearest(basis, slots)}"
@@ -66,13 +52,7 @@ def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDA
 
 
 def column_of(adata: "AnnData", name: str) -> "pd.Series[Any]":
-    """Column of `obs`.
-
-    Raises
-    ------
-    UnknownColumnError
-        No such column.
-    """
+    """Column of `obs`."""
     if name not in adata.obs.columns:
         columns = [str(column) for column in adata.obs.columns]
         msg = f"adata.obs has no column {name!r}; it has {columns or 'none'}.{nearest(name, columns)}"
@@ -104,24 +84,7 @@ NO_LABEL = "no label"
 
 
 class Categories:
-    """Values of a column as categories with names and colors.
-
-    Parameters
-    ----------
-    values
-        Column of the cells that are drawn, ``(n,)``.
-    colors
-        Color per category, where someone chose them.
-
-    Attributes
-    ----------
-    names
-        Categories that occur, in their order; cells without a value come last, as `NO_LABEL`.
-    codes
-        Category of each cell, ``(n,)``.
-    colors
-        Color of each category.
-    """
+    """Values of a column as categories with names and colors."""
 
     def __init__(self, values: "pd.Series[Any]", colors: list[str] | None = None) -> None:
         import pandas as pd

@@ -36,29 +36,7 @@ _DOSE = re.compile(r"(inhibit|activate)@([0-9.e-]+)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """Effects to draw.
-
-    Attributes
-    ----------
-    frame
-        One row per perturbation.
-    effect
-        Effect of each, ``(G,)``.
-    interval
-        Its ends, ``(G, 2)``, or None.
-    rates
-        Column with false discovery rates, or None.
-    threshold
-        Rate below which an effect is significant.
-    goal
-        State of the shifts, or None for distances.
-    states
-        Columns with mean effects by state.
-    n_genes
-        Most perturbations with a name.
-    difference
-        Whether a null run was taken off.
-    """
+    """Effects to draw."""
 
     frame: "pd.DataFrame"
     effect: NDArray[np.float64]

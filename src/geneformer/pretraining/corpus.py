@@ -26,30 +26,7 @@ TOKENS = "tokens.dataset"
 def open_corpus(
     inputs: Sequence[Path], output: Path, options: PretrainOptions, *, progress: Progress | None = None
 ) -> tuple[TokenizedDataset, Vocabulary]:
-    """Cells of all inputs, datasets before counts, and the vocabulary they share.
-
-    Counts are tokenized once, into the output folder; a run that is resumed finds them there.
-
-    Parameters
-    ----------
-    inputs
-        `.dataset` folders, and files or folders of counts.
-    output
-        Folder of the pretraining run.
-    options
-        Vocabulary, and whether counts are needed for views.
-    progress
-        Called while counts are tokenized.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        Datasets of different vocabularies, or a model to go on from that has another one.
-    GeneformerError
-        Another error of `initial_config`.
-    RunMismatchError
-        The output folder has tokens of other counts.
-    """
+    """Cells of all inputs, datasets before counts, and the vocabulary they share."""
     folders = [path for path in inputs if is_dataset(path)]
     counts = [path for path in inputs if not is_dataset(path)]
     vocabulary = Vocabulary.load(options.vocabulary)

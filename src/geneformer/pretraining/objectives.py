@@ -14,13 +14,7 @@ _RANKS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class RankBaseline:
-    """Commonest genes at every rank of the training cells.
-
-    Attributes
-    ----------
-    guesses
-        Token ids by rank, commonest first, ``(max_length, n_guesses)``.
-    """
+    """Commonest genes at every rank of the training cells."""
 
     guesses: NDArray[np.int64]
 
@@ -36,25 +30,7 @@ class RankBaseline:
         max_cells: int = 50_000,
         seed: int = 0,
     ) -> "RankBaseline":
-        """Count the genes at each rank.
-
-        Parameters
-        ----------
-        dataset
-            Tokenized cells.
-        rows
-            Cells to count in; a seeded sample of them when there are more than `max_cells`.
-        max_length
-            Ranks counted.
-        special_ids
-            Tokens that are no genes, and never guessed.
-        n_guesses
-            Genes kept per rank.
-        max_cells
-            Cells counted at most.
-        seed
-            Fixes the sample.
-        """
+        """Count the genes at each rank."""
         if len(rows) > max_cells:
             rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
         packed = dataset.gather(rows, max_length=max_length)

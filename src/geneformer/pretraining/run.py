@@ -40,22 +40,7 @@ _MAY_CHANGE = {"epochs", "max_steps", "save_steps", "eval_steps", "eval_cells", 
 
 
 def check_run_folder(output: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work.
-
-    Parameters
-    ----------
-    output
-        Checkpoint folder of the run.
-    resume
-        Whether a run is to go on.
-
-    Raises
-    ------
-    OutputExistsError
-        There is a run already, and it is not to be resumed.
-    RunMismatchError
-        There is nothing to resume.
-    """
+    """Refuse to mix runs, before any work."""
     started = any((output / CHECKPOINTS).glob("checkpoint-*"))
     if (started or (output / WEIGHTS).exists()) and not resume:
         msg = f"{output} holds a pretraining run already. Pass --resume to go on with it, or choose another folder."
@@ -68,15 +53,7 @@ def check_run_folder(output: Path, *, resume: bool) -> None:
 def check_same_run(
     output: Path, dataset: TokenizedDataset, vocabulary: Vocabulary, options: PretrainOptions, *, resume: bool
 ) -> None:
-    """Note what a run is started with; a run that is resumed must go on with the same cells and options.
-
-    How long it runs and how often it saves and evaluates may change.
-
-    Raises
-    ------
-    RunMismatchError
-        Other cells or options.
-    """
+    """Note what a run is started with; a run that is resumed must go on with the same cells and options."""
     path = output / CHECKPOINTS / STARTED
     now: dict[str, Any] = json.loads(json.dumps(asdict(options)))
     now |= {"cells": len(dataset), "tokens": int(dataset.lengths.sum()), "vocabulary_used": vocabulary.fingerprint}
@@ -102,21 +79,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainResult:
-    """What a pretraining run came to.
-
-    Attributes
-    ----------
-    folder
-        Checkpoint folder.
-    n_train, n_held_out
-        Cells trained on and held out.
-    steps
-        Optimizer steps.
-    metrics
-        Loss and masked-gene accuracy on the held-out cells, with the baseline's beside them.
-    history
-        Log lines of the run.
-    """
+    """What a pretraining run came to."""
 
     folder: Path
     n_train: int
@@ -127,23 +90,7 @@ class PretrainResult:
 
 
 class MaskedBatches:
-    """Training batches from keys; what comes out depends on seed, epoch and rows only.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells.
-    rows
-        Cells the keys count through.
-    vocabulary
-        Their vocabulary.
-    max_length
-        Most tokens of one cell.
-    options
-        Masking, views and seed.
-    views
-        Make two count-subsampled views of every cell.
-    """
+    """Training batches from keys; what comes out depends on seed, epoch and rows only."""
 
     def __init__(
         self,
@@ -188,26 +135,7 @@ class MaskedBatches:
 
 
 def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
-    """Rows to train on and rows held out.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells with their `source`.
-    held_out
-        Share of the cells of every source that is held out.
-    sources
-        Sources held out as a whole.
-    seed
-        Fixes the draw.
-
-    Raises
-    ------
-    DatasetError
-        A source to hold out that is not in the dataset.
-    NoCellsError
-        Nothing left to train on.
-    """
+    """Rows to train on and rows held out."""
     names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
     known = sorted(set(names.tolist()))
     unknown = sorted(set(sources) - set(known))
@@ -235,36 +163,7 @@ def pretrain(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> PretrainResult:
-    """Train an encoder on masked genes and write a checkpoint folder.
-
-    Plain `transformers` opens it too, unless positions are relative or attention has a window.
-
-    Parameters
-    ----------
-    dataset
-        Tokenized cells; with `counts` when views are wanted.
-    vocabulary
-        Their vocabulary.
-    output
-        Checkpoint folder; training checkpoints and logs go into it as well.
-    options, runtime
-        What to learn, and where.
-    resume
-        Go on from the last training checkpoint in `output`.
-    progress
-        Called with the optimizer steps done and in all.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        The tokens belong to another vocabulary.
-    DatasetError
-        Views wanted, but no counts stored.
-    RunMismatchError
-        The run to resume was started with other cells or options.
-    TrainingError
-        The loss is no longer finite.
-    """
+    """Train an encoder on masked genes and write a checkpoint folder."""
     if dataset.vocabulary not in (None, vocabulary.fingerprint):
         msg = (
             f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} "

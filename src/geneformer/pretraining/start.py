@@ -17,24 +17,7 @@ from geneformer.tokens.dataset import TokenizedDataset
 
 
 def initial_config(options: PretrainOptions, vocabulary: Vocabulary) -> BertConfig:
-    """Configuration of the encoder to train; what is wrong with it shows before any work.
-
-    Parameters
-    ----------
-    options
-        Architecture and extensions, or the model to go on from.
-    vocabulary
-        Vocabulary of the tokens.
-
-    Raises
-    ------
-    VocabularyMismatchError
-        The model to go on from belongs to another vocabulary.
-    UnknownModelError, CheckpointError
-        There is no such model or architecture, or it is incomplete.
-    OutOfRangeError
-        The layer of the contrastive term is deeper than the encoder.
-    """
+    """Configuration of the encoder to train; what is wrong with it shows before any work."""
     if options.start_from:
         folder = find_folder(options.start_from)
         config = read_config(folder)
@@ -57,18 +40,7 @@ def initial_config(options: PretrainOptions, vocabulary: Vocabulary) -> BertConf
 
 
 def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> GeneformerForMaskedLM:
-    """The network before its first step; random weights come from PyTorch's global generator.
-
-    Parameters
-    ----------
-    options, vocabulary
-        As for `initial_config`, whose errors are raised here too.
-
-    Raises
-    ------
-    CheckpointError
-        The model to go on from has no vocabulary head, so that it cannot predict masked genes.
-    """
+    """The network before its first step; random weights come from PyTorch's global generator."""
     config = initial_config(options, vocabulary)
     if not options.start_from:
         model = GeneformerForMaskedLM(config)
@@ -98,29 +70,7 @@ def start_from_spectrum(
     *,
     max_cells: int = 10_000,
 ) -> None:
-    """Set token embeddings from principal axes of the training cells, and the output bias from gene frequencies.
-
-    The axes are right singular vectors of the cells by genes matrix of log-normalized counts; the first, which only
-    says how common a gene is, is left out. Every gene gets the same further direction added, so that layer
-    normalization does not blow up the genes that tell nothing.
-
-    Parameters
-    ----------
-    model
-        Its token embeddings and output bias are changed.
-    dataset
-        Tokenized cells, with counts.
-    rows
-        Training cells; a seeded sample of them when there are more than `max_cells`.
-    vocabulary
-        Their vocabulary.
-    max_length
-        Most tokens of one cell.
-    seed
-        Fixes sample and decomposition.
-    max_cells
-        Cells decomposed at most.
-    """
+    """Set token embeddings from principal axes of the training cells, and the output bias from gene frequencies."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.linalg import svds
 

@@ -28,15 +28,7 @@ class _Findings:
 
 
 def check_sample(source: CountSource, options: TokenizeOptions) -> None:
-    """Refuse a matrix a sample of which is not raw counts.
-
-    Raises
-    ------
-    NotRawCountsError
-        Fractions or negative values; names the layer that holds raw counts, if one does.
-    NonFiniteCountsError
-        Missing or infinite values that are not to be taken for zero.
-    """
+    """Refuse a matrix a sample of which is not raw counts."""
     sample = source.sample()
     found = _findings(sample.values)
     if options.missing == "error" and found.not_finite.any():
@@ -50,22 +42,7 @@ def check_sample(source: CountSource, options: TokenizeOptions) -> None:
 def checked(
     rows: CellRows, cells: NDArray[np.int64], source: CountSource, options: TokenizeOptions
 ) -> tuple[CellRows, int]:
-    """The rows, missing values taken for zero where that was chosen, and how many there were.
-
-    Parameters
-    ----------
-    rows
-        Counts of some cells.
-    cells
-        Their numbers in `source`, ``(n,)``.
-    source, options
-        Where they come from, and what is allowed.
-
-    Raises
-    ------
-    NotRawCountsError, NonFiniteCountsError
-        As for a sample, but found in any value.
-    """
+    """The rows, missing values taken for zero where that was chosen, and how many there were."""
     data = rows.data
     kind = data.dtype.kind
     if kind in "ub" or not len(data):

@@ -16,15 +16,7 @@ _FEW_MARKS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class SharedGenes:
-    """Which columns share their gene with another one.
-
-    Attributes
-    ----------
-    positions
-        Row of the vocabulary for each column, -1 for none, ``(columns,)``.
-    shared
-        The columns that do, ``(columns,)``; None when none does.
-    """
+    """Which columns share their gene with another one."""
 
     positions: NDArray[np.int32]
     shared: NDArray[np.bool_] | None
@@ -41,15 +33,7 @@ class SharedGenes:
         return cls(positions, shared)
 
     def summed(self, columns: NDArray[np.intp], counts: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
-        """Counts with those of each gene in each cell added up in one entry, the others being zero.
-
-        Parameters
-        ----------
-        columns, counts
-            Entries of some cells, ``(entries,)``.
-        starts
-            Where each cell starts, and the total, ``(n + 1,)``.
-        """
+        """Counts with those of each gene in each cell added up in one entry, the others being zero."""
         if _lists_twice(columns, starts, len(self.positions)):
             where = np.flatnonzero(self.positions.take(columns) >= 0)
         elif self.shared is not None:
@@ -107,15 +91,7 @@ _LARGER: Final = np.uint32(2**32 - 2)
 
 
 class Keys(NamedTuple):
-    """Entries as numbers that sort by decreasing value, equal values in the order of the vocabulary.
-
-    Attributes
-    ----------
-    keys
-        Key of each entry, ``(entries,)``; the largest number where nothing is expressed.
-    between, genes, counts
-        Keys of pairs beyond those in order, rising, with their vocabulary rows and counts, ``(pairs,)``.
-    """
+    """Entries as numbers that sort by decreasing value, equal values in the order of the vocabulary."""
 
     keys: NDArray[np.uint32]
     between: NDArray[np.uint32]
@@ -124,19 +100,7 @@ class Keys(NamedTuple):
 
 
 class PairOrder:
-    """Counts from one up to some limit of each gene, all of them by decreasing count over median.
-
-    Keys of neighbors in this order lie so far apart that the larger counts of a few entries find room between them.
-
-    Parameters
-    ----------
-    positions
-        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``.
-    medians
-        Median of each gene, ``(genes,)``.
-    limits
-        Largest count of each gene that is in order, ``(genes,)``; above zero for the genes in `positions`.
-    """
+    """Counts from one up to some limit of each gene, all of them by decreasing count over median."""
 
     def __init__(self, positions: NDArray[np.int32], medians: NDArray[np.float64], limits: NDArray[np.int64]) -> None:
         present = np.flatnonzero(limits)
@@ -196,17 +160,7 @@ class PairOrder:
     def entries(
         self, placed: Keys, keys: NDArray[np.uint32], *, with_counts: bool
     ) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
-        """Vocabulary rows of keys, and their counts if wanted.
-
-        Parameters
-        ----------
-        placed
-            Where the keys come from.
-        keys
-            Some of them in any order, those apart that stand for nothing.
-        with_counts
-            Whether counts come back.
-        """
+        """Vocabulary rows of keys, and their counts if wanted."""
         ranks = (keys >> self._bits) - np.uint32(1)
         genes = self._genes.take(ranks, mode="clip")
         counts = self._counts.take(ranks, mode="clip").astype(np.float64) if with_counts else None
@@ -242,20 +196,7 @@ _MOST_PAIRS = 2**20
 
 
 class GrowingOrder:
-    """Pairs of genes and counts in order; none at first, and anew as soon as that pays. Threads may share it.
-
-    Parameters
-    ----------
-    positions
-        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``.
-    medians
-        Median of each gene, ``(genes,)``.
-
-    Attributes
-    ----------
-    pairs
-        What is in order now; None where there is little to rank, or where counts are too large to be put in order.
-    """
+    """Pairs of genes and counts in order; none at first, and anew as soon as that pays. Threads may share it."""
 
     def __init__(self, positions: NDArray[np.int32], medians: NDArray[np.float64]) -> None:
         self.pairs: PairOrder | None = None
@@ -266,15 +207,7 @@ class GrowingOrder:
         self._n_noted = 0
 
     def note(self, genes: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
-        """Take notice of entries that were ranked without being in order.
-
-        Once there were as many of them as there are pairs, to order these again costs no more than they did.
-
-        Parameters
-        ----------
-        genes, counts
-            Vocabulary row, -1 for none, and count of each entry.
-        """
+        """Take notice of entries that were ranked without being in order."""
         n_pairs = int(self._limits.sum())
         if n_pairs > _MOST_PAIRS or not len(genes):
             return
@@ -296,25 +229,7 @@ def order_by_value(
     *,
     with_counts: bool,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
-    """Vocabulary rows of every cell by decreasing value, and their counts if wanted.
-
-    Value and row are packed into one integer each, because sorting integers in place is several times faster than an
-    indirect sort. Where the value has more bits than there is room for, its last ones are cut off, and cells in which
-    that makes a difference are sorted again in full.
-
-    Parameters
-    ----------
-    genes
-        Vocabulary row of each entry, each once per cell, ``(entries,)``.
-    counts
-        Their counts, above zero, ``(entries,)``.
-    starts
-        Where each cell starts, and the total, ``(n + 1,)``.
-    medians
-        Median of each vocabulary row.
-    with_counts
-        Whether counts come back.
-    """
+    """Vocabulary rows of every cell by decreasing value, and their counts if wanted."""
     if not len(genes):
         return genes, (counts if with_counts else None)
     values = counts / medians[genes]
@@ -369,17 +284,7 @@ _BLOCK_ENTRIES = 65_536
 
 
 class CellRows(NamedTuple):
-    """Some cells over all genes in compressed rows; a `scipy.sparse.csr_matrix` has the same three arrays.
-
-    Attributes
-    ----------
-    indptr
-        Where each cell starts, and the total, ``(n + 1,)``.
-    indices
-        Column of each entry, ``(entries,)``; any order, duplicates allowed.
-    data
-        Count of each entry, ``(entries,)``; zeros allowed.
-    """
+    """Some cells over all genes in compressed rows; a `scipy.sparse.csr_matrix` has the same three arrays."""
 
     indptr: NDArray[Any]
     indices: NDArray[Any]
@@ -387,19 +292,7 @@ class CellRows(NamedTuple):
 
 
 class RankedCells(NamedTuple):
-    """Tokens of some cells laid end to end.
-
-    Attributes
-    ----------
-    offsets
-        Where each cell starts, and the total, ``(n + 1,)``. A cell without a gene of the vocabulary has no tokens.
-    input_ids
-        Token ids, ``(T,)``.
-    counts
-        Count per token scaled to 10,000 per cell, 0 at special tokens, ``(T,)``, when asked for.
-    n_genes
-        Genes of the vocabulary that each cell expresses, before any cut, ``(n,)``.
-    """
+    """Tokens of some cells laid end to end."""
 
     offsets: NDArray[np.int64]
     input_ids: NDArray[np.int32]
@@ -421,15 +314,7 @@ class RankedGenes(Protocol):
 
 
 class _Block(NamedTuple):
-    """Entries of some cells, one per gene that is expressed.
-
-    Attributes
-    ----------
-    columns, counts
-        Column and count of each entry, ``(entries,)``; the count is zero where another entry has it.
-    starts
-        Where each cell starts, and the total, ``(n + 1,)``.
-    """
+    """Entries of some cells, one per gene that is expressed."""
 
     columns: NDArray[np.intp]
     counts: NDArray[Any]
@@ -445,20 +330,7 @@ class _Ordered(NamedTuple):
 
 
 class Ranker:
-    """Ranks the cells of one matrix: token ids by decreasing count over median, equal values in vocabulary order.
-
-    A cell's total scales all its genes alike, so that it has no say in their order. Threads may share a ranker.
-
-    Parameters
-    ----------
-    positions
-        Row of the vocabulary for each column of the counts, -1 for none, ``(columns,)``. Columns that share one are
-        summed.
-    vocabulary
-        Token ids, medians and special tokens.
-    max_length
-        Most tokens of a cell, special tokens included.
-    """
+    """Ranks the cells of one matrix: token ids by decreasing count over median, equal values in vocabulary order."""
 
     def __init__(self, positions: NDArray[np.int32], vocabulary: RankedGenes, *, max_length: int) -> None:
         specials = (vocabulary.cls_id is not None) + (vocabulary.eos_id is not None)
@@ -469,15 +341,7 @@ class Ranker:
         self._order = GrowingOrder(positions, vocabulary.medians)
 
     def rank(self, rows: CellRows, totals: NDArray[np.float64] | None = None) -> RankedCells:
-        """Tokens of ``n`` cells.
-
-        Parameters
-        ----------
-        rows
-            Their counts: finite, not negative.
-        totals
-            Total of each cell, ``(n,)``. Scaled counts come back only when it is given.
-        """
+        """Tokens of ``n`` cells."""
         parts = []
         for first, last in _blocks(np.asarray(rows.indptr)):
             ordered, counts, lengths = self._ordered(_block(rows, first, last, self._shared), totals is not None)

@@ -49,17 +49,7 @@ _BLOCK = 200_000
 
 @dataclass(frozen=True, slots=True)
 class OutputColumn:
-    """A column of the dataset that comes from the tables of cells.
-
-    Attributes
-    ----------
-    name
-        In the dataset.
-    origin
-        In `obs`.
-    kind
-        Type of its values.
-    """
+    """A column of the dataset that comes from the tables of cells."""
 
     name: str
     origin: str
@@ -67,13 +57,7 @@ class OutputColumn:
 
 
 def kept_cells(source: CountSource) -> NDArray[np.bool_] | None:
-    """Cells that `filter_pass` marks, ``(n,)``; None where there is no such column.
-
-    Raises
-    ------
-    FilterPassError
-        A value that is neither yes nor no.
-    """
+    """Cells that `filter_pass` marks, ``(n,)``; None where there is no such column."""
     if keys.FILTER_PASS not in source.obs.names:
         return None
     seen = value_counts(source, keys.FILTER_PASS)
@@ -114,15 +98,7 @@ def _listed(seen: dict[object, int]) -> str:
 
 
 def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
-    """Totals in `n_counts`, ``(n,)``; None where there is no such column.
-
-    Zero passes here, because a cell without counts may say so.
-
-    Raises
-    ------
-    InvalidTotalsError
-        A missing, infinite or negative total in a cell that is kept, or text.
-    """
+    """Totals in `n_counts`, ``(n,)``; None where there is no such column."""
     if keys.N_COUNTS not in source.obs.names:
         return None
     try:
@@ -153,20 +129,7 @@ def invalid_total(source: CountSource, cells: NDArray[np.int64], totals: NDArray
 
 
 def plan_columns(sources: Sequence[CountSource], keep: tuple[str, ...] | None) -> tuple[list[OutputColumn], list[str]]:
-    """Columns of `obs` that go into the dataset, with one type for all sources; and remarks on them.
-
-    Parameters
-    ----------
-    sources
-        All inputs.
-    keep
-        Columns asked for; None for all there are.
-
-    Raises
-    ------
-    UnknownColumnError
-        A column asked for that no source has.
-    """
+    """Columns of `obs` that go into the dataset, with one type for all sources; and remarks on them."""
     available = list(dict.fromkeys(name for source in sources for name in source.obs.names))
     remarks = []
     for name in keep or ():
@@ -206,21 +169,7 @@ _PIECE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class PreparedSource:
-    """A source that passed every check that needs no full reading.
-
-    Attributes
-    ----------
-    source
-        The counts.
-    name
-        What the cells' `source` says.
-    positions
-        Row of the vocabulary for each column of the counts, -1 for none, ``(g,)``.
-    kept
-        Cells to keep, ``(n,)``; None for all.
-    totals
-        Given totals, ``(n,)``; None to compute them.
-    """
+    """A source that passed every check that needs no full reading."""
 
     source: CountSource
     name: str
@@ -231,23 +180,7 @@ class PreparedSource:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of some cells, in sums that can be added up.
-
-    Attributes
-    ----------
-    n_cells
-        Cells read.
-    n_filtered
-        Cells that `filter_pass` left out.
-    n_truncated
-        Cells with more genes than there was room for.
-    n_missing
-        Missing values taken for zero.
-    n_disagreeing
-        Cells whose `n_counts` differs by more than 1 % from the sum of their counts.
-    given, counted
-        Sums of `n_counts` and of the counts, over kept cells with `n_counts`.
-    """
+    """What came of some cells, in sums that can be added up."""
 
     n_cells: int = 0
     n_filtered: int = 0
@@ -265,21 +198,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """Tokens of a run of cells.
-
-    Attributes
-    ----------
-    ranked
-        Tokens of the cells that are left.
-    cells
-        Their numbers in the source, ``(n,)``.
-    empty
-        Numbers of cells without a gene of the vocabulary.
-    gene_counts
-        Sum of each column over the kept cells, ``(g,)``.
-    tally
-        What came of the cells.
-    """
+    """Tokens of a run of cells."""
 
     ranked: RankedCells
     cells: NDArray[np.int64]
@@ -289,10 +208,7 @@ class UnitResult:
 
 
 def rank_source(prepared: PreparedSource, ranker: Ranker, options: TokenizeOptions, first: int) -> Iterator[UnitResult]:
-    """Results of all cells of a source from `first` on, `options.chunk_size` cells each.
-
-    Cuts between results depend on nothing but the chunk size, so that they are the same however the cells are read.
-    """
+    """Results of all cells of a source from `first` on, `options.chunk_size` cells each."""
     source, size = prepared.source, options.chunk_size
     pieces: list[UnitResult] = []
     for start, rows in _aligned(_read_ahead(source.chunks(size, first)), first, size):
@@ -430,19 +346,7 @@ _NAMES_AT_ONCE = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Inputs ready to be tokenized.
-
-    Attributes
-    ----------
-    sources
-        The inputs in order.
-    matches
-        Which of their columns is which gene.
-    columns
-        Columns of `obs` that go into the dataset.
-    remarks
-        What looks wrong but does not stop the work.
-    """
+    """Inputs ready to be tokenized."""
 
     sources: tuple[PreparedSource, ...]
     matches: tuple[GeneMatch, ...]
@@ -458,13 +362,7 @@ class Preparation:
 def prepare(
     inputs: "Iterable[str | Path | AnnData]", vocabulary: Vocabulary, options: TokenizeOptions, stack: ExitStack
 ) -> Preparation:
-    """Open and check all inputs; `stack` closes them.
-
-    Raises
-    ------
-    CountsError
-        An input that cannot be used; see `geneformer.errors`.
-    """
+    """Open and check all inputs; `stack` closes them."""
     sources: list[CountSource] = []
     for item in resolve_inputs(inputs):
         sources.append(open_counts(item, options.layer))
@@ -584,17 +482,7 @@ class _Open:
 
 
 class Account:
-    """Adds up results, in the order of the cells.
-
-    Parameters
-    ----------
-    preparation
-        The inputs.
-    options
-        How they are tokenized.
-    max_length
-        Most tokens of a cell.
-    """
+    """Adds up results, in the order of the cells."""
 
     def __init__(self, preparation: Preparation, options: TokenizeOptions, max_length: int) -> None:
         self._preparation = preparation
@@ -620,13 +508,7 @@ class Account:
         return sum(int(done["n_cells"]) for done in self._finished) + self.cell
 
     def add(self, result: UnitResult) -> None:
-        """Take up the next result.
-
-        Raises
-        ------
-        TooFewGenesMatchedError, GeneIdsNotFoundError
-            The source is read, and too few of its counts lie in genes of the vocabulary.
-        """
+        """Take up the next result."""
         current, source = self._open, self._preparation.sources[self.source].source
         current.gene_counts += result.gene_counts
         current.tally.add(result.tally)
@@ -733,13 +615,7 @@ def _totals_remark(label: str, tally: Tally) -> str:
 
 
 class Collector:
-    """Gathers batches of cells.
-
-    Parameters
-    ----------
-    schema
-        Columns of the dataset, in order.
-    """
+    """Gathers batches of cells."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -766,25 +642,13 @@ class Collector:
         self._batches.append(pa.record_batch(ordered, schema=self._schema))
 
     def dataset(self, vocabulary: str | None) -> TokenizedDataset:
-        """All cells so far.
-
-        Parameters
-        ----------
-        vocabulary
-            Fingerprint of the vocabulary, where it is to be known.
-        """
+        """All cells so far."""
         table = pa.Table.from_batches(self._batches, schema=self._schema)
         return TokenizedDataset(table, vocabulary=vocabulary)
 
 
 def max_length_of(options: TokenizeOptions, vocabulary: Vocabulary) -> int:
-    """Most tokens of a cell, special tokens included.
-
-    Raises
-    ------
-    OutOfRangeError
-        More than the vocabulary's models have positions.
-    """
+    """Most tokens of a cell, special tokens included."""
     if options.max_length is None:
         return vocabulary.input_size
     if options.max_length > vocabulary.input_size:
@@ -798,13 +662,7 @@ def max_length_of(options: TokenizeOptions, vocabulary: Vocabulary) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnframedGenes:
-    """Genes of a vocabulary for cells without `<cls>` and `<eos>`.
-
-    Attributes
-    ----------
-    token_ids, medians
-        Token id and nonzero median of each gene, ``(g,)``.
-    """
+    """Genes of a vocabulary for cells without `<cls>` and `<eos>`."""
 
     token_ids: NDArray[np.int32]
     medians: NDArray[np.float64]
@@ -814,22 +672,7 @@ class UnframedGenes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowForm:
-    """How rows are built; by default as everywhere in this package.
-
-    Attributes
-    ----------
-    names
-        Dataset column of each `obs` column to carry along; `cell_id` then comes last, behind `length`, unless one of
-        them is called so. None for this package's order: `cell_id`, `source`, the columns of `obs`, `length`.
-    id_type
-        Type of the token ids.
-    special_tokens
-        Whether cells are framed by `<cls>` and `<eos>` where the vocabulary has them.
-    max_length
-        Most tokens of a cell, special tokens included; None for what options and vocabulary say.
-    names_vocabulary
-        Whether the dataset says which vocabulary it belongs to.
-    """
+    """How rows are built; by default as everywhere in this package."""
 
     names: Mapping[str, str] | None = None
     id_type: Literal["int16", "int32"] = "int32"
@@ -908,20 +751,7 @@ def results(
     source: int = 0,
     cell: int = 0,
 ) -> Iterator[UnitResult]:
-    """Results of all cells from `cell` of `source` on, `options.chunk_size` cells each.
-
-    Matrices that can be read at any place are shared out among threads, because unpacking and sorting leave the
-    interpreter free. Text has to be read from the start.
-
-    Parameters
-    ----------
-    preparation
-        The inputs.
-    genes, options, max_length
-        How to rank.
-    source, cell
-        Where to begin.
-    """
+    """Results of all cells from `cell` of `source` on, `options.chunk_size` cells each."""
     for number in range(source, len(preparation.sources)):
         ready = preparation.sources[number]
         first = cell if number == source else 0
@@ -975,43 +805,7 @@ def tokenize_counts(
     shard_bytes: int = SHARD_BYTES,
     form: RowForm | None = None,
 ) -> tuple[TokenizedDataset, TokenizeReport]:
-    """Rank value encodings of all cells, in the order of the inputs; and what came of them.
-
-    Memory does not grow with the number of cells when `output` is given. Inputs are never written to.
-
-    Parameters
-    ----------
-    inputs
-        AnnData objects and paths of files or folders, see `open_counts`.
-    options
-        How to tokenize.
-    output
-        Dataset folder to write. In memory by default.
-    vocabulary
-        Vocabulary to use instead of the one that `options` names.
-    overwrite
-        Replace what is at `output`.
-    resume
-        Continue a run for `output` that was killed; it must have had the same inputs and options.
-    progress
-        Called as work goes on.
-    shard_bytes
-        Size of the files the dataset is made of.
-    form
-        What rows are made of, where that is not as usual.
-
-    Raises
-    ------
-    CountsError
-        An input cannot be used; found before any work where that is possible, and nothing is written.
-    OutputError
-        `output` exists, cannot be written, or belongs to another run.
-
-    Warns
-    -----
-    GeneformerWarning
-        Something was repaired or looks wrong; also in the report.
-    """
+    """Rank value encodings of all cells, in the order of the inputs; and what came of them."""
     options = options or TokenizeOptions()
     vocabulary = vocabulary or Vocabulary.load(options.vocabulary)
     form = form or RowForm()

@@ -18,31 +18,13 @@ CELL = 1 << 24
 
 
 def budget_of_cells(n_cells: int, cells_per_batch: int) -> int:
-    """Budget with which cells of length `CELL` make as many batches as so many each would, all about equally large.
-
-    Parameters
-    ----------
-    n_cells
-        Cells in all.
-    cells_per_batch
-        Cells wanted in one batch; to make batches even, a few may have one or two more.
-    """
+    """Budget with which cells of length `CELL` make as many batches as so many each would, all about equally large."""
     n_batches = max(1, -(-n_cells // cells_per_batch))
     return max(n_cells, 1) * CELL // n_batches
 
 
 def plan_batches(lengths: Sequence[int] | Ints, tokens_per_batch: int) -> list[Ints]:
-    """Rows of each batch, longest cells first, so that no batch holds more tokens than allowed.
-
-    A cell that alone exceeds the budget gets a batch of its own.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of every cell, ``(n,)``.
-    tokens_per_batch
-        Most tokens of one batch.
-    """
+    """Rows of each batch, longest cells first, so that no batch holds more tokens than allowed."""
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
@@ -65,24 +47,7 @@ def plan_epoch(
     multiple: int = 1,
     groups: NDArray[Any] | None = None,
 ) -> list[Ints]:
-    """Rows of each training batch of one epoch: shuffled, yet cells of similar length together.
-
-    The shuffled cells are cut into buckets of about fifty batches; within a bucket cells are sorted by length and cut
-    into batches of about equal token numbers; the batches are then shuffled. Every epoch has equally many batches.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of every cell, ``(n,)``.
-    tokens_per_batch
-        Tokens aimed at in one batch.
-    seed
-        Numbers that fix the order, such as seed and epoch.
-    multiple
-        The number of batches is a multiple of this (processes that share them).
-    groups
-        Cells of different groups never share a batch, ``(n,)``.
-    """
+    """Rows of each training batch of one epoch: shuffled, yet cells of similar length together."""
     lengths = np.asarray(lengths, dtype=np.int64)
     rng = np.random.default_rng(list(seed))
     members = [np.arange(len(lengths))] if len(lengths) else []
@@ -122,19 +87,7 @@ def _cut_evenly(rows: Ints, lengths: Ints, parts: int) -> list[Ints]:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Packed cells with some genes hidden.
-
-    Attributes
-    ----------
-    input_ids
-        Token ids, some of them replaced, ``(T,)``.
-    cu_seqlens
-        Where each cell starts, and the total, ``(B + 1,)``.
-    masked
-        Positions to predict, ``(M,)``.
-    labels
-        What stood there, ``(M,)``.
-    """
+    """Packed cells with some genes hidden."""
 
     input_ids: Ints
     cu_seqlens: Ints
@@ -145,23 +98,7 @@ class Masked:
 def mask_genes(
     packed: Packed, genes: NDArray[Any], mask_id: int, probability: float, rng: np.random.Generator
 ) -> Masked:
-    """Hide genes as BERT does (Devlin et al., 2019): of those selected 80 % become `<mask>`, 10 % another, 10 % stay.
-
-    Special tokens are never selected and never put in. At least one gene is selected.
-
-    Parameters
-    ----------
-    packed
-        Cells end to end.
-    genes
-        Token ids that are genes, ``(g,)``.
-    mask_id
-        Id of `<mask>`.
-    probability
-        Chance of each gene to be selected.
-    rng
-        Source of randomness.
-    """
+    """Mask as BERT (Devlin et al., 2019): of the selected genes 80 % become `<mask>`, 10 % another, 10 % stay."""
     ids = packed.input_ids.astype(np.int64)
     is_gene = np.isin(ids, genes)
     selected = is_gene & (rng.random(len(ids)) < probability)
@@ -179,25 +116,7 @@ def mask_genes(
 def split_counts(
     packed: Packed, medians: NDArray[np.float64], share: tuple[float, float], max_length: int, rng: np.random.Generator
 ) -> tuple[Packed, Packed]:
-    """Two views of every cell, each with a part of its molecules, ranked again.
-
-    Every molecule goes to one of the views and never to both (binomial count splitting; Neufeld et al., 2022), so that
-    the views share the cell's expression but none of its sampling noise. The smallest count of a cell is taken as one
-    molecule. Special tokens stay where they are: first and last.
-
-    Parameters
-    ----------
-    packed
-        Cells end to end, with counts.
-    medians
-        Nonzero median by token id, ``(V,)``; not a number for special tokens.
-    share
-        Range from which each cell draws the share of molecules of the first view; the second gets the rest.
-    max_length
-        Most tokens of one view.
-    rng
-        Source of randomness.
-    """
+    """Two views of every cell, each with a part of its molecules, ranked again."""
     if packed.counts is None:
         msg = "Count-subsampled views need counts."
         raise ValueError(msg)
@@ -258,23 +177,7 @@ def delete_genes(
     share: float = 0.15,
     chosen: NDArray[Any] | None = None,
 ) -> Packed:
-    """Cells without some of their genes; those behind a deleted gene move up.
-
-    Special tokens stay, and so does at least one gene of every cell that has any.
-
-    Parameters
-    ----------
-    packed
-        Cells end to end.
-    special
-        Token ids that are no genes, ``(s,)``.
-    rng
-        Source of randomness.
-    share
-        Chance of each gene to be deleted, where none are chosen.
-    chosen
-        Token ids of the genes to delete; cells that have none of them stay as they are.
-    """
+    """Cells without some of their genes; those behind a deleted gene move up."""
     ids, lengths = packed.input_ids, np.diff(packed.cu_seqlens)
     cells = np.repeat(np.arange(len(lengths)), lengths)
     is_gene = ~np.isin(ids, special)

@@ -19,17 +19,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Cells laid end to end, without padding.
-
-    Attributes
-    ----------
-    input_ids
-        Token ids of all cells, ``(T,)``.
-    cu_seqlens
-        Where each cell starts, and the total: ``(B + 1,)``.
-    counts
-        Count per token scaled to 10,000 per cell, ``(T,)``, when asked for.
-    """
+    """Cells laid end to end, without padding."""
 
     input_ids: NDArray[Any]
     cu_seqlens: Ints
@@ -226,15 +216,7 @@ def _values(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def arrow_type(values: Any) -> pa.DataType:
-    """The Arrow type that holds a whole column: text for categories and for mixed objects.
-
-    Decide it once from all cells, so that every chunk of them is written alike.
-
-    Parameters
-    ----------
-    values
-        Array, list, pandas Series or Categorical, ``(n,)``.
-    """
+    """The Arrow type that holds a whole column: text for categories and for mixed objects."""
     try:
         found = pa.array(values, from_pandas=True).type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
@@ -243,13 +225,7 @@ def arrow_type(values: Any) -> pa.DataType:
 
 
 def arrow_column(name: str, values: Any, wanted: pa.DataType) -> pa.Array:
-    """One column as an Arrow array of the wanted type; missing values become nulls.
-
-    Raises
-    ------
-    DatasetError
-        A value does not fit the type.
-    """
+    """One column as an Arrow array of the wanted type; missing values become nulls."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     try:

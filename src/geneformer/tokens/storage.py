@@ -89,56 +89,7 @@ SHARD_BYTES = 512 * 2**20
 
 
 class DatasetWriter:
-    """Streams cells into a dataset folder that appears whole, at the end.
-
-    Until then everything lies in `<path>.partial`: finished shards, and a journal of them. A killed or interrupted
-    run leaves that folder behind for `resume`; a `GeneformerError` inside the block removes it, so that a refusal
-    leaves nothing. Memory holds one batch. ::
-
-        with DatasetWriter(path, columns=types, identity=identity, resume=True) as writer:
-            start = (writer.progress or {"cell": 0})["cell"]
-            for chunk in chunks_from(start):
-                writer.append(chunk.offsets, chunk.values, chunk.columns, progress={"cell": chunk.stop})
-            writer.finish(manifest)
-
-    Parameters
-    ----------
-    path
-        Folder to make.
-    columns
-        Arrow type of each column that describes cells, in order (`arrow_type` finds it from a whole column). From the
-        first batch by default. `length` is added last.
-    counts
-        Whether each token's scaled count is stored.
-    schema
-        All columns in the order and of the types wanted, those of the tokens included; in the place of `columns`.
-    identity
-        What the run is made from, as JSON can hold it; a run is resumed only under the same identity.
-    overwrite
-        Replace the dataset at `path`, and a half-finished run that cannot be continued.
-    resume
-        Continue a half-finished run if there is one.
-    shard_bytes
-        Size at which a shard file is finished and the next one begun.
-
-    Attributes
-    ----------
-    progress
-        The `progress` of the last batch that is safely on the disk, None at the start of a run.
-    rows
-        Cells written so far.
-
-    Raises
-    ------
-    OutputExistsError
-        A dataset, or a half-finished run, is there and neither `overwrite` nor `resume` was given.
-    RunMismatchError
-        The half-finished run was made from something else.
-    RunLockedError
-        Another process is writing the same dataset.
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """Streams cells into a dataset folder that appears whole, at the end."""
 
     def __init__(
         self,
@@ -202,29 +153,7 @@ class DatasetWriter:
         counts: NDArray[np.floating[Any]] | None = None,
         progress: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a batch of cells.
-
-        Parameters
-        ----------
-        offsets
-            Where each cell starts in `values`, and where the last one ends, ``(n + 1,)``.
-        values
-            Token ids of the cells, end to end.
-        columns
-            What is known about the cells: arrays or pandas columns, each ``(n,)``. Columns that were announced but
-            are absent here become nulls.
-        counts
-            Scaled count of each token, as long as `values`.
-        progress
-            Where the run stands after this batch, as JSON can hold it; comes back as `progress` on resume.
-
-        Raises
-        ------
-        DatasetError
-            Columns of different lengths, not announced, or of another type than announced.
-        OutputError
-            The disk is full.
-        """
+        """Write a batch of cells."""
         self._pending = dict(progress) if progress is not None else self._pending
         cells = len(offsets) - 1
         if cells == 0:
@@ -244,10 +173,7 @@ class DatasetWriter:
         self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: numbers(np.diff(offsets))}, cells))
 
     def append_table(self, batch: pa.RecordBatch) -> None:
-        """Write cells that are in Arrow already; all batches must have the columns of the first one.
-
-        `length` is counted where a batch has none.
-        """
+        """Write cells that are in Arrow already; all batches must have the columns of the first one."""
         if self._schema is None:
             types = zip(batch.schema.names, batch.schema.types, strict=True)
             described = {n: k.value_type if pa.types.is_dictionary(k) else k for n, k in types if n not in _OWN}
@@ -258,13 +184,7 @@ class DatasetWriter:
         self._write(_batch(self._schema, columns, batch.num_rows))
 
     def finish(self, manifest: Manifest | None = None) -> Path:
-        """Give the dataset its final name, with its description and manifest; returns where it is.
-
-        Raises
-        ------
-        OutputError
-            The disk is full.
-        """
+        """Give the dataset its final name, with its description and manifest; returns where it is."""
         with output_errors(self.path):
             if self._shard is None and not self._journal.entries:
                 self._shard = Shard(self._folder / _shard_name(0), self._schema or _schema({}, counts=self._counts))
@@ -448,26 +368,7 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
 def write_dataset(
     dataset: TokenizedDataset, path: str | Path, *, overwrite: bool = False, manifest: Manifest | None = None
 ) -> Path:
-    """Write a dataset as a folder that `datasets.load_from_disk` opens; returns where it is.
-
-    Parameters
-    ----------
-    dataset
-        The tokens.
-    path
-        Folder to make.
-    overwrite
-        Replace a dataset that is there.
-    manifest
-        What the dataset was made from. By default just the vocabulary.
-
-    Raises
-    ------
-    OutputExistsError
-        The folder exists and was not to be overwritten.
-    OutputError
-        The place cannot be written to, or the disk is full.
-    """
+    """Write a dataset as a folder that `datasets.load_from_disk` opens; returns where it is."""
     manifest = manifest or Manifest(task="tokenize", vocabulary=dataset.vocabulary)
     with DatasetWriter(path, counts=dataset.has_counts, overwrite=overwrite) as writer:
         for batch in dataset.table.to_batches(max_chunksize=10_000):

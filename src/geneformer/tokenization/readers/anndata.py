@@ -44,13 +44,7 @@ _KEPT = 2
 
 
 class DeflatedArray:
-    """One-dimensional array of an HDF5 file whose pieces are read as they are and unpacked here; threads may share it.
-
-    Parameters
-    ----------
-    dataset
-        The `h5py.Dataset`; see `is_deflated`.
-    """
+    """One-dimensional HDF5 array whose chunks are read raw and unpacked here; threads may share it."""
 
     def __init__(self, dataset: Any) -> None:
         self.shape = dataset.shape
@@ -114,17 +108,7 @@ def deflated(array: Any) -> Any:
 
 
 def open_anndata(adata: "AnnData", layer: str | None = None, *, name: str = "adata") -> CountSource:
-    """Counts of an AnnData object, which is only read.
-
-    Parameters
-    ----------
-    adata
-        Cells by genes; dense, sparse, backed on disk, or a view of any of these.
-    layer
-        Layer, `raw`, or None for `X`.
-    name
-        What the cells' `source` says.
-    """
+    """Counts of an AnnData object, which is only read."""
     available = [*(["X"] if adata.X is not None else []), *adata.layers, *([RAW] if adata.raw is not None else [])]
     check_layer(layer, available, "adata")
     # AnnData cannot cut a piece out of a backed view, so that its cells are read at once.
@@ -190,13 +174,7 @@ def _stored_opener(element: Any, path: Path) -> Callable[[], RowMatrix]:
 
 
 def stored_matrix(element: Any, path: Path | None) -> RowMatrix:
-    """A matrix in an HDF5 or Zarr file: an array, or a group with compressed rows or columns.
-
-    Raises
-    ------
-    UnreadableInputError
-        Stored by rules that are not known.
-    """
+    """A matrix in an HDF5 or Zarr file: an array, or a group with compressed rows or columns."""
     if hasattr(element, "shape") and hasattr(element, "dtype"):
         return DenseRows(element)
     attributes = element.attrs
@@ -212,17 +190,7 @@ def stored_matrix(element: Any, path: Path | None) -> RowMatrix:
 
 
 class ViewRows:
-    """A view of an AnnData, resolved a few cells at a time instead of copied whole.
-
-    Parameters
-    ----------
-    adata
-        The view.
-    pick
-        Takes the matrix out of a part of it.
-    n_genes
-        Columns of that matrix. Those of the view by default.
-    """
+    """A view of an AnnData, resolved a few cells at a time instead of copied whole."""
 
     seekable = True
     _cells = 1024

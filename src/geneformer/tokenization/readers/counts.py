@@ -29,27 +29,7 @@ _ZARR_MARKS = (".zgroup", "zarr.json", ".zmetadata")
 
 
 def open_counts(source: "str | Path | AnnData", layer: str | None = None) -> CountSource:
-    """Counts ready to be read a few cells at a time; nothing is ever written to them.
-
-    Parameters
-    ----------
-    source
-        AnnData (in memory, backed, or a view), or a path: `.h5ad`, `.zarr`, `.loom`, 10x `.h5`, `matrix.mtx` or its
-        folder, `.csv`/`.tsv` (also `.gz`).
-    layer
-        Layer with the counts, `raw` for `adata.raw`, None for `X`. Files with a single matrix take None.
-
-    Raises
-    ------
-    InputNotFoundError
-        No such file.
-    UnreadableInputError
-        Cut off, damaged, locked or empty.
-    UnsupportedFormatError
-        Not a kind of file that is read.
-    UnknownColumnError
-        No such layer.
-    """
+    """Counts ready to be read a few cells at a time; nothing is ever written to them."""
     if not isinstance(source, (str, Path)):
         return genes_only(open_anndata(source, layer))
     path = Path(source)
@@ -71,13 +51,7 @@ def open_counts(source: "str | Path | AnnData", layer: str | None = None) -> Cou
 
 
 def resolve_inputs(inputs: "Iterable[str | Path | AnnData]") -> "list[Path | AnnData]":
-    """Every single source among the inputs, folders of files opened up, in order of their names.
-
-    Raises
-    ------
-    InputNotFoundError
-        A path that does not exist, or a folder without a file that is read.
-    """
+    """Every single source among the inputs, folders of files opened up, in order of their names."""
     found: list[Any] = []
     for item in inputs:
         if not isinstance(item, (str, Path)):

@@ -12,17 +12,7 @@ _GENE_NAMES = ("ensembl_id", "Accession", "var_names", "gene_ids", "Gene", "gene
 
 
 def open_loom(root: Any, path: Path, layer: str | None = None) -> CountSource:
-    """Counts of an open loom file; its matrix is genes by cells.
-
-    Parameters
-    ----------
-    root
-        The open HDF5 file.
-    path
-        Where it is.
-    layer
-        One of its layers, None for the main matrix.
-    """
+    """Counts of an open loom file; its matrix is genes by cells."""
     layers = sorted(root["layers"].keys()) if "layers" in root else []
     check_layer(layer, ["X", *layers], f'"{path}"')
     stored = {"X": root["matrix"], **{name: root["layers"][name] for name in layers}}

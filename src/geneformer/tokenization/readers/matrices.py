@@ -50,15 +50,7 @@ class RowMatrix(Protocol):
 
 
 class SparseRows:
-    """Compressed rows whose arrays are sliced where they lie (NumPy, HDF5, Zarr).
-
-    Parameters
-    ----------
-    indptr, indices, data
-        The three arrays; the first is held in memory.
-    shape
-        Cells and genes.
-    """
+    """Compressed rows whose arrays are sliced where they lie (NumPy, HDF5, Zarr)."""
 
     seekable = True
 
@@ -91,15 +83,7 @@ class SparseRows:
 
 
 class DenseRows:
-    """A dense matrix, zeros left out on the way.
-
-    Parameters
-    ----------
-    array
-        Anything sliced in two dimensions.
-    transposed
-        Genes are the rows, as loom keeps them.
-    """
+    """A dense matrix, zeros left out on the way."""
 
     seekable = True
 
@@ -158,15 +142,7 @@ def joined(parts: list[Sample]) -> Sample:
 
 
 def select_columns(rows: CellRows, renumbered: NDArray[np.int32]) -> CellRows:
-    """Rows reduced to some columns.
-
-    Parameters
-    ----------
-    rows
-        The rows.
-    renumbered
-        New number of each column, -1 for those to leave out.
-    """
+    """Rows reduced to some columns."""
     columns = renumbered[rows.indices]
     keep = columns >= 0
     indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
@@ -193,20 +169,7 @@ _ENTRY = np.dtype([("cell", "<i4"), ("gene", "<i4"), ("count", "<f8")])
 
 
 class SortedOnDisk:
-    """A matrix whose storage is not by cell: read once from start to end, then handed out by cells.
-
-    Entries go into buckets of neighboring cells, one temporary file each, and every bucket is sorted when its turn
-    comes. A small matrix has one bucket and never touches the disk.
-
-    Parameters
-    ----------
-    entries
-        Starts a pass over the matrix: blocks of cell, gene and count.
-    shape
-        Cells and genes.
-    expected
-        About how many entries there are.
-    """
+    """A matrix whose storage is not by cell: read once from start to end, then handed out by cells."""
 
     seekable = False
 
@@ -277,15 +240,7 @@ class SortedOnDisk:
 
 
 def by_columns(indptr: Any, indices: Any, data: Any, shape: tuple[int, int]) -> SortedOnDisk:
-    """A matrix of compressed columns, cells by genes, as cells.
-
-    Parameters
-    ----------
-    indptr, indices, data
-        The three arrays; the first is held in memory.
-    shape
-        Cells and genes.
-    """
+    """A matrix of compressed columns, cells by genes, as cells."""
     starts = np.asarray(indptr[:], dtype=np.int64)
     total = int(starts[-1]) if len(starts) else 0
 
@@ -348,13 +303,7 @@ class Frame(Protocol):
 
 
 class MemoryFrame:
-    """A pandas table.
-
-    Parameters
-    ----------
-    table
-        The table; it is only read.
-    """
+    """A pandas table."""
 
     hidden: tuple[str, ...] = ()
 
@@ -383,13 +332,7 @@ class MemoryFrame:
 
 
 class StoredFrame:
-    """A table in an HDF5 or Zarr group as AnnData writes it.
-
-    Parameters
-    ----------
-    group
-        The open group.
-    """
+    """A table in an HDF5 or Zarr group as AnnData writes it."""
 
     hidden: tuple[str, ...] = ()
 
@@ -444,19 +387,7 @@ class StoredFrame:
 
 
 class ArrayFrame:
-    """A table of one-dimensional arrays, read where they lie.
-
-    Parameters
-    ----------
-    columns
-        Arrays of equal length: NumPy, HDF5 or Zarr.
-    index
-        Row names. The row numbers by default.
-    n_rows
-        Rows, for a table without columns and names.
-    hidden
-        Which of the columns hold the row names.
-    """
+    """A table of one-dimensional arrays, read where they lie."""
 
     def __init__(
         self,

@@ -40,17 +40,7 @@ _POINTER = b"version https://git-lfs"
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that is not there, empty, or a git-lfs pointer.
-
-    Raises
-    ------
-    InputNotFoundError
-        Nothing there.
-    UnreadableInputError
-        No permission, or an empty file.
-    PlaceholderFileError
-        A git-lfs pointer.
-    """
+    """Refuse a file that is not there, empty, or a git-lfs pointer."""
     if not path.exists():
         near = (
             f' The folder "{path.parent}" exists.' if path.parent.is_dir() else f' There is no folder "{path.parent}".'
@@ -76,13 +66,7 @@ def check_file(path: Path) -> None:
 
 
 def open_hdf5(path: Path) -> Any:
-    """The open HDF5 file, for reading only.
-
-    Raises
-    ------
-    UnreadableInputError
-        Cut off, damaged, locked, or no HDF5 at all.
-    """
+    """The open HDF5 file, for reading only."""
     import h5py
 
     check_file(path)
@@ -103,15 +87,7 @@ def open_hdf5(path: Path) -> Any:
 
 
 def open_zarr(path: Path) -> Any:
-    """The open Zarr group, for reading only.
-
-    Raises
-    ------
-    MissingExtraError
-        The zarr library is not installed.
-    UnreadableInputError
-        Not a Zarr store.
-    """
+    """The open Zarr group, for reading only."""
     try:
         import zarr
     except ImportError as error:
@@ -179,29 +155,7 @@ _GENES = "Gene Expression"
 
 @dataclass(frozen=True, slots=True)
 class CountSource:
-    """Counts of cells over genes; opened for reading only and read a few cells at a time.
-
-    Attributes
-    ----------
-    name
-        What the cells' `source` says: the file name without suffix.
-    path
-        Where it is, None in memory.
-    place
-        Which matrix of the input this is: `X`, `layers["counts"]`, `raw.X`.
-    matrix
-        The counts, cells by genes.
-    obs, var
-        Tables of cells and genes.
-    others
-        Other matrices of the same cells, by the value of `layer` that selects them.
-    n_other_features
-        Columns left out because they are no genes (antibodies, peaks).
-    companions
-        Other files that belong to it.
-    closers
-        What to call at the end.
-    """
+    """Counts of cells over genes; opened for reading only and read a few cells at a time."""
 
     name: str
     path: Path | None
@@ -230,13 +184,7 @@ class CountSource:
         return f'"{self.path}"' if self.path is not None else "adata"
 
     def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[CellRows]:
-        """Cells `start` to `stop` in order, at most `size` at a time.
-
-        Raises
-        ------
-        UnreadableInputError
-            The file is damaged further in.
-        """
+        """Cells `start` to `stop` in order, at most `size` at a time."""
         with reading(self.path):
             yield from self.matrix.chunks(size, start, self.n_cells if stop is None else stop)
 
@@ -262,15 +210,7 @@ class CountSource:
 
 
 class SelectedColumns:
-    """A matrix without some of its columns.
-
-    Parameters
-    ----------
-    matrix
-        The whole matrix.
-    keep
-        Columns that stay, ``(columns,)``.
-    """
+    """A matrix without some of its columns."""
 
     def __init__(self, matrix: RowMatrix, keep: NDArray[np.bool_]) -> None:
         self.matrix = matrix
@@ -323,22 +263,7 @@ def place_of(layer: str | None) -> str:
 
 
 def check_layer(layer: str | None, available: list[str], where: str) -> None:
-    """Refuse a layer that is not there.
-
-    Parameters
-    ----------
-    layer
-        What was asked for, None for the main matrix.
-    available
-        Layers, `raw` and `X` where present.
-    where
-        The input in messages.
-
-    Raises
-    ------
-    UnknownColumnError
-        No such layer.
-    """
+    """Refuse a layer that is not there."""
     if (layer or "X") in available:
         return
     listed = ", ".join(f'"{name}"' for name in available) or "no matrix at all"

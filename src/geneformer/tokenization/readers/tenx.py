@@ -24,15 +24,7 @@ def genomes_of(root: Any) -> list[str]:
 
 
 def open_tenx_h5(root: Any, path: Path) -> CountSource:
-    """Counts of an open 10x `.h5` file.
-
-    Cell Ranger 3 and later keep one group `matrix`; earlier ones a group per genome, of which the human one is taken.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        Several genomes, none of them known to be human.
-    """
+    """Counts of an open 10x `.h5` file."""
     genomes = genomes_of(root)
     name = next((genome for genome in ("matrix", *_HUMAN) if genome in genomes), genomes[0])
     if len(genomes) > 1 and name not in ("matrix", *_HUMAN):
@@ -58,13 +50,7 @@ def matrix_files(folder: Path) -> list[Path]:
 
 
 def open_tenx_folder(matrix: Path) -> CountSource:
-    """Counts of a `matrix.mtx` with its barcodes and features beside it.
-
-    Raises
-    ------
-    UnreadableInputError
-        A companion file is missing, sizes contradict each other, or the matrix ends early.
-    """
+    """Counts of a `matrix.mtx` with its barcodes and features beside it."""
     check_file(matrix)
     prefix = matrix.name.removesuffix(".gz").removesuffix("matrix.mtx")
     cell_file = _companion(matrix, prefix, ("barcodes.tsv",))

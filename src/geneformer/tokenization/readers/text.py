@@ -39,18 +39,7 @@ class _Layout:
 
 
 def open_text(path: Path) -> CountSource:
-    """Counts of a text table with names in its first row and first column.
-
-    Whether the genes are the columns or the rows is told by where gene identifiers (Ensembl ids, or symbols of human
-    genes) stand. A table of genes by cells is sorted by cells in a temporary file.
-
-    Raises
-    ------
-    UnsupportedFormatError
-        Neither the first row nor the first column names genes.
-    UnreadableInputError
-        Not a rectangular table of numbers.
-    """
+    """Counts of a text table with names in its first row and first column."""
     check_file(path)
     layout = _layout(path)
     as_columns, as_rows = _gene_share(layout.columns), _gene_share(layout.rows)
