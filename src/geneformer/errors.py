@@ -328,6 +328,12 @@ class NotFittedError(GeneformerError, ValueError, AttributeError):
     code = "GF721"
 
 
+class NonFiniteValuesError(GeneformerError, ValueError):
+    """Missing or infinite values in what a model computed: logits, probabilities, embeddings."""
+
+    code = "GF722"
+
+
 class PerturbationError(GeneformerError, ValueError):
     """What is to be perturbed, or what it is compared with, cannot be used as it is."""
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from geneformer.errors import LabelError, MissingLabelError, NonFiniteCountsError, OutOfRangeError
+from geneformer.errors import CountsError, LabelError, MissingLabelError, NonFiniteValuesError, OutOfRangeError
 from geneformer.finetuning.metrics import TEMPERATURES, expected_calibration_error, fit_temperature, softmax
 
 
@@ -122,8 +122,10 @@ def test_softmax_of_large_logits():
 def test_what_cannot_be_calibrated():
     with pytest.raises(OutOfRangeError):
         softmax([[1.0, 2.0]], 0.0)
-    with pytest.raises(NonFiniteCountsError, match="row 1"):
-        fit_temperature([[0.0, 1.0], [np.nan, 1.0]], [0, 1])
+    for call in (softmax, lambda logits: fit_temperature(logits, [0, 1])):
+        with pytest.raises(NonFiniteValuesError, match="row 1") as caught:
+            call([[0.0, 1.0], [np.nan, 1.0]])
+        assert not isinstance(caught.value, CountsError)  # logits are no counts
     with pytest.raises(MissingLabelError, match="None of the 2 cells"):
         fit_temperature(np.zeros((2, 2)), [-1, -1])
     with pytest.raises(MissingLabelError):

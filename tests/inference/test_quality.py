@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
-from geneformer.errors import MissingExtraError, NonFiniteCountsError, OptionError, OutOfRangeError, UnknownChoiceError
+from geneformer.errors import MissingExtraError, NonFiniteValuesError, OptionError, OutOfRangeError, UnknownChoiceError
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.inference.quality import _accuracy, embedding_quality, is_labeled
 
@@ -117,7 +117,7 @@ def test_bad_input_is_refused(overlapping):
     with pytest.raises(OptionError, match="one label only"):
         embedding_quality(values[:100], labels[:100], groups=labels[:100])
     values[7, 1] = np.nan
-    with pytest.raises(NonFiniteCountsError, match="first in row 7"):
+    with pytest.raises(NonFiniteValuesError, match="first in row 7"):
         embedding_quality(values, labels)
 
 

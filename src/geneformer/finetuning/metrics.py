@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer.errors import LabelError, MissingLabelError, NoCellsError, NonFiniteCountsError, OptionError
+from geneformer.errors import LabelError, MissingLabelError, NoCellsError, NonFiniteValuesError, OptionError
 from geneformer.finetuning.reports import (
     ClassRow,
     Estimate,
@@ -652,5 +652,5 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if not np.isfinite(values_nc).all():
         row = int(np.flatnonzero(~np.isfinite(values_nc).all(axis=1))[0])
         msg = f"{name} has missing or infinite values, first in row {row}. Look at that cell, or train more gently."
-        raise NonFiniteCountsError(msg)
+        raise NonFiniteValuesError(msg)
     return values_nc

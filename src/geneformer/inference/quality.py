@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer.errors import MissingExtraError, NonFiniteCountsError, OptionError, OutOfRangeError
+from geneformer.errors import MissingExtraError, NonFiniteValuesError, OptionError, OutOfRangeError
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model
@@ -123,7 +123,7 @@ def _checked(
         msg = (
             f"embedding has missing or infinite values in {len(rows):,} rows, first in row {rows[0]}. Drop those cells."
         )
-        raise NonFiniteCountsError(msg)
+        raise NonFiniteValuesError(msg)
     return values_nd, names, parts
 
 
