@@ -3,11 +3,13 @@
 Every name is loaded when it is first used, so `import geneformer` is instant.
 """
 
+import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer._version import __version__
+from geneformer.compat.paths import MODULES as PUBLISHED
+from geneformer.compat.paths import PublishedModules
 
 if TYPE_CHECKING:
     from geneformer import errors, pl, pp, tl
@@ -84,20 +86,6 @@ __all__ = [
 ]
 
 _MODULES = ("errors", "pl", "pp", "tl")
-_PUBLISHED_MODULES = (
-    "classifier",
-    "classifier_utils",
-    "collator_for_classification",
-    "emb_extractor",
-    "evaluation_utils",
-    "in_silico_perturber",
-    "in_silico_perturber_stats",
-    "mtl_classifier",
-    "perturber_utils",
-    "pretrainer",
-    "tokenizer",
-)
-"""Modules that scripts for the published package import."""
 _HOMES = {
     "CellClassifier": "finetuning.estimators",
     "CellRegressor": "finetuning.estimators",
@@ -134,11 +122,11 @@ _HOMES = {
 _WRITTEN_WHEN_ASKED_FOR = "compat.dictionaries"
 """Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""
 
-__path__.append(str(Path(__file__).parent / "compat" / "published"))
+sys.meta_path.append(PublishedModules())
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES or name in _PUBLISHED_MODULES:
+    if name in _MODULES or name in PUBLISHED:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,14 +6,12 @@ import pytest
 
 import geneformer
 from geneformer import errors
-from geneformer.compat.paths import _INSTEAD
+from geneformer.compat.paths import MODULES, REPLACED
 
 pytestmark = pytest.mark.contract
 
-MODULES = sorted(geneformer._PUBLISHED_MODULES)
 
-
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", sorted(MODULES))
 def test_path_constants_are_in_every_module(module, tmp_path, monkeypatch):
     monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path))
     found = import_module(f"geneformer.{module}")
@@ -21,10 +19,10 @@ def test_path_constants_are_in_every_module(module, tmp_path, monkeypatch):
     assert not hasattr(found, "no_such_name")
 
 
-@pytest.mark.parametrize("module", sorted(_INSTEAD))
+@pytest.mark.parametrize("module", sorted(REPLACED))
 def test_functions_left_out_name_what_to_use(module):
     found = import_module(f"geneformer.{module}")
-    for instead, names in _INSTEAD[module].items():
+    for instead, names in REPLACED[module].items():
         for name in names.split():
             assert name not in found.__all__
             with pytest.raises(errors.UnsupportedNameError, match=name) as caught:
@@ -37,3 +35,11 @@ def test_scripts_that_catch_import_errors_go_on():
         from geneformer.pretrainer import token_dictionary  # noqa: F401
     with pytest.raises(ImportError, match=r"geneformer\.perturber_utils"):
         from geneformer.in_silico_perturber import load_model  # noqa: F401
+
+
+def test_every_published_path_is_imported_as_a_module():
+    for module in MODULES:
+        found = import_module(f"geneformer.{module}")
+        assert getattr(geneformer, module) is found
+        assert sorted(found.__all__) == found.__all__
+        assert all(hasattr(found, name) for name in found.__all__)

@@ -1,9 +1,57 @@
-"""What modules of the published package have beside what is carried over: path constants, and what to use instead."""
+"""Module paths of the published package, such as `geneformer.tokenizer`: their names, and what replaces others."""
 
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
-from geneformer.compat import dictionaries as dictionary_files
 from geneformer.errors import UnsupportedNameError
+
+MODULES: dict[str, dict[str, str]] = {
+    "classifier": {"classifier": "Classifier"},
+    "classifier_utils": {
+        "cells": "downsample_and_shuffle label_gene_classes remove_cols rename_cols subsample_by_class",
+        "classifier_training": "compute_metrics get_default_train_args get_num_classes",
+    },
+    "collator_for_classification": {
+        "collators": (
+            "DataCollatorForCellClassification DataCollatorForGeneClassification "
+            "PrecollatorForGeneAndCellClassification=GeneformerPreCollator"
+        ),
+    },
+    "emb_extractor": {"emb_extractor": "EmbExtractor get_embs label_cell_embs label_gene_embs"},
+    "evaluation_utils": {
+        "classifier": (
+            "classifier_predict get_cross_valid_roc_metrics get_metrics plot_ROC plot_confusion_matrix "
+            "plot_predictions py_softmax vote"
+        ),
+    },
+    "in_silico_perturber": {"perturber": "InSilicoPerturber"},
+    "in_silico_perturber_stats": {"perturber_stats": "InSilicoPerturberStats"},
+    "mtl_classifier": {"mtl_classifier": "MTLClassifier"},
+    "perturber_utils": {
+        "cells": (
+            "calc_n_overflow delete_indices downsample_and_sort filter_by_dict filter_data_by_start_state "
+            "filter_data_by_tokens load_and_filter overexpress_indices overexpress_indices_special overexpress_tokens "
+            "slice_by_inds_to_perturb truncate_by_n_overflow truncate_by_n_overflow_special"
+        ),
+        "networks": (
+            "cos_sim_shift gen_attention_mask get_model_emb_dims get_model_input_size load_model "
+            "mean_nonpadding_embs pad_2d_tensor pad_3d_tensor pad_tensor pad_tensor_list quant_cos_sims quant_layers"
+        ),
+        "perturber": "get_possible_states write_perturbation_dictionary",
+    },
+    "pretrainer": {"collators": "GeneformerPreCollator", "pretrainer": "GeneformerPretrainer"},
+    "tokenizer": {
+        "dictionaries": (
+            "ENSEMBL_DICTIONARY_FILE ENSEMBL_DICTIONARY_FILE_30M ENSEMBL_MAPPING_FILE ENSEMBL_MAPPING_FILE_30M "
+            "GENE_MEDIAN_FILE GENE_MEDIAN_FILE_30M TOKEN_DICTIONARY_FILE TOKEN_DICTIONARY_FILE_30M"
+        ),
+        "tokenizer": "TranscriptomeTokenizer rank_genes tokenize_cell",
+    },
+}
+"""By module: the file of `compat` that its names are in, and these; `published=own` where they differ."""
 
 _PERTURB = "InSilicoPerturber(...).perturb_data(...) makes, runs and compares perturbed cells"
 _STATISTICS = "InSilicoPerturberStats(...).get_stats(...) reads the files of a run"
@@ -11,7 +59,7 @@ _CLASSIFY = "Classifier(...).prepare_data(...) and .validate(...) label, split a
 _DICTIONARY = "open geneformer.TOKEN_DICTIONARY_FILE, or TOKEN_DICTIONARY_FILE_30M for models of V1"
 _HELPER = "import it from geneformer.perturber_utils"
 
-_INSTEAD = {
+REPLACED: dict[str, dict[str, str]] = {
     "classifier_utils": {
         _CLASSIFY: (
             "balance_gene_split count_genes_for_balancing filter_data_balanced_genes label_classes "
@@ -59,30 +107,56 @@ _INSTEAD = {
         ),
         "pad_tensor_list pads tensors of any dimension": "pad_list pad_or_truncate_encoding pad_xd_tensor",
     },
-    "collator_for_classification": {
-        _DICTIONARY: "token_dictionary",
-    },
-    "pretrainer": {
-        _DICTIONARY: "token_dictionary",
-    },
-    "tokenizer": {
-        "TranscriptomeTokenizer sums the columns of a gene by itself": "sum_ensembl_ids",
-    },
+    "collator_for_classification": {_DICTIONARY: "token_dictionary"},
+    "pretrainer": {_DICTIONARY: "token_dictionary"},
+    "tokenizer": {"TranscriptomeTokenizer sums the columns of a gene by itself": "sum_ensembl_ids"},
 }
-"""By module: what does the job, and the names it stands for."""
+"""By module: what does the job, and the published names it stands for."""
 
 
-def published_name(module: str, name: str) -> Any:
-    """A path constant of a published module."""
-    if name in dictionary_files.FILES:
-        return getattr(dictionary_files, name)
-    for instead, names in _INSTEAD.get(module.rpartition(".")[2], {}).items():
-        if name in names.split():
-            _refuse(module, name, instead)
+class PublishedModules:
+    """Finds and loads `geneformer.tokenizer` and the other published module paths."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for a published module path, None for anything else."""
+        package, _, module = fullname.rpartition(".")
+        if package != "geneformer" or module not in MODULES:
+            return None
+        return ModuleSpec(fullname, self)  # type: ignore[arg-type]  # its base class would make every start slower
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """None: an ordinary module will do."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its published names; path constants and names that were replaced wait to be asked for."""
+        short = module.__name__.rpartition(".")[2]
+        module.__doc__ = (
+            f"Published path of what is in {' and '.join(f'geneformer.compat.{h}' for h in MODULES[short])}."
+        )
+        names = list(_names(MODULES[short]))
+        for home, name in names:
+            if home != "dictionaries":
+                published, _, own = name.partition("=")
+                setattr(module, published, getattr(import_module(f"geneformer.compat.{home}"), own or published))
+        module.__dict__["__all__"] = sorted(name.partition("=")[0] for _, name in names)
+        module.__dict__["__getattr__"] = lambda name: _constant_or_refusal(module.__name__, name)
+
+
+def _names(table: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return ((key, name) for key, names in table.items() for name in names.split())
+
+
+def _constant_or_refusal(module: str, name: str) -> Any:
+    """A path constant, which every published module has; other names are refused with what replaces them."""
+    from geneformer.compat import dictionaries
+
+    if name in dictionaries.FILES:
+        return getattr(dictionaries, name)
+    for instead, replaced in _names(REPLACED.get(module.rpartition(".")[2], {})):
+        if replaced == name:
+            msg = f"{module}.{name} of the published package is not carried over. Instead: {instead}."
+            raise UnsupportedNameError(msg)
     msg = f"module {module!r} has no attribute {name!r}"
     raise AttributeError(msg)
-
-
-def _refuse(module: str, name: str, instead: str) -> NoReturn:
-    msg = f"{module}.{name} of the published package is not carried over. Instead: {instead}."
-    raise UnsupportedNameError(msg)

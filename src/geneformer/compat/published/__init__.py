@@ -1,1 +1,0 @@
-"""Module paths of the published package; `geneformer.tokenizer` is found here."""
