@@ -88,9 +88,24 @@ def test_attention(counts, folder, tmp_path):
     assert list(table.columns) == ["source", "target", "attention", "n_cells"]
     assert len(table) == report["n"] == 4
     noted = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"geneformer"])
-    assert noted["attention"] == {"layer": 0, "min_weight": 0.0, "genes": ["B2M", "ENSG00000205542"]}
+    assert noted["attention"] == {"per": "pair", "layer": 0, "min_weight": 0.0, "genes": ["B2M", "ENSG00000205542"]}
     assert call(*arguments, "-o", tmp_path / "a.csv").exit_code == 0
     assert pd.read_csv(tmp_path / "a.csv").shape == table.shape
+
+
+def test_attention_per_cell(counts, folder, tmp_path):
+    arguments = ("attention", counts, "-m", folder, "--per", "cell", "--genes", "B2M", "--genes", "CD3D", *QUIET)
+    report = told(*arguments, "-o", tmp_path / "a.csv")
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert list(table.columns) == ["cell_id", "gene", "symbol", "attention"]
+    assert set(table["symbol"]) == {"B2M", "CD3D"}
+    assert (report["n"], report["genes"]) == (len(table), 2)
+    assert call(*arguments, "-o", tmp_path / "a.h5ad").exit_code == 0
+    cells = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert list(cells.obs_names) == list(blood(10).obs_names)
+    assert list(cells.var["symbol"]) == ["B2M", "CD3D"] or list(cells.var["symbol"]) == ["CD3D", "B2M"]
+    assert cells.X.nnz == len(table)
+    assert cells.uns["geneformer"]["geneformer_attention"]["attention"]["per"] == "cell"
 
 
 def test_predict_masked(counts, folder, tmp_path):

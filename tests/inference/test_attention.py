@@ -1,13 +1,14 @@
-"""Attention weights against `transformers`' BERT, cell by cell and gene by gene."""
+"""Attention weights against `transformers`' BERT, per cell and per pair of genes."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import BertModel
 
-from geneformer.errors import OutOfRangeError, UnknownColumnError, VocabularyMismatchError
+from geneformer.errors import OutOfRangeError, UnknownChoiceError, UnknownColumnError, VocabularyMismatchError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference import attention as task
 from geneformer.inference.attention import cell_attention, gene_attention
@@ -53,13 +54,29 @@ def reference(version, tokens):
 
 
 @pytest.mark.parametrize("layer", [0, -1, -2])
-def test_cells_have_the_weights_of_bert(model, tokens, reference, layer):
-    cells = cell_attention(tokens, model, AttentionOptions(layer=layer), RUNTIME)
-    assert len(cells) == len(tokens)
-    for row, cell in enumerate(cells):
-        assert list(cell.genes) == [model.vocabulary.gene_of[token] for token in tokens[row]]
-        np.testing.assert_allclose(cell.weights, reference[row][2 + layer], atol=1e-5)
-        np.testing.assert_allclose(cell.weights.sum(-1), 1, atol=1e-5)
+def test_a_cell_attends_to_its_genes_as_in_bert(model, tokens, reference, layer):
+    result = cell_attention(tokens, model, AttentionOptions(per="cell", layer=layer), RUNTIME)
+    assert result.weights.shape == (len(tokens), len(result.genes))
+    for row in range(len(tokens)):
+        is_gene = ~np.isin(tokens[row], model.vocabulary.special_ids)
+        expected = reference[row][2 + layer].mean(0)[is_gene][:, is_gene].mean(0)
+        cell = result.weights[row]
+        found = dict(zip(result.genes[cell.indices], cell.data, strict=True))
+        assert found.keys() == set(model.vocabulary.gene_of[tokens[row][is_gene]])
+        np.testing.assert_allclose(
+            [found[gene] for gene in model.vocabulary.gene_of[tokens[row][is_gene]]], expected, atol=1e-6
+        )
+
+
+def test_a_cell_attends_to_chosen_and_heavy_genes_only(model, tokens):
+    everything = cell_attention(tokens, model, AttentionOptions(per="cell"), RUNTIME).to_frame()
+    chosen = tuple(model.vocabulary.gene_of[tokens[0][2:6]])
+    some = cell_attention(tokens, model, AttentionOptions(per="cell", genes=chosen, min_weight=0.03), RUNTIME)
+    expected = everything[everything["gene"].isin(chosen) & (everything["attention"] >= 0.03)]
+    pd.testing.assert_frame_equal(some.to_frame(), expected.reset_index(drop=True))
+    assert list(everything.columns) == ["cell_id", "gene", "symbol", "attention"]
+    assert list(everything["cell_id"].unique()) == list(tokens.cell_ids)
+    assert everything.groupby("cell_id", sort=False)["attention"].agg(lambda x: x.is_monotonic_decreasing).all()
 
 
 def by_hand(model, tokens, reference, min_weight=0.0, layer=0):
@@ -132,5 +149,7 @@ def test_refusals(model, tokens, version):
     other = Vocabulary.load("V2" if version == "V1" else "V1").fingerprint
     with pytest.raises(VocabularyMismatchError):
         gene_attention(short_tokens(version, vocabulary=other), model, AttentionOptions(), RUNTIME)
+    with pytest.raises(UnknownChoiceError, match="per='gene' is not known"):
+        AttentionOptions(per="gene")
     with pytest.raises(OutOfRangeError, match="min_weight"):
         AttentionOptions(min_weight=1.5)

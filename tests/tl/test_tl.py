@@ -165,6 +165,28 @@ def test_attention_is_aligned_to_the_genes(adata, folder):
     assert "m" not in adata.varp
 
 
+def test_attention_per_cell_is_a_layer(adata, folder, tmp_path):
+    adata.obs_names = ["a", "b", "a", "b", "a", "b", "c", "d"]
+    adata.obs["filter_pass"] = [1, 1, 0, 1, 1, 1, 1, 1]
+    assert gf.tl.attention(adata, model=folder, per="cell", **QUIET) is None
+    weights = adata.layers["geneformer_attention"]
+    assert sp.issparse(weights)
+    assert (weights.shape, weights.dtype) == (adata.shape, np.float32)
+    close(weights.sum(1).A1, [1, 1, 0, 1, 1, 1, 1, 1])
+    vocabulary = gf.Vocabulary.load("V1")
+    known = np.array([name in vocabulary.token_of for name in adata.var_names])
+    assert ((weights[0].toarray()[0] > 0) == ((adata.X[0].toarray()[0] > 0) & known)).all()
+    assert "geneformer_attention" not in adata.varp
+    # What the genes of one cell pay to each other is the average over a data set of that cell.
+    gf.tl.attention(one := adata[[4]].copy(), model=folder, **QUIET)
+    pairs = one.varp["geneformer_attention"]
+    close(weights[4].toarray()[0], pairs.sum(0).A1 / (weights[4] > 0).sum())
+    adata.obs_names_make_unique()
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    told = anndata.read_h5ad(tmp_path / "out.h5ad").uns["geneformer"]
+    assert told["geneformer_attention"]["attention"]["per"] == "cell"
+
+
 def test_predictions_are_a_table_of_cells_and_genes(adata, folder):
     before = adata.copy()
     table = gf.tl.predict_masked(adata, genes=["B2M", "ENSG00000205542"], model=folder, n_predictions=3, **QUIET)

@@ -13,7 +13,7 @@ from geneformer.errors import GeneformerError
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 COMMANDS = {
-    "attention": "Tabulate attention between genes, averaged over cells.",
+    "attention": "Tabulate attention between genes over all cells, or to the genes of each cell.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
     "embed": "Embed cells or genes with a pretrained or fine-tuned encoder, and draw them.",
     "models": "List models, describe one, or convert old weights.",

@@ -1,18 +1,38 @@
-"""`geneformer embed`: counts or tokens in, embeddings out."""
+"""`geneformer embed`, `attention` and `predict-masked`: counts or tokens in, what a pretrained model sees out."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import COUNTS_LAYER, INPUTS, MODEL, OVERWRITE, REVISION, VOCABULARY, with_options
+from geneformer.cli._options import (
+    CELLS_FILE,
+    COUNTS_LAYER,
+    INPUTS,
+    MODEL,
+    OVERWRITE,
+    REVISION,
+    TABLE_FILE,
+    VOCABULARY,
+    with_options,
+)
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 from geneformer.options._fields import nearest
 
-OUTPUT = typer.Option(
-    "--output", "-o", metavar="OUT", help="File to make: .h5ad, .parquet or .csv.", show_default=False
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from geneformer.models.loading import LoadedModel
+    from geneformer.tokens.dataset import TokenizedDataset
+
+ATTENTION_FILE = typer.Option(
+    "--output",
+    "-o",
+    metavar="OUT",
+    help="Table to make: .parquet or .csv; with --per cell also .h5ad.",
+    show_default=False,
 )
 UMAP = typer.Option(metavar="FILE", help="Also draw a map of the cells: .png, .pdf, .svg.", show_default=False)
 HEATMAP = typer.Option(metavar="FILE", help="Also draw a clustered heatmap: .png, .pdf, .svg.", show_default=False)
@@ -23,7 +43,7 @@ COLOR = typer.Option(help="Column of obs that colors the pictures, such as the c
 def embed(  # noqa: PLR0913
     inputs: Annotated[list[Path], INPUTS],
     *,
-    output: Annotated[Path, OUTPUT],
+    output: Annotated[Path, CELLS_FILE],
     model: Annotated[str, MODEL] = "mini",
     vocabulary: Annotated[str | None, VOCABULARY] = None,
     revision: Annotated[str | None, REVISION] = None,
@@ -37,24 +57,21 @@ def embed(  # noqa: PLR0913
 ) -> Outcome:
     """Embed cells or genes with a pretrained or fine-tuned encoder, and draw them."""
     from geneformer.files.atomic import check_output
-    from geneformer.inference.cells import open_tokens
     from geneformer.inference.embedding import embed as run
     from geneformer.inference.tables import SUFFIXES, CellEmbeddings, check_suffix
-    from geneformer.models.loading import load_model
 
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
     pictures = {name: path for name, path in (("umap", umap), ("heatmap", heatmap)) if path is not None}
     _check_pictures(pictures, color, options, overwrite=overwrite)
-    loaded = load_model(model, vocabulary=vocabulary, revision=revision)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        tokens = open_tokens(inputs, loaded, layer=counts_layer, progress=update)
+    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
     if color is not None and color not in tokens.columns:
         msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
         raise UnknownColumnError(msg)
     with progress_bar("Embedding", shown=runtime.progress) as update:
         result = run(tokens, loaded, options, runtime, progress=update)
     result.save(output, overwrite=overwrite)
-    _draw(result, pictures, color)
+    if pictures:
+        _draw(result.to_anndata(), pictures, color)
     kind = "Cells" if isinstance(result, CellEmbeddings) else "Genes"
     n, width = result.values.shape
     rows: list[tuple[str, object]] = [
@@ -63,8 +80,95 @@ def embed(  # noqa: PLR0913
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
         *((f"Picture ({name})", str(path)) for name, path in pictures.items()),
     ]
-    told = {name: str(path) for name, path in pictures.items()}
-    return Outcome(f"Embeddings in {output}", rows, {"output": str(output), "n": n, "hidden_size": width, **told})
+    data = {"output": str(output), "n": n, "hidden_size": width}
+    return Outcome(f"Embeddings in {output}", rows, data | {name: str(path) for name, path in pictures.items()})
+
+
+@with_options()
+def attention(
+    inputs: Annotated[list[Path], INPUTS],
+    *,
+    output: Annotated[Path, ATTENTION_FILE],
+    model: Annotated[str, MODEL] = "mini",
+    vocabulary: Annotated[str | None, VOCABULARY] = None,
+    revision: Annotated[str | None, REVISION] = None,
+    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
+    options: AttentionOptions,
+    runtime: RuntimeOptions,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Tabulate attention between genes over all cells, or to the genes of each cell."""
+    from geneformer.files.atomic import check_output
+    from geneformer.inference.attention import cell_attention, gene_attention
+    from geneformer.inference.tables import SUFFIXES, TABLES, check_suffix
+
+    per_cell = options.per == "cell"
+    check_output(check_suffix(output, SUFFIXES if per_cell else TABLES), overwrite=overwrite)
+    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
+    with progress_bar("Reading attention", shown=runtime.progress) as update:
+        read = cell_attention if per_cell else gene_attention
+        result = read(tokens, loaded, options, runtime, progress=update)
+    result.save(output, overwrite=overwrite)
+    n, n_genes = result.weights.nnz, len(result.genes)
+    rows: list[tuple[str, object]] = [
+        ("Cells", len(tokens)),
+        ("Genes", n_genes),
+        ("Weights" if per_cell else "Pairs of genes", n),
+        ("Model", f"{loaded.name}, layer {options.layer}"),
+    ]
+    return Outcome(f"Attention in {output}", rows, {"output": str(output), "genes": n_genes, "n": n})
+
+
+@with_options()
+def predict_masked(
+    inputs: Annotated[list[Path], INPUTS],
+    *,
+    output: Annotated[Path, TABLE_FILE],
+    model: Annotated[str, MODEL] = "mini",
+    vocabulary: Annotated[str | None, VOCABULARY] = None,
+    revision: Annotated[str | None, REVISION] = None,
+    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
+    options: PredictOptions,
+    runtime: RuntimeOptions,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> Outcome:
+    """Tabulate the genes a model expects where one is masked."""
+    from geneformer.files.atomic import check_output
+    from geneformer.inference.cells import describe_run
+    from geneformer.inference.masked_genes import predict_masked as run
+    from geneformer.inference.tables import check_suffix, save_table
+
+    check_output(check_suffix(output), overwrite=overwrite)
+    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
+    with progress_bar("Predicting", shown=runtime.progress) as update:
+        table = run(tokens, loaded, options, runtime, progress=update)
+    provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
+    save_table(table, output, provenance, overwrite=overwrite)
+    first = table[table["order"] == 1]
+    rows: list[tuple[str, object]] = [
+        ("Cells", len(tokens)),
+        ("Masked genes", len(first)),
+        ("Of these expected most", int((first["rank_of_masked"] == 1).sum())),
+        ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
+    ]
+    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "masked": len(first), "n": len(table)})
+
+
+def _open(
+    inputs: list[Path],
+    model: str,
+    vocabulary: str | None,
+    revision: str | None,
+    counts_layer: str | None,
+    runtime: RuntimeOptions,
+) -> "tuple[LoadedModel, TokenizedDataset]":
+    """The model, and the cells as tokens for it."""
+    from geneformer.inference.cells import open_tokens
+    from geneformer.models.loading import load_model
+
+    loaded = load_model(model, vocabulary=vocabulary, revision=revision)
+    with progress_bar("Tokenizing", shown=runtime.progress) as update:
+        return loaded, open_tokens(inputs, loaded, layer=counts_layer, progress=update)
 
 
 def _check_pictures(pictures: dict[str, Path], color: str | None, options: EmbedOptions, *, overwrite: bool) -> None:
@@ -83,98 +187,10 @@ def _check_pictures(pictures: dict[str, Path], color: str | None, options: Embed
         check_output(path, overwrite=overwrite)
 
 
-def _draw(result: Any, pictures: dict[str, Path], color: str | None) -> None:
-    if not pictures:
-        return
+def _draw(adata: "AnnData", pictures: dict[str, Path], color: str | None) -> None:
     from geneformer import pl
 
-    adata = result.to_anndata()
     if "umap" in pictures:
         pl.embedding(adata, color=color, save=pictures["umap"])
     if "heatmap" in pictures:
         pl.heatmap(adata, groupby=color, save=pictures["heatmap"])
-
-
-ATTENTION_OUTPUT = typer.Option(
-    "--output", "-o", metavar="OUT", help="Table to make: .parquet or .csv.", show_default=False
-)
-
-
-@with_options()
-def attention(
-    inputs: Annotated[list[Path], INPUTS],
-    *,
-    output: Annotated[Path, ATTENTION_OUTPUT],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
-    options: AttentionOptions,
-    runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
-) -> Outcome:
-    """Tabulate attention between genes, averaged over cells."""
-    from geneformer.files.atomic import check_output
-    from geneformer.inference.attention import gene_attention
-    from geneformer.inference.cells import open_tokens
-    from geneformer.inference.tables import check_suffix, save_table
-    from geneformer.models.loading import load_model
-
-    check_output(check_suffix(output), overwrite=overwrite)
-    loaded = load_model(model, vocabulary=vocabulary, revision=revision)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        tokens = open_tokens(inputs, loaded, layer=counts_layer, progress=update)
-    with progress_bar("Reading attention", shown=runtime.progress) as update:
-        result = gene_attention(tokens, loaded, options, runtime, progress=update)
-    table = result.to_frame()
-    save_table(table, output, result.provenance, overwrite=overwrite)
-    rows: list[tuple[str, object]] = [
-        ("Cells", len(tokens)),
-        ("Genes", len(result.genes)),
-        ("Pairs of genes", len(table)),
-        ("Model", f"{loaded.name}, layer {options.layer}"),
-    ]
-    return Outcome(f"Attention in {output}", rows, {"output": str(output), "genes": len(result.genes), "n": len(table)})
-
-
-PREDICT_MASKED_OUTPUT = typer.Option(
-    "--output", "-o", metavar="OUT", help="Table to make: .parquet or .csv.", show_default=False
-)
-
-
-@with_options()
-def predict_masked(
-    inputs: Annotated[list[Path], INPUTS],
-    *,
-    output: Annotated[Path, PREDICT_MASKED_OUTPUT],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
-    options: PredictOptions,
-    runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
-) -> Outcome:
-    """Tabulate the genes a model expects where one is masked."""
-    from geneformer.files.atomic import check_output
-    from geneformer.inference.cells import describe_run, open_tokens
-    from geneformer.inference.masked_genes import predict_masked as run
-    from geneformer.inference.tables import check_suffix, save_table
-    from geneformer.models.loading import load_model
-
-    check_output(check_suffix(output), overwrite=overwrite)
-    loaded = load_model(model, vocabulary=vocabulary, revision=revision)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        tokens = open_tokens(inputs, loaded, layer=counts_layer, progress=update)
-    with progress_bar("Predicting", shown=runtime.progress) as update:
-        table = run(tokens, loaded, options, runtime, progress=update)
-    provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
-    save_table(table, output, provenance, overwrite=overwrite)
-    first = table[table["order"] == 1]
-    rows: list[tuple[str, object]] = [
-        ("Cells", len(tokens)),
-        ("Masked genes", len(first)),
-        ("Of these expected most", int((first["rank_of_masked"] == 1).sum())),
-        ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
-    ]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "masked": len(first), "n": len(table)})

@@ -1,16 +1,22 @@
-"""Contextual attention weights: per cell, or gene by gene over many cells."""
+"""Contextual attention weights: per pair of genes over many cells, or per cell."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import OutOfRangeError
+from geneformer.files.atomic import atomic_file
 from geneformer.genes.lookup import token_of_gene
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_pairing, describe_run
+from geneformer.inference.tables import SUFFIXES, cells_as_anndata, check_suffix, save_table, write_table
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
 from geneformer.options import AttentionOptions, RuntimeOptions
@@ -18,18 +24,14 @@ from geneformer.tokens.dataset import TokenizedDataset
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    from anndata import AnnData
     from scipy.sparse import csr_matrix
+
+Ints = NDArray[np.int64]
 
 _LEAST_MERGED = 4_000_000
 """Pairs that may wait to be merged."""
-
-
-@dataclass(frozen=True, slots=True)
-class CellAttention:
-    """Attention within one cell."""
-
-    genes: NDArray[Any]
-    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,52 @@ class GeneAttention:
         }
         return pd.DataFrame(columns).sort_values("attention", ascending=False, ignore_index=True)
 
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write a `.parquet` or `.csv`, complete or not at all."""
+        save_table(self.to_frame(), path, self.provenance, overwrite=overwrite)
+
+
+@dataclass(frozen=True, slots=True)
+class CellAttention:
+    """Which genes each cell attends to: attention its genes pay to each, averaged over them and over heads."""
+
+    genes: NDArray[Any]
+    symbols: NDArray[Any]
+    weights: "csr_matrix"
+    cells: "pa.Table"
+    cell_ids: NDArray[Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Tidy table, cell by cell, the genes it attends to most first: `cell_id`, `gene`, `symbol`, `attention`."""
+        import pandas as pd
+
+        pairs = self.weights.tocoo()
+        order = np.lexsort((-pairs.data, pairs.row))
+        cells, genes = pairs.row[order], pairs.col[order]
+        columns = {"cell_id": self.cell_ids[cells], "gene": self.genes[genes], "symbol": self.symbols[genes]}
+        return pd.DataFrame(columns | {"attention": pairs.data[order]})
+
+    def to_anndata(self) -> "AnnData":
+        """Cells by genes, the weights as `X`."""
+        import anndata as ad
+        import pandas as pd
+
+        var = pd.DataFrame({"symbol": self.symbols.astype(str)}, index=self.genes.astype(str))
+        described = cells_as_anndata(self.cells)
+        adata = ad.AnnData(self.weights, obs=described.obs, var=var)
+        adata.uns[keys.UNS] = {keys.ATTENTION: self.provenance}
+        return adata
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all."""
+        path = check_suffix(path, SUFFIXES)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            else:
+                write_table(self.to_frame(), temporary, self.provenance, index=False)
+
 
 def cell_attention(
     tokens: TokenizedDataset,
@@ -63,15 +111,30 @@ def cell_attention(
     runtime: RuntimeOptions,
     *,
     progress: Progress | None = None,
-) -> list[CellAttention]:
-    """Attention weights of every cell in one layer."""
-    kept: list[CellAttention | None] = [None] * len(tokens)
+) -> CellAttention:
+    """Attention of each cell to each of its genes."""
+    from scipy.sparse import csr_matrix
 
-    def keep(row: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
-        kept[row] = CellAttention(model.vocabulary.gene_of[ids], weights_HLL.float().cpu().numpy())
+    vocabulary = model.vocabulary
+    is_gene, is_chosen = _genes_and_chosen(options, vocabulary)
+    ids_of: list[Ints] = [np.empty(0, dtype=np.int64)] * len(tokens)
+    weights_of = [np.empty(0, dtype=np.float32)] * len(tokens)
+
+    def keep(row: int, ids: Ints, weights_HLL: Tensor) -> None:
+        senders = torch.from_numpy(is_gene[ids]).to(weights_HLL.device)
+        received_L = weights_HLL.float().mean(0)[senders].mean(0).cpu().numpy()
+        places = np.flatnonzero(is_chosen[ids] & (received_L >= options.min_weight))
+        ids_of[row], weights_of[row] = ids[places], received_L[places]
 
     _visit(tokens, model, runtime, options.layer, keep, progress)
-    return [cell for cell in kept if cell is not None]
+    tokens_T, columns_T = np.unique(np.concatenate(ids_of), return_inverse=True)
+    indptr = np.cumsum([0, *map(len, ids_of)])
+    weights = csr_matrix((np.concatenate(weights_of), columns_T, indptr), shape=(len(tokens), len(tokens_T)))
+    weights.sort_indices()
+    genes = vocabulary.gene_of[tokens_T]
+    symbols = np.array([vocabulary.symbol_of(gene) for gene in genes], dtype=object)
+    cells = tokens.table.select(tokens.columns)
+    return CellAttention(genes, symbols, weights, cells, tokens.cell_ids, _provenance(model, options))
 
 
 def gene_attention(
@@ -84,25 +147,35 @@ def gene_attention(
 ) -> GeneAttention:
     """Attention gene by gene over all cells; nothing is kept per cell."""
     vocabulary = model.vocabulary
-    wanted = np.zeros(vocabulary.size, dtype=bool)
-    wanted[[token_of_gene(gene, vocabulary) for gene in options.genes] or vocabulary.token_ids] = True
+    _, is_chosen = _genes_and_chosen(options, vocabulary)
     totals = _PairTotals(vocabulary.size)
-    met = np.zeros(vocabulary.size, dtype=bool)
+    is_expressed = np.zeros(vocabulary.size, dtype=bool)
 
-    def add(_: int, ids: NDArray[np.int64], weights_HLL: Tensor) -> None:
-        places = np.flatnonzero(wanted[ids])
+    def add(_: int, ids: Ints, weights_HLL: Tensor) -> None:
+        places = np.flatnonzero(is_chosen[ids])
         mean_LL = weights_HLL.float().mean(0).cpu().numpy()[np.ix_(places, places)]
         row, column = np.nonzero(mean_LL >= options.min_weight)
         totals.add(ids[places[row]], ids[places[column]], mean_LL[row, column])
-        met[ids[places]] = True
+        is_expressed[ids[places]] = True
 
     _visit(tokens, model, runtime, options.layer, add, progress)
-    sums, seen = totals.matrices(np.flatnonzero(met))
+    sums, n_cells = totals.matrices(np.flatnonzero(is_expressed))
     means = sums.copy()
-    means.data = sums.data / seen.data
-    chosen = {"layer": options.layer, "min_weight": options.min_weight, "genes": list(options.genes)}
-    provenance = describe_run(model, attention=chosen)
-    return GeneAttention(vocabulary.gene_of[met], means.astype(np.float32), seen, provenance)
+    means.data = sums.data / n_cells.data
+    genes = vocabulary.gene_of[is_expressed]
+    return GeneAttention(genes, means.astype(np.float32), n_cells, _provenance(model, options))
+
+
+def _genes_and_chosen(options: AttentionOptions, vocabulary: Vocabulary) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which tokens are genes, and which of them are asked for, ``(V,)`` each."""
+    is_gene, is_chosen = np.zeros((2, vocabulary.size), dtype=bool)
+    is_gene[vocabulary.token_ids] = True
+    is_chosen[[token_of_gene(gene, vocabulary) for gene in options.genes] or vocabulary.token_ids] = True
+    return is_gene, is_chosen
+
+
+def _provenance(model: LoadedModel, options: AttentionOptions) -> dict[str, Any]:
+    return describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
 
 
 class _PairTotals:
@@ -113,10 +186,10 @@ class _PairTotals:
         self.keys: NDArray[Any] = np.empty(0, dtype=np.int64)
         self.sums: NDArray[Any] = np.empty(0)
         self.counts: NDArray[Any] = np.empty(0, dtype=np.int64)
-        self.waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        self.waiting: list[tuple[Ints, NDArray[np.float32]]] = []
         self.n_waiting = 0
 
-    def add(self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def add(self, rows: Ints, columns: Ints, values: NDArray[np.float32]) -> None:
         """Add one value to each of some pairs."""
         self.waiting.append((rows.astype(np.int64) * self.size + columns, values))
         self.n_waiting += len(values)
@@ -132,7 +205,7 @@ class _PairTotals:
         self.counts = np.bincount(place, weights=counts, minlength=len(self.keys)).astype(np.int64)
         self.waiting, self.n_waiting = [], 0
 
-    def matrices(self, tokens: NDArray[np.int64]) -> "tuple[csr_matrix, csr_matrix]":
+    def matrices(self, tokens: Ints) -> "tuple[csr_matrix, csr_matrix]":
         """Sums and counts among the given tokens, of the same sparsity."""
         from scipy.sparse import csr_matrix
 

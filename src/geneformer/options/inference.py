@@ -30,6 +30,7 @@ class RuntimeOptions:
 
 
 POOLINGS = ("mean", "cls", "gene")
+PER = ("pair", "cell")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,19 +54,24 @@ class EmbedOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionOptions:
-    """Which attention weights are read, and how they become one weight per pair of genes."""
+    """Which attention weights are read, and what they are averaged over."""
+
+    per: Literal["pair", "cell"] = "pair"
+    """One weight per "pair" of genes, averaged over the cells that express both; or, per "cell", one weight for each of
+    its genes: the attention its genes pay to that one, on average. Both are averaged over heads."""
 
     layer: int = 0
     """Layer whose attention is read, counted back from the output: 0 is the last, -1 the one before it."""
 
     genes: tuple[str, ...] = ()
-    """Ensembl ids or symbols that both genes of a pair must be among. All by default, which takes memory for every
-    pair that meets in a cell."""
+    """Ensembl ids or symbols that both genes of a pair, or the genes a cell attends to, must be among. All by default,
+    which takes memory for every pair that meets in a cell."""
 
     min_weight: float = 0.0
-    """Pairs are left out of the cells in which they weigh less; saves memory."""
+    """Pairs, or genes, are left out of the cells in which they weigh less; saves memory."""
 
     def __post_init__(self) -> None:
+        check_choice("per", self.per, PER)
         check_range("layer", self.layer, high=0)
         check_range("min_weight", self.min_weight, low=0.0, high=1.0)
 

@@ -1,13 +1,15 @@
 """`gf.tl.attention`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.files.progress import progress_bar
-from geneformer.inference.attention import GeneAttention, gene_attention
+from geneformer.inference.attention import CellAttention, cell_attention, gene_attention
 from geneformer.inference.cells import gene_positions, tokens_for
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
@@ -25,6 +27,7 @@ def attention(  # noqa: PLR0913
     *,
     model: str | Path = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
+    per: Literal["pair", "cell"] = "pair",
     layer: int = 0,
     genes: tuple[str, ...] = (),
     min_weight: float = 0.0,
@@ -37,7 +40,7 @@ def attention(  # noqa: PLR0913
     key_added: str = keys.ATTENTION,
     copy: bool = False,
 ) -> "AnnData | None":
-    """Attention gene by gene, averaged over heads and over the cells that express both genes.
+    """Attention between genes over all cells, or to the genes of each cell; averaged over heads.
 
     Parameters
     ----------
@@ -47,13 +50,17 @@ def attention(  # noqa: PLR0913
         Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
     vocabulary
         Needed only where the checkpoint does not tell its own.
+    per
+        "pair": what a gene pays to another, averaged over the cells that express both. "cell": which genes each cell
+        attends to, the attention its genes pay to each of them on average. For the pairs of a single cell, pass that
+        cell alone: ``adata[[i]].copy()``.
     layer
         Layer whose attention is read, counted back from the output: 0 is the last, -1 the one before it.
     genes
-        Ensembl ids or symbols that both genes of a pair must be among. All by default, which takes memory for every
-        pair that meets in a cell.
+        Ensembl ids or symbols that both genes of a pair, or the genes a cell attends to, must be among. All by default,
+        which takes memory for every pair that meets in a cell.
     min_weight
-        Pairs are left out of the cells in which they weigh less; saves memory.
+        Pairs, or genes, are left out of the cells in which they weigh less; saves memory.
     counts_layer
         Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
     gene_ids
@@ -71,10 +78,14 @@ def attention(  # noqa: PLR0913
         With `copy=True`. Sets:
 
         `.varp[key_added]` : float32, sparse ``(n_vars, n_vars)``
-            Mean attention paid by the row's gene to the column's. Columns of `adata` that stand for one gene all get
-            its weights.
+            For `per="pair"`: mean attention paid by the row's gene to the column's.
+        `.layers[key_added]` : float32, sparse ``(n_obs, n_vars)``
+            For `per="cell"`: attention of the cell to the gene. The weights of a cell add up to 1, less what its genes
+            pay to special tokens and to genes that are left out; cells without a known gene have none.
         `.uns["geneformer"][key_added]`
             Model, vocabulary, options and versions.
+
+        Columns of `adata` that stand for one gene all get its weights.
 
     Raises
     ------
@@ -91,27 +102,35 @@ def attention(  # noqa: PLR0913
     >>> gf.tl.attention(adata, model="mini", genes=("CD3D", "IL7R", "LTB"), progress=False)
     >>> adata.varp["geneformer_attention"].shape
     (32738, 32738)
+    >>> gf.tl.attention(adata, model="mini", per="cell", progress=False)
+    >>> adata.layers["geneformer_attention"].sum(axis=1).min().round(3)
+    np.float32(1.0)
     """
-    options = AttentionOptions(layer=layer, genes=tuple(genes), min_weight=min_weight)
+    options = AttentionOptions(per=per, layer=layer, genes=tuple(genes), min_weight=min_weight)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     adata = adata.copy() if copy else adata
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, _ = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    read = cell_attention if per == "cell" else gene_attention
     with progress_bar("Reading attention", shown=progress) as update:
-        result = gene_attention(tokens, loaded, options, runtime, progress=update)
-    adata.varp[key_added] = _spread(result, gene_positions(adata, loaded.vocabulary, gene_ids), loaded.vocabulary)
+        result = read(tokens, loaded, options, runtime, progress=update)
+    positions = gene_positions(adata, loaded.vocabulary, gene_ids)
+    columns = _membership([loaded.vocabulary.position_of[gene] for gene in result.genes], positions)
+    if isinstance(result, CellAttention):
+        cells = _membership(rows, np.arange(adata.n_obs))
+        adata.layers[key_added] = (cells @ result.weights @ columns.T).tocsr()
+    else:
+        adata.varp[key_added] = (columns @ result.weights @ columns.T).tocsr()
     note(adata, key_added, result.provenance)
     return adata if copy else None
 
 
-def _spread(result: GeneAttention, positions: "np.ndarray", vocabulary: "Vocabulary") -> "csr_matrix":
-    """Rows and columns of genes, laid out over the columns of `adata`."""
+def _membership(ours: Sequence[int] | NDArray[Any], theirs: NDArray[Any]) -> "csr_matrix":
+    """1 where an entry of `theirs` equals one of `ours`, which are distinct, ``(len(theirs), len(ours))``, float32."""
+    import pandas as pd
     from scipy.sparse import csr_matrix
 
-    place = np.full(len(vocabulary.genes) + 1, -1)
-    place[[vocabulary.position_of[gene] for gene in result.genes]] = np.arange(len(result.genes))
-    found = place[positions]
-    columns = np.flatnonzero(found >= 0)
-    ones = np.ones(len(columns), dtype=np.float32)
-    spread = csr_matrix((ones, (columns, found[columns])), shape=(len(positions), len(result.genes)))
-    return csr_matrix(spread @ result.weights @ spread.T, dtype=np.float32)
+    place = pd.Index(ours).get_indexer(theirs)
+    equal = np.flatnonzero(place >= 0)
+    ones = np.ones(len(equal), dtype=np.float32)
+    return csr_matrix((ones, (equal, place[equal])), shape=(len(theirs), len(ours)))
