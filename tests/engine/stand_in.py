@@ -129,7 +129,7 @@ def train_on(device: str, tokens, folder: Path):
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     model = GeneformerForMaskedLM(config)
     runtime = RuntimeOptions(device=device, progress=False)
-    trainer = _trainer(model, batches, batches, output=folder, options=options, runtime=runtime, progress=None)
+    trainer = _trainer(model, batches, batches, 1, output=folder, options=options, runtime=runtime, progress=None)
     trainer.train()
     saved = sorted(path.name for path in folder.glob("checkpoints/*/*"))
     return model.state_dict(), str(next(model.parameters()).device), trainer.state.log_history[0]["loss"], saved

@@ -1,5 +1,7 @@
 """Devices and arithmetic: what is found, what is refused, what is asked of PyTorch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -117,6 +119,26 @@ def test_a_stray_parameter_is_found():
     network[1].to("meta")
     with pytest.raises(PlacementError, match=r"2 parameters are not on cpu, among them 1\.weight"):
         verify_placement(network, CPU)
+
+
+class Placed:
+    """A network whose parameters are on devices that this machine need not have."""
+
+    def __init__(self, *devices):
+        self.devices = devices
+
+    def named_parameters(self):
+        return [(f"weight{i}", SimpleNamespace(device=torch.device(name))) for i, name in enumerate(self.devices)]
+
+
+def test_a_parameter_on_another_device_of_the_same_kind_is_found():
+    verify_placement(Placed("cuda:1", "cuda:1"), torch.device("cuda:1"))
+    verify_placement(Placed("cuda:1", "cuda:1"), torch.device("cuda"))  # the current one
+    verify_placement(Placed("cpu"), torch.device("cpu:0"))
+    with pytest.raises(PlacementError, match="1 parameters are not on cuda:1, among them weight0"):
+        verify_placement(Placed("cuda:0", "cuda:1"), torch.device("cuda:1"))
+    with pytest.raises(PlacementError, match="1 parameters are not on cuda, among them weight1"):
+        verify_placement(Placed("cuda:0", "cuda:1"), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_the_budget_follows_the_memory(encoder, monkeypatch):
     assert tokens_that_fit(encoder, torch.device("cpu")) == 2048 * torch.get_num_threads()
     sizes = []
     for memory in (None, 2**20, 2**27, 2**50):
-        monkeypatch.setattr("geneformer.engine.device.safe_memory", lambda _, memory=memory: memory)
+        monkeypatch.setattr("geneformer.engine.inference.safe_memory", lambda _, memory=memory: memory)
         sizes.append(tokens_that_fit(encoder, torch.device("meta")))
     assert sizes[0] == sizes[1] == 8192
     assert sizes[1] < sizes[2] < sizes[3] == 262_144

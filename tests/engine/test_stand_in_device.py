@@ -17,7 +17,7 @@ def told(tmp_path_factory):
     """What a process of its own reports: a backend, once registered, stays."""
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this PyTorch has no backends in Python; the version in constraints.txt has")
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(Path(__file__).parent / "stand_in.py"), str(tmp_path_factory.mktemp("runs"))]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import TrainerCallback
 
-from geneformer.engine.training import PackedTrainer
+from geneformer.engine.training import CHECKPOINTS, PackedTrainer, last_stage
 from geneformer.errors import DeviceMemoryError, NoCellsError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.finetuning.training import CHECKPOINTS, CellBatches, fruitless, last_stage, learn_cells, predict_cells
+from geneformer.finetuning.training import CellBatches, fruitless, learn_cells, predict_cells
 from geneformer.models.heads import HeadSpec
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
@@ -169,13 +169,15 @@ def test_a_killed_process_goes_on_to_the_same_weights(base, tmp_path):
 
 def in_process(script, *arguments):
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=TESTS / "tasks", env=environment(), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=Path(__file__).parent, env=environment(), capture_output=True, text=True, check=False
+    )
 
 
 def environment():
     import os
 
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "tasks")))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, Path(__file__).parent, *sys.path)))}
 
 
 @pytest.mark.parametrize("steps", [3, 6])
@@ -214,10 +216,10 @@ def test_a_run_may_be_moved_before_it_goes_on(base, tokens, tmp_path):
 
 
 def test_runs_are_not_mixed(base, tokens, tmp_path):
-    with pytest.raises(RunMismatchError, match=r"no training checkpoint to resume from\. Start without resume"):
+    with pytest.raises(RunMismatchError, match=r"no training checkpoint to resume from\. Start without --resume"):
         learn(base, tokens, output=tmp_path / "run", resume=True)
     learn(base, tokens, output=tmp_path / "run")
-    with pytest.raises(OutputExistsError, match=r"holds a training run already\. Pass resume=True \(--resume\)"):
+    with pytest.raises(OutputExistsError, match=r"holds a training run already\. Pass --resume \(resume=True\)"):
         learn(base, tokens, output=tmp_path / "run")
     with pytest.raises(RunMismatchError, match=r"learning_rate was 0\.01 and is 0\.5"):
         learn(base, tokens, output=tmp_path / "run", resume=True, learning_rate=0.5)

@@ -11,7 +11,7 @@ from geneformer.pretraining.corpus import TOKENS, open_corpus
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.tokens.storage import write_dataset
 from small_cells import blood, write_blood
-from small_runs import options_for, tokenized, write_cells
+from small_runs import RUNTIME, options_for, tokenized, write_cells
 
 
 @pytest.fixture
@@ -26,33 +26,35 @@ def same_rows(one, other):
 def test_counts_are_tokenized_once(paths, tmp_path, monkeypatch):
     options = options_for(tmp_path)
     told = []
-    dataset, vocabulary = open_corpus(paths, tmp_path / "run", options, progress=lambda *done: told.append(done))
+    dataset, vocabulary = open_corpus(
+        paths, tmp_path / "run", options, RUNTIME, progress=lambda *done: told.append(done)
+    )
     assert vocabulary == Vocabulary.load("V1")
     assert same_rows(dataset, tokenized(paths))
     assert not dataset.has_counts
     assert told[-1] == (12, 12)
     monkeypatch.setattr("geneformer.tokenization.tokenizer.tokenize_counts", None)
-    again, _ = open_corpus(paths, tmp_path / "run", options)
+    again, _ = open_corpus(paths, tmp_path / "run", options, RUNTIME)
     assert same_rows(again, dataset)
 
 
 @pytest.mark.parametrize("changes", [{"contrastive_weight": 0.1}, {"spectral_start": True}])
 def test_counts_are_kept_where_they_are_needed(paths, tmp_path, changes):
-    dataset, _ = open_corpus(paths, tmp_path / "run", options_for(tmp_path, **changes))
+    dataset, _ = open_corpus(paths, tmp_path / "run", options_for(tmp_path, **changes), RUNTIME)
     assert dataset.has_counts
 
 
 def test_tokens_left_by_other_inputs_are_not_taken(paths, tmp_path):
-    open_corpus(paths[:1], tmp_path / "run", options_for(tmp_path))
+    open_corpus(paths[:1], tmp_path / "run", options_for(tmp_path), RUNTIME)
     with pytest.raises(RunMismatchError, match=r"tokens of \['donor0.h5ad'\], not of \['donor1.h5ad'\]"):
-        open_corpus(paths[1:], tmp_path / "run", options_for(tmp_path))
+        open_corpus(paths[1:], tmp_path / "run", options_for(tmp_path), RUNTIME)
     with pytest.raises(RunMismatchError, match="tokens without counts"):
-        open_corpus(paths[:1], tmp_path / "run", options_for(tmp_path, spectral_start=True))
+        open_corpus(paths[:1], tmp_path / "run", options_for(tmp_path, spectral_start=True), RUNTIME)
 
 
 def test_datasets_and_counts_together(paths, tmp_path):
     folder = write_dataset(tokenized(paths[:1]), tmp_path / "one.dataset")
-    both, _ = open_corpus([paths[1], folder], tmp_path / "run", options_for(tmp_path))
+    both, _ = open_corpus([paths[1], folder], tmp_path / "run", options_for(tmp_path), RUNTIME)
     assert same_rows(both, tokenized(paths))
     assert sorted(set(both.column("source"))) == ["donor0", "donor1"]
     assert both.vocabulary == Vocabulary.load("V1").fingerprint
@@ -62,7 +64,7 @@ def test_datasets_of_another_vocabulary_are_refused(paths, tmp_path):
     other, _ = tokenize_counts(paths[:1], TokenizeOptions(vocabulary="V2"))
     folder = write_dataset(other, tmp_path / "v2.dataset")
     with pytest.raises(VocabularyMismatchError, match="but this run uses V1"):
-        open_corpus([folder], tmp_path / "run", options_for(tmp_path))
+        open_corpus([folder], tmp_path / "run", options_for(tmp_path), RUNTIME)
     assert not (tmp_path / "run" / TOKENS).exists()
 
 

@@ -7,11 +7,20 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from geneformer.errors import DatasetError, NoCellsError, OptionError, TrainingError, VocabularyMismatchError
+from geneformer.engine.training import planned_steps
+from geneformer.errors import (
+    DatasetError,
+    DeviceMemoryError,
+    NoCellsError,
+    OptionError,
+    TrainingError,
+    VocabularyMismatchError,
+)
 from geneformer.genes.vocabulary import Vocabulary
+from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
-from geneformer.pretraining.run import MaskedBatches, planned_steps, pretrain, split_cells
+from geneformer.pretraining.run import MaskedBatches, pretrain, split_cells
 from small_runs import options_for, run, tokenized, write_cells
 
 
@@ -132,6 +141,7 @@ def test_the_planned_steps():
     assert planned_steps(lengths, PretrainOptions(**options)) == 20
     assert planned_steps(lengths, PretrainOptions(**options, accumulation=4)) == 6
     assert planned_steps(lengths, PretrainOptions(**options, max_steps=7)) == 7
+    assert planned_steps(lengths, PretrainOptions(**options), processes=2) == 10
 
 
 def test_epochs_are_as_long_as_planned(dataset, tmp_path):
@@ -146,6 +156,20 @@ def test_a_loss_that_is_lost_leaves_no_checkpoint(dataset, tmp_path):
     with pytest.raises(TrainingError, match="Lower learning_rate"):
         run(dataset, tmp_path / "out", options)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_memory_that_runs_out_is_a_typed_error(dataset, tmp_path, monkeypatch, where):
+    usual = GeneformerForMaskedLM.forward
+
+    def forward(self, *args, **kwargs):
+        if self.training == (where == "training"):
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+        return usual(self, *args, **kwargs)
+
+    monkeypatch.setattr(GeneformerForMaskedLM, "forward", forward)
+    with pytest.raises(DeviceMemoryError, match=r"\(GF503\).*memory of cpu: Tried.*Lower tokens_per_batch \(now 400\)"):
+        run(dataset, tmp_path / "out", options_for(tmp_path, held_out=0.2))
 
 
 def test_refusals(dataset, tmp_path):

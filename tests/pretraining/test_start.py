@@ -19,7 +19,7 @@ from geneformer.models.checkpoint import HEAD, WEIGHTS, save_checkpoint
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
 from geneformer.pretraining.corpus import open_corpus
-from small_runs import options_for, run, tokenized, write_cells
+from small_runs import RUNTIME, options_for, run, tokenized, write_cells
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_two_beginnings_are_refused(changes):
 def test_another_vocabulary_is_refused_before_counts_are_read(tmp_path, dataset):
     options = options_for(tmp_path, start_from="mini", vocabulary="V2")
     with pytest.raises(VocabularyMismatchError, match="another vocabulary than V2"):
-        open_corpus([tmp_path / "not_read.h5ad"], tmp_path / "out", options)
+        open_corpus([tmp_path / "not_read.h5ad"], tmp_path / "out", options, RUNTIME)
     with pytest.raises(UnknownModelError, match="nowhere"):
         run(dataset, tmp_path / "out", options_for(tmp_path, start_from="nowhere"))
     assert not (tmp_path / "out").exists()
@@ -95,7 +95,9 @@ def test_a_contrastive_layer_below_the_encoder_is_refused(dataset, tmp_path):
     with pytest.raises(OutOfRangeError, match=r"contrastive_layer=-3, but .* has 2 layers"):
         run(dataset, tmp_path / "out", options_for(tmp_path, contrastive_layer=-3))
     with pytest.raises(OutOfRangeError, match=r"contrastive_layer=-3, but .* has 2 layers"):
-        open_corpus([tmp_path / "not_read.h5ad"], tmp_path / "out", options_for(tmp_path, contrastive_layer=-3))
+        open_corpus(
+            [tmp_path / "not_read.h5ad"], tmp_path / "out", options_for(tmp_path, contrastive_layer=-3), RUNTIME
+        )
     with pytest.raises(OutOfRangeError, match="contrastive_layer=1"):
         PretrainOptions(contrastive_layer=1)
     assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ def pretrain(
 
     check_run_folder(output, resume=resume)
     with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        tokens, vocabulary = open_corpus(data, output, options, progress=update)
+        tokens, vocabulary = open_corpus(data, output, options, runtime, progress=update)
     with progress_bar("Training", shown=runtime.progress) as update:
         result = run(tokens, vocabulary, output, options, runtime, resume=resume, progress=update)
     rows: list[tuple[str, object]] = [

@@ -20,19 +20,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from geneformer import keys
 from geneformer.compat.cells import drawn_rows, listed, rows_with, split_rows
 from geneformer.compat.networks import KINDS, BertClassifier, add_adapters, check_low_bit, merge_adapters, quant_layers
-from geneformer.engine.device import (
-    memory_errors,
-    release_memory,
-    resolve_device,
-    resolve_training_attention,
-    verify_placement,
-)
+from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, PackedTrainer, Reporting, Scored, quiet_library, training_arguments
 from geneformer.errors import (
     ConstantLabelError,
     DatasetError,
-    DeviceMemoryError,
     GeneformerWarning,
     MissingExtraError,
     MissingLabelError,
@@ -289,31 +282,19 @@ def train_classifier(  # noqa: PLR0917
         eval_collate=LabelBatches(evaluated, plan.kind) if len(evaluated) else batches,
         score=score_labels(plan.n_classes),
         forward_options={"attention": resolve_training_attention(dropout, resolve_device(runtime.device))},
+        remedy=(
+            f"Lower per_device_train_batch_size (now {arguments.per_device_train_batch_size}) and raise "
+            "gradient_accumulation_steps by the same factor."
+        ),
         callbacks=[Reporting(), *callbacks],
     )
-    verify_placement(network, arguments.device)
+    trainer.fit()
     with quiet_library() if arguments.disable_tqdm else nullcontext():
-        _run(trainer, network)
         merge_adapters(network)
         network.cpu()
         network.train(False)
         trainer.save_model(str(folder))
     return trainer
-
-
-def _run(trainer: FixedBatchTrainer, network: BertClassifier) -> None:
-    device = trainer.args.device
-    try:
-        with memory_errors():
-            trainer.train()
-    except MemoryError as error:
-        network.cpu()
-        release_memory(device)
-        msg = (
-            f"Training does not fit into the memory of {device}: {error}. Lower per_device_train_batch_size (now "
-            f"{trainer.args.per_device_train_batch_size}) and raise gradient_accumulation_steps by the same factor."
-        )
-        raise DeviceMemoryError(msg) from error
 
 
 def new_network(base: LoadedModel, plan: TrainingPlan, seed: int) -> BertClassifier:

@@ -118,8 +118,11 @@ def describe(device: torch.device) -> DeviceReport:
 
 
 def verify_placement(model: nn.Module, device: torch.device) -> None:
-    """Check that every parameter is where it was sent."""
-    stray = [name for name, parameter in model.named_parameters() if parameter.device.type != device.type]
+    """Check that every parameter is where it was sent; a device without a number is the current one of its kind."""
+    placed = {name: parameter.device for name, parameter in model.named_parameters()}
+    current = next((place.index for place in placed.values() if place.type == device.type), None)
+    index = current if device.index is None else device.index
+    stray = [name for name, place in placed.items() if place.type != device.type or (place.index or 0) != (index or 0)]
     if stray:
         msg = f"{len(stray)} parameters are not on {device}, among them {stray[0]}. Move the whole model with .to()."
         raise PlacementError(msg)

@@ -1,11 +1,20 @@
-"""`transformers.Trainer` over packed cells: batches under a token budget, a loss normalized over the whole step."""
+"""The training loop of the package: `transformers.Trainer` over packed cells, guarded, resumable, for many processes.
 
+Batches fill a token budget and the loss is normalized over the whole step. A run lives in a folder: `begin_run` notes
+what it is started with and finds where it stands, `PackedTrainer.fit` trains, and of several processes that a launcher
+started only the first one writes.
+"""
+
+import json
 import logging
 import math
+import shutil
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +23,26 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from geneformer.engine.device import can_pin_memory, resolve_device, resolve_dtype
-from geneformer.errors import TrainingError
-from geneformer.options import RuntimeOptions
+from geneformer.engine.device import (
+    can_pin_memory,
+    memory_errors,
+    release_memory,
+    resolve_device,
+    resolve_dtype,
+    verify_placement,
+)
+from geneformer.errors import DeviceMemoryError, OutputExistsError, RunMismatchError, TrainingError
+from geneformer.files.atomic import atomic_file
+from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.batches import plan_batches, plan_epoch
 
 _logger = logging.getLogger(__name__)
@@ -131,8 +151,10 @@ class PackedTrainer(Trainer):
         score: "Callable[[Scored], dict[str, float]] | None" = None,
         groups: NDArray[Any] | None = None,
         forward_options: Mapping[str, Any] | None = None,
+        remedy: str = "",
         **kwargs: Any,
     ) -> None:
+        self._remedy = remedy
         self._lengths, self._collate = lengths, collate
         self.set_held_out(eval_lengths, eval_collate)
         self._tokens_per_batch = tokens_per_batch
@@ -143,6 +165,36 @@ class PackedTrainer(Trainer):
         super().__init__(train_dataset=Keys(len(lengths)), eval_dataset=Keys(len(eval_lengths)), **kwargs)
         for printer in (PrinterCallback, ProgressCallback):  # they write to stdout, which is for results
             self.remove_callback(printer)
+
+    def fit(self, stage: "Stage | None" = None, planned: int | None = None) -> None:
+        """Train from where a run stands to its end; a run with all its planned steps is only read."""
+        model: nn.Module = self.model  # type: ignore[assignment]
+        verify_placement(model, self.args.device)
+        if stage is not None and planned is not None and stage.steps >= planned:
+            stage.load_best(model)
+            self.state = TrainerState.load_from_json(str(stage.checkpoint / _STATE))
+            return
+        with quiet_library() if self.args.disable_tqdm else nullcontext(), self._memory_guard():
+            self.train(resume_from_checkpoint=None if stage is None else str(stage.checkpoint))
+
+    @contextmanager
+    def _memory_guard(self) -> Iterator[None]:
+        """Where memory runs out, give it back and say what helps."""
+        try:
+            with memory_errors():
+                yield
+        except MemoryError as error:
+            if isinstance(error, DeviceMemoryError):
+                raise
+            self.model.cpu()  # type: ignore[union-attr]
+            release_memory(self.args.device)
+            msg = f"Training does not fit into the memory of {self.args.device}: {error}. {self._remedy}"
+            raise DeviceMemoryError(msg) from error
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all processes: `trainer_state.json`, written next, marks a checkpoint that is complete."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def set_held_out(self, lengths: NDArray[np.int64], collate: Collate) -> None:
         """Choose the held-out cells of the next evaluations."""
@@ -165,7 +217,7 @@ class PackedTrainer(Trainer):
 
     def compute_loss(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
@@ -203,10 +255,10 @@ class PackedTrainer(Trainer):
         """Metrics on the held-out cells; batches and views are the same every time."""
         if not len(self._eval_lengths):
             return {}
-        model: torch.nn.Module = self.model  # type: ignore[assignment]
+        model: nn.Module = self.model  # type: ignore[assignment]
         was_training = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._memory_guard():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._score(self._held_out()).items()}
         model.train(was_training)
         self.log(dict(metrics))
@@ -270,3 +322,152 @@ def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> 
         "dataloader_pin_memory": can_pin_memory(device),
     }
     return PlacedArguments(placed_on=str(device), output_dir=str(folder), **(shared | chosen))
+
+
+def run_arguments(
+    folder: Path, options: FinetuneOptions | PretrainOptions, runtime: RuntimeOptions, steps: int, **chosen: Any
+) -> PlacedArguments:
+    """The options of a run in the Trainer's words; checkpoints go into its folder."""
+    return training_arguments(
+        folder / CHECKPOINTS,
+        runtime,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=round(options.warmup_ratio * steps),
+        weight_decay=options.weight_decay,
+        logging_steps=options.logging_steps,
+        seed=options.seed,
+        data_seed=options.seed,
+        **chosen,
+    )
+
+
+def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions | PretrainOptions, processes: int = 1) -> int:
+    """Optimizer steps of a whole run; every process takes its share of the batches."""
+    if options.max_steps > 0:
+        return options.max_steps
+    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed, processes)) / processes
+    return math.ceil(options.epochs * max(math.ceil(batches / options.accumulation), 1))
+
+
+CHECKPOINTS = "checkpoints"
+"""Folder of training checkpoints within the folder of a run."""
+
+STARTED = "run.json"
+"""File among them with what the run was started with."""
+
+_STATE = "trainer_state.json"
+_WEIGHTS = "model.safetensors"
+_LONGEST_WAIT = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a run stood when it was saved last."""
+
+    checkpoint: Path
+    best: Path
+    steps: int
+    history: list[dict[str, Any]]
+
+    def load_best(self, network: nn.Module) -> None:
+        """Give a network the best weights."""
+        network.load_state_dict(load_file(self.best / _WEIGHTS))
+
+
+def begin_run(
+    folder: Path,
+    started: Mapping[str, Any],
+    processes: PartialState,
+    *,
+    may_change: Set[str],
+    resume: bool,
+) -> Stage | None:
+    """Note what a run is started with; one that is resumed must go on with the same, from where it stands."""
+    content = json.loads(json.dumps(dict(started), default=str))
+    with processes.main_process_first():
+        check_resumable(folder, resume=resume)
+        if resume:
+            _check_same_run(folder, content, may_change)
+            return last_stage(folder)
+        if processes.is_main_process:
+            _delete_incomplete(folder)
+            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            with atomic_file(folder / CHECKPOINTS / STARTED, overwrite=True) as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return None
+
+
+def check_resumable(folder: Path, *, resume: bool) -> None:
+    """Refuse to mix runs, before any work."""
+    has_checkpoint = bool(_complete_checkpoints(folder))
+    if has_checkpoint and not resume:
+        msg = f"{folder} holds a training run already. Pass --resume (resume=True), or choose another folder."
+        raise OutputExistsError(msg)
+    if resume and not has_checkpoint:
+        msg = f"{folder} has no training checkpoint to resume from. Start without --resume (resume=False)."
+        raise RunMismatchError(msg)
+
+
+def last_stage(folder: Path) -> Stage:
+    """Where the run in a folder stands; checkpoints that were being written when it broke off are deleted."""
+    _delete_incomplete(folder)
+    states = _complete_checkpoints(folder)
+    checkpoint = max(states, key=lambda path: int(states[path]["global_step"]))
+    state = states[checkpoint]
+    recorded = state.get("best_model_checkpoint")
+    best = checkpoint if recorded is None else checkpoint.with_name(Path(recorded).name)
+    if recorded is not None and recorded != str(best):  # the folder was moved since
+        state["best_model_checkpoint"] = str(best)
+        with atomic_file(checkpoint / _STATE, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    return Stage(checkpoint, best, int(state["global_step"]), state["log_history"])
+
+
+def _check_same_run(folder: Path, now: Mapping[str, Any], may_change: Set[str]) -> None:
+    """Compare with what the run was started with; entries that an earlier version did not write are passed over."""
+    path = folder / CHECKPOINTS / STARTED
+    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [name for name in now if name not in may_change and name in then and then[name] != now[name]]
+    if changed:
+        changes = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
+        msg = f"The run in {folder} was started otherwise: {changes}. Resume it as it was, or choose another folder."
+        raise RunMismatchError(msg)
+
+
+def _complete_checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Checkpoints with their states, which are written last: one without, or with half of it, is incomplete."""
+    states = {}
+    for checkpoint in sorted((folder / CHECKPOINTS).glob("checkpoint-*")):
+        try:
+            state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+            states[checkpoint] = state | {"global_step": int(state["global_step"])}
+        except (OSError, ValueError, KeyError):
+            continue
+    return states
+
+
+def _delete_incomplete(folder: Path) -> None:
+    complete = _complete_checkpoints(folder)
+    for checkpoint in (folder / CHECKPOINTS).glob("checkpoint-*"):
+        if checkpoint not in complete:
+            shutil.rmtree(checkpoint)
+
+
+def join_processes(runtime: RuntimeOptions) -> PartialState:
+    """The processes that a launcher such as `torchrun` started, with this one's rank; one alone without a launcher."""
+    return PartialState(cpu=resolve_device(runtime.device).type == "cpu", timeout=_LONGEST_WAIT)
+
+
+@contextmanager
+def shared_temporary_folder(processes: PartialState) -> Iterator[Path]:
+    """One temporary folder for all processes of a machine, made and deleted by the first."""
+    with tempfile.TemporaryDirectory(prefix="geneformer-") if processes.is_main_process else nullcontext() as made:
+        name = [made]
+        if processes.num_processes > 1:
+            broadcast_object_list(name)
+        yield Path(str(name[0]))
+        processes.wait_for_everyone()

@@ -1,12 +1,9 @@
 """Training a network on labeled cells or genes: one loop for every task and strategy."""
 
 import hashlib
-import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,31 +11,24 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import nn
 from transformers import TrainerCallback, set_seed
 
-from geneformer.engine.device import (
-    memory_errors,
-    release_memory,
-    resolve_device,
-    resolve_training_attention,
-    verify_placement,
-)
+from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import (
-    EpochSampler,
     Key,
     PackedTrainer,
     PlacedArguments,
     Reporting,
     Scored,
-    quiet_library,
-    training_arguments,
+    Stage,
+    begin_run,
+    join_processes,
+    planned_steps,
+    run_arguments,
+    shared_temporary_folder,
 )
-from geneformer.errors import DeviceMemoryError, MissingExtraError, NoCellsError, OutputExistsError, RunMismatchError
-from geneformer.files.atomic import atomic_file
-from geneformer.models.checkpoint import WEIGHTS
+from geneformer.errors import MissingExtraError, NoCellsError
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -48,14 +38,8 @@ from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.tokens.batches import CELL, budget_of_cells, concatenate, delete_genes
 from geneformer.tokens.dataset import Packed, TokenizedDataset
 
-CHECKPOINTS = "checkpoints"
-"""Folder of training checkpoints within the folder of a run."""
-
-STARTED = "run.json"
-"""File among them that says what the run was started with."""
-
-_STATE = "trainer_state.json"
 _MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
+"""Options with which a run may be resumed differently."""
 
 
 def digest(*arrays: NDArray[Any]) -> str:
@@ -88,76 +72,6 @@ class Patience(TrainerCallback):
         """One more evaluation."""
         if fruitless(state.log_history, self.best_by) >= self.evaluations:
             control.should_training_stop = True
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Where a run stood when it was saved last."""
-
-    checkpoint: Path
-    best: Path
-    steps: int
-    history: list[dict[str, Any]]
-
-    def is_done(self, planned: int, patience: int, best_by: str) -> bool:
-        """Whether nothing is left to do: all steps are done, or patience has run out."""
-        return self.steps >= planned or (patience > 0 and fruitless(self.history, best_by) >= patience)
-
-    def fill(self, network: nn.Module) -> None:
-        """Give a network the best weights."""
-        network.load_state_dict(load_file(self.best / WEIGHTS))
-
-
-def last_stage(folder: Path) -> Stage:
-    """Where the run in a folder stands; checkpoints that were being written when it broke off are removed."""
-    stages = {}
-    for checkpoint in _checkpoints(folder):
-        try:
-            # Written last, so that a checkpoint that has it is whole.
-            content = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-            stages[int(content["global_step"])] = checkpoint, content
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(checkpoint)
-    if not stages:
-        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
-        raise RunMismatchError(msg)
-    steps = max(stages)
-    checkpoint, content = stages[steps]
-    noted = content.get("best_model_checkpoint")
-    best = checkpoint if noted is None else checkpoint.with_name(Path(noted).name)
-    if noted is not None and noted != str(best):
-        content["best_model_checkpoint"] = str(best)
-        with atomic_file(checkpoint / _STATE, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return Stage(checkpoint, best, steps, content["log_history"])
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / CHECKPOINTS).glob("checkpoint-*"))
-
-
-def note_run(folder: Path, started: Mapping[str, Any], *, resume: bool) -> Stage | None:
-    """Note what a run is started with; one that is resumed must go on with the same, from where it stands."""
-    path = folder / CHECKPOINTS / STARTED
-    now = json.loads(json.dumps(dict(started), default=str))
-    if not resume:
-        if _checkpoints(folder):
-            msg = f"{folder} holds a training run already. Pass resume=True (--resume), or choose another folder."
-            raise OutputExistsError(msg)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        return None
-    if not path.is_file():
-        msg = f"{folder} has no training checkpoint to resume from. Start without resume."
-        raise RunMismatchError(msg)
-    then = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in now if name not in _MAY_CHANGE and then.get(name) != now[name]]
-    if changed:
-        told = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in changed)
-        msg = f"The run in {folder} was started otherwise: {told}. Resume it as it was, or choose another folder."
-        raise RunMismatchError(msg)
-    return last_stage(folder)
 
 
 class Batches(Protocol):
@@ -204,14 +118,15 @@ def finetune(  # noqa: PLR0913
         msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
         raise NoCellsError(msg)
     has_valid = valid is not None and len(valid.lengths) > 0
-    steps = planned_steps(train.lengths, options)
-    with ExitStack() as stack:
-        folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geneformer-")))
-        stage = note_run(folder, {**asdict(options), "cells": len(train.lengths), **(about or {})}, resume=resume)
+    processes = join_processes(runtime)
+    steps = planned_steps(train.lengths, options, processes.num_processes)
+    with nullcontext(output) if output is not None else shared_temporary_folder(processes) as folder:
+        started = {**asdict(options), "cells": len(train.lengths), **(about or {})}
+        stage = begin_run(folder, started, processes, may_change=_MAY_CHANGE, resume=resume)
         set_seed(options.seed)
         share = apply_strategy(network, options)
-        if stage is not None and stage.is_done(steps, options.patience if has_valid else 0, best_by):
-            stage.fill(network)
+        if stage is not None and _is_done(stage, steps, options.patience if has_valid else 0, best_by):
+            stage.load_best(network)
             steps_done, history = stage.steps, stage.history
         else:
             device = resolve_device(runtime.device)
@@ -227,9 +142,14 @@ def finetune(  # noqa: PLR0913
                 tokens_per_batch=options.tokens_per_batch,
                 score=score,
                 forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
+                remedy=(
+                    f"Lower tokens_per_batch (now {options.tokens_per_batch:,}) and raise accumulation (now "
+                    f"{options.accumulation}) by the same factor, lower max_length, or train less of the network with "
+                    "strategy."
+                ),
                 callbacks=[Reporting(progress), *early, *callbacks],
             )
-            _train(trainer, network, options, None if stage is None else stage.checkpoint)
+            trainer.fit(stage)
             steps_done, history = trainer.state.global_step, trainer.state.log_history
         best = _best_line(history, best_by) if has_valid else {}
     merge_lora(network)
@@ -239,34 +159,9 @@ def finetune(  # noqa: PLR0913
     return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
 
 
-def _train(trainer: PackedTrainer, network: GeneformerModel, options: FinetuneOptions, checkpoint: Path | None) -> None:
-    """Run a trainer, from a checkpoint if there is one."""
-    verify_placement(network, trainer.args.device)
-    try:
-        with quiet_library(), memory_errors():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except MemoryError as error:
-        device = trainer.args.device
-        network.cpu()
-        release_memory(device)
-        msg = (
-            f"Training does not fit into the memory of {device}: {error}. Lower tokens_per_batch (now "
-            f"{options.tokens_per_batch:,}) and raise accumulation (now {options.accumulation}) by the same factor, "
-            "lower max_length, or train less of the network with strategy."
-        )
-        raise DeviceMemoryError(msg) from error
-
-
-def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
-    """Optimizer steps of the whole run on one device."""
-    if options.max_steps > 0:
-        return options.max_steps
-    return math.ceil(options.epochs * _steps_per_epoch(lengths, options))
-
-
-def _steps_per_epoch(lengths: NDArray[np.int64], options: FinetuneOptions) -> int:
-    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed))
-    return max(math.ceil(batches / options.accumulation), 1)
+def _is_done(stage: Stage, planned: int, patience: int, best_by: str) -> bool:
+    """Whether all steps are done, or patience has run out."""
+    return stage.steps >= planned or (patience > 0 and fruitless(stage.history, best_by) >= patience)
 
 
 def _arguments(
@@ -283,21 +178,13 @@ def _arguments(
             "metric_for_best_model": f"eval_{best_by}",
             "greater_is_better": best_by != "loss",
         }
-    return training_arguments(
-        folder / CHECKPOINTS,
+    return run_arguments(
+        folder,
+        options,
         runtime,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps,
-        gradient_accumulation_steps=options.accumulation,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=round(options.warmup_ratio * steps),
-        weight_decay=options.weight_decay,
+        steps,
         max_grad_norm=options.max_grad_norm,
-        logging_steps=options.logging_steps,
         save_total_limit=1 if best_by is None else 2,  # the last beside the best, to see that a run is done
-        seed=options.seed,
-        data_seed=options.seed,
         **when,
     )
 

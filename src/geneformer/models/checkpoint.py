@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
+from geneformer.files.atomic import atomic_file
 from geneformer.models.config import read_config_file, write_config
 from geneformer.models.heads import GeneformerForMaskedLM
 
@@ -97,8 +98,9 @@ def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.
     """Write a folder that this package loads and, where the encoder is plain BERT, plain `transformers` too."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_config(model.config, folder, dtype)
+    with atomic_file(folder / WEIGHTS, overwrite=True) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
 
 
 def convert_pickled(folder: Path, output: Path) -> None:

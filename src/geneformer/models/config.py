@@ -11,6 +11,7 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 
 from geneformer.errors import CheckpointError, UnknownModelError
+from geneformer.files.atomic import atomic_file
 from geneformer.options._fields import nearest
 
 RELATIVE_CLIP = "geneformer_relative_clip"
@@ -148,7 +149,8 @@ def write_config(
     content = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
     if not plain:
         content["model_type"] = MODEL_TYPE
-    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    with atomic_file(folder / "config.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_entries(content: Mapping[str, Any], path: Path) -> None:

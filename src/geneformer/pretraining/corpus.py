@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from geneformer import keys
 from geneformer.engine.inference import Progress
+from geneformer.engine.training import join_processes
 from geneformer.errors import RunMismatchError, VocabularyMismatchError
 from geneformer.files.manifest import Manifest, describe_inputs
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import is_dataset
-from geneformer.options import PretrainOptions, TokenizeOptions
+from geneformer.options import PretrainOptions, RuntimeOptions, TokenizeOptions
 from geneformer.pretraining.start import initial_config
 from geneformer.tokenization.readers.counts import open_counts, resolve_inputs
 from geneformer.tokenization.tokenizer import tokenize_counts
@@ -24,7 +25,12 @@ TOKENS = "tokens.dataset"
 
 
 def open_corpus(
-    inputs: Sequence[Path], output: Path, options: PretrainOptions, *, progress: Progress | None = None
+    inputs: Sequence[Path],
+    output: Path,
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[TokenizedDataset, Vocabulary]:
     """Cells of all inputs, datasets before counts, and the vocabulary they share."""
     folders = [path for path in inputs if is_dataset(path)]
@@ -33,7 +39,8 @@ def open_corpus(
     initial_config(options, vocabulary)  # what cannot be trained is refused before counts are tokenized
     parts = [read_dataset(path) for path in folders]
     if counts:
-        parts.append(_tokens_of(counts, output / TOKENS, options, vocabulary, progress))
+        with join_processes(runtime).main_process_first():  # the others read what the first one tokenized
+            parts.append(_tokens_of(counts, output / TOKENS, options, vocabulary, progress))
     for part in parts:
         if part.vocabulary not in (None, vocabulary.fingerprint):
             msg = (

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,19 @@ from torch import Tensor
 from transformers import set_seed
 
 from geneformer import keys
-from geneformer.engine import training as arguments
-from geneformer.engine.device import resolve_device, resolve_training_attention, verify_placement
+from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Progress
-from geneformer.engine.training import EpochSampler, Key, PackedTrainer, PlacedArguments, Reporting, quiet_library
-from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, RunMismatchError, VocabularyMismatchError
+from geneformer.engine.training import (
+    Key,
+    PackedTrainer,
+    Reporting,
+    begin_run,
+    check_resumable,
+    join_processes,
+    planned_steps,
+    run_arguments,
+)
+from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import WEIGHTS, save_checkpoint
@@ -30,49 +37,12 @@ from geneformer.pretraining.start import initial_model, start_from_spectrum
 from geneformer.tokens.batches import Masked, concatenate, mask_genes, plan_batches, split_counts
 from geneformer.tokens.dataset import TokenizedDataset
 
-CHECKPOINTS = "checkpoints"
-"""Folder of training checkpoints."""
-
-STARTED = "run.json"
-"""File among the checkpoints that says what the run was started with."""
-
 _MAY_CHANGE = {"epochs", "max_steps", "save_steps", "eval_steps", "eval_cells", "logging_steps"}
-
-
-def check_run_folder(output: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work."""
-    started = any((output / CHECKPOINTS).glob("checkpoint-*"))
-    if (started or (output / WEIGHTS).exists()) and not resume:
-        msg = f"{output} holds a pretraining run already. Pass --resume to go on with it, or choose another folder."
-        raise OutputExistsError(msg)
-    if resume and not started:
-        msg = f"{output} has no training checkpoint to resume from. Start without --resume."
-        raise RunMismatchError(msg)
-
-
-def check_same_run(
-    output: Path, dataset: TokenizedDataset, vocabulary: Vocabulary, options: PretrainOptions, *, resume: bool
-) -> None:
-    """Note what a run is started with; a run that is resumed must go on with the same cells and options."""
-    path = output / CHECKPOINTS / STARTED
-    now: dict[str, Any] = json.loads(json.dumps(asdict(options)))
-    now |= {"cells": len(dataset), "tokens": int(dataset.lengths.sum()), "vocabulary_used": vocabulary.fingerprint}
-    if not resume:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        return
-    if not path.is_file():
-        return
-    then = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in now if name not in _MAY_CHANGE and name in then and then[name] != now[name]]
-    if changed:
-        told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
-        msg = f"The run in {output} was started otherwise: {told}. Resume it as it was, or choose another folder."
-        raise RunMismatchError(msg)
-
+"""Options with which a run may be resumed differently."""
 
 HISTORY = "pretraining.json"
+"""File with options, metrics and log lines next to the weights."""
+
 
 Ints = NDArray[np.int64]
 
@@ -134,6 +104,14 @@ class MaskedBatches:
         }
 
 
+def check_run_folder(output: Path, *, resume: bool) -> None:
+    """Refuse to mix runs, before any work."""
+    if (output / WEIGHTS).exists() and not resume:
+        msg = f"{output} holds a model already. Pass --resume (resume=True) to go on, or choose another folder."
+        raise OutputExistsError(msg)
+    check_resumable(output, resume=resume)
+
+
 def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
     """Rows to train on and rows held out."""
     names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
@@ -179,7 +157,14 @@ def pretrain(
     model = initial_model(options, vocabulary)
     n_positions = model.config.max_position_embeddings
     max_length = min(options.max_length or n_positions, n_positions)
-    check_same_run(output, dataset, vocabulary, options, resume=resume)
+    processes = join_processes(runtime)
+    started = {
+        **asdict(options),
+        "cells": len(dataset),
+        "tokens": int(dataset.lengths.sum()),
+        "vocabulary_used": vocabulary.fingerprint,
+    }
+    stage = begin_run(output, started, processes, may_change=_MAY_CHANGE, resume=resume)
 
     if options.spectral_start:
         start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
@@ -187,14 +172,15 @@ def pretrain(
     held_batches = batches(held_rows, views=False)
     sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
     training, sample = batches(train_rows, views=views), batches(np.sort(sampled), views=False)
-    trainer = _trainer(model, training, sample, output=output, options=options, runtime=runtime, progress=progress)
-    with quiet_library():
-        trainer.train(resume_from_checkpoint=resume or None)
+    steps = planned_steps(training.lengths, options, processes.num_processes)
+    trainer = _trainer(
+        model, training, sample, steps, output=output, options=options, runtime=runtime, progress=progress
+    )
+    trainer.fit(stage, steps)
     trainer.set_held_out(held_batches.lengths, held_batches)
     metrics = trainer.evaluate()
     if len(held_rows):
         metrics |= baseline_accuracy(dataset, train_rows, held_batches, max_length, options)
-    save_checkpoint(model, output)
     result = PretrainResult(
         folder=output,
         n_train=len(train_rows),
@@ -203,7 +189,10 @@ def pretrain(
         metrics=metrics,
         history=trainer.state.log_history,
     )
-    write_history(result, options)
+    if processes.is_main_process:
+        save_checkpoint(model, output)
+        write_history(result, options)
+    processes.wait_for_everyone()
     return result
 
 
@@ -211,22 +200,32 @@ def _trainer(
     model: GeneformerForMaskedLM,
     train: MaskedBatches,
     held_out: MaskedBatches,
+    steps: int,
     *,
     output: Path,
     options: PretrainOptions,
     runtime: RuntimeOptions,
     progress: Progress | None,
 ) -> PackedTrainer:
-    """The Trainer of one run, with the model where it belongs."""
+    """The Trainer of one run."""
     contrast = {
         "contrastive_weight": options.contrastive_weight,
         "temperature": options.contrastive_temperature,
         "contrastive_layer": options.contrastive_layer,
     }
     kernel = resolve_training_attention(model.config.attention_probs_dropout_prob, resolve_device(runtime.device))
-    trainer = PackedTrainer(
+    return PackedTrainer(
         model=model,
-        args=training_arguments(output, options, runtime, planned_steps(train.lengths, options)),
+        args=run_arguments(
+            output,
+            options,
+            runtime,
+            steps,
+            save_steps=options.save_steps,
+            eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
+            eval_steps=options.eval_steps,
+            save_total_limit=2,
+        ),
         lengths=train.lengths,
         collate=train,
         eval_lengths=held_out.lengths,
@@ -234,39 +233,11 @@ def _trainer(
         tokens_per_batch=options.tokens_per_batch,
         groups=train.dataset.column(keys.SOURCE)[train.rows] if options.batch_by_source else None,
         forward_options={"attention": kernel, **(contrast if train.views else {})},
+        remedy=(
+            f"Lower tokens_per_batch (now {options.tokens_per_batch:,}) and raise accumulation (now "
+            f"{options.accumulation}) by the same factor, or lower max_length."
+        ),
         callbacks=[Reporting(progress)],
-    )
-    verify_placement(model, trainer.args.device)
-    return trainer
-
-
-def planned_steps(lengths: Ints, options: PretrainOptions) -> int:
-    """Optimizer steps of the whole run on one device."""
-    if options.max_steps > 0:
-        return options.max_steps
-    batches = len(EpochSampler(lengths, options.tokens_per_batch, options.seed))
-    return math.ceil(options.epochs * math.ceil(batches / options.accumulation))
-
-
-def training_arguments(output: Path, options: PretrainOptions, runtime: RuntimeOptions, steps: int) -> PlacedArguments:
-    """The options in the Trainer's words."""
-    return arguments.training_arguments(
-        output / CHECKPOINTS,
-        runtime,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps,
-        gradient_accumulation_steps=options.accumulation,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=round(options.warmup_ratio * steps),
-        weight_decay=options.weight_decay,
-        save_steps=options.save_steps,
-        eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
-        eval_steps=options.eval_steps,
-        logging_steps=options.logging_steps,
-        save_total_limit=2,
-        seed=options.seed,
-        data_seed=options.seed,
     )
 
 
@@ -293,4 +264,5 @@ def write_history(result: PretrainResult, options: PretrainOptions) -> None:
         "metrics": result.metrics,
         "history": result.history,
     }
-    (result.folder / HISTORY).write_text(json.dumps(content, indent=1) + "\n")
+    with atomic_file(result.folder / HISTORY, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
