@@ -2,32 +2,35 @@
 
 import ast
 import re
+import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import geneformer
 
 SOURCE = Path(geneformer.__file__).parent
-MODULES = sorted(SOURCE.rglob("*.py"))
-NAMES = [module.relative_to(SOURCE).as_posix() for module in MODULES]
+PATHS = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "tools"}
 HARDWARE = {"cuda", "npu", "mps", "xpu"}
 HARDWARE_HOME = "engine/device.py"
 PICKLE_HOME = "files/pickles.py"
 CODE_RUNNERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
+SURFACES = ("cli/", "pl/", "pp/", "tl/")
+"""Rooms whose functions are named after what they call."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-every_module = pytest.mark.parametrize("module", MODULES, ids=NAMES)
+
+def module_of(name: str) -> str:
+    dotted = "geneformer." + name.removesuffix(".py").replace("/", ".")
+    return dotted.removesuffix(".__init__")
 
 
-def parse(module: Path) -> ast.Module:
-    return ast.parse(module.read_text(encoding="utf-8"))
-
-
-def where(nodes: list[ast.AST]) -> list[int]:
-    return [node.lineno for node in nodes]
+MODULES = {module_of(name): name for name in TREES}
 
 
 def without_docstrings(tree: ast.AST) -> Iterator[ast.AST]:
@@ -39,102 +42,153 @@ def without_docstrings(tree: ast.AST) -> Iterator[ast.AST]:
         yield from without_docstrings(node)
 
 
-@every_module
-def test_a_module_is_named_for_what_it_holds(module):
-    assert not VAGUE & {part.strip("_") for part in module.relative_to(SOURCE).with_suffix("").parts}
+def everywhere(rule, *, but: str = "") -> dict[str, list[int]]:
+    """Lines of the nodes that break a rule, by file."""
+    broken = {
+        name: [node.lineno for node in ast.walk(tree) if rule(node)] for name, tree in TREES.items() if name != but
+    }
+    return {name: lines for name, lines in broken.items() if lines}
 
 
-@every_module
-def test_hardware_is_named_in_one_file(module):
-    if module.relative_to(SOURCE).as_posix() == HARDWARE_HOME:
-        pytest.skip("the one file")
-    named = [
-        node
-        for node in without_docstrings(parse(module))
-        if (isinstance(node, ast.Constant) and isinstance(node.value, str) and HARDWARE & words(node.value))
-        or (isinstance(node, ast.Attribute) and HARDWARE & words(node.attr))
-        or (isinstance(node, ast.Name) and HARDWARE & words(node.id))
+def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[str]:
+    """Modules a file imports, those for type checkers included; `lazy` those inside functions as well."""
+    nodes = list(ast.walk(tree))
+    if not lazy:
+        inside = {id(child) for node in nodes if isinstance(node, Function) for child in ast.walk(node)}
+        nodes = [node for node in nodes if id(node) not in inside]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module or ""
+
+
+def layer_of(module: str) -> int | None:
+    """Floor of a module, from the top; None for the package itself, which loads names on demand."""
+    room = module.split(".")[1] if "." in module else ""
+    layers = [layer.split(" | ") for layer in LAYERS]
+    return next((i for i, rooms in enumerate(layers) if room in rooms), None)
+
+
+LAYERS = next(c["layers"] for c in PROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+
+
+def test_imports_go_down_the_line():
+    rising = [
+        (module, target)
+        for module, name in MODULES.items()
+        for target in imports(TREES[name])
+        if target.startswith("geneformer.")
+        and layer_of(module) is not None
+        and layer_of(target) is not None
+        and layer_of(target) < layer_of(module)
     ]
-    assert where(named) == []
+    assert rising == []
+
+
+def test_every_room_has_a_floor():
+    rooms = {module.split(".")[1] for module in MODULES if module.count(".") >= 1}
+    assert {room for room in rooms if layer_of(f"geneformer.{room}") is None} == {"__main__", "_version"}
+
+
+def test_the_core_never_imports_the_published_package_s_names():
+    assert [
+        (name, target)
+        for name, tree in TREES.items()
+        if not name.startswith(("compat/", "__init__"))
+        for target in imports(tree)
+        if target.startswith("geneformer.compat")
+    ] == []
+
+
+def test_no_imports_run_in_a_circle():
+    graph = {
+        module: {target for target in imports(TREES[name], lazy=False) if target in MODULES and target != module}
+        for module, name in MODULES.items()
+        if name != "__init__.py"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(error.args[1]) from None
+
+
+def test_a_name_is_defined_once():
+    homes = defaultdict(list)
+    for name, tree in TREES.items():
+        if not name.startswith(SURFACES):
+            for node in tree.body:
+                if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+                    homes[node.name].append(name)
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_modules_are_named_for_what_they_hold():
+    assert {name for name in PATHS if VAGUE & set(re.split(r"[^a-z]+", name.removesuffix(".py")))} == set()
+
+
+def test_hardware_is_named_in_one_file():
+    def names_hardware(node: ast.AST) -> bool:
+        return (
+            (isinstance(node, ast.Constant) and isinstance(node.value, str) and bool(HARDWARE & words(node.value)))
+            or (isinstance(node, ast.Attribute) and bool(HARDWARE & words(node.attr)))
+            or (isinstance(node, ast.Name) and bool(HARDWARE & words(node.id)))
+        )
+
+    named = {
+        name: [node.lineno for node in without_docstrings(tree) if names_hardware(node)]
+        for name, tree in TREES.items()
+        if name != HARDWARE_HOME
+    }
+    assert {name: lines for name, lines in named.items() if lines} == {}
+    tree = ast.parse('x = "cuda:0"\n"""cuda"""\ntorch.cuda.empty_cache()\n')
+    assert [node.lineno for node in without_docstrings(tree) if names_hardware(node)] == [1, 3]
 
 
 def words(text: str) -> set[str]:
     return set(re.split(r"[^a-z]+", text.lower()))
 
 
-@every_module
-def test_nothing_is_unpickled(module):
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(parse(module))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
+def test_pickles_are_read_in_one_file():
+    importers = {
+        name for name, tree in TREES.items() if CODE_RUNNERS & {target.split(".")[0] for target in imports(tree)}
     }
-    if module.relative_to(SOURCE).as_posix() == PICKLE_HOME:
-        imported.remove("pickle")
-        attributes = [node for node in ast.walk(parse(module)) if isinstance(node, ast.Attribute)]
-        assert {node.attr for node in attributes if ast.unparse(node.value) == "pickle"} == {"dumps"}
-    assert not imported & CODE_RUNNERS
+    assert importers == {PICKLE_HOME}
 
 
-@every_module
-def test_weights_are_loaded_as_data_only(module):
-    loads = [
-        node
-        for node in ast.walk(parse(module))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
-    ]
-    careless = [
-        call
-        for call in loads
-        if not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
-    ]
-    assert where(careless) == []
+def test_weights_are_loaded_as_data_only():
+    def careless(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "torch.load"
+            and not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+        )
+
+    assert everywhere(careless) == {}
 
 
-@every_module
-def test_nothing_is_printed(module):
-    calls = [
-        node
-        for node in ast.walk(parse(module))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in {"print", "breakpoint", "exec", "eval"}
-    ]
-    assert where(calls) == []
+def test_nothing_is_printed_or_evaluated():
+    forbidden = {"print", "breakpoint", "exec", "eval"}
+    assert (
+        everywhere(lambda n: isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in forbidden) == {}
+    )
 
 
-@every_module
-def test_errors_are_named_when_raised_and_when_caught(module):
-    tree = parse(module)
-    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
-    inside = {id(child) for handler in handlers for child in ast.walk(handler)}
-    bare_raises = [n for n in ast.walk(tree) if isinstance(n, ast.Raise) and n.exc is None and id(n) not in inside]
-    broad = [
-        handler
-        for handler in handlers
-        if handler.type is None or {"Exception", "BaseException"} & set(re.findall(r"\w+", ast.unparse(handler.type)))
-    ]
-    assert where(bare_raises) == []
-    assert where(broad) == []
+def test_errors_are_named_when_raised_and_when_caught():
+    def broad(node: ast.AST) -> bool:
+        return isinstance(node, ast.ExceptHandler) and (
+            node.type is None or bool({"Exception", "BaseException"} & set(re.findall(r"\w+", ast.unparse(node.type))))
+        )
+
+    assert everywhere(broad) == {}
+    for name, tree in TREES.items():
+        handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+        inside = {id(child) for handler in handlers for child in ast.walk(handler)}
+        bare = [n for n in ast.walk(tree) if isinstance(n, ast.Raise) and n.exc is None and id(n) not in inside]
+        assert bare == [], name
 
 
-@every_module
-def test_a_module_says_what_it_holds(module):
-    if module.read_text(encoding="utf-8").strip():
-        assert ast.get_docstring(parse(module))
-
-
-def test_the_rules_find_violations():
-    tree = ast.parse('x = "cuda:0"\n"""cuda"""\ntorch.cuda.empty_cache()\n')
-    found = [node for node in without_docstrings(tree) if isinstance(node, (ast.Constant, ast.Attribute))]
-    assert [words(n.value if isinstance(n, ast.Constant) else n.attr) & HARDWARE for n in found] == [
-        {"cuda"},
-        set(),
-        {"cuda"},
-    ]
+def test_modules_say_what_they_hold():
+    assert [name for name, tree in TREES.items() if PATHS[name].stat().st_size and not ast.get_docstring(tree)] == []
