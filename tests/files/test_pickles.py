@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import math
 import pickle
 import struct
@@ -148,6 +149,10 @@ UNSAFE = {
     "system, protocol 2": pickle.dumps(_Run(__import__("os").system, "true"), 2),
     "system, protocol 4": pickle.dumps(_Run(__import__("os").system, "true"), 4),
     "eval": pickle.dumps(_Run(eval, "1"), 5),
+    "partial": pickle.dumps(_Run(functools.partial, print), 2),
+    "torch.load": b"ctorch\nload\n(VX\ntR.",
+    "a reducer of torch": b"ctorch._utils\n_rebuild_wrapper_subclass\n)R.",
+    "bytes of many exabytes by their number": b"c__builtin__\nbytes\n(L" + b"9" * 18 + b"L\ntR.",
     "getattr": b"c__builtin__\ngetattr\n(NVx\ntR.",
     "a name with dots": b"\x80\x04\x8c\x05numpy\x8c\x0cdtype.mro.im\x93.",
     "a module of numpy": b"cnumpy.testing._private.utils\nrunstring\n(V1\n}tR.",
@@ -155,7 +160,6 @@ UNSAFE = {
     "instance": b"(S'true'\nios\nsystem\n.",
     "object": b"(cos\nsystem\nS'true'\no.",
     "new object": b"\x80\x02cos\nsystem\n)\x81.",
-    "new object without a name": b"\x80\x02]\x81.",
     "new object with keywords": b"\x80\x04K\x01)}\x92.",
     "extension 1": b"\x80\x02\x82\x01.",
     "extension 2": b"\x80\x02\x83\x01\x00.",
@@ -213,6 +217,10 @@ DAMAGED = {
     "items into a number": b"K\x01(NNu.",
     "append to a dictionary": b"}Na.",
     "keys nested forever": _nested_keys(),
+    "keys nested deeply": b"\x80\x04})" + b"\x85" * 100_000 + b"K\x00s.",
+    "memo of 68 gigabytes": b"Nr\xff\xff\xff\xff" + b"N.",
+    "array of many exabytes": b"\x96" + b"\xff" * 7 + b"\x7f.",
+    "new object without a class": b"\x80\x02]\x81.",
     "global named by a number": b"\x80\x04K\x01K\x02\x93.",
     "quoted text without quotes": b"Sabc\n.",
 }

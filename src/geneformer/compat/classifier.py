@@ -3,7 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ from geneformer.compat.classifier_training import train_classifier as train_netw
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import (
     KINDS,
-    TENSORS,
     BertClassifier,
     adapter_base_folder,
     checked_quantize,
@@ -978,13 +977,6 @@ SILENT = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
 """Back-ends of matplotlib without a screen."""
 
 
-_TRAINER_OUTPUT = replace(
-    TENSORS,
-    globals={**TENSORS.globals, ("transformers.trainer_utils", "PredictionOutput"): lambda *parts: parts},
-)
-"""What the pickle reader needs to know to read predictions of the Trainer."""
-
-
 def show() -> None:
     """Show the figures that are open, where there is a screen to show them on."""
     if str(plotting_library("matplotlib").get_backend()).lower() not in SILENT:
@@ -1071,7 +1063,7 @@ def plot_scores(  # noqa: PLR0917
 
 def _read_predictions(path: str | Path) -> tuple[Any, Any]:
     """Scores and true classes of `_pred_dict.pkl`, or of the Trainer's `predictions.pkl`."""
-    found = read_pickle(path, known=_TRAINER_OUTPUT)
+    found = read_pickle(path)
     if isinstance(found, dict) and {"predictions", "label_ids"} <= set(found):
         return found["predictions"], found["label_ids"]
     if isinstance(found, list | tuple) and len(found) == 3:

@@ -16,7 +16,7 @@ from transformers import BertConfig
 from geneformer import keys
 from geneformer.compat.cells import listed, longest_first, mark_tokens, read_cell_states, rows_with, unpadded
 from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.compat.networks import merge_adapters, published_model, published_runtime, read_tensor_pickle
+from geneformer.compat.networks import merge_adapters, published_model, published_runtime
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import (
     CheckpointError,
@@ -31,7 +31,7 @@ from geneformer.errors import (
     UnsupportedArgumentError,
 )
 from geneformer.files.atomic import atomic_file, output_errors
-from geneformer.files.pickles import write_pickle
+from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import CLS, SPECIAL, Vocabulary
 from geneformer.inference.cells import check_layer, check_pairing
@@ -390,7 +390,7 @@ def plot_labels(
 
 def read_state_embeddings(path: str | Path) -> dict[Any, Tensor]:
     """Embedding of every state, float32 ``(d,)`` in main memory, whatever device they were written from."""
-    content = read_tensor_pickle(path)
+    content = read_pickle(path)
     if not isinstance(content, dict) or not content:
         found = "an empty dictionary" if isinstance(content, dict) else f"a {type(content).__name__}"
         msg = f'"{path}" holds {found}, not embeddings by state. Give the .pkl that get_state_embs wrote.'

@@ -13,6 +13,7 @@ from transformers import BertConfig
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
 from geneformer.files.atomic import atomic_file
+from geneformer.files.pickles import UnpicklingError
 from geneformer.models.config import read_config_file, write_config
 from geneformer.models.heads import GeneformerForMaskedLM
 
@@ -117,11 +118,9 @@ def convert_pickled(folder: Path, output: Path) -> None:
 def unpickle_weights(path: Path) -> dict[str, Tensor]:
     """Entries of a pickled file that holds tensors and nothing else, by PyTorch's restricted loader."""
     _refuse_placeholder(path)
-    # `pickle` itself may not be imported in this package; its error is reached through PyTorch.
-    refused: type[Exception] = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except refused as error:
+    except UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked:
             msg = f"{path} asks for {asked[1]} while it is read; tensors ask for nothing. Do not use this file."
