@@ -1,4 +1,4 @@
-"""Five cell tasks on real data, each with three seeds: fine-tuned `mini` beside its baselines on the same cells.
+"""Five cell tasks on real data, each with three seeds: fine-tuned `mini` and its baselines on the same cells.
 
     python recipes/cell_tasks.py COUNTS_FOLDER -o docs/results
 
@@ -112,7 +112,7 @@ def held_out(cells: ad.AnnData, label: str, seed: int) -> Fold:
 
 
 def run(task: Task, folder: Path, seed: int, options: FinetuneOptions, model: str) -> dict[str, Any]:
-    """Figures of one task for one seed, of the model and of what stands beside it."""
+    """Figures of one task for one seed, of the model and of its baselines."""
     truth: list[np.ndarray] = []
     said: dict[str, list[np.ndarray]] = {}
     classes: tuple[str, ...] = ()

@@ -86,8 +86,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     names = list(VARIANTS)
     places = np.arange(len(names))
-    for axis, told in ((left, ("own_view", "found_again")), (right, ("neighbors", "probe", "accuracy"))):
-        for number, metric in enumerate(told):
+    for axis, metrics in ((left, ("own_view", "found_again")), (right, ("neighbors", "probe", "accuracy"))):
+        for number, metric in enumerate(metrics):
             values = np.array([[run[name][metric] if run[name][metric] is not None else np.nan for name in names]
                                for run in runs], dtype=float)  # fmt: skip
             spread = values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
@@ -131,12 +131,12 @@ def main() -> None:
         entries = []
         for column in columns:
             values = [run[name][column] for run in runs]
-            told = (
+            entry = (
                 ""
                 if values[0] is None
                 else f"{np.mean(values):.3f} ± {np.std(values, ddof=min(1, len(values) - 1)):.3f}"
             )
-            entries.append(told)
+            entries.append(entry)
         lines.append(f"| {name} | " + " | ".join(entries) + " |")
     lines += ["", "![Views and accuracy](contrastive-views.png)", ""]
     (arguments.output / "contrastive-views.md").write_text("\n".join(lines))

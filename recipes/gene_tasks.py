@@ -1,4 +1,4 @@
-"""Three classes of genes, each with three seeds: fine-tuned `mini`, cross-validated over genes, beside its baselines.
+"""Three classes of genes, each with three seeds: fine-tuned `mini`, cross-validated over genes, with its baselines.
 
     python recipes/gene_tasks.py COUNTS_FOLDER GENE_LISTS_FOLDER -o docs/results
 
@@ -41,7 +41,9 @@ def factor_range(folder: Path) -> Classes:
     symbols = (folder / "tf_range_entities.csv").read_text().split()[1:]
     ranges = (folder / "tf_range_outcomes.csv").read_text().split()[1:]
     return {
-        name.replace("_", " "): [symbol for symbol, told in zip(symbols, ranges, strict=True) if told == name]
+        name.replace("_", " "): [
+            symbol for symbol, known_range in zip(symbols, ranges, strict=True) if known_range == name
+        ]
         for name in sorted(set(ranges))
     }
 

@@ -156,8 +156,8 @@ def table(runs: list[dict[str, Any]], n_cells: int) -> str:
             f"{run['auc']:.3f} | {base['expression difference']:.3f} | {base['mean rank']:.3f} |"
         )
     accuracies = {run["seed"]: run["accuracy"] for run in runs}
-    told = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies.values())
-    return "\n".join([*lines, "", f"Accuracy of the classifiers on held-out cells: {told}.", ""])
+    shown = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies.values())
+    return "\n".join([*lines, "", f"Accuracy of the classifiers on held-out cells: {shown}.", ""])
 
 
 def main() -> None:

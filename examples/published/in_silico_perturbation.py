@@ -3,8 +3,8 @@
     python examples/published/in_silico_perturbation.py DATA OUT
 
 DATA is what `make_inputs.py` wrote. OUT/stats/pbmc.csv ranks the genes by how far their deletion moves the embedding of
-a monocyte towards the mean B cell, beside the shift towards NK cells. OUT/perturbed has the raw numbers of every cell
-beside a table of the cells, OUT/states/pbmc.pkl the mean embeddings. Scripts for the published package run like this
+a monocyte towards the mean B cell, and the shift towards NK cells. OUT/perturbed has the raw numbers of every cell
+with a table of the cells, OUT/states/pbmc.pkl the mean embeddings. Scripts for the published package run like this
 one: only the paths are others.
 """
 

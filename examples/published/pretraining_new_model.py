@@ -92,5 +92,5 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--published", action="store_true")
-    told = parser.parse_args()
-    main(told.data, told.out, published=told.published)
+    arguments = parser.parse_args()
+    main(arguments.data, arguments.out, published=arguments.published)
