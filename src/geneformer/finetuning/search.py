@@ -1,17 +1,16 @@
 """`gf.search`: the training options with which an estimator does best on its validation cells."""
 
-import dataclasses
 import gc
 import json
 import math
 import time
 import types
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from transformers import TrainerCallback
@@ -46,242 +45,9 @@ from geneformer.options.finetuning import read_space
 if TYPE_CHECKING:
     import pandas as pd
 
-STARTED, INTERRUPTED = "started", "interrupted"
-"""What a study was started with, and trials whose process ended before them; attributes of the study."""
-
-WORKER, OPTIONS, REASON, RETRY_OF, RETRIES = "worker", "options", "reason", "retry_of", "retries"
-"""Attributes of a trial."""
-
-MOST_RETRIES = 3
-"""Times a trial is tried again before it is thought to be what kills its process."""
-
-PATIENCE = 120
-"""Seconds that a database may be in use by other processes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What there is to do."""
-
-    state: Literal["trial", "others", "finished"]
-    trial: Any = None
-    options: Mapping[str, Any] | None = None
-
-
-class Study:
-    """Trials of one search."""
-
-    def __init__(self, options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> None:
-        self.optuna = import_optuna()
-        self.options, self.lower_is_better = options, lower_is_better
-        self._started = json.loads(json.dumps(dict(started), default=str))
-        self._file = storage_file(options.storage)
-        self._workers = Workers(None if self._file is None else self._file.with_name(f"{self._file.name}.workers"))
-        self._study: Any = None
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(self._workers)
-            with self._workers.claiming(), self._quiet():
-                self._study = self._open()
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def claim(self, draw: Callable[[Any], Mapping[str, Any]]) -> Claim:
-        """The next trial, those that a killed process left undone first."""
-        with self._workers.claiming(), self._quiet():
-            self._take_back()
-            begun = self._begun()
-            if len(begun) >= self.options.trials:
-                running = any(trial.state.name == "RUNNING" for trial in begun)
-                return Claim("others" if running else "finished")
-            self._study.sampler = self._sampler(len(begun))
-            trial = self._study.ask()
-            options = dict(draw(trial))
-            trial.set_user_attr(OPTIONS, options)
-            trial.set_user_attr(WORKER, self._workers.name)  # last: what has no worker was not drawn to the end
-            return Claim("trial", trial, options)
-
-    def tell(self, trial: Any, value: float | None = None, *, reason: str | None = None) -> None:
-        """Finish a trial: with its value, or with the reason why there is none; with neither it was pruned."""
-        states = self.optuna.trial.TrialState
-        with self._quiet():
-            if reason is not None:
-                trial.set_user_attr(REASON, reason)
-                self._study.tell(trial, state=states.FAIL)
-            elif value is None:
-                self._study.tell(trial, state=states.PRUNED)
-            else:
-                self._study.tell(trial, value)
-
-    @property
-    def finished(self) -> int:
-        """Trials that came to an end."""
-        return sum(trial.state.is_finished() for trial in self._begun())
-
-    def best(self) -> Any:
-        """The completed trial with the best value, the first of them; None where none is completed."""
-        complete = [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
-        sign = 1 if self.lower_is_better else -1
-        return min(complete, key=lambda trial: (sign * trial.value, trial.number), default=None)
-
-    def last_reason(self) -> str | None:
-        """Why the last of the failed trials failed, if no trial did otherwise."""
-        begun = self._begun()
-        if not begun or any(trial.state.name != "FAIL" for trial in begun):
-            return None
-        return self._reason(begun[-1])
-
-    def table(self) -> "pd.DataFrame":
-        """One row per trial: `trial`, `state`, `value`, `evaluations`, `seconds`, `reason`, and its options."""
-        import pandas as pd
-
-        rows, interrupted = [], self._interrupted()
-        for trial in self._trials():
-            state = "interrupted" if trial.number in interrupted else trial.state.name.lower()
-            rows.append(
-                {
-                    "trial": trial.number,
-                    "state": {"fail": "failed"}.get(state, state),
-                    "value": np.nan if trial.value is None else trial.value,
-                    "evaluations": len(trial.intermediate_values),
-                    "seconds": np.nan if trial.duration is None else trial.duration.total_seconds(),
-                    "reason": self._reason(trial) if state == "fail" else "",
-                    **trial.user_attrs.get(OPTIONS, {}),
-                }
-            )
-        return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "value"])
-
-    def _open(self) -> Any:
-        study = self.optuna.create_study(
-            storage=self._storage(),
-            study_name=self.options.study,
-            direction="minimize" if self.lower_is_better else "maximize",
-            pruner=self._pruner(),
-            load_if_exists=True,
-        )
-        then = study.user_attrs.get(STARTED)
-        if then is None and not study.trials:
-            study.set_user_attr(STARTED, self._started)
-        elif then != self._started:
-            self._refuse(then or {})
-        return study
-
-    def _refuse(self, then: Mapping[str, Any]) -> None:
-        changed = [name for name in {**then, **self._started} if then.get(name) != self._started.get(name)]
-        told = ", ".join(f"{name} was {_told(then, name)} and is {_told(self._started, name)}" for name in changed)
-        msg = (
-            f"The study {self.options.study!r} in {self.options.storage} was started otherwise: {told}. Go on with it "
-            "as it was, or give the new one another name with study=…."
-        )
-        raise RunMismatchError(msg)
-
-    def _storage(self) -> Any:
-        if self._file is None:
-            return None
-        if str(self.options.storage).startswith("sqlite:"):
-            engine = {"connect_args": {"timeout": PATIENCE}}
-            return self.optuna.storages.RDBStorage(f"sqlite:///{self._file}", engine_kwargs=engine)
-        from optuna.storages.journal import JournalFileBackend
-
-        return self.optuna.storages.JournalStorage(JournalFileBackend(str(self._file)))
-
-    def _pruner(self) -> Any:
-        pruners = self.optuna.pruners
-        if self.options.pruner == "median":
-            return pruners.MedianPruner(n_startup_trials=self.options.prune_after)
-        return pruners.SuccessiveHalvingPruner() if self.options.pruner == "halving" else pruners.NopPruner()
-
-    def _sampler(self, ordinal: int) -> Any:
-        """Draws depend on the seed, on how many trials came before and on their values, not on what was interrupted."""
-        seed = int(np.random.SeedSequence([self.options.seed, ordinal]).generate_state(1)[0])
-        return self.optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=self.options.n_startup_trials, multivariate=False, constant_liar=True
-        )
-
-    def _take_back(self) -> None:
-        """Trials whose process is gone are interrupted and come again, with the same options."""
-        states = self.optuna.trial.TrialState
-        trials = self._trials()
-        again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-        for trial in trials:
-            worker = trial.user_attrs.get(WORKER)
-            if trial.state != states.RUNNING or (worker is not None and self._workers.is_there(worker)):
-                continue
-            retries = trial.user_attrs.get(RETRIES, 0)
-            if retries < MOST_RETRIES:
-                self._study.set_user_attr(INTERRUPTED, sorted({*self._interrupted(), trial.number}))
-                if worker is not None and trial.number not in again:
-                    told = {RETRY_OF: trial.number, RETRIES: retries + 1}
-                    self._study.enqueue_trial(trial.params, user_attrs=told)
-            self._study.tell(trial.number, state=states.FAIL)
-
-    def _trials(self) -> Sequence[Any]:
-        trials: Sequence[Any] = self._study.get_trials(deepcopy=False)
-        return trials
-
-    def _interrupted(self) -> list[int]:
-        return list(self._study.user_attrs.get(INTERRUPTED, []))
-
-    def _begun(self) -> list[Any]:
-        """Trials that are of those asked for."""
-        left = self._interrupted()
-        return [trial for trial in self._trials() if trial.state.name != "WAITING" and trial.number not in left]
-
-    def _reason(self, trial: Any) -> str:
-        killed = f"its process ended before it {MOST_RETRIES + 1} times, perhaps for lack of memory"
-        return str(trial.user_attrs.get(REASON, killed))
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Without the lines that Optuna writes on its own, and its notes on what is new; as before afterwards."""
-        level = self.optuna.logging.get_verbosity()
-        self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
-                yield
-        finally:
-            self.optuna.logging.set_verbosity(level)
-
-
-def import_optuna() -> Any:
-    """Optuna."""
-    try:
-        import optuna
-    except ImportError as error:
-        msg = "A search needs optuna. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
-    return optuna
-
-
-def storage_file(storage: str | None) -> Path | None:
-    """File of a storage, absolute; None for memory."""
-    if storage is None or storage in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
-        return None
-    path = storage.removeprefix("sqlite:///")
-    if "://" in path or path.startswith("sqlite:"):
-        msg = (
-            f"storage={storage!r} is not known. It takes an SQLite database, as sqlite:///study.db, or the path of a "
-            "journal file, which several machines can share over a network file system."
-        )
-        raise OptionError(msg)
-    file = Path(path).expanduser().absolute()
-    if file.is_dir() or not file.parent.is_dir():
-        found = "is a folder" if file.is_dir() else f'is in no folder: there is no "{file.parent}"'
-        msg = f"storage={storage!r} {found}. Give a file in a folder that exists."
-        raise OptionError(msg)
-    return file
-
-
-def _told(table: Mapping[str, Any], name: str) -> str:
-    """A value in few words."""
-    text = repr(table.get(name))
-    return text if len(text) < 80 else f"{text[:77]}..."
-
+LOWER_IS_BETTER = ("loss", "mse", "mae", "log_loss")
+CHANGES_LOSS = ("label_smoothing", "class_weights", "supervised_weight", "learn_task_weights", "loss")
+"""Options that change what the loss is."""
 
 BELONGS = {
     "freeze_layers": "full",
@@ -293,189 +59,6 @@ BELONGS = {
 }
 """Options that have a meaning with one strategy only."""
 
-_RANGE = ("low", "high", "log", "step")
-
-
-class Trial(Protocol):
-    """Draws values; a trial of Optuna."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number."""
-        ...
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Choices:
-    """One of several values."""
-
-    values: tuple[Any, ...]
-
-    def draw(self, name: str, trial: Trial) -> Any:
-        """One of them."""
-        return trial.suggest_categorical(name, list(self.values))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Range:
-    """Numbers between two."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-    whole: bool = False
-
-    def draw(self, name: str, trial: Trial) -> Any:
-        """One of them."""
-        if self.whole:
-            return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-
-
-Space = dict[str, Choices | Range]
-"""What is searched, by option."""
-
-
-def default_space(n_layers: int) -> dict[str, Any]:
-    """The published ranges of learning rate, decay, schedule, warm-up and seed, and up to half of the layers frozen."""
-    return {
-        "learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},
-        "weight_decay": {"low": 0.0, "high": 0.3},
-        "schedule": ["linear", "cosine", "polynomial"],
-        "warmup_ratio": {"low": 0.0, "high": 0.2},
-        "freeze_layers": {"low": 0, "high": n_layers // 2},
-        "seed": {"low": 0, "high": 100},
-    }
-
-
-def check_space(table: Mapping[str, Any], options: Sequence[Any], fixed: Collection[str] = ()) -> Space:
-    """Ranges and choices that the options take, those of the strategy first."""
-    fields = [(field.name, entry) for entry in options for field in dataclasses.fields(entry)]
-    owners = {name: entry for name, entry in fields if name not in fixed}
-    if not table:
-        msg = f"The space names no option to search. Options are {', '.join(owners)}."
-        raise OptionError(msg)
-    space: Space = {}
-    for name, entry in sorted(table.items(), key=lambda item: item[0] != "strategy"):
-        if name not in owners:
-            _refuse_name(name, list(owners), fixed)
-        space[name] = _dimension(name, entry, owners[name])
-    return space
-
-
-def draw_options(space: Space, trial: Trial, options: Sequence[Any]) -> dict[str, Any]:
-    """Options for a trial; those without a meaning under the strategy drawn are not drawn."""
-    base = {field.name: getattr(entry, field.name) for entry in options for field in dataclasses.fields(entry)}
-    usual = {field.name: field.default for entry in options for field in dataclasses.fields(entry)}
-    chosen: dict[str, Any] = {}
-    for name, dimension in space.items():
-        strategy = chosen.get("strategy", base.get("strategy"))
-        if BELONGS.get(name, strategy) == strategy:
-            chosen[name] = dimension.draw(name, trial)
-    if "strategy" in chosen:  # what was set for another strategy would be refused with this one
-        for name, owner in BELONGS.items():
-            if name in base and owner != chosen["strategy"] and base[name] != usual[name]:
-                chosen[name] = usual[name]
-    return chosen
-
-
-def _refuse_name(name: str, known: list[str], fixed: Collection[str]) -> None:
-    if name in fixed:
-        msg = (
-            f"{name!r} cannot be searched: it decides which cells are measured, or where. Trials are compared on the "
-            f"same cells. Options to search are {', '.join(known)}."
-        )
-        raise OptionError(msg)
-    msg = f"The space names {name!r}, which is not an option. Options are {', '.join(known)}.{nearest(name, known)}"
-    raise UnknownOptionError(msg)
-
-
-def _dimension(name: str, entry: Any, options: Any) -> Choices | Range:
-    kinds, optional = _kinds(get_type_hints(type(options))[name])
-    if isinstance(entry, (list, tuple)):
-        if not entry:
-            msg = f"The choices of {name} are empty. List at least one value."
-            raise OptionError(msg)
-        values = tuple(_value(name, value, kinds, optional, options) for value in entry)
-        return Choices(values)
-    if not isinstance(entry, Mapping):
-        msg = (
-            f"The space sets {name}={entry!r}. It takes a list of choices, or a table with low and high; an option "
-            "that stays as it is belongs to the estimator."
-        )
-        raise OptionError(msg)
-    return _range(name, entry, kinds, options)
-
-
-def _range(name: str, entry: Mapping[Any, Any], kinds: tuple[type, ...], options: Any) -> Range:
-    unknown = [key for key in entry if key not in _RANGE]
-    if unknown:
-        msg = f"The range of {name} sets {unknown[0]!r}. It takes {', '.join(_RANGE)}.{nearest(unknown[0], _RANGE)}"
-        raise OptionError(msg)
-    if kinds not in ((int,), (float,)):
-        msg = f"{name} is no number, so it has no range. List its choices: {name}=[…]."
-        raise OptionError(msg)
-    if not {"low", "high"} <= set(entry):
-        msg = f"The range of {name} is {dict(entry)}. It takes both low and high."
-        raise OptionError(msg)
-    low, high = (_value(name, entry[end], kinds, False, options) for end in ("low", "high"))
-    log: Any = entry.get("log", False)
-    step: Any = entry.get("step")
-    if low > high:
-        msg = f"The range of {name} is empty: low={low} is more than high={high}."
-        raise OptionError(msg)
-    if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
-        found = f"log={log!r}, low={low} and step={step}"
-        msg = f"The range of {name} sets {found}. With log=true, low is above 0 and there is no step."
-        raise OptionError(msg)
-    whole = kinds == (int,)
-    if step is not None and (type(step) not in (*kinds, int) or step <= 0):
-        msg = f"The range of {name} sets step={step!r}. It takes a {'whole ' if whole else ''}number above 0."
-        raise OptionError(msg)
-    return Range(low, high, log, step, whole)
-
-
-def _kinds(wanted: Any) -> tuple[tuple[type, ...], bool]:
-    """Types of the values an option takes, and whether None is one."""
-    origin, inner = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        kinds = _kinds(next(kind for kind in inner if kind is not type(None)))[0]
-        return kinds, type(None) in inner
-    if origin is Literal:
-        return tuple({type(choice) for choice in inner}), False
-    return (wanted,) if isinstance(wanted, type) else (), False
-
-
-def _value(name: str, value: Any, kinds: tuple[type, ...], optional: bool, options: Any) -> Any:
-    """The value, if the option takes it."""
-    if value is None and optional:
-        return None
-    if kinds == (float,) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) not in kinds:
-        found = " or ".join(kind.__name__ for kind in kinds) or "values that cannot be searched"
-        msg = f"The space sets {name}={value!r}, of type {type(value).__name__}. It takes {found}."
-        raise OptionError(msg)
-    dataclasses.replace(options, **{name: value})
-    return value
-
-
-LOWER_IS_BETTER = ("loss", "mse", "mae", "log_loss")
-"""Figures of which the least is the best."""
-
-CHANGES_LOSS = ("label_smoothing", "class_weights", "supervised_weight", "learn_task_weights", "loss")
-"""Options that change what the loss is."""
-
 WAIT = 0.5
 """Seconds between looks at the trials of other processes."""
 
@@ -485,7 +68,7 @@ CHUNK = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SearchResult:
-    """What a search came to."""
+    """The best options with their value, a table of all trials, and the estimator fitted with the best options."""
 
     best_options: dict[str, Any]
     best_value: float
@@ -493,92 +76,6 @@ class SearchResult:
     trials: "pd.DataFrame"
     estimator: Any = None
     report: Any = None
-
-
-class Watching(TrainerCallback):
-    """Tells a trial how every evaluation went, and ends the training where that is no good."""
-
-    def __init__(self, trial: Any, metric: str) -> None:
-        self.trial, self.metric = trial, metric
-        self.evaluations, self.pruned = 0, False
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **_: Any
-    ) -> None:
-        """One more evaluation."""
-        self.evaluations += 1
-        self.trial.report((metrics or {})[f"eval_{self.metric}"], self.evaluations)
-        if self.trial.should_prune():
-            self.pruned = control.should_training_stop = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Objective:
-    """What every trial learns from, and what it is judged by."""
-
-    estimator: Any
-    label: Any
-    cells: Cells
-    split: Split
-    metric: str
-    space: Space
-
-    def draw(self, trial: Any) -> dict[str, Any]:
-        """Options of a trial."""
-        return draw_options(self.space, trial, list(training_groups(self.estimator).values()))
-
-    def run(self, study: Study, claim: Claim) -> None:
-        """Train, and tell the study what came of it."""
-        watching = Watching(claim.trial, self.metric)
-        try:
-            with memory_errors():
-                value = self._measure(dict(claim.options or {}), watching)
-        except (GeneformerError, MemoryError, RuntimeError, ArithmeticError) as error:
-            reason = f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
-        else:
-            undefined = None if watching.pruned or math.isfinite(value) else f"{self.metric} is {value}"
-            study.tell(claim.trial, None if watching.pruned else value, reason=undefined)
-            return
-        study.tell(claim.trial, reason=reason)
-        gc.collect()  # what a failed run held is in cycles
-        release_memory(resolve_device(self.estimator.runtime.device))
-
-    def _measure(self, options: dict[str, Any], watching: Watching) -> float:
-        """The figure of the validation cells; the test cells are not in the split a trial gets."""
-        blind = replace(self.split, test=np.empty(0, dtype=np.int64), shared_groups={})
-        fitted = with_training_options(clone(self.estimator, **_plain(self.estimator)), options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GeneformerWarning)  # what there is to tell of the cells was told before
-            fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[watching])
-        return float(fitted.result_.metrics[self.metric])
-
-    def started(self, options: SearchOptions) -> dict[str, Any]:
-        """What decides the value of a trial, and which trials come."""
-        base = {
-            name: value
-            for group in training_groups(self.estimator).values()
-            for name, value in asdict(group).items()
-            if name not in self.space and name not in MEASURED_BY
-        }
-        drawn = ("pruner", "n_startup_trials", "prune_after", "seed")
-        return {
-            "estimator": self.estimator.kind,
-            "model": self.estimator.base().name,
-            "vocabulary": self.estimator.base().vocabulary.fingerprint,
-            "label": self.label,
-            "metric": self.metric,
-            "cells": self._digest(),
-            **{f"search.{name}": getattr(options, name) for name in drawn},
-            **{f"space.{name}": asdict(dimension) for name, dimension in self.space.items()},
-            **base,
-        }
-
-    def _digest(self) -> str:
-        tokens, split = self.cells.tokens, self.split
-        rows = np.arange(len(tokens))
-        read = [tokens.gather(rows[start : start + CHUNK]).input_ids for start in range(0, len(rows), CHUNK)]
-        targets = self.estimator.targets(self.cells, self.label)
-        return digest(tokens.lengths, [digest(ids) for ids in read], targets, split.train, split.valid, split.test)
 
 
 def search(
@@ -650,7 +147,10 @@ def search(
     import_optuna()
     base = estimator.base()
     table = read_space(space) if isinstance(space, (str, Path)) else space
-    ranges = _ranges(estimator, default_space(base.n_layers) if table is None else table)
+    training = training_groups(estimator)
+    ranges = check_space(
+        default_space(base.n_layers) if table is None else table, list(training.values()), _not_searched(estimator)
+    )
     metric = _metric(estimator, chosen.metric, ranges)
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     codes = targets_of(estimator, opened, label, by_cell=groups is None and ids is None).codes
@@ -663,20 +163,28 @@ def search(
         finished = _work(study, objective, chosen)
         best, trials, failed = study.best(), study.table(), study.last_reason()
     if best is None and finished:
-        msg = f"No trial came to an end in time ({chosen.timeout} s)." if failed is None else (
-            f"All {len(trials)} trials failed, the last one: {failed}"
-        )  # fmt: skip
+        msg = f"No trial came to an end in time ({chosen.timeout} s)."
+        if failed is not None:
+            msg = f"All {len(trials)} trials failed, the last one: {failed}"
         raise TrainingError(msg)
-    value = math.nan if best is None else float(best.value)
-    found = {} if best is None else dict(best.user_attrs["options"])
-    fitted = None if chosen.refit == "none" else _refit(objective, found, chosen.refit, groups)
-    report = None if fitted is None else fitted.report_
+    best_options = {} if best is None else dict(best.user_attrs[OPTIONS])
+    fitted = None
+    if chosen.refit != "none":
+        if chosen.refit == "train_valid":
+            both = np.sort(np.concatenate([split.train, split.valid]))
+            split = replace(split, train=both, valid=np.empty(0, dtype=np.int64))
+        fitted = with_training_options(estimator, best_options).fit(opened, label, groups=groups, split_rows=split)
     return SearchResult(
-        best_options=found, best_value=value, metric=metric, trials=trials, estimator=fitted, report=report
+        best_options=best_options,
+        best_value=math.nan if best is None else float(best.value),
+        metric=metric,
+        trials=trials,
+        estimator=fitted,
+        report=None if fitted is None else fitted.report_,
     )
 
 
-def _work(study: Study, objective: _Objective, options: SearchOptions) -> bool:
+def _work(study: "Study", objective: "_Objective", options: SearchOptions) -> bool:
     """Run trials until there are enough or time is over; whether no other process still runs one."""
     end = math.inf if options.timeout is None else time.monotonic() + options.timeout
     with progress_bar("Searching", shown=objective.estimator.runtime.progress) as update:
@@ -694,27 +202,12 @@ def _work(study: Study, objective: _Objective, options: SearchOptions) -> bool:
     return True
 
 
-def _refit(objective: _Objective, options: dict[str, Any], cells: str, groups: str | None) -> Any:
-    """The estimator with the best options, evaluated on the test cells."""
-    split = objective.split
-    if cells == "train_valid":
-        learnt = np.sort(np.concatenate([split.train, split.valid]))
-        split = replace(split, train=learnt, valid=np.empty(0, dtype=np.int64))
-    fitted = with_training_options(objective.estimator, options)
-    return fitted.fit(objective.cells, objective.label, groups=groups, split_rows=split)
-
-
-def _ranges(estimator: Any, table: Mapping[str, Any]) -> Space:
-    training = training_groups(estimator)
-    others = [group for name, group in option_groups(estimator).items() if name not in training]
-    trained = {field.name for group in training.values() for field in fields(group)} - MEASURED_BY
-    fixed = {field.name for group in others for field in fields(group)} | MEASURED_BY
-    return check_space(table, list(training.values()), fixed - trained)
-
-
-def _metric(estimator: Any, asked: str, space: Space) -> str:
-    """The figure that decides."""
-    measured = _measured(estimator)
+def _metric(estimator: Any, asked: str, space: Mapping[str, Any]) -> str:
+    """The figure of the validation cells that decides."""
+    measured = ["loss"]
+    one_of_several = estimator.kind in ("cell_classifier", "multi_task_classifier")
+    if one_of_several and not any(getattr(group, "multi_label", False) for group in option_groups(estimator).values()):
+        measured += ["accuracy", "macro_f1"]
     metric = measured[-1] if asked == "auto" else asked
     if metric not in measured:
         msg = f"metric={metric!r} is not measured on the validation cells. Choose {' or '.join(measured)}."
@@ -726,20 +219,471 @@ def _metric(estimator: Any, asked: str, space: Space) -> str:
     return metric
 
 
-def _measured(estimator: Any) -> Sequence[str]:
-    """Figures of the validation cells, the one to go by last."""
-    one_of_several = estimator.kind in ("cell_classifier", "multi_task_classifier")
-    if one_of_several and not any(getattr(group, "multi_label", False) for group in option_groups(estimator).values()):
-        return ("loss", "accuracy", "macro_f1")
-    return ("loss",)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Objective:
+    """What every trial trains on and is compared by."""
+
+    estimator: Any
+    label: Any
+    cells: Cells
+    split: Split
+    metric: str
+    space: "Space"
+
+    def draw(self, trial: Any) -> dict[str, Any]:
+        """Options of a trial."""
+        return draw_options(self.space, trial, list(training_groups(self.estimator).values()))
+
+    def run(self, study: "Study", claim: "Claim") -> None:
+        """Train, and finish the trial with its value, or with the reason why it failed."""
+        watching = _Watching(claim.trial, self.metric)
+        try:
+            with memory_errors():
+                value = self._measure(dict(claim.options or {}), watching)
+        except (GeneformerError, MemoryError, RuntimeError, ArithmeticError) as error:
+            reason = f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
+        else:
+            undefined = None if watching.pruned or math.isfinite(value) else f"{self.metric} is {value}"
+            study.tell(claim.trial, None if watching.pruned else value, reason=undefined)
+            return
+        study.tell(claim.trial, reason=reason)
+        gc.collect()  # what a failed run held is in cycles
+        release_memory(resolve_device(self.estimator.runtime.device))
+
+    def _measure(self, options: dict[str, Any], watching: "_Watching") -> float:
+        """The figure of the validation cells; the test cells are not in the split a trial gets."""
+        blind = replace(self.split, test=np.empty(0, dtype=np.int64), shared_groups={})
+        unneeded = {"baselines": "none", "calibrate": False, "progress": False}
+        groups = {
+            name: replace(group, **{key: value for key, value in unneeded.items() if hasattr(group, key)})
+            for name, group in option_groups(self.estimator).items()
+        }
+        fitted = with_training_options(clone(self.estimator, **groups), options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GeneformerWarning)  # the cells were warned about before
+            fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[watching])
+        return float(fitted.result_.metrics[self.metric])
+
+    def started(self, options: SearchOptions) -> dict[str, Any]:
+        """What decides the value of a trial, and which trials come: a study goes on only with the same."""
+        estimator = self.estimator
+        tokens = self.cells.tokens
+        rows = np.arange(len(tokens))
+        read = [tokens.gather(rows[start : start + CHUNK]).input_ids for start in range(0, len(rows), CHUNK)]
+        targets, split = estimator.targets(self.cells, self.label), self.split
+        return {
+            "estimator": estimator.kind,
+            "model": estimator.base().name,
+            "vocabulary": estimator.base().vocabulary.fingerprint,
+            "label": self.label,
+            "metric": self.metric,
+            "cells": digest(
+                tokens.lengths, [digest(ids) for ids in read], targets, split.train, split.valid, split.test
+            ),
+            **{
+                f"search.{name}": getattr(options, name)
+                for name in ("pruner", "n_startup_trials", "prune_after", "seed")
+            },
+            **{f"space.{name}": _record(distribution) for name, distribution in self.space.items()},
+            **{
+                name: value
+                for group in training_groups(estimator).values()
+                for name, value in asdict(group).items()
+                if name not in self.space and name not in MEASURED_BY
+            },
+        }
 
 
-def _plain(estimator: Any) -> dict[str, Any]:
-    """Options that a trial needs nothing of: baselines, a temperature, a progress bar of its own."""
-    off = {"baselines": "none", "calibrate": False, "progress": False}
-    groups = {}
-    for name, group in option_groups(estimator).items():
-        unneeded = {key: value for key, value in off.items() if hasattr(group, key)}
-        if unneeded:
-            groups[name] = replace(group, **unneeded)
-    return groups
+class _Watching(TrainerCallback):
+    """Reports every evaluation to the trial, and ends a training that is pruned."""
+
+    def __init__(self, trial: Any, metric: str) -> None:
+        self.trial, self.metric = trial, metric
+        self.evaluations, self.pruned = 0, False
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **_: Any
+    ) -> None:
+        self.evaluations += 1
+        self.trial.report((metrics or {})[f"eval_{self.metric}"], self.evaluations)
+        if self.trial.should_prune():
+            self.pruned = control.should_training_stop = True
+
+
+# What is searched
+
+Space = dict[str, Any]
+"""Optuna's distribution of each option."""
+
+_RANGE = ("low", "high", "log", "step")
+
+
+def default_space(n_layers: int) -> dict[str, Any]:
+    """The published ranges of learning rate, decay, schedule, warm-up and seed, and up to half of the layers frozen."""
+    return {
+        "learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},
+        "weight_decay": {"low": 0.0, "high": 0.3},
+        "schedule": ["linear", "cosine", "polynomial"],
+        "warmup_ratio": {"low": 0.0, "high": 0.2},
+        "freeze_layers": {"low": 0, "high": n_layers // 2},
+        "seed": {"low": 0, "high": 100},
+    }
+
+
+def check_space(table: Mapping[str, Any], options: Sequence[Any], fixed: Collection[str] = ()) -> Space:
+    """Distributions of values that the options take, that of the strategy first."""
+    owners = {field.name: entry for entry in options for field in fields(entry) if field.name not in fixed}
+    if not table:
+        msg = f"The space names no option to search. Options are {', '.join(owners)}."
+        raise OptionError(msg)
+    space: Space = {}
+    for name, entry in sorted(table.items(), key=lambda item: item[0] != "strategy"):
+        if name in fixed:
+            msg = (
+                f"{name!r} cannot be searched: it decides which cells are measured, or where. Trials are compared on "
+                f"the same cells. Options to search are {', '.join(owners)}."
+            )
+            raise OptionError(msg)
+        if name not in owners:
+            listed = ", ".join(owners)
+            msg = f"The space names {name!r}, which is not an option. Options are {listed}.{nearest(name, owners)}"
+            raise UnknownOptionError(msg)
+        space[name] = _distribution(name, entry, owners[name])
+    return space
+
+
+def draw_options(space: Space, trial: Any, options: Sequence[Any]) -> dict[str, Any]:
+    """Options for a trial; those without a meaning under the strategy drawn are not drawn."""
+    base = {field.name: getattr(entry, field.name) for entry in options for field in fields(entry)}
+    defaults = {field.name: field.default for entry in options for field in fields(entry)}
+    drawn: dict[str, Any] = {}
+    for name, distribution in space.items():
+        strategy = drawn.get("strategy", base.get("strategy"))
+        if BELONGS.get(name, strategy) == strategy:
+            drawn[name] = suggest(trial, name, distribution)
+    if "strategy" in drawn:  # what was set for another strategy would be refused with this one
+        for name, owner in BELONGS.items():
+            if name in base and owner != drawn["strategy"] and base[name] != defaults[name]:
+                drawn[name] = defaults[name]
+    return drawn
+
+
+def suggest(trial: Any, name: str, distribution: Any) -> Any:
+    """A value of one of Optuna's distributions, drawn by a trial."""
+    if hasattr(distribution, "choices"):
+        return trial.suggest_categorical(name, distribution.choices)
+    low, high, step, log = distribution.low, distribution.high, distribution.step, distribution.log
+    draw = trial.suggest_int if isinstance(low, int) else trial.suggest_float
+    return draw(name, low, high, step=step, log=log)
+
+
+def _not_searched(estimator: Any) -> set[str]:
+    """Options that decide which cells are measured, or where."""
+    training = training_groups(estimator)
+    others = [group for name, group in option_groups(estimator).items() if name not in training]
+    trained = {field.name for group in training.values() for field in fields(group)} - MEASURED_BY
+    return ({field.name for group in others for field in fields(group)} | MEASURED_BY) - trained
+
+
+def _distribution(name: str, entry: Any, options: Any) -> Any:
+    """Optuna's distribution of the choices or the range given for an option."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    kinds, optional = _kinds(get_type_hints(type(options))[name])
+    if isinstance(entry, (list, tuple)):
+        if not entry:
+            msg = f"The choices of {name} are empty. List at least one value."
+            raise OptionError(msg)
+        return CategoricalDistribution([_value(name, value, kinds, optional, options) for value in entry])
+    if not isinstance(entry, Mapping):
+        msg = (
+            f"The space sets {name}={entry!r}. It takes a list of choices, or a table with low and high; an option "
+            "that stays as it is belongs to the estimator."
+        )
+        raise OptionError(msg)
+    unknown = [key for key in entry if key not in _RANGE]
+    if unknown:
+        msg = f"The range of {name} sets {unknown[0]!r}. It takes {', '.join(_RANGE)}.{nearest(unknown[0], _RANGE)}"
+        raise OptionError(msg)
+    if kinds not in ((int,), (float,)):
+        msg = f"{name} is no number, so it has no range. List its choices: {name}=[…]."
+        raise OptionError(msg)
+    if not {"low", "high"} <= set(entry):
+        msg = f"The range of {name} is {dict(entry)}. It takes both low and high."
+        raise OptionError(msg)
+    low, high = (_value(name, entry[end], kinds, False, options) for end in ("low", "high"))
+    log, step = entry.get("log", False), entry.get("step")
+    if low > high:
+        msg = f"The range of {name} is empty: low={low} is more than high={high}."
+        raise OptionError(msg)
+    if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
+        given = f"log={log!r}, low={low} and step={step}"
+        msg = f"The range of {name} sets {given}. With log=true, low is above 0 and there is no step."
+        raise OptionError(msg)
+    if step is not None and (type(step) not in (*kinds, int) or step <= 0):
+        msg = f"The range of {name} sets step={step!r}. It takes a {'whole ' * (kinds == (int,))}number above 0."
+        raise OptionError(msg)
+    return IntDistribution(low, high, log, step or 1) if kinds == (int,) else FloatDistribution(low, high, log, step)
+
+
+def _record(distribution: Any) -> dict[str, Any]:
+    """A distribution as studies keep it."""
+    if hasattr(distribution, "choices"):
+        return {"values": list(distribution.choices)}
+    whole = isinstance(distribution.low, int)
+    step = None if whole and distribution.step == 1 else distribution.step
+    low, high = distribution.low, distribution.high
+    return {"low": low, "high": high, "log": distribution.log, "step": step, "whole": whole}
+
+
+def _kinds(hint: Any) -> tuple[tuple[type, ...], bool]:
+    """Types of the values an option takes, and whether None is one."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        kinds = _kinds(next(kind for kind in inner if kind is not type(None)))[0]
+        return kinds, type(None) in inner
+    if origin is Literal:
+        return tuple({type(choice) for choice in inner}), False
+    return (hint,) if isinstance(hint, type) else (), False
+
+
+def _value(name: str, value: Any, kinds: tuple[type, ...], optional: bool, options: Any) -> Any:
+    """The value, if the option takes it."""
+    if value is None and optional:
+        return None
+    if kinds == (float,) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) not in kinds:
+        taken = " or ".join(kind.__name__ for kind in kinds) or "values that cannot be searched"
+        msg = f"The space sets {name}={value!r}, of type {type(value).__name__}. It takes {taken}."
+        raise OptionError(msg)
+    replace(options, **{name: value})
+    return value
+
+
+# Trials
+
+STARTED = "started"
+"""What a study was started with; an attribute of the study."""
+
+WORKER, OPTIONS, REASON, RETRIES = "worker", "options", "reason", "retries"
+"""Attributes of a trial."""
+
+MOST_RETRIES = 3
+"""Times a trial is tried again before it is thought to be what kills its process."""
+
+PATIENCE = 120
+"""Seconds that a database may be in use by other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What there is to do."""
+
+    state: Literal["trial", "others", "finished"]
+    trial: Any = None
+    options: Mapping[str, Any] | None = None
+
+
+class Study:
+    """Trials of one search, in memory or in a storage that several processes work on.
+
+    Optuna's own loop does not do: it knows of dead processes by heartbeats in SQL databases, not in journal files, and
+    two processes draw more trials than were asked for. So trials are asked for under a lock, and every process holds a
+    lock of its own for as long as it lives.
+    """
+
+    def __init__(self, options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> None:
+        self.optuna = import_optuna()
+        self.options, self.lower_is_better = options, lower_is_better
+        self._started = json.loads(json.dumps(dict(started), default=str))
+        self._file = storage_file(options.storage)
+        self._workers = Workers(None if self._file is None else self._file.with_name(f"{self._file.name}.workers"))
+        self._study: Any = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            logging = self.optuna.logging
+            stack.callback(logging.set_verbosity, logging.get_verbosity())
+            logging.set_verbosity(logging.ERROR)
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            stack.enter_context(self._workers)
+            with self._workers.claiming():
+                self._study = self._open()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def claim(self, draw: Callable[[Any], Mapping[str, Any]]) -> Claim:
+        """The next trial, those that a killed process left undone first."""
+        with self._workers.claiming():
+            self._take_back()
+            begun = self._begun()
+            if len(begun) >= self.options.trials:
+                running = any(trial.state.name == "RUNNING" for trial in begun)
+                return Claim("others" if running else "finished")
+            # Draws depend on the seed, on how many trials came before and on their values, not on what was interrupted.
+            seed = int(np.random.SeedSequence([self.options.seed, len(begun)]).generate_state(1)[0])
+            self._study.sampler = self.optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=self.options.n_startup_trials, multivariate=False, constant_liar=True
+            )
+            trial = self._study.ask()
+            options = dict(draw(trial))
+            trial.set_user_attr(OPTIONS, options)
+            trial.set_user_attr(WORKER, self._workers.name)
+            return Claim("trial", trial, options)
+
+    def tell(self, trial: Any, value: float | None = None, *, reason: str | None = None) -> None:
+        """Finish a trial: with its value, or with the reason why there is none; with neither it was pruned."""
+        states = self.optuna.trial.TrialState
+        if reason is not None:
+            trial.set_user_attr(REASON, reason)
+            self._study.tell(trial, state=states.FAIL)
+        else:
+            self._study.tell(trial, value, state=states.PRUNED if value is None else None)
+
+    @property
+    def finished(self) -> int:
+        """Trials that came to an end."""
+        return sum(trial.state.is_finished() for trial in self._begun())
+
+    def best(self) -> Any:
+        """The completed trial with the best value, the first of them; None where none is completed."""
+        complete = [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
+        sign = 1 if self.lower_is_better else -1
+        return min(complete, key=lambda trial: (sign * trial.value, trial.number), default=None)
+
+    def last_reason(self) -> str | None:
+        """Why the last trial failed, if all failed."""
+        begun = self._begun()
+        if not begun or any(trial.state.name != "FAIL" for trial in begun):
+            return None
+        return _reason(begun[-1])
+
+    def table(self) -> "pd.DataFrame":
+        """One row per trial: `trial`, `state`, `value`, `evaluations`, `seconds`, `reason`, and its options."""
+        import pandas as pd
+
+        rows = []
+        for trial in self._trials():
+            failed, state = trial.state.name == "FAIL", trial.state.name.lower()
+            if failed:
+                state = "interrupted" if _is_interrupted(trial) else "failed"
+            rows.append(
+                {
+                    "trial": trial.number,
+                    "state": state,
+                    "value": np.nan if trial.value is None else trial.value,
+                    "evaluations": len(trial.intermediate_values),
+                    "seconds": np.nan if trial.duration is None else trial.duration.total_seconds(),
+                    "reason": _reason(trial) if state == "failed" else "",
+                    **trial.user_attrs.get(OPTIONS, {}),
+                }
+            )
+        return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "value"])
+
+    def _open(self) -> Any:
+        optuna, options = self.optuna, self.options
+        storage = None
+        if self._file is not None and str(options.storage).startswith("sqlite:"):
+            engine = {"connect_args": {"timeout": PATIENCE}}
+            storage = optuna.storages.RDBStorage(f"sqlite:///{self._file}", engine_kwargs=engine)
+        elif self._file is not None:
+            from optuna.storages.journal import JournalFileBackend
+
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(self._file)))
+        pruner = optuna.pruners.NopPruner()
+        if options.pruner == "median":
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=options.prune_after)
+        elif options.pruner == "halving":
+            pruner = optuna.pruners.SuccessiveHalvingPruner()
+        study = optuna.create_study(
+            storage=storage,
+            study_name=options.study,
+            direction="minimize" if self.lower_is_better else "maximize",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        before = study.user_attrs.get(STARTED)
+        if before is None and not study.trials:
+            study.set_user_attr(STARTED, self._started)
+        elif before != self._started:
+            before = before or {}
+            changed = [name for name in {**before, **self._started} if before.get(name) != self._started.get(name)]
+            listed = ", ".join(
+                f"{name} was {_short(before.get(name))} and is {_short(self._started.get(name))}" for name in changed
+            )
+            msg = (
+                f"The study {options.study!r} in {options.storage} was started otherwise: {listed}. Go on with it as "
+                "it was, or give the new one another name with study=…."
+            )
+            raise RunMismatchError(msg)
+        return study
+
+    def _take_back(self) -> None:
+        """Trials whose process is gone have failed, and come again with the same options."""
+        states = self.optuna.trial.TrialState
+        for trial in self._trials():
+            worker = trial.user_attrs.get(WORKER)
+            if trial.state != states.RUNNING or (worker is not None and self._workers.is_there(worker)):
+                continue
+            self._study.tell(trial.number, state=states.FAIL)
+            retries = trial.user_attrs.get(RETRIES, 0)
+            if retries < MOST_RETRIES:
+                self._study.enqueue_trial(trial.params, user_attrs={RETRIES: retries + 1})
+
+    def _trials(self) -> Sequence[Any]:
+        trials: Sequence[Any] = self._study.get_trials(deepcopy=False)
+        return trials
+
+    def _begun(self) -> list[Any]:
+        """Trials that count towards those asked for."""
+        return [trial for trial in self._trials() if trial.state.name != "WAITING" and not _is_interrupted(trial)]
+
+
+def _is_interrupted(trial: Any) -> bool:
+    """Whether a trial failed because its process ended, and came again."""
+    attributes = trial.user_attrs
+    return trial.state.name == "FAIL" and REASON not in attributes and attributes.get(RETRIES, 0) < MOST_RETRIES
+
+
+def _reason(trial: Any) -> str:
+    killed = f"its process ended before it {MOST_RETRIES + 1} times, perhaps for lack of memory"
+    return str(trial.user_attrs.get(REASON, killed))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def import_optuna() -> Any:
+    """Optuna."""
+    try:
+        import optuna
+    except ImportError as error:
+        msg = "A search needs optuna. Install it with `pip install geneformer[train]`."
+        raise MissingExtraError(msg) from error
+    return optuna
+
+
+def storage_file(storage: str | None) -> Path | None:
+    """File of a storage, absolute; None for memory."""
+    if storage is None or storage in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        return None
+    path = storage.removeprefix("sqlite:///")
+    if "://" in path or path.startswith("sqlite:"):
+        msg = (
+            f"storage={storage!r} is not known. It takes an SQLite database, as sqlite:///study.db, or the path of a "
+            "journal file, which several machines can share over a network file system."
+        )
+        raise OptionError(msg)
+    file = Path(path).expanduser().absolute()
+    if file.is_dir() or not file.parent.is_dir():
+        where = "is a folder" if file.is_dir() else f'is in no folder: there is no "{file.parent}"'
+        msg = f"storage={storage!r} {where}. Give a file in a folder that exists."
+        raise OptionError(msg)
+    return file
