@@ -12,12 +12,12 @@ from geneformer import errors
 from geneformer.compat import dictionaries as dictionary_files
 from geneformer.compat.dictionaries import (
     FILES,
-    bundled_table,
     bundled_version,
     cache_folder,
     dictionary_path,
     published_vocabulary,
     ranking_vocabulary,
+    read_dictionary,
 )
 from geneformer.files.pickles import read_pickle, write_pickle
 
@@ -124,9 +124,10 @@ def test_a_path_of_this_package_stands_for_its_table_whether_written_or_not(cach
     path = dictionary_path("GENE_MEDIAN_FILE_30M")
     monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path / "another"))
     assert bundled_version(path) == "V1"
-    assert len(bundled_table(path)) == 25_424
+    assert len(read_dictionary(path)) == 25_424
     assert bundled_version(tmp_path / path.name) is None
-    assert bundled_table(tmp_path / path.name) is None
+    with pytest.raises(errors.InputNotFoundError):
+        read_dictionary(tmp_path / path.name)
     assert not cache.exists()
 
 

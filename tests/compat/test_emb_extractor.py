@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, BertFor
 
 import geneformer
 from geneformer import EmbExtractor, Vocabulary, get_embs
-from geneformer.compat import emb_extractor as embedding_figures
+from geneformer.compat import embedding_plots
 from geneformer.compat.emb_extractor import label_cell_embs, label_gene_embs
 from geneformer.errors import (
     CheckpointError,
@@ -616,7 +616,7 @@ def test_one_figure_for_each_label(style, table, tmp_path, caplog, monkeypatch):
     def show(*_, **__):
         pyplot.close("all")
 
-    monkeypatch.setattr(embedding_figures, "label_layout", lambda values: values[:, :2])  # quick
+    monkeypatch.setattr(embedding_plots, "label_layout", lambda values: values[:, :2])  # quick
     monkeypatch.setattr(pyplot, "show", show)  # as interactive back-ends do, after which nothing is left to save
     before = dict(pyplot.rcParams)
     own = EmbExtractor(labels_to_plot=["kind", "group", "absent"])
@@ -633,7 +633,7 @@ def test_one_figure_for_each_label(style, table, tmp_path, caplog, monkeypatch):
 
 def test_cells_are_drawn_by_a_fixed_seed(table, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(embedding_figures, "label_heatmap", lambda values, labels, *_: seen.append((values, labels)))
+    monkeypatch.setattr(embedding_plots, "label_heatmap", lambda values, labels, *_: seen.append((values, labels)))
     own = EmbExtractor(labels_to_plot=["kind"], max_ncells=30)
     for most in (20, 20, 1000):
         own.plot_embs(table, "heatmap", tmp_path, "run", max_ncells_to_plot=most)
@@ -647,7 +647,7 @@ def test_cells_are_drawn_by_a_fixed_seed(table, tmp_path, monkeypatch):
 def test_tables_from_files_are_plotted_and_settings_are_passed_on(table, tmp_path, monkeypatch):
     from matplotlib import pyplot
 
-    monkeypatch.setattr(embedding_figures, "label_layout", lambda values: values[:, :2])
+    monkeypatch.setattr(embedding_plots, "label_layout", lambda values: values[:, :2])
 
     table.to_csv(tmp_path / "embs.csv")
     own = EmbExtractor(labels_to_plot=["kind"])

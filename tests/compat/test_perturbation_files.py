@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from geneformer.compat.perturber_files import RunFiles, of_content, read_folder, write_raw
-from geneformer.compat.perturber_stats import CELL_NAME, Reading
+from geneformer.compat.perturber_stats import CELL_NAME, RawEffects
 from geneformer.errors import (
     DatasetError,
     InputNotFoundError,
@@ -32,7 +32,7 @@ def put(folder, name, content, protocol=4):
 
 
 def frame_of(files, **how):
-    table = Reading(V1, **how).effects(files).to_frame()
+    table = RawEffects(V1, **how).read(files).to_frame()
     return table.astype({name: str for name in table if name != "value"})
 
 
@@ -117,7 +117,7 @@ def test_a_table_beside_a_file_names_its_cells(tmp_path):
     put(tmp_path, "s_raw.pickle", {(10, CELL): [0.5]})
     (tmp_path / "run_cells.csv").write_text("cell,row,cell_id\n0,4,b\n1,2,a\n")
     (tmp_path / "s_cells.csv").write_text("cell,row,cell_id\n0,4,b\n1,2,a\n")
-    effects = Reading(V1).effects(read_folder(tmp_path))
+    effects = RawEffects(V1).read(read_folder(tmp_path))
     assert Perturbed(effects).cell_column(CELL_NAME).tolist() == ["b", "a", None]
 
 

@@ -1,17 +1,17 @@
-"""Which cells of a `datasets.Dataset` a published script works on, and in which order.
+"""Which cells published scripts work on, and in which order: states, filters, draws, splits and slices.
 
-`nproc` says how many processes filter in the published package. Here one pass over a column is enough, so that it has
-nothing to do.
+Cells are those of a `datasets.Dataset` where a function is published, of a `TokenizedDataset` elsewhere. `nproc` is the
+number of processes that filter in the published package. Here one pass over a column is enough; it has nothing to do.
 """
 
 import logging
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from geneformer.errors import (
     DatasetError,
     GeneformerWarning,
     GeneListError,
-    InputNotFoundError,
     MissingExtraError,
     NoCellsError,
     OptionError,
@@ -37,13 +36,21 @@ from geneformer.errors import (
 )
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary, lists, numbers
-from geneformer.options._fields import check_choice, check_range, nearest
-from geneformer.perturbation.edits import Ints as Ints_of_edits
+from geneformer.options._fields import check_range, nearest
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_logger = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+
+SEED = 42
+"""What the published package draws cells with."""
+
+# States of cells.
 
 _FIELDS = ("state_key", "start_state", "goal_state", "alt_states")
 
@@ -64,42 +71,36 @@ class CellStates:
 
 
 def read_cell_states(states: Any) -> CellStates:
-    """States as published scripts give them."""
+    """States as published scripts give them: by name, or of old ``{key: ([start], [goal], [alternates])}``."""
     if not isinstance(states, Mapping):
         msg = f"cell_states_to_model is a {type(states).__name__}. Give a dictionary with {', '.join(_FIELDS)}."
         raise StateError(msg)
-    found = _older(states) if len(states) == 1 else _named(states)
-    if len(set(found.all)) < len(found.all):
-        msg = f"Start, goal and alternate states must differ, found {list(found.all)}."
+    if len(states) == 1:
+        [(key, parts)] = states.items()
+        are_lists = isinstance(parts, list | tuple) and all(isinstance(part, list | tuple) for part in parts)
+        if not are_lists or len(parts) not in (2, 3) or any(len(part) != 1 for part in parts[:2]):
+            msg = f"cell_states_to_model={dict(states)!r} is not known. Give {', '.join(_FIELDS)}."
+            raise StateError(msg)
+        start, goal, alternates = parts[0][0], parts[1][0], parts[2] if len(parts) == 3 else ()
+    else:
+        missing = [name for name in _FIELDS[:3] if states.get(name) is None]
+        alternates = states.get("alt_states") or []
+        if missing or not set(states) <= set(_FIELDS) or not isinstance(alternates, list | tuple):
+            msg = (
+                f"cell_states_to_model lacks {missing} and holds {list(states)}. It takes {', '.join(_FIELDS)}; the "
+                "last is a list and may be left out."
+            )
+            raise StateError(msg)
+        key, start, goal = (states[name] for name in _FIELDS[:3])
+    # Old scripts write a single None where there are no alternates.
+    result = CellStates(str(key), start, goal, tuple(state for state in alternates if state is not None))
+    if len(set(result.all)) < len(result.all):
+        msg = f"Start, goal and alternate states must differ, found {list(result.all)}."
         raise StateError(msg)
-    return found
+    return result
 
 
-def _named(states: Mapping[str, Any]) -> CellStates:
-    missing = [name for name in _FIELDS[:3] if states.get(name) is None]
-    unknown = [name for name in states if name not in _FIELDS]
-    alternates = states.get("alt_states") or []
-    if missing or unknown or not isinstance(alternates, list | tuple):
-        msg = (
-            f"cell_states_to_model lacks {missing} and holds {list(states)}. It takes {', '.join(_FIELDS)}; the last "
-            "is a list and may be left out."
-        )
-        raise StateError(msg)
-    return CellStates(str(states["state_key"]), states["start_state"], states["goal_state"], _told(alternates))
-
-
-def _older(states: Mapping[str, Any]) -> CellStates:
-    [(key, parts)] = states.items()
-    lists = isinstance(parts, list | tuple) and all(isinstance(part, list | tuple) for part in parts)
-    if not lists or len(parts) not in (2, 3) or any(len(part) != 1 for part in parts[:2]):
-        msg = f"cell_states_to_model={dict(states)!r} is not known. Give {', '.join(_FIELDS)}."
-        raise StateError(msg)
-    return CellStates(str(key), parts[0][0], parts[1][0], _told(parts[2]) if len(parts) == 3 else ())
-
-
-def _told(alternates: Sequence[Any]) -> tuple[Any, ...]:
-    """Old scripts write a single None where there are none."""
-    return tuple(state for state in alternates if state is not None)
+# Functions of the published package over a `datasets.Dataset`.
 
 
 def datasets_library() -> Any:
@@ -111,187 +112,8 @@ def datasets_library() -> Any:
         raise MissingExtraError(msg) from error
 
 
-def from_columns(
-    offsets: Any,
-    ragged: Mapping[str, Any],
-    described: Mapping[str, Sequence[Any]],
-    *,
-    uncut: Sequence[Any] | None = None,
-) -> "Dataset":
-    """A dataset in memory with the published order of columns."""
-    columns = {name: lists(offsets, values) for name, values in ragged.items()}
-    columns |= {name: pa.array(values) for name, values in described.items()}
-    columns[keys.LENGTH] = pa.array([stop - start for start, stop in pairwise(offsets)], pa.int64())
-    if uncut is not None:
-        columns[f"{keys.INPUT_IDS}_uncropped"] = pa.array([list(cell) for cell in uncut], columns[keys.INPUT_IDS].type)
-        columns[f"{keys.LENGTH}_uncropped"] = pa.array(map(len, uncut), pa.int64())
-    table: Dataset = datasets_library().Dataset(pa.table(columns))
-    return table
-
-
-Ints = NDArray[np.int64]
-
-SEED = 42
-"""What the published package draws cells with."""
-
-
-def listed(values: Any) -> list[Any]:
-    """Values of a list, a set, an array or a column; a single value, text too, as the only one."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    return list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [values]
-
-
-def rows_with(dataset: TokenizedDataset, wanted: Mapping[str, Sequence[Any]]) -> Ints:
-    """Rows whose value is among those wanted, in every column named."""
-    keep = np.ones(len(dataset), dtype=bool)
-    for name, values in wanted.items():
-        column = dataset.column(name)
-        accepted = set(values)
-        keep &= np.fromiter((value in accepted for value in column.tolist()), dtype=bool, count=len(column))
-        if not keep.any():
-            held = sorted({str(value) for value in column.tolist()})
-            more = f" and {len(held) - 10} more" if len(held) > 10 else ""
-            msg = (
-                f"No cell is left after keeping {name!r} in {list(values)}. The column holds "
-                f"{', '.join(held[:10])}{more}."
-            )
-            raise NoCellsError(msg)
-    return np.flatnonzero(keep)
-
-
-def drawn_rows(n: int, size: int | None = None) -> Ints:
-    """`size` of `n` rows in the order of the published draw; all of them by default."""
-    return np.random.default_rng(SEED).permutation(n)[: n if size is None else size]
-
-
-def longest_first(dataset: TokenizedDataset, rows: Ints, max_cells: int | None) -> Ints:
-    """At most `max_cells` of the rows, drawn where there are more, by descending length; equal lengths keep order."""
-    if max_cells is not None and len(rows) > max_cells:
-        rows = rows[drawn_rows(len(rows), max_cells)]
-    return rows[np.argsort(-dataset.lengths[rows], kind="stable")]
-
-
-def without_rare(values: ArrayLike, threshold: float) -> Ints:
-    """Rows whose value is held by more than a share of the rows."""
-    import pandas as pd
-
-    column = pd.Series(np.asarray(values))
-    share = column.map(column.value_counts(normalize=True))
-    rows = np.flatnonzero(share.to_numpy(dtype=np.float64) > threshold).astype(np.int64)
-    if not len(rows):
-        msg = f"rare_threshold={threshold} leaves no cell: every state is that rare. Lower it."
-        raise NoCellsError(msg)
-    return rows
-
-
-def cap_classes(values: Sequence[Any], most: int) -> Ints:
-    """Rows with at most so many of each value, drawn; grouped by value in order of appearance."""
-    by_value: dict[Any, list[int]] = {}
-    for row, value in enumerate(values):
-        by_value.setdefault(value, []).append(row)
-    rng = random.Random(SEED)  # noqa: S311  the published draw
-    chosen = [row for rows in by_value.values() for row in (rng.sample(rows, most) if len(rows) > most else rows)]
-    return np.array(chosen, dtype=np.int64)
-
-
-def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[Ints, Ints]:
-    """Rows to learn from and rows held out, as `datasets.Dataset.train_test_split` with seed 42 gives them."""
-    held = math.ceil(share * n)
-    if not 0 < held < n:
-        msg = f"{share:.3g} of {n:,} cells held out leaves nothing on one side. Give more cells, or another share."
-        raise RareClassError(msg)
-    if strata is not None:
-        _, codes = np.unique(np.asarray(strata), return_inverse=True)
-        part = draw_stratified(codes.astype(np.int64), (held,), np.random.default_rng(SEED))
-        return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
-    order = drawn_rows(n)
-    return order[held:], order[:held]
-
-
-def blocks(n: int, n_folds: int) -> list[tuple[Ints, Ints]]:
-    """Rows to learn from and rows held out of each fold: contiguous blocks that cover every row once."""
-    if n < n_folds:
-        msg = f"{n:,} cells are too few for {n_folds} folds."
-        raise RareClassError(msg)
-    rows = np.arange(n)
-    return [(np.setdiff1d(rows, block), block) for block in np.array_split(rows, n_folds)]
-
-
-def gene_folds(
-    codes: ArrayLike, n_folds: int, test_share: float, classes: Sequence[Any], *, first: int | None = None
-) -> list[tuple[Ints, Ints, Ints]]:
-    """Genes to learn from, to validate with and to test on, of each fold."""
-    try:
-        from sklearn.model_selection import StratifiedKFold, train_test_split
-    except ImportError as error:
-        msg = "Folds of genes need scikit-learn. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
-    codes_n = np.asarray(codes, dtype=np.int64)
-    counts = np.bincount(codes_n, minlength=len(classes))
-    if counts.min() < n_folds:
-        told = ", ".join(f"{name!r} {count}" for name, count in zip(classes, counts, strict=True) if count < n_folds)
-        msg = f"Too few genes for {n_folds} folds: {told}. Every fold holds out a gene of each class; give more genes."
-        raise GeneListError(msg)
-    folds: list[tuple[Ints, Ints, Ints]] = []
-    splits = StratifiedKFold(n_folds, shuffle=True, random_state=0).split(codes_n, codes_n)
-    for learnt, held in islice(splits, first):
-        n_test = math.ceil(test_share * len(held))
-        fewest = min(np.bincount(codes_n[held])[np.unique(codes_n[held])])
-        n_classes = len(np.unique(codes_n[held]))
-        if test_share == 0 or fewest < 2 or n_test < n_classes or len(held) - n_test < n_classes:
-            if test_share:
-                msg = f"Fold {len(folds) + 1} holds out {len(held)} genes, too few for a test part; all validate."
-                warnings.warn(msg, GeneformerWarning, stacklevel=2)
-            valid, test = held, np.empty(0, dtype=np.int64)
-        else:
-            valid, test = train_test_split(
-                held, stratify=codes_n[held], test_size=test_share, shuffle=True, random_state=0
-            )
-        folds.append((learnt.astype(np.int64), np.asarray(valid, dtype=np.int64), np.asarray(test, dtype=np.int64)))
-    return folds
-
-
-def fold_count(train: float) -> int:
-    """Folds of genes that leave a share to learn from; at least two."""
-    return max(int(1 / (1 - train) + 1e-9), 2)
-
-
-def balanced_classes(counts: Mapping[int, int], class_of: Mapping[int, int], *, trials: int = 25) -> dict[int, int]:
-    """Classes of the genes that are kept so that two classes occur about equally often."""
-
-    def ratio(chosen: Mapping[int, int]) -> float:
-        sums = [sum(counts.get(token, 0) for token, code in chosen.items() if code == wanted) for wanted in (0, 1)]
-        if not all(sums):
-            return 0.0
-        return sums[0] / sums[1]
-
-    first = ratio(class_of)
-    if not first:
-        msg = "gene_balance: the genes of one class occur in no cell of the training part. Give other genes or cells."
-        raise GeneListError(msg)
-    best, boost = dict(class_of), 1.0
-    for trial in range(trials):
-        if 0.8 <= ratio(best) <= 1.25:
-            break
-        larger = 0 if first > 1 else 1
-        tokens = [token for token, code in class_of.items() if code == larger]
-        excess = max(first, 1 / first) * boost
-        n_gone = min(max(1, math.floor(len(tokens) - len(tokens) / excess)), len(tokens) - 1)
-        gone = set(random.Random(trial).sample(tokens, n_gone))  # noqa: S311  the published draw
-        drawn = {token: code for token, code in class_of.items() if token not in gone}
-        found = ratio(drawn)
-        if found and abs(math.log(found)) < abs(math.log(ratio(best))):
-            best = drawn
-        boost *= 1.1 if (found > 1) == (first > 1) else 0.9
-    return best
-
-
-_logger = logging.getLogger(__name__)
-
-
 def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_data_file: str | Path) -> "Dataset":
-    """The dataset in a folder, in the order of the file, reduced to cells with the values wanted.
+    """The dataset in a folder, in the order of the file, reduced to cells with accepted values.
 
     Parameters
     ----------
@@ -318,14 +140,14 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
 
 
 def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) -> "Dataset":
-    """Cells whose value is among those wanted, in every column named.
+    """Cells whose value is accepted, in every column named.
 
     Parameters
     ----------
     data
         Cells.
     filter_data
-        Accepted values by column; a single value is taken whole.
+        Accepted values by column; a single one needs no list.
     nproc
         At least one.
 
@@ -337,9 +159,9 @@ def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) 
         No cell is left.
     """
     check_range("nproc", nproc, low=1)
-    for column, wanted in filter_data.items():
-        accepted = listed(wanted)
-        data = _kept(data, column, accepted.__contains__, f"among {accepted}")
+    for column, values in filter_data.items():
+        accepted = listed(values)
+        data = _select(data, column, accepted.__contains__, f"among {accepted}")
     return data
 
 
@@ -352,9 +174,9 @@ def filter_data_by_tokens(filtered_input_data: "Dataset", tokens: Sequence[int],
         No cell has them.
     """
     check_range("nproc", nproc, low=1)
-    wanted = set(tokens)
-    return _kept(
-        filtered_input_data, keys.INPUT_IDS, wanted.issubset, f"a cell with all of the tokens {sorted(wanted)}"
+    needed = set(tokens)
+    return _select(
+        filtered_input_data, keys.INPUT_IDS, needed.issubset, f"a cell with all of the tokens {sorted(needed)}"
     )
 
 
@@ -458,14 +280,20 @@ def remove_cols(data: "Dataset", cols_to_keep: Sequence[str]) -> "Dataset":
     return data.remove_columns([name for name in data.column_names if name not in cols_to_keep])
 
 
-def _kept(data: "Dataset", column: str, wanted: Callable[[Any], bool], told: str) -> "Dataset":
-    rows = [row for row, value in enumerate(data[_checked(data, column)]) if wanted(value)]
+def _select(data: "Dataset", column: str, accepts: Callable[[Any], bool], what: str) -> "Dataset":
+    """Cells whose value is accepted; `what` completes the message where there are none."""
+    rows = [row for row, value in enumerate(data[_checked(data, column)]) if accepts(value)]
     if not rows:
-        held = sorted({str(value) for value in data[column]}) if column != keys.INPUT_IDS else []
-        shown = f" The column holds {', '.join(held[:10])}{', ...' if len(held) > 10 else ''}." if held else ""
-        msg = f"No cell is left of {len(data):,}: none has {column!r} {told}.{shown}"
+        holds = "" if column == keys.INPUT_IDS else f" {_contents(data[column])}"
+        msg = f"No cell is left of {len(data):,}: none has {column!r} {what}.{holds}"
         raise NoCellsError(msg)
     return data if len(rows) == len(data) else data.select(rows)
+
+
+def _contents(values: Iterable[Any]) -> str:
+    names = sorted({str(value) for value in values})
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"The column holds {', '.join(names[:10])}{more}."
 
 
 def _checked(data: "Dataset", column: str) -> str:
@@ -475,272 +303,38 @@ def _checked(data: "Dataset", column: str) -> str:
     return column
 
 
-Row = MutableMapping[str, Any]
-
-PERTURB_INDEX, TO_PERTURB, OVERFLOW = "perturb_index", "tokens_to_perturb", "n_overflow"
-
-ABSENT = -100
-"""Stands alone in `perturb_index` where a row has none of the tokens, and for the class of tokens of none."""
+# The same for a `TokenizedDataset`, as rows.
 
 
-def delete_indices(example: Row) -> Row:
-    """The row without the tokens at its `perturb_index`, which may be nested; `length` is that of what is left.
-
-    Parameters
-    ----------
-    example
-        A row; it is changed.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing, or a position is not in the row.
-    """
-    gone = set(_positions(example))
-    return _with_ids(example, [token for place, token in enumerate(_ids(example)) if place not in gone])
+def listed(values: Any) -> list[Any]:
+    """Values of a list, a set, an array or a column; a single value, text too, as the only one."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [values]
 
 
-def overexpress_indices(example: Row) -> Row:
-    """The row with the tokens at its `perturb_index` moved to the front, in the order in which the row has them.
-
-    Parameters
-    ----------
-    example
-        A row; it is changed.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing, or a position is not in the row.
-    """
-    return _to_front(example, 0)
+def rows_with(dataset: TokenizedDataset, filters: Mapping[str, Sequence[Any]]) -> Ints:
+    """Rows whose value is accepted, in every column named."""
+    keep = np.ones(len(dataset), dtype=bool)
+    for name, values in filters.items():
+        column, accepted = dataset.column(name).tolist(), set(values)
+        keep &= np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))
+        if not keep.any():
+            msg = f"No cell is left after keeping {name!r} in {list(values)}. {_contents(column)}"
+            raise NoCellsError(msg)
+    return np.flatnonzero(keep)
 
 
-def overexpress_indices_special(example: Row) -> Row:
-    """As `overexpress_indices`, behind the first token, which is `<cls>`.
-
-    Parameters
-    ----------
-    example
-        A row; it is changed.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing, or a position is not in the row.
-    """
-    return _to_front(example, 1)
+def drawn_rows(n: int, size: int | None = None) -> Ints:
+    """`size` of `n` rows in the order of the published draw; all of them by default."""
+    return np.random.default_rng(SEED).permutation(n)[: n if size is None else size]
 
 
-def overexpress_tokens(example: Row, max_len: int, special_token: bool) -> Row:
-    """The row with its `tokens_to_perturb` in front, whether it had them or not, and no longer than `max_len`.
-
-    Parameters
-    ----------
-    example
-        A row, with the positions of those it has in `perturb_index`, or -100 alone; it is changed.
-    max_len
-        Most tokens.
-    special_token
-        Whether the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing, or a position is not in the row.
-    """
-    row, gone = _ids(example), set(_positions(example))
-    start, end = (row[:1], row[-1:]) if special_token and len(row) > 1 else ([], [])
-    others = [row[place] for place in range(len(start), len(row) - len(end)) if place not in gone]
-    front = [*start, *_column(example, TO_PERTURB)]
-    return _with_ids(example, [*front, *others][: max_len - len(end)] + end)
-
-
-def calc_n_overflow(
-    max_len: int, example_len: int, tokens_to_perturb: Sequence[int], indices_to_perturb: Sequence[int]
-) -> int:
-    """By how many tokens a row exceeds the longest one after tokens it lacks were added; negative with room left.
-
-    Parameters
-    ----------
-    max_len
-        Most tokens.
-    example_len
-        Tokens of the row before.
-    tokens_to_perturb
-        Tokens that it has afterwards.
-    indices_to_perturb
-        Positions of those that it had before.
-    """
-    return example_len + len(tokens_to_perturb) - len(indices_to_perturb) - max_len
-
-
-def truncate_by_n_overflow(example: Row) -> Row:
-    """The row without its last `n_overflow` tokens; whole where that is not positive.
-
-    Parameters
-    ----------
-    example
-        A row; it is changed.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing.
-    """
-    row = _ids(example)
-    return _with_ids(example, row[: _token_rows_kept(example, row)])
-
-
-def truncate_by_n_overflow_special(example: Row) -> Row:
-    """As `truncate_by_n_overflow`, before the last token, which is `<eos>` and stays.
-
-    Parameters
-    ----------
-    example
-        A row; it is changed.
-
-    Raises
-    ------
-    DatasetError
-        A column is missing.
-    """
-    row = _ids(example)
-    return _with_ids(example, row[: max(_token_rows_kept(example, row) - 1, 0)] + row[-1:])
-
-
-def label_gene_classes(example: Row, class_id_dict: Mapping[Any, int], gene_class_dict: Mapping[int, Any]) -> list[int]:
-    """Number of the class of each token; -100 for tokens of none.
-
-    Parameters
-    ----------
-    example
-        A row.
-    class_id_dict
-        Number of each class.
-    gene_class_dict
-        Class of each token that has one.
-
-    Raises
-    ------
-    DatasetError
-        The row has no tokens.
-    """
-    return [class_id_dict.get(gene_class_dict.get(token, ABSENT), ABSENT) for token in _ids(example)]
-
-
-def _token_rows_kept(example: Row, row: Sequence[Any]) -> int:
-    """Tokens that are left of a row once what exceeds the longest one is cut off."""
-    return max(len(row) - max(int(_column(example, OVERFLOW)), 0), 0)
-
-
-def _to_front(example: Row, first: int) -> Row:
-    row, places = _ids(example), set(_positions(example))
-    moved = [token for place, token in enumerate(row) if place in places]
-    others = [token for place, token in enumerate(row) if place not in places]
-    return _with_ids(example, [*others[:first], *moved, *others[first:]])
-
-
-def _positions(example: Row) -> list[int]:
-    """Positions of what is perturbed, counted from the start."""
-    places, n = list(_flat(_column(example, PERTURB_INDEX))), len(_ids(example))
-    if places == [ABSENT]:
-        return []
-    outside = [place for place in places if not 0 <= place < n]
-    if outside:
-        msg = f"{PERTURB_INDEX} names position {outside[0]} of a row of {n:,} tokens. Give positions from 0 to {n - 1}."
-        raise DatasetError(msg)
-    return places
-
-
-def _flat(values: Iterable[Any]) -> Iterable[int]:
-    for value in values:
-        if isinstance(value, Iterable):
-            yield from _flat(value)
-        else:
-            yield int(value)
-
-
-def _ids(example: Row) -> list[Any]:
-    return list(_column(example, keys.INPUT_IDS))
-
-
-def _column(example: Row, name: str) -> Any:
-    if name not in example:
-        msg = f"The row has no {name!r}; it has {sorted(example)}. Set it before this step."
-        raise DatasetError(msg)
-    return example[name]
-
-
-def _with_ids(example: Row, ids: list[Any]) -> Row:
-    example[keys.INPUT_IDS] = ids
-    example[keys.LENGTH] = len(ids)
-    return example
-
-
-def unpadded(table: pa.Table, pad_id: int) -> TokenizedDataset:
-    """The rows without padding at their ends; `length`, where there is one, says how many tokens they have."""
-    named = keys.LENGTH in table.column_names
-    tokens = TokenizedDataset(table.drop_columns([keys.LENGTH]) if named else table)
-    packed = tokens.gather(range(len(tokens)))
-    lengths = np.diff(packed.cu_seqlens)
-    place = np.arange(len(packed.input_ids)) - np.repeat(packed.cu_seqlens[:-1], lengths)
-    some = lengths > 0
-    kept = np.zeros_like(lengths)
-    if some.any():
-        ends = np.where(packed.input_ids == pad_id, 0, place + 1)
-        kept[some] = np.maximum.reduceat(ends, packed.cu_seqlens[:-1][some])
-    if not np.array_equal(kept, lengths):
-        ids = lists(np.concatenate([[0], np.cumsum(kept)]), packed.input_ids[place < np.repeat(kept, lengths)])
-        table = table.set_column(table.column_names.index(keys.INPUT_IDS), keys.INPUT_IDS, ids)
-        table = table.drop_columns([keys.COUNTS]) if tokens.has_counts else table
-    if named:
-        table = table.set_column(table.column_names.index(keys.LENGTH), keys.LENGTH, numbers(kept))
-    return TokenizedDataset(table)
-
-
-_LOOKED_AT = 2000
-
-
-def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDataset:
-    """The same tokens, marked as those of a vocabulary; tokens that name a bundled one keep what they say."""
-    bundled = {Vocabulary.load(name).fingerprint for name in BUNDLED}
-    is_own = vocabulary.fingerprint not in bundled and tokens.vocabulary not in bundled
-    if not len(tokens) or not (tokens.vocabulary is None or is_own):
-        return tokens
-    largest = _largest(tokens)
-    if largest >= vocabulary.size:
-        msg = (
-            f"The tokens hold id {largest:,}, but vocabulary {vocabulary.name} has {vocabulary.size:,} tokens. They "
-            "were made with another one; use a model of theirs, or tokenize the counts again."
-        )
-        raise UnknownVocabularyError(msg)
-    rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _LOOKED_AT)).astype(np.int64))
-    cells = [cell for row in rows if len(cell := tokens[int(row)])]
-    if vocabulary.cls_id is None:
-        _refuse_enclosed(cells, vocabulary)
-    elif not any(cell[0] == vocabulary.cls_id for cell in cells):
-        _logger.warning("No cell starts with <cls>, so that all tokens are taken for genes.")
-    return TokenizedDataset(tokens.table, vocabulary=vocabulary.fingerprint, path=tokens.path)
-
-
-def _refuse_enclosed(cells: list[np.ndarray], vocabulary: Vocabulary) -> None:
-    """Cells that all begin and end with what `<cls>` and `<eos>` are elsewhere are of that vocabulary."""
-    other = Vocabulary.load("V2")
-    if len(cells) > 1 and all(cell[0] == other.cls_id and cell[-1] == other.eos_id for cell in cells):
-        msg = (
-            f"All cells start with token {other.cls_id} and end with {other.eos_id}: they were made with vocabulary "
-            f"{other.name}, not {vocabulary.name}. Use a model of {other.name}, or tokenize the counts again."
-        )
-        raise UnknownVocabularyError(msg)
-
-
-def _largest(tokens: TokenizedDataset) -> int:
-    ids = tokens.table.column(keys.INPUT_IDS)
-    return max((compute.max(chunk.flatten()).as_py() or 0 for chunk in ids.chunks if len(chunk)), default=0)
-
-
-_CELLS_AT_ONCE = 4096
+def longest_first(dataset: TokenizedDataset, rows: Ints, max_cells: int | None) -> Ints:
+    """At most `max_cells` of the rows, drawn where there are more, by descending length; equal lengths keep order."""
+    if max_cells is not None and len(rows) > max_cells:
+        rows = rows[drawn_rows(len(rows), max_cells)]
+    return rows[np.argsort(-dataset.lengths[rows], kind="stable")]
 
 
 def published_cells(
@@ -750,80 +344,225 @@ def published_cells(
     *,
     max_cells: int | None = None,
     part: tuple[int, int] | None = None,
-) -> Ints_of_edits:
-    """Rows of the cells, longest first; equal lengths keep their order."""
+) -> Ints:
+    """Rows of the cells that pass the filters and have the genes, longest first; equal lengths keep their order."""
     rows = np.arange(len(tokens))
-    for wanted in filters:
-        rows = np.intersect1d(rows, rows_with(tokens, wanted), assume_unique=True)
+    for accepted in filters:
+        rows = np.intersect1d(rows, rows_with(tokens, accepted), assume_unique=True)
         if not len(rows):
-            msg = f"No cell is left after keeping {dict(wanted)} among those that passed the filter before."
+            msg = f"No cell is left after keeping {dict(accepted)} among those that passed the filter before."
             raise NoCellsError(msg)
     for name, ids in genes:
-        having = rows[_have_all(tokens, rows, ids)]
-        if not len(having):
+        n = len(rows)
+        rows = rows[_have_all(tokens, rows, ids)]
+        if not len(rows):
             msg = (
-                f"{name} needs cells that have all of its {len(set(ids))} genes; none of the {len(rows):,} cells does. "
+                f"{name} needs cells that have all of its {len(set(ids))} genes; none of the {n:,} cells does. "
                 "Name fewer genes, overexpress them, or choose other cells."
             )
             raise AbsentGeneError(msg)
-        rows = having
     rows = longest_first(tokens, rows, max_cells)
-    return rows if part is None else _sliced(rows, *part)
-
-
-def _have_all(tokens: TokenizedDataset, rows: Ints_of_edits, ids: Sequence[int]) -> np.ndarray:
-    """Whether a cell has every one of some tokens, ``(n,)``."""
-    wanted = np.unique(np.asarray(ids, dtype=np.int64))
-    found = []
-    for start in range(0, len(rows), _CELLS_AT_ONCE):
-        packed = tokens.gather(rows[start : start + _CELLS_AT_ONCE])
-        n_cells = len(packed.cu_seqlens) - 1
-        cell = np.repeat(np.arange(n_cells), np.diff(packed.cu_seqlens))
-        hit = np.isin(packed.input_ids, wanted)
-        pairs = np.unique(np.stack([cell[hit], packed.input_ids[hit]]), axis=1)
-        found.append(np.bincount(pairs[0], minlength=n_cells) == len(wanted))
-    return np.concatenate(found) if found else np.zeros(0, dtype=bool)
-
-
-def _sliced(rows: Ints_of_edits, start: int, end: int) -> Ints_of_edits:
+    if part is None:
+        return rows
+    start, end = part
     if start >= len(rows):
         msg = f"The slice starts at cell {start:,}, but there are {len(rows):,} cells. Start below that."
         raise OutOfRangeError(msg)
     if end > len(rows):
         msg = f"The slice ends at cell {end:,}, but there are {len(rows):,} cells: it ends there."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+        warnings.warn(msg, GeneformerWarning, stacklevel=3)
     return rows[start:end]
 
 
-FORMATS = ("loom", "h5ad", "zarr")
-
-_LEFTOVER = "__dedup"
-"""Ends the name of a copy that the published package writes beside a loom file and may leave behind."""
+_CELLS_AT_ONCE = 4096
 
 
-def input_files(folder: str | Path, file_format: str, identifier: str = "") -> list[Path]:
-    """Files in the order of their names, without the copies that an interrupted run left behind."""
-    check_choice("file_format", file_format, FORMATS)
-    folder = Path(folder)
-    if not folder.is_dir():
-        msg = f'There is no folder "{folder}". Give the folder that holds the .{file_format} files.'
-        raise InputNotFoundError(msg)
-    pattern = f"*{identifier}*.{file_format}" if identifier else f"*.{file_format}"
-    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-    leftovers = [path for path in found if _is_leftover(path)]
-    if leftovers:
-        _logger.warning("Left out, because they are copies of other files here: %s", _listed(leftovers))
-    files = [path for path in found if path not in leftovers]
-    if not files:
-        msg = f'The folder "{folder}" holds no {pattern}; it holds {_listed(folder.iterdir())}.'
-        raise InputNotFoundError(msg)
-    return files
+def _have_all(tokens: TokenizedDataset, rows: Ints, ids: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether a cell has every one of some tokens, ``(n,)``."""
+    needed = np.unique(np.asarray(ids, dtype=np.int64))
+    has_all = []
+    for start in range(0, len(rows), _CELLS_AT_ONCE):
+        packed = tokens.gather(rows[start : start + _CELLS_AT_ONCE])
+        n_cells = len(packed.cu_seqlens) - 1
+        cell = np.repeat(np.arange(n_cells), np.diff(packed.cu_seqlens))
+        is_needed = np.isin(packed.input_ids, needed)
+        pairs = np.unique(np.stack([cell[is_needed], packed.input_ids[is_needed]]), axis=1)
+        has_all.append(np.bincount(pairs[0], minlength=n_cells) == len(needed))
+    return np.concatenate(has_all) if has_all else np.zeros(0, dtype=bool)
 
 
-def _is_leftover(path: Path) -> bool:
-    return path.stem.endswith(_LEFTOVER) and path.with_stem(path.stem.removesuffix(_LEFTOVER)).exists()
+def dataset_tokens(data: Any, pad_id: int = 0) -> TokenizedDataset:
+    """The cells of a `datasets.Dataset`, in its order, without padding."""
+    if isinstance(data, TokenizedDataset):
+        return data
+    if not hasattr(data, "with_format"):
+        msg = f"The data is a {type(data).__name__}. Give a datasets.Dataset, as `load_from_disk` returns it."
+        raise DatasetError(msg)
+    return unpadded(data.with_format("arrow")[:], pad_id)
 
 
-def _listed(paths: Iterable[Path]) -> str:
-    names = sorted(path.name for path in paths)
-    return (", ".join(names[:8]) or "nothing") + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def unpadded(table: pa.Table, pad_id: int) -> TokenizedDataset:
+    """The rows without padding at their ends; `length`, where there is one, says how many tokens they have."""
+    has_length = keys.LENGTH in table.column_names
+    tokens = TokenizedDataset(table.drop_columns([keys.LENGTH]) if has_length else table)
+    packed = tokens.gather(range(len(tokens)))
+    lengths = np.diff(packed.cu_seqlens)
+    place = np.arange(len(packed.input_ids)) - np.repeat(packed.cu_seqlens[:-1], lengths)
+    n_tokens = np.zeros_like(lengths)  # up to the last one that is no padding
+    if (some := lengths > 0).any():
+        ends = np.where(packed.input_ids == pad_id, 0, place + 1)
+        n_tokens[some] = np.maximum.reduceat(ends, packed.cu_seqlens[:-1][some])
+    if not np.array_equal(n_tokens, lengths):
+        ids = packed.input_ids[place < np.repeat(n_tokens, lengths)]
+        rows = lists(np.concatenate([[0], np.cumsum(n_tokens)]), ids)
+        table = table.set_column(table.column_names.index(keys.INPUT_IDS), keys.INPUT_IDS, rows)
+        table = table.drop_columns([keys.COUNTS]) if tokens.has_counts else table
+    if has_length:
+        table = table.set_column(table.column_names.index(keys.LENGTH), keys.LENGTH, numbers(n_tokens))
+    return TokenizedDataset(table)
+
+
+_SAMPLED = 2000
+"""Cells that are looked at to tell which vocabulary their tokens belong to."""
+
+
+def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDataset:
+    """The same tokens, marked as those of a vocabulary; tokens that name a bundled one keep it."""
+    bundled = {Vocabulary.load(name).fingerprint for name in BUNDLED}
+    is_own = vocabulary.fingerprint not in bundled and tokens.vocabulary not in bundled
+    if not len(tokens) or not (tokens.vocabulary is None or is_own):
+        return tokens
+    chunks = tokens.table.column(keys.INPUT_IDS).chunks
+    largest = max((compute.max(chunk.flatten()).as_py() or 0 for chunk in chunks if len(chunk)), default=0)
+    if largest >= vocabulary.size:
+        msg = (
+            f"The tokens hold id {largest:,}, but vocabulary {vocabulary.name} has {vocabulary.size:,} tokens. They "
+            "were made with another one; use a model of theirs, or tokenize the counts again."
+        )
+        raise UnknownVocabularyError(msg)
+    rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _SAMPLED)).astype(np.int64))
+    cells = [cell for row in rows if len(cell := tokens[int(row)])]
+    framed = Vocabulary.load("V2")
+    if vocabulary.cls_id is not None:
+        if not any(cell[0] == vocabulary.cls_id for cell in cells):
+            _logger.warning("No cell starts with <cls>, so that all tokens are taken for genes.")
+    # Cells that all begin and end with what <cls> and <eos> are elsewhere are of that vocabulary.
+    elif len(cells) > 1 and all(cell[0] == framed.cls_id and cell[-1] == framed.eos_id for cell in cells):
+        msg = (
+            f"All cells start with token {framed.cls_id} and end with {framed.eos_id}: they were made with vocabulary "
+            f"{framed.name}, not {vocabulary.name}. Use a model of {framed.name}, or tokenize the counts again."
+        )
+        raise UnknownVocabularyError(msg)
+    return TokenizedDataset(tokens.table, vocabulary=vocabulary.fingerprint, path=tokens.path)
+
+
+# Draws, splits and folds of the published classifier.
+
+
+def without_rare(values: ArrayLike, threshold: float) -> Ints:
+    """Rows whose value is held by more than a share of the rows."""
+    import pandas as pd
+
+    column = pd.Series(np.asarray(values))
+    share = column.map(column.value_counts(normalize=True))
+    rows = np.flatnonzero(share.to_numpy(dtype=np.float64) > threshold).astype(np.int64)
+    if not len(rows):
+        msg = f"rare_threshold={threshold} leaves no cell: every state is that rare. Lower it."
+        raise NoCellsError(msg)
+    return rows
+
+
+def cap_classes(values: Sequence[Any], most: int) -> Ints:
+    """Rows with at most so many of each value, drawn; grouped by value in order of appearance."""
+    by_value: dict[Any, list[int]] = {}
+    for row, value in enumerate(values):
+        by_value.setdefault(value, []).append(row)
+    rng = random.Random(SEED)  # noqa: S311  the published draw
+    chosen = [row for rows in by_value.values() for row in (rng.sample(rows, most) if len(rows) > most else rows)]
+    return np.array(chosen, dtype=np.int64)
+
+
+def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[Ints, Ints]:
+    """Rows to learn from and rows held out, as `datasets.Dataset.train_test_split` with seed 42 gives them."""
+    n_held_out = math.ceil(share * n)
+    if not 0 < n_held_out < n:
+        msg = f"{share:.3g} of {n:,} cells held out leaves nothing on one side. Give more cells, or another share."
+        raise RareClassError(msg)
+    if strata is not None:
+        _, codes = np.unique(np.asarray(strata), return_inverse=True)
+        part = draw_stratified(codes.astype(np.int64), (n_held_out,), np.random.default_rng(SEED))
+        return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+    order = drawn_rows(n)
+    return order[n_held_out:], order[:n_held_out]
+
+
+def blocks(n: int, n_folds: int) -> list[tuple[Ints, Ints]]:
+    """Rows to learn from and rows held out of each fold: contiguous blocks that cover every row once."""
+    if n < n_folds:
+        msg = f"{n:,} cells are too few for {n_folds} folds."
+        raise RareClassError(msg)
+    rows = np.arange(n)
+    return [(np.setdiff1d(rows, block), block) for block in np.array_split(rows, n_folds)]
+
+
+def gene_folds(
+    codes: ArrayLike, n_folds: int, test_share: float, classes: Sequence[Any], *, first: int | None = None
+) -> list[tuple[Ints, Ints, Ints]]:
+    """Genes to learn from, to validate with and to test on, of each fold."""
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    codes_n = np.asarray(codes, dtype=np.int64)
+    counts = np.bincount(codes_n, minlength=len(classes))
+    if counts.min() < n_folds:
+        few = ", ".join(f"{name!r} {count}" for name, count in zip(classes, counts, strict=True) if count < n_folds)
+        msg = f"Too few genes for {n_folds} folds: {few}. Every fold holds out a gene of each class; give more genes."
+        raise GeneListError(msg)
+    folds: list[tuple[Ints, Ints, Ints]] = []
+    splits = StratifiedKFold(n_folds, shuffle=True, random_state=0).split(codes_n, codes_n)
+    for learnt, held_out in islice(splits, first):
+        n_test = math.ceil(test_share * len(held_out))
+        _, per_class = np.unique(codes_n[held_out], return_counts=True)
+        enough = per_class.min() >= 2 and len(per_class) <= n_test <= len(held_out) - len(per_class)
+        valid, test = held_out, np.empty(0, dtype=np.int64)
+        if test_share and enough:
+            valid, test = train_test_split(
+                held_out, stratify=codes_n[held_out], test_size=test_share, shuffle=True, random_state=0
+            )
+        elif test_share:
+            msg = f"Fold {len(folds) + 1} holds out {len(held_out)} genes, too few for a test part; all validate."
+            warnings.warn(msg, GeneformerWarning, stacklevel=2)
+        folds.append((learnt.astype(np.int64), np.asarray(valid, dtype=np.int64), np.asarray(test, dtype=np.int64)))
+    return folds
+
+
+def fold_count(train: float) -> int:
+    """Folds of genes that leave a share to learn from; at least two."""
+    return max(int(1 / (1 - train) + 1e-9), 2)
+
+
+def balanced_classes(counts: Mapping[int, int], class_of: Mapping[int, int], *, trials: int = 25) -> dict[int, int]:
+    """Classes of the genes that are kept so that two classes occur about equally often."""
+
+    def ratio(chosen: Mapping[int, int]) -> float:
+        sums = [sum(counts.get(token, 0) for token, code in chosen.items() if code == label) for label in (0, 1)]
+        return sums[0] / sums[1] if all(sums) else 0.0
+
+    first = ratio(class_of)
+    if not first:
+        msg = "gene_balance: the genes of one class occur in no cell of the training part. Give other genes or cells."
+        raise GeneListError(msg)
+    best, boost = dict(class_of), 1.0
+    for trial in range(trials):
+        if 0.8 <= ratio(best) <= 1.25:
+            break
+        larger = 0 if first > 1 else 1
+        tokens = [token for token, code in class_of.items() if code == larger]
+        excess = max(first, 1 / first) * boost
+        n_gone = min(max(1, math.floor(len(tokens) - len(tokens) / excess)), len(tokens) - 1)
+        gone = set(random.Random(trial).sample(tokens, n_gone))  # noqa: S311  the published draw
+        drawn = {token: code for token, code in class_of.items() if token not in gone}
+        balance = ratio(drawn)
+        if balance and abs(math.log(balance)) < abs(math.log(ratio(best))):
+            best = drawn
+        boost *= 1.1 if (balance > 1) == (first > 1) else 0.9
+    return best

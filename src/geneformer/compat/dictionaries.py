@@ -44,8 +44,8 @@ FILES = {
 
 def cache_folder() -> Path:
     """Where the dictionaries go: `GENEFORMER_CACHE`, or the `geneformer` folder of the user's cache."""
-    told = os.environ.get("GENEFORMER_CACHE")
-    return _expanded(Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
+    chosen = os.environ.get("GENEFORMER_CACHE")
+    return _expanded(Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
 
 
 @contextmanager
@@ -83,17 +83,8 @@ def bundled_version(path: str | Path) -> str | None:
     return next((version for version, _, file in FILES.values() if file == path.name), None)
 
 
-def bundled_table(path: str | Path) -> dict[str, Any] | None:
-    """The dictionary behind a path of this package, which may not have been written; None for a user's own file."""
-    version = bundled_version(path)
-    if version is None:
-        return None
-    table = next(table for _, table, file in FILES.values() if file == Path(path).name)
-    return Vocabulary.load(version).published_tables()[table]
-
-
 def _expanded(path: Path) -> Path:
-    """A whole path; one whose home folder is not known stays as it is."""
+    """An absolute path; one whose home folder is not known stays as it is."""
     try:
         return path.expanduser().absolute()
     except RuntimeError:
@@ -131,8 +122,9 @@ def published_vocabulary(
     given = {table: file for table, file in files.items() if file is not None}
     if {bundled_version(file) for file in given.values()} <= {model_version}:
         return Vocabulary.load(model_version)
-    contents = {table: _dictionary(file) for table, file in given.items()}
-    base = _of_tokens(contents.get("token_dictionary")) or Vocabulary.load(model_version)
+    contents = {table: read_dictionary(file) for table, file in given.items()}
+    own_tokens = contents.get("token_dictionary")
+    base = (None if own_tokens is None else bundled_with(own_tokens)) or Vocabulary.load(model_version)
     tables = base.published_tables()
     changed = [table for table in contents if contents[table] != tables[table]]
     if model_version == "V1" and (changed or base.name != model_version):
@@ -145,32 +137,48 @@ def published_vocabulary(
     if not changed:
         return base
     tables |= contents
-    tokens, medians = tables["token_dictionary"], tables["gene_median_dictionary"]
-    special = {token: number for token, number in tokens.items() if token in SPECIAL}
+    name = base.name if token_dictionary_file is None else Path(token_dictionary_file).stem
+    medians = tables["gene_median_dictionary"]
+    memory = MemoryTables(medians=medians, symbols=tables["gene_name_id_dict"], aliases=tables["ensembl_mapping_dict"])
+    # Without medians of their own, genes that the bundled ones lack are ranked by their counts.
+    return vocabulary_from(name, tables["token_dictionary"], medians, float("nan") if gene_median_file else 1.0, memory)
+
+
+def vocabulary_from(
+    name: str,
+    tokens: Mapping[str, int],
+    medians: Mapping[str, float] | None = None,
+    other_median: float = 1.0,
+    tables: MemoryTables | None = None,
+) -> Vocabulary:
+    """A vocabulary with the tokens of a published dictionary."""
     genes = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
+    special = {token: number for token, number in tokens.items() if token in SPECIAL}
+    more = {} if tables is None else {"tables": tables}
     return Vocabulary(
-        name=base.name if token_dictionary_file is None else Path(token_dictionary_file).stem,
+        name=name,
         genes=list(genes),  # type: ignore[arg-type]
         token_ids=list(genes.values()),  # type: ignore[arg-type]
-        medians=[medians.get(gene, float("nan") if gene_median_file else 1.0) for gene in genes],  # type: ignore[arg-type]
+        medians=[(medians or {}).get(gene, other_median) for gene in genes],  # type: ignore[arg-type]
         special_tokens=special,
         input_size=4096 if CLS in special else 2048,
-        tables=MemoryTables(
-            medians=medians, symbols=tables["gene_name_id_dict"], aliases=tables["ensembl_mapping_dict"]
-        ),
+        **more,
     )
+
+
+def bundled_with(tokens: Mapping[str, int]) -> Vocabulary | None:
+    """The bundled vocabulary that has exactly these tokens."""
+    bundled = map(Vocabulary.load, BUNDLED)
+    return next((v for v in bundled if tokens == {**v.special_tokens, **v.token_of}), None)
 
 
 def ranking_vocabulary(
     model_version: str, tokens: str | Path, medians: str | Path, mapping: str | Path | None, *, collapse: bool
 ) -> Vocabulary:
-    """The vocabulary that cells are ranked by, identifiers mapped as told and no further."""
-    files = [tokens, medians, mapping]
-    if model_version == "V1":
-        files = [None if file is None or bundled_version(file) == "V2" else file for file in files]
+    """The vocabulary that cells are ranked by; identifiers are mapped by its mapping dictionary and no further."""
+    files = files_of(model_version, tokens, medians, mapping)
     vocabulary = published_vocabulary(model_version, files[0], gene_median_file=files[1], gene_mapping_file=files[2])
-    itself = {gene: gene for gene in vocabulary.genes.tolist()}
-    aliases: dict[str, str] | None = itself
+    aliases: Mapping[str, str] | None = {gene: gene for gene in vocabulary.genes.tolist()}
     if collapse and mapping is not None:
         if bundled_version(mapping) is not None:
             return vocabulary
@@ -178,17 +186,16 @@ def ranking_vocabulary(
     return replace(vocabulary, tables=MemoryTables(medians=vocabulary.tables.medians, symbols={}, aliases=aliases))
 
 
-def _of_tokens(tokens: Mapping[str, int] | None) -> Vocabulary | None:
-    """The bundled vocabulary that has exactly these tokens."""
-    bundled = map(Vocabulary.load, BUNDLED)
-    return next((v for v in bundled if tokens == v.published_tables()["token_dictionary"]), None)
+def files_of(model_version: str, *files: str | Path | None) -> list[str | Path | None]:
+    """The files; V2's own, which arguments default to, give way to model_version="V1"."""
+    return [None if model_version == "V1" and file and bundled_version(file) == "V2" else file for file in files]
 
 
-def _dictionary(path: str | Path) -> dict[str, Any]:
+def read_dictionary(path: str | Path) -> dict[str, Any]:
     """A published dictionary, from the pickle or, where the path is one of ours, from the tables behind it."""
-    content = bundled_table(path)
-    if content is not None:
-        return content
+    if (version := bundled_version(path)) is not None:
+        table = next(table for _, table, file in FILES.values() if file == Path(path).name)
+        return Vocabulary.load(version).published_tables()[table]
     content = read_pickle(path)
     if not isinstance(content, dict):
         msg = f'"{path}" holds a {type(content).__name__}, not a dictionary. Give the published file.'

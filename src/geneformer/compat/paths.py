@@ -11,8 +11,9 @@ from geneformer.errors import UnsupportedNameError
 MODULES: dict[str, dict[str, str]] = {
     "classifier": {"classifier": "Classifier"},
     "classifier_utils": {
-        "cells": "downsample_and_shuffle label_gene_classes remove_cols rename_cols subsample_by_class",
+        "cells": "downsample_and_shuffle remove_cols rename_cols subsample_by_class",
         "classifier_training": "compute_metrics get_default_train_args get_num_classes",
+        "token_edits": "label_gene_classes",
     },
     "collator_for_classification": {
         "collators": (
@@ -32,15 +33,19 @@ MODULES: dict[str, dict[str, str]] = {
     "mtl_classifier": {"mtl_classifier": "MTLClassifier"},
     "perturber_utils": {
         "cells": (
-            "calc_n_overflow delete_indices downsample_and_sort filter_by_dict filter_data_by_start_state "
-            "filter_data_by_tokens load_and_filter overexpress_indices overexpress_indices_special overexpress_tokens "
-            "slice_by_inds_to_perturb truncate_by_n_overflow truncate_by_n_overflow_special"
+            "downsample_and_sort filter_by_dict filter_data_by_start_state filter_data_by_tokens load_and_filter "
+            "slice_by_inds_to_perturb"
         ),
-        "networks": (
-            "cos_sim_shift gen_attention_mask get_model_emb_dims get_model_input_size load_model "
-            "mean_nonpadding_embs pad_2d_tensor pad_3d_tensor pad_tensor pad_tensor_list quant_cos_sims quant_layers"
-        ),
+        "networks": "get_model_emb_dims get_model_input_size load_model quant_layers",
         "perturber": "get_possible_states write_perturbation_dictionary",
+        "tensors": (
+            "cos_sim_shift gen_attention_mask mean_nonpadding_embs pad_2d_tensor pad_3d_tensor pad_tensor "
+            "pad_tensor_list quant_cos_sims"
+        ),
+        "token_edits": (
+            "calc_n_overflow delete_indices overexpress_indices overexpress_indices_special overexpress_tokens "
+            "truncate_by_n_overflow truncate_by_n_overflow_special"
+        ),
     },
     "pretrainer": {"collators": "GeneformerPreCollator", "pretrainer": "GeneformerPretrainer"},
     "tokenizer": {

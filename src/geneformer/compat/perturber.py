@@ -13,7 +13,7 @@ import pyarrow as pa
 from geneformer import keys
 from geneformer.compat.cells import CellStates, listed, mark_tokens, published_cells, read_cell_states
 from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.compat.networks import check_low_bit, published_model, published_runtime
+from geneformer.compat.networks import MODEL_TYPES, QUANTIZED, check_low_bit, published_model, published_runtime
 from geneformer.compat.perturber_files import CELL, Raw, RunFiles, write_cells, write_raw
 from geneformer.engine.device import resolve_device
 from geneformer.errors import (
@@ -27,7 +27,7 @@ from geneformer.errors import (
 )
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
-from geneformer.genes.vocabulary import CLS, EOS, Vocabulary
+from geneformer.genes.vocabulary import CLS, EOS
 from geneformer.models.finetuned import quantize_linears
 from geneformer.options import PerturbOptions
 from geneformer.options._fields import check_choice, whole_number
@@ -41,310 +41,32 @@ from geneformer.tokens.storage import read_dataset
 if TYPE_CHECKING:
     import pandas as pd
 
-
-def given_genes(argument: str, genes: Any) -> str | list[str]:
-    """The word for all genes, or Ensembl ids in the order given."""
-    if isinstance(genes, str) and genes == "all":
-        return genes
-    names = [] if isinstance(genes, str | set | frozenset) else listed(genes)
-    if not names or not all(isinstance(name, str) for name in names):
-        msg = f'{argument}={genes!r} is neither "all" nor a list of Ensembl ids. Write ["ENSG00000187608"].'
-        raise OptionError(msg)
-    return names
-
-
-def state_names(states: CellStates | None) -> dict[str, Any]:
-    """The user's values of the states by their names as text: start, goal, alternates; none without states."""
-    values = () if states is None else states.all
-    named = dict(zip(map(str, values), values, strict=True))
-    if len(named) < len(values):
-        msg = f"Two of the states {list(values)} read the same. Rename one of them in the column of the cells."
-        raise StateError(msg)
-    return named
-
-
-def state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | None) -> dict[str, Any] | None:
-    """Embeddings of the states by their names, on the host, ``(D,)`` each; None without states."""
-    if states is None:
-        return None
-    missing = [state for state in states.all if state not in (embeddings or {})]
-    if embeddings is None or missing:
-        msg = (
-            f"cell_states_to_model needs state_embs_dict with an embedding of each state; {missing} are missing. Make "
-            "it with EmbExtractor(summary_stat=...).get_state_embs."
-        )
-        raise StateError(msg)
-    import torch
-
-    vectors: dict[str, Any] = {}
-    for name, state in state_names(states).items():
-        try:
-            vector = torch.as_tensor(embeddings[state])
-        except (TypeError, ValueError, RuntimeError) as error:
-            msg = f"state_embs_dict[{state!r}] is no tensor, array or list of numbers ({error})."
-            raise StateError(msg) from error
-        vectors[name] = vector.detach().to("cpu", torch.float32).reshape(-1).numpy()
-    return vectors
-
-
-_QUANTIZED = "-Quantized"
-
-MODEL_TYPES = (
-    "Pretrained",
-    "GeneClassifier",
-    "CellClassifier",
-    "MTLCellClassifier",
-    "MTLCellClassifier-Quantized",
-    "Pretrained-Quantized",
-)
-"""Published types; of all of them the encoder is read."""
-
-
-def open_model(model_type: str, folder: str | Path, vocabulary: Vocabulary, *, num_classes: int = 0) -> PerturbedModel:
-    """The encoder of a model of a published type."""
-    quantized = model_type.endswith(_QUANTIZED)
-    if quantized:
-        _check_quantized(model_type)
-    told = num_classes if model_type in ("CellClassifier", "GeneClassifier") else 0
-    model = PerturbedModel.pretrained(published_model(folder, vocabulary, num_classes=told))
-    if quantized:
-        quantize_linears(model.encoder, "8bit")
-    return model
-
-
-def _check_quantized(model_type: str) -> None:
-    try:
-        check_low_bit("8bit", resolve_device("auto"))
-    except (DeviceError, MissingExtraError) as error:
-        plain = model_type.removesuffix(_QUANTIZED)
-        reason = str(error).partition(": ")[2]
-        msg = f'model_type="{model_type}" cannot run here: {reason} In other words, use model_type="{plain}".'
-        raise type(error)(msg) from error
-
+_logger = logging.getLogger(__name__)
 
 Tokens = tuple[int, ...]
 
-UNCHANGED = 1.0
-"""Similarity of a cell that a perturbation leaves as it is; its shifts are 0."""
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "perturb_type": ("overexpress", "delete", "inhibit", "activate"),
+    "perturb_rank_shift": (None, 1, 2, 3),
+    "combos": (0, 1),
+    "model_type": MODEL_TYPES,
+    "emb_mode": ("cls", "cell", "cls_and_gene", "cell_and_gene"),
+    "cell_emb_style": ("mean_pool",),
+    "emb_layer": (-1, 0),
+}
+_LOWEST = {"num_classes": 0, "max_ncells": 1, "forward_batch_size": 1, "nproc": 1, "clear_mem_ncells": 1}
 
+_QUARTERS = 4
+"""`perturb_rank_shift` counts quarters of a cell's genes."""
 
-@dataclass(slots=True)
-class CellEffects:
-    """Effects on one cell, by the tokens that were perturbed."""
+_CELLS_AT_ONCE = 16
+"""Cells perturbed gene by gene before their files are written."""
 
-    similarity: dict[Tokens, float] = field(default_factory=dict)
-    shifts: dict[Tokens, dict[str, float]] = field(default_factory=dict)
-    genes: dict[Tokens, dict[int, float]] = field(default_factory=dict)
-
-
-def by_cell(effects: pa.Table, cells: range, token_of: Mapping[str, int]) -> list[CellEffects]:
-    """Effects of a table whose cells are called by their numbers, one entry per cell."""
-    found = [CellEffects() for _ in cells]
-    tokens_of: dict[str, Tokens] = {}
-    names = ("cell_id", "genes", "effect", "target", "value")
-    for cell, genes, kind, target, value in zip(*(effects.column(name).to_pylist() for name in names), strict=True):
-        if genes not in tokens_of:
-            tokens_of[genes] = tuple(int(token_of[gene]) for gene in genes.split("+"))
-        tokens, entry = tokens_of[genes], found[int(cell) - cells.start]
-        if kind == SIMILARITY:
-            entry.similarity[tokens] = value
-        elif kind == SHIFT:
-            entry.shifts.setdefault(tokens, {})[target] = value
-        elif kind == GENE_SIMILARITY:
-            entry.genes.setdefault(tokens, {})[int(token_of[target])] = value
-    return found
-
-
-def key_of(tokens: Tokens) -> Any:
-    """One token as it is, several as a tuple."""
-    return tokens[0] if len(tokens) == 1 else tokens
-
-
-def single_effects(cell: CellEffects, states: Mapping[str, Any]) -> Raw:
-    """Effects of single perturbations on a cell; with states, by state."""
-    if not states:
-        return {(key_of(tokens), CELL): [value] for tokens, value in cell.similarity.items()}
-    return {
-        state: {(key_of(tokens), CELL): [shifts[name]] for tokens, shifts in cell.shifts.items()}
-        for name, state in states.items()
-    }
-
-
-def anchored_effects(alone: CellEffects, pairs: CellEffects, anchor: int) -> Raw:
-    """Three similarities of every gene: of the anchor alone, of the gene alone, of both."""
-    of_anchor = alone.similarity.get((anchor,), UNCHANGED)
-    found: Raw = {}
-    for tokens, together in pairs.similarity.items():
-        gene = next(token for token in tokens if token != anchor)
-        found[gene, CELL] = [(of_anchor, alone.similarity.get((gene,), UNCHANGED), together)]
-    return found
-
-
-def anchor_first(cell: CellEffects, anchor: int) -> CellEffects:
-    """Effects of pairs on a cell, the anchor named before the gene."""
-
-    def sorted_keys(table: dict[Tokens, Any]) -> dict[Tokens, Any]:
-        return {(anchor, *(token for token in tokens if token != anchor)): value for tokens, value in table.items()}
-
-    return CellEffects(*(sorted_keys(table) for table in (cell.similarity, cell.shifts, cell.genes)))
-
-
-def gene_effects(cell: CellEffects) -> Raw:
-    """Effects of perturbations of a cell on its other genes."""
-    return {
-        (key_of(tokens), affected): [value]
-        for tokens, others in cell.genes.items()
-        for affected, value in others.items()
-    }
-
-
-def in_parts(content: Raw, size: int) -> Iterator[Raw]:
-    """At most `size` perturbations at a time, of tables without or with states."""
-    nested = any(isinstance(value, dict) for value in content.values())
-    tables = list(content.values()) if nested else [content]
-    perturbed = list(dict.fromkeys(key[0] for key in tables[0])) if tables else []
-    for start in range(0, len(perturbed), size):
-        some = set(perturbed[start : start + size])
-        parts = [{key: value for key, value in table.items() if key[0] in some} for table in tables]
-        yield dict(zip(content, parts, strict=True)) if nested else parts[0]
-
-
-def group_effects(
-    cells: Sequence[CellEffects],
-    tokens: Tokens,
-    states: Mapping[str, Any],
-    *,
-    unchanged: float,
-    others: Sequence[Sequence[int]] = (),
-) -> tuple[Raw, Raw]:
-    """Effects of one perturbation on all cells, one number per cell; and on their other genes."""
-    key = (key_of(tokens), CELL)
-    if states:
-        on_cells: Raw = {
-            state: {key: [cell.shifts.get(tokens, {}).get(name, unchanged - 1) for cell in cells]}
-            for name, state in states.items()
-        }
-    else:
-        on_cells = {key: [cell.similarity.get(tokens, unchanged) for cell in cells]}
-    on_genes: Raw = {}
-    for place, cell in enumerate(cells):
-        of_unchanged = dict.fromkeys(others[place], unchanged) if others else {}
-        for affected, value in cell.genes.get(tokens, of_unchanged).items():
-            on_genes.setdefault((key[0], affected), []).append(value)
-    return on_cells, on_genes
-
-
-STATE = "state"
+_STATE = "state"
 """Column of the perturbed cells with the name of the start, as options have to name it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PerturbationRun:
-    """Cells with a model, and where their effects go."""
-
-    model: PerturbedModel
-    cells: TokenizedDataset
-    files: RunFiles
-    states: Mapping[str, Any]
-    vectors: Mapping[str, Any] | None
-    forward_batch_size: int
-    file_size: int
-
-    def perturb_together(self, tokens: tuple[int, ...], options: PerturbOptions) -> None:
-        """Write what one perturbation of several genes does to all cells."""
-        plan = self._plan(options)
-        tables = [table for _, [table] in self._effects([plan])]
-        found = by_cell(pa.concat_tables(tables), range(len(self.cells)), self.model.vocabulary.token_of)
-        deleted = options.edit == "delete"
-        on_cells, on_genes = group_effects(
-            found,
-            tokens,
-            self.states,
-            # Of a cell without any other gene nothing is left to compare.
-            unchanged=float("nan") if deleted else UNCHANGED,
-            others=self._other_genes(tokens) if options.gene_effects and not deleted else (),
-        )
-        write_raw(on_cells, self.files.of_group("cell", tokens))
-        if options.gene_effects:
-            write_raw(on_genes, self.files.of_group("gene", tokens))
-
-    def perturb_each(self, options: PerturbOptions, start: int) -> None:
-        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done."""
-        for number, [cell] in self._cell_effects([self._plan(options)]):
-            self._write(start + number, single_effects(cell, self.states), gene_effects(cell))
-
-    def perturb_with_anchor(self, single: PerturbOptions, pairs: PerturbOptions, start: int) -> None:
-        """Write what perturbing each gene with an anchor does to a cell; without states, beside both alone."""
-        together = self._plan(pairs)
-        anchor = together.targets.anchor
-        if anchor is None:
-            msg = "Pairs need an anchor."
-            raise ValueError(msg)
-        plans = [together] if self.states else [self._plan(single), together]
-        for number, effects in self._cell_effects(plans):
-            cell = anchor_first(effects[-1], anchor)
-            on_cell = single_effects(cell, self.states) if self.states else anchored_effects(effects[0], cell, anchor)
-            self._write(start + number, on_cell, gene_effects(cell))
-
-    def _plan(self, options: PerturbOptions) -> PerturbationPlan:
-        """A checked run, its cells called by their numbers."""
-        columns = {
-            keys.INPUT_IDS: self.cells.table.column(keys.INPUT_IDS),
-            keys.CELL_ID: [str(number) for number in range(len(self.cells))],
-        }
-        if self.states:
-            columns[STATE] = [next(iter(self.states))] * len(self.cells)
-        tokens = TokenizedDataset(pa.table(columns), vocabulary=self.cells.vocabulary)
-        runtime = published_runtime(self.model.encoder, self.forward_batch_size)
-        return plan_perturbation(tokens, self.model, options, runtime, states=self.vectors)
-
-    def _effects(self, plans: Sequence[PerturbationPlan]) -> Iterator[tuple[range, list[pa.Table]]]:
-        """Numbers of some cells at a time, with the effects that every plan has on them."""
-        first = plans[0]
-        with progress_bar("perturb") as progress:
-            for shard in range(first.n_shards):
-                rows = first.rows_of(shard)
-                cells = first.token_rows(rows)
-                tables = [exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in cells]) for plan in plans]
-                yield range(int(rows[0]), int(rows[-1]) + 1), tables
-                progress(shard + 1, first.n_shards)
-
-    def _cell_effects(self, plans: Sequence[PerturbationPlan]) -> Iterator[tuple[int, list[CellEffects]]]:
-        """Number of each cell, with the effects that every plan has on it."""
-        for cells, tables in self._effects(plans):
-            found = [by_cell(table, cells, self.model.vocabulary.token_of) for table in tables]
-            yield from zip(cells, map(list, zip(*found, strict=True)), strict=True)
-
-    def _write(self, cell: int, on_cell: Raw, on_genes: Raw) -> None:
-        """The files of one cell; the first one is called -1, as it always was."""
-        for kind, content in (("cell", on_cell), ("gene", on_genes)):
-            for batch, part in enumerate(in_parts(content, self.file_size), start=-1):
-                write_raw(part, self.files.of_cell(kind, cell, batch))
-
-    def _other_genes(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        """Genes of every cell beside those perturbed."""
-        passed = {*tokens, *self.model.vocabulary.special_ids.tolist()}
-        cells = (self.cells[row].tolist() for row in range(len(self.cells)))
-        return [[token for token in cell if token not in passed] for cell in cells]
-
-
-def cells_table(cells: TokenizedDataset, rows: Sequence[int], start: int) -> "pd.DataFrame":
-    """What is known about perturbed cells: number, row of the input, columns; last the name, where they have one."""
-    names = sorted(cells.columns, key=lambda name: name == keys.CELL_ID)
-    table: pd.DataFrame = cells.table.select(names).to_pandas()
-    table.insert(0, "cell", list(range(start, start + len(rows))), allow_duplicates=True)
-    table.insert(1, "row", list(rows), allow_duplicates=True)
-    return table
-
-
-_logger = logging.getLogger(__name__)
-
-_EDITS = ("overexpress", "delete", "inhibit", "activate")
-_MODES = ("cls", "cell", "cls_and_gene", "cell_and_gene")
-_CELLS_AT_ONCE = 16
-_QUARTILES = 4
-
-
+@dataclass(eq=False, repr=False)
 class InSilicoPerturber:
     """Deletes or overexpresses genes in tokenized cells, and writes how far that moves the cells.
 
@@ -368,7 +90,7 @@ class InSilicoPerturber:
         "Pretrained", "GeneClassifier", "CellClassifier" or "MTLCellClassifier"; "Pretrained-Quantized" and
         "MTLCellClassifier-Quantized" keep dense layers in 8 bits, where the device can.
     num_classes
-        Classes of the head, if told. The head is not read; a model with another number of classes is refused.
+        Classes of the head, where known. The head is not read; a model with another number of classes is refused.
     emb_mode
         "cls" or "cell": the embedding of a cell is the state of `<cls>`, or the mean over its genes. With "_and_gene",
         effects on every other gene are written too. V1 has no `<cls>`: its cells are embedded as with "cell".
@@ -401,7 +123,7 @@ class InSilicoPerturber:
     Raises
     ------
     OptionError
-        A value that is not among those told.
+        A value that the argument does not take.
     UnknownGeneError
         A gene that the dictionary does not have.
     StateError
@@ -417,56 +139,43 @@ class InSilicoPerturber:
     [16018]
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917
-        self,
-        perturb_type: str = "delete",
-        perturb_rank_shift: int | None = None,
-        genes_to_perturb: str | list[str] = "all",
-        combos: int = 0,
-        anchor_gene: str | None = None,
-        model_type: str = "Pretrained",
-        num_classes: int = 0,
-        emb_mode: str = "cls",
-        cell_emb_style: str = "mean_pool",
-        filter_data: Mapping[str, Any] | None = None,
-        cell_states_to_model: Mapping[str, Any] | None = None,
-        state_embs_dict: Mapping[Any, Any] | None = None,
-        max_ncells: int | None = None,
-        cell_inds_to_perturb: str | Mapping[str, int] = "all",
-        emb_layer: int = -1,
-        forward_batch_size: int = 100,
-        nproc: int = 4,
-        model_version: str = "V2",
-        token_dictionary_file: str | Path | None = None,
-        clear_mem_ncells: int = 1000,
-    ) -> None:
-        self.perturb_type = perturb_type
-        self.perturb_rank_shift = perturb_rank_shift
-        self.genes_to_perturb = given_genes("genes_to_perturb", genes_to_perturb)
-        self.combos = combos
-        self.anchor_gene = anchor_gene
-        self.model_type = model_type
-        self.num_classes = whole_number("num_classes", num_classes, low=0)
-        self.emb_mode = emb_mode
-        self.cell_emb_style = cell_emb_style
-        self.filter_data = filter_data
-        self.cell_states_to_model = cell_states_to_model
-        self.state_embs_dict = state_embs_dict
-        self.max_ncells = whole_number("max_ncells", max_ncells, low=1)
-        self.cell_inds_to_perturb = cell_inds_to_perturb
-        self.emb_layer = emb_layer
-        self.forward_batch_size = whole_number("forward_batch_size", forward_batch_size, low=1)
-        self.nproc = whole_number("nproc", nproc, low=1)
-        self.model_version = model_version
-        self.token_dictionary_file = token_dictionary_file
-        self.clear_mem_ncells = whole_number("clear_mem_ncells", clear_mem_ncells, low=1)
-        self._check_values()
-        self._vocabulary = published_vocabulary(model_version, token_dictionary_file)
-        self._part = _slice_of(cell_inds_to_perturb)
-        self._states = None if cell_states_to_model is None else read_cell_states(cell_states_to_model)
+    perturb_type: str = "delete"
+    perturb_rank_shift: int | None = None
+    genes_to_perturb: str | list[str] = "all"
+    combos: int = 0
+    anchor_gene: str | None = None
+    model_type: str = "Pretrained"
+    num_classes: int = 0
+    emb_mode: str = "cls"
+    cell_emb_style: str = "mean_pool"
+    filter_data: Mapping[str, Any] | None = None
+    cell_states_to_model: Mapping[str, Any] | None = None
+    state_embs_dict: Mapping[Any, Any] | None = None
+    max_ncells: int | None = None
+    cell_inds_to_perturb: str | Mapping[str, int] = "all"
+    emb_layer: int = -1
+    forward_batch_size: int = 100
+    nproc: int = 4
+    model_version: str = "V2"
+    token_dictionary_file: str | Path | None = None
+    clear_mem_ncells: int = 1000
+
+    def __post_init__(self) -> None:
+        self.genes_to_perturb = given_genes("genes_to_perturb", self.genes_to_perturb)
+        for name, low in _LOWEST.items():
+            setattr(self, name, whole_number(name, getattr(self, name), low=low))
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        filters: Any = self.filter_data
+        if filters is not None and not isinstance(filters, Mapping):
+            msg = f"filter_data={filters!r} is no dictionary of accepted values by column."
+            raise OptionError(msg)
+        self._vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
+        self._part = _slice_of(self.cell_inds_to_perturb)
+        self._states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._names = state_names(self._states)
-        self._vectors = state_vectors(self._states, state_embs_dict)
-        self._check_together()
+        self._vectors = _state_vectors(self._states, self.state_embs_dict)
+        self._settle_conflicts()
         self.tokens_to_perturb = (
             self.genes_to_perturb
             if isinstance(self.genes_to_perturb, str)
@@ -474,22 +183,8 @@ class InSilicoPerturber:
         )
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
 
-    def _check_values(self) -> None:
-        """Refuse values that are not among those accepted, one by one."""
-        check_choice("perturb_type", self.perturb_type, _EDITS)
-        check_choice("perturb_rank_shift", self.perturb_rank_shift, (None, 1, 2, 3))
-        check_choice("combos", self.combos, (0, 1))
-        check_choice("model_type", self.model_type, MODEL_TYPES)
-        check_choice("emb_mode", self.emb_mode, _MODES)
-        check_choice("cell_emb_style", self.cell_emb_style, ("mean_pool",))
-        check_choice("emb_layer", self.emb_layer, (-1, 0))
-        filters: Any = self.filter_data
-        if filters is not None and not isinstance(filters, Mapping):
-            msg = f"filter_data={filters!r} is no dictionary of accepted values by column."
-            raise OptionError(msg)
-
-    def _check_together(self) -> None:
-        """What values mean for each other."""
+    def _settle_conflicts(self) -> None:
+        """Leave out, with a warning, arguments that have no meaning next to others."""
         if self.combos and self.anchor_gene is None:
             msg = "combos=1 perturbs every gene together with another one. Name that one with anchor_gene."
             raise UnsupportedArgumentError(msg)
@@ -535,7 +230,7 @@ class InSilicoPerturber:
         output_directory: str | Path,
         output_prefix: str,
     ) -> None:
-        """Perturb cells and write what came of it, in the published form.
+        """Perturb cells and write its effects, in the published form.
 
         Every gene, one at a time: `in_silico_<type>_<prefix>_dict_cell_embs_<cell>batch<n>_raw.pickle` for each cell,
         written as soon as the cell is done. A list: `in_silico_<type>_<prefix>_cell_embs_dict_<tokens>_raw.pickle`.
@@ -566,13 +261,13 @@ class InSilicoPerturber:
             The folder cannot be written to.
         """
         files = RunFiles.prepare(output_directory, self.perturb_type, output_prefix, self._part)
-        model = open_model(self.model_type, model_directory, self._vocabulary, num_classes=self.num_classes)
+        model = self._open_model(model_directory)
         everyone = mark_tokens(read_dataset(input_data_file), model.vocabulary)
-        rows = self._cells(everyone)
+        rows = self._rows(everyone)
         cells = everyone.take(rows)
         start = 0 if self._part is None else self._part[0]
-        table = cells_table(cells, rows.tolist(), start)
-        run = PerturbationRun(
+        table = _cells_table(cells, rows.tolist(), start)
+        run = _Run(
             model=model,
             cells=cells,
             files=files,
@@ -580,6 +275,7 @@ class InSilicoPerturber:
             vectors=self._vectors,
             forward_batch_size=self.forward_batch_size,
             file_size=self.clear_mem_ncells,
+            start=start,
         )
         if isinstance(self.tokens_to_perturb, list):
             tokens = tuple(self.tokens_to_perturb)
@@ -587,12 +283,31 @@ class InSilicoPerturber:
             write_cells(table, files.cells_of_group(tokens))
             return
         write_cells(table, files.cells)
-        if not self.combos:
-            run.perturb_each(self._options("all"), start)
+        if self.combos and self._anchor is not None:
+            run.perturb_with_anchor(self._anchor, self._options("all"), self._options("all", anchored=True))
         else:
-            run.perturb_with_anchor(self._options("all"), self._options("all", anchored=True), start)
+            run.perturb_each(self._options("all"))
 
-    def _cells(self, everyone: TokenizedDataset) -> Any:
+    def _open_model(self, folder: str | Path) -> PerturbedModel:
+        """The encoder of the model; quantized, where the type says so and the device can."""
+        plain = self.model_type.removesuffix(QUANTIZED)
+        if self.model_type != plain:
+            try:
+                check_low_bit("8bit", resolve_device("auto"))
+            except (DeviceError, MissingExtraError) as error:
+                reason = str(error).partition(": ")[2]
+                msg = (
+                    f'model_type="{self.model_type}" cannot run here: {reason} In other words, use '
+                    f'model_type="{plain}".'
+                )
+                raise type(error)(msg) from error
+        n_classes = self.num_classes if plain in ("CellClassifier", "GeneClassifier") else 0
+        model = PerturbedModel.pretrained(published_model(folder, self._vocabulary, num_classes=n_classes))
+        if self.model_type != plain:
+            quantize_linears(model.encoder, "8bit")
+        return model
+
+    def _rows(self, everyone: TokenizedDataset) -> Any:
         """Rows of the cells to be perturbed, in published order."""
         filters = [{column: listed(values) for column, values in (self.filter_data or {}).items()}]
         if self._states is not None:
@@ -609,39 +324,20 @@ class InSilicoPerturber:
         names: dict[str, Any] = {}
         if self._names:
             start, goal, *alternates = self._names
-            names = {"start": start, "goal": goal, "alternates": tuple(alternates), "state_key": STATE}
+            names = {"start": start, "goal": goal, "alternates": tuple(alternates), "state_key": _STATE}
         together = genes != "all"
         on_genes = self.emb_mode.endswith("_and_gene")
         return PerturbOptions(
             genes=(genes,),
             anchor=self.anchor_gene if anchored else None,
             edit=self.perturb_type,  # type: ignore[arg-type]
-            dose=1.0 if self.perturb_rank_shift is None else self.perturb_rank_shift / _QUARTILES,
+            dose=1.0 if self.perturb_rank_shift is None else self.perturb_rank_shift / _QUARTERS,
             pooling="cls" if self.emb_mode.startswith("cls") else "mean",
             layer=self.emb_layer,
             gene_effects=on_genes,
             cells_per_shard=self.forward_batch_size if together else 1 if on_genes else _CELLS_AT_ONCE,
             **names,
         )
-
-
-def _slice_of(told: str | Mapping[str, int]) -> tuple[int, int] | None:
-    """A slice of the cells; None for all."""
-    if isinstance(told, str) and told == "all":
-        return None
-    if not isinstance(told, Mapping) or set(told) != {"start", "end"}:
-        msg = f'cell_inds_to_perturb={told!r} is neither "all" nor a slice such as {{"start": 0, "end": 100}}.'
-        raise OptionError(msg)
-    start = whole_number("start of cell_inds_to_perturb", told["start"], low=0)
-    end = whole_number("end of cell_inds_to_perturb", told["end"], low=0)
-    if end <= start:
-        msg = f"cell_inds_to_perturb={dict(told)} is empty: its end is not above its start."
-        raise OutOfRangeError(msg)
-    return start, end
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, GeneformerWarning, stacklevel=4)
 
 
 def get_possible_states(cell_states_to_model: Mapping[str, Any]) -> list[Any]:
@@ -669,3 +365,234 @@ def write_perturbation_dictionary(cos_sims_dict: Mapping[Any, Any], output_path_
         The place cannot be written to.
     """
     write_pickle(cos_sims_dict, f"{output_path_prefix}_raw.pickle")
+
+
+@dataclass(slots=True)
+class _CellEffects:
+    """Effects on one cell, by the tokens that were perturbed: on itself, towards states, on its other genes."""
+
+    similarity: dict[Tokens, float] = field(default_factory=dict)
+    shifts: dict[Tokens, dict[str, float]] = field(default_factory=dict)
+    genes: dict[Tokens, dict[int, float]] = field(default_factory=dict)
+
+    def on_cell(self, states: Mapping[str, Any]) -> Raw:
+        """Effects on the cell as they are stored; with states, by state."""
+        if not states:
+            return {(_key(tokens), CELL): [value] for tokens, value in self.similarity.items()}
+        return {
+            state: {(_key(tokens), CELL): [shifts[name]] for tokens, shifts in self.shifts.items()}
+            for name, state in states.items()
+        }
+
+    def on_genes(self) -> Raw:
+        """Effects on the other genes of the cell as they are stored."""
+        return {
+            (_key(tokens), affected): [value]
+            for tokens, others in self.genes.items()
+            for affected, value in others.items()
+        }
+
+
+def _key(tokens: Tokens) -> Any:
+    """One token as it is, several as a tuple."""
+    return tokens[0] if len(tokens) == 1 else tokens
+
+
+_UNCHANGED = 1.0
+"""Similarity of a cell that a perturbation leaves as it is; its shifts are 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Cells with a model, and where their effects go."""
+
+    model: PerturbedModel
+    cells: TokenizedDataset
+    files: RunFiles
+    states: Mapping[str, Any]
+    vectors: Mapping[str, Any] | None
+    forward_batch_size: int
+    file_size: int
+    start: int
+    """Number of the first cell in the names of files."""
+
+    def perturb_together(self, tokens: Tokens, options: PerturbOptions) -> None:
+        """Write what one perturbation of several genes does to all cells, and to their other genes."""
+        cells = [effects for _, [effects] in self._effects([self._plan(options)])]
+        deletes = options.edit == "delete"
+        # Of a cell without any other gene a deletion leaves nothing to compare.
+        unchanged = float("nan") if deletes else _UNCHANGED
+        key = (_key(tokens), CELL)
+        on_cells: Raw = {key: [cell.similarity.get(tokens, unchanged) for cell in cells]}
+        if self.states:
+            on_cells = {
+                state: {key: [cell.shifts.get(tokens, {}).get(name, unchanged - 1) for cell in cells]}
+                for name, state in self.states.items()
+            }
+        write_raw(on_cells, self.files.of_group("cell", tokens))
+        if not options.gene_effects:
+            return
+        ignored = {*tokens, *self.model.vocabulary.special_ids.tolist()}
+        on_genes: Raw = {}
+        for row, cell in enumerate(cells):
+            effects = cell.genes.get(tokens, {})
+            if not deletes and tokens not in cell.genes:
+                effects = {token: unchanged for token in self.cells[row].tolist() if token not in ignored}
+            for affected, value in effects.items():
+                on_genes.setdefault((key[0], affected), []).append(value)
+        write_raw(on_genes, self.files.of_group("gene", tokens))
+
+    def perturb_each(self, options: PerturbOptions) -> None:
+        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done."""
+        for number, [cell] in self._effects([self._plan(options)]):
+            self._write(number, cell.on_cell(self.states), cell.on_genes())
+
+    def perturb_with_anchor(self, anchor: int, single: PerturbOptions, pairs: PerturbOptions) -> None:
+        """Write what perturbing each gene with an anchor does to a cell; without states, with what both do alone."""
+        plans = [self._plan(options) for options in ([pairs] if self.states else [single, pairs])]
+        for number, effects in self._effects(plans, anchor):
+            cell, on_cell = effects[-1], effects[-1].on_cell(self.states)
+            if not self.states:
+                alone = effects[0].similarity
+                of_anchor = alone.get((anchor,), _UNCHANGED)
+                on_cell = {
+                    (gene, CELL): [(of_anchor, alone.get((gene,), _UNCHANGED), together)]
+                    for (_, gene), together in cell.similarity.items()
+                }
+            self._write(number, on_cell, cell.on_genes())
+
+    def _plan(self, options: PerturbOptions) -> PerturbationPlan:
+        """A checked run, its cells called by their numbers."""
+        columns = {
+            keys.INPUT_IDS: self.cells.table.column(keys.INPUT_IDS),
+            keys.CELL_ID: [str(number) for number in range(len(self.cells))],
+        }
+        if self.states:
+            columns[_STATE] = [next(iter(self.states))] * len(self.cells)
+        tokens = TokenizedDataset(pa.table(columns), vocabulary=self.cells.vocabulary)
+        runtime = published_runtime(self.model.encoder, self.forward_batch_size)
+        return plan_perturbation(tokens, self.model, options, runtime, states=self.vectors)
+
+    def _effects(
+        self, plans: Sequence[PerturbationPlan], anchor: int | None = None
+    ) -> Iterator[tuple[int, list[_CellEffects]]]:
+        """Number of each cell, with the effects that every plan has on it; an anchor comes first among its tokens."""
+        first = plans[0]
+        with progress_bar("perturb") as progress:
+            for shard in range(first.n_shards):
+                rows = first.rows_of(shard)
+                cells = first.token_rows(rows)
+                tables = [exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in cells]) for plan in plans]
+                by_plan = [self._by_cell(table, range(int(rows[0]), int(rows[-1]) + 1), anchor) for table in tables]
+                yield from enumerate(map(list, zip(*by_plan, strict=True)), start=self.start + int(rows[0]))
+                progress(shard + 1, first.n_shards)
+
+    def _by_cell(self, effects: pa.Table, numbers: range, anchor: int | None) -> list[_CellEffects]:
+        """Effects of a table whose cells are called by their numbers, one entry per cell."""
+        token_of = self.model.vocabulary.token_of
+        cells = [_CellEffects() for _ in numbers]
+        tokens_of: dict[str, Tokens] = {}
+        names = ("cell_id", "genes", "effect", "target", "value")
+        for cell, genes, kind, target, value in zip(*(effects.column(n).to_pylist() for n in names), strict=True):
+            if genes not in tokens_of:
+                tokens_of[genes] = tuple(int(token_of[gene]) for gene in genes.split("+"))
+                if anchor is not None:
+                    tokens_of[genes] = tuple(sorted(tokens_of[genes], key=lambda token: token != anchor))
+            tokens, entry = tokens_of[genes], cells[int(cell) - numbers.start]
+            if kind == SIMILARITY:
+                entry.similarity[tokens] = value
+            elif kind == SHIFT:
+                entry.shifts.setdefault(tokens, {})[target] = value
+            elif kind == GENE_SIMILARITY:
+                entry.genes.setdefault(tokens, {})[int(token_of[target])] = value
+        return cells
+
+    def _write(self, cell: int, on_cell: Raw, on_genes: Raw) -> None:
+        """The files of one cell; the first one is called -1, as it always was."""
+        for kind, content in (("cell", on_cell), ("gene", on_genes)):
+            for batch, part in enumerate(_parts(content, self.file_size), start=-1):
+                write_raw(part, self.files.of_cell(kind, cell, batch))
+
+
+def _parts(content: Raw, size: int) -> Iterator[Raw]:
+    """At most `size` perturbations at a time, of tables without or with states."""
+    by_state = any(isinstance(value, dict) for value in content.values())
+    tables = list(content.values()) if by_state else [content]
+    perturbed = list(dict.fromkeys(key[0] for key in tables[0])) if tables else []
+    for start in range(0, len(perturbed), size):
+        some = set(perturbed[start : start + size])
+        parts = [{key: value for key, value in table.items() if key[0] in some} for table in tables]
+        yield dict(zip(content, parts, strict=True)) if by_state else parts[0]
+
+
+def _cells_table(cells: TokenizedDataset, rows: Sequence[int], start: int) -> "pd.DataFrame":
+    """Perturbed cells: number, row of the input, columns; last their name, where they have one."""
+    names = sorted(cells.columns, key=lambda name: name == keys.CELL_ID)
+    table: pd.DataFrame = cells.table.select(names).to_pandas()
+    table.insert(0, "cell", list(range(start, start + len(rows))), allow_duplicates=True)
+    table.insert(1, "row", list(rows), allow_duplicates=True)
+    return table
+
+
+def given_genes(argument: str, genes: Any) -> str | list[str]:
+    """The word for all genes, or Ensembl ids in the order given."""
+    if isinstance(genes, str) and genes == "all":
+        return genes
+    names = [] if isinstance(genes, str | set | frozenset) else listed(genes)
+    if not names or not all(isinstance(name, str) for name in names):
+        msg = f'{argument}={genes!r} is neither "all" nor a list of Ensembl ids. Write ["ENSG00000187608"].'
+        raise OptionError(msg)
+    return names
+
+
+def state_names(states: CellStates | None) -> dict[str, Any]:
+    """The user's values of the states by their names as text: start, goal, alternates; none without states."""
+    values = () if states is None else states.all
+    named = dict(zip(map(str, values), values, strict=True))
+    if len(named) < len(values):
+        msg = f"Two of the states {list(values)} read the same. Rename one of them in the column of the cells."
+        raise StateError(msg)
+    return named
+
+
+def _state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | None) -> dict[str, Any] | None:
+    """Embeddings of the states by their names, on the host, ``(D,)`` each; None without states."""
+    if states is None:
+        return None
+    missing = [state for state in states.all if state not in (embeddings or {})]
+    if embeddings is None or missing:
+        msg = (
+            f"cell_states_to_model needs state_embs_dict with an embedding of each state; {missing} are missing. Make "
+            "it with EmbExtractor(summary_stat=...).get_state_embs."
+        )
+        raise StateError(msg)
+    import torch
+
+    vectors: dict[str, Any] = {}
+    for name, state in state_names(states).items():
+        try:
+            vector = torch.as_tensor(embeddings[state])
+        except (TypeError, ValueError, RuntimeError) as error:
+            msg = f"state_embs_dict[{state!r}] is no tensor, array or list of numbers ({error})."
+            raise StateError(msg) from error
+        vectors[name] = vector.detach().to("cpu", torch.float32).reshape(-1).numpy()
+    return vectors
+
+
+def _slice_of(value: str | Mapping[str, int]) -> tuple[int, int] | None:
+    """A slice of the cells; None for all."""
+    if isinstance(value, str) and value == "all":
+        return None
+    if not isinstance(value, Mapping) or set(value) != {"start", "end"}:
+        msg = f'cell_inds_to_perturb={value!r} is neither "all" nor a slice such as {{"start": 0, "end": 100}}.'
+        raise OptionError(msg)
+    start = whole_number("start of cell_inds_to_perturb", value["start"], low=0)
+    end = whole_number("end of cell_inds_to_perturb", value["end"], low=0)
+    if end <= start:
+        msg = f"cell_inds_to_perturb={dict(value)} is empty: its end is not above its start."
+        raise OutOfRangeError(msg)
+    return start, end
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, GeneformerWarning, stacklevel=5)

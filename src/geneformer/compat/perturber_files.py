@@ -35,7 +35,7 @@ CELLS_SUFFIX = "_cells.csv"
 """Table of the cells of a run, which nothing that reads raw numbers looks at."""
 
 _LONGEST = 240
-"""Bytes of a file's name: what file systems take, less what a name in the making has more."""
+"""Bytes of a file's name: what file systems take, less what the name of an unfinished file has more."""
 
 Key = tuple[Any, Any]
 Raw = dict[Any, Any]
@@ -60,9 +60,7 @@ class RunFiles:
         for path in (files.of_group("gene", range(1000)), files.of_cell("gene", 10**9, 10**9)):
             check_output(path, overwrite=True)
             if len(path.name.encode()) > _LONGEST:
-                msg = (
-                    f'The file name "{path.name}" is too long for most file systems. Shorten output_prefix={prefix!r}.'
-                )
+                msg = f'The file name "{path.name}" is too long for file systems. Shorten output_prefix={prefix!r}.'
                 raise OutputError(msg)
         return files
 
@@ -71,7 +69,7 @@ class RunFiles:
         return self.folder / f"{self.stem}_dict_{kind}_embs_{cell}batch{batch}{SUFFIX}"
 
     def of_group(self, kind: str, tokens: Iterable[int]) -> Path:
-        """File with one perturbation of several genes in all cells; many genes are told by their digest."""
+        """File with one perturbation of several genes in all cells; of many genes it has the digest."""
         return self.folder / f"{self._group(kind, list(tokens))}{SUFFIX}"
 
     def cells_of_group(self, tokens: Iterable[int]) -> Path:
@@ -126,9 +124,9 @@ def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
         raise InputNotFoundError(msg)
     paths = sorted((path for path in folder.iterdir() if path.name.endswith(suffix)), key=_by_numbers)
     if not paths:
-        found = sorted(path.name for path in folder.iterdir())[:5]
+        names = sorted(path.name for path in folder.iterdir())[:5]
         msg = (
-            f'No file in "{folder}" ends with "{suffix}"; found {found}. Give the output_directory of '
+            f'No file in "{folder}" ends with "{suffix}"; found {names}. Give the output_directory of '
             "InSilicoPerturber, or another pickle_suffix."
         )
         raise InputNotFoundError(msg)
@@ -138,18 +136,18 @@ def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
 def of_content(content: Any, name: str, cell_ids: Sequence[str] | None = None) -> RawFile:
     """Raw numbers as they lie in memory, of any layout."""
     if isinstance(content, Mapping):
-        nested = bool(content) and all(isinstance(value, Mapping) for value in content.values())
-        by_state: Mapping[Any, Any] = content if nested else {None: content}
-        if all(_is_entry(key, values) for inner in by_state.values() for key, values in inner.items()):
+        is_nested = bool(content) and all(isinstance(value, Mapping) for value in content.values())
+        by_state: Mapping[Any, Any] = content if is_nested else {None: content}
+        if all(
+            isinstance(key, tuple) and len(key) == 2 and isinstance(values, list | tuple)
+            for entries in by_state.values()
+            for key, values in entries.items()
+        ):
             return RawFile(name, by_state, cell_ids)
     msg = (
         f"{name} holds no raw numbers of a perturbation run. Keep other files out of the folder, or set pickle_suffix."
     )
     raise DatasetError(msg)
-
-
-def _is_entry(key: Any, values: Any) -> bool:
-    return isinstance(key, tuple) and len(key) == 2 and isinstance(values, list | tuple)
 
 
 def _by_numbers(path: Path) -> list[Any]:
@@ -159,10 +157,10 @@ def _by_numbers(path: Path) -> list[Any]:
 
 
 def _cell_ids(path: Path, suffix: str) -> list[str] | None:
-    """Names of the cells of a file, from the table beside it."""
-    beside = path.with_name(path.name.removesuffix(suffix) + CELLS_SUFFIX)
-    if not beside.is_file():
+    """Names of the cells of a file, from the table next to it."""
+    table = path.with_name(path.name.removesuffix(suffix) + CELLS_SUFFIX)
+    if not table.is_file():
         return None
-    with beside.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row["cell_id"] for row in rows] if rows and "cell_id" in rows[0] else None

@@ -1,6 +1,7 @@
 """`InSilicoPerturberStats`: statistics of perturbation runs, under its published name."""
 
 import warnings
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from geneformer.compat.cells import read_cell_states
-from geneformer.compat.dictionaries import bundled_version, dictionary_path, published_vocabulary
+from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
 from geneformer.compat.perturber import given_genes, state_names
 from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_folder
 from geneformer.errors import (
@@ -53,187 +54,6 @@ from geneformer.perturbation.statistics import (
 if TYPE_CHECKING:
     import pandas as pd
 
-ANCHOR, ALONE, TOGETHER = "anchor", "alone", "together"
-"""Targets of the three similarities of a gene: of its anchor alone, of the gene alone, of both."""
-
-
-def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
-    """Genes split into those with and without impact by what they do together with the anchor."""
-    n = len(perturbed)
-    anchor, alone, together = (perturbed.values(SIMILARITY, target) for target in (ANCHOR, ALONE, TOGETHER))
-    if not len(anchor) == len(alone) == len(together) or not np.array_equal(alone.group, together.group):
-        msg = (
-            f"{len(together):,} effects of pairs, {len(alone):,} of genes alone and {len(anchor):,} of the anchor "
-            "alone: all three are needed of every cell. Run the perturbations with the anchor again."
-        )
-        raise PerturbationError(msg)
-    means = together.means(n)
-    impact = Impact(means)
-    sums = anchor.value + alone.value - 1
-    table = perturbed.table[NAMES].copy()
-    table["Anchor_shift"] = anchor.means(n)
-    table["Test_token_shift"] = alone.means(n)
-    table["Sum_of_indiv_shifts"] = mean_by(sums, together.group, n)
-    table["Combo_shift"] = means
-    table["Combo_minus_sum_shift"] = mean_by(together.value - sums, together.group, n)
-    table["Impact_component"] = impact.of(means)
-    table["Impact_component_percent"] = 100 * mean_by(impact.of(together.value).astype(float), together.group, n)
-    table["N_Detections"] = together.counts(n)
-    return table.sort_values(["Impact_component", "Combo_minus_sum_shift"], ascending=[False, True])
-
-
-_TRIPLE = (ANCHOR, ALONE, TOGETHER)
-
-CELL_NAME = "name"
-"""Column of the cells with what they are called, where that is known; files may call two cells the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How raw numbers are read."""
-
-    vocabulary: Vocabulary
-    states: tuple[str, ...] = ()
-    triples: bool = False
-    anchor: int | None = None
-
-    def effects(self, files: Iterable[RawFile]) -> PerturbationEffects:
-        """Everything the files hold, as one run."""
-        rows = _Rows(self)
-        for file in files:
-            for state, entries in file.by_state.items():
-                for (perturbed, affected), values in entries.items():
-                    if values:
-                        rows.add(file, state, perturbed, affected, values)
-            rows.end_file(file)
-        return rows.effects()
-
-
-@dataclass(slots=True)
-class _Column:
-    """Texts, each stored once, and which of them every row has."""
-
-    number_of: dict[str, int] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
-
-    def add(self, text: str, times: int) -> None:
-        self.numbers.extend([self.number_of.setdefault(text, len(self.number_of))] * times)
-
-    def array(self) -> pa.DictionaryArray:
-        texts = pa.array(list(self.number_of), pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(self.numbers, pa.int32()), texts)
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Effects in the making."""
-
-    reading: Reading
-    genes: _Column = field(default_factory=_Column)
-    kinds: _Column = field(default_factory=_Column)
-    targets: _Column = field(default_factory=_Column)
-    values: list[float] = field(default_factory=list)
-    cells: list[int] = field(default_factory=list)
-    cell_names: list[str | None] = field(default_factory=list)
-    tokens: dict[str, int] = field(default_factory=dict)
-    _widest: int = 0
-
-    def add(self, file: RawFile, state: Any, perturbed: Any, affected: Any, values: Sequence[Any]) -> None:
-        """One entry of a file."""
-        anchor = self.reading.anchor
-        if anchor is not None:
-            if perturbed != anchor or affected == CELL:
-                return
-            perturbed, affected = affected, CELL
-        genes = self._gene_names(perturbed, file)
-        if affected != CELL:
-            self._add(file, genes, GENE_SIMILARITY, self._gene_names(affected, file), values)
-        elif state is not None:
-            self._add(file, genes, SHIFT, str(state), values)
-        elif isinstance(values[0], tuple | list):
-            self._add_tuples(file, genes, values)
-        else:
-            self._add(file, genes, SIMILARITY, "", values)
-
-    def _add_tuples(self, file: RawFile, genes: str, values: Sequence[Sequence[float]]) -> None:
-        """Entries of old: a number for every state, or three for a gene and its anchor."""
-        states = self.reading.states
-        wanted = states or _TRIPLE
-        if any(len(value) != len(wanted) for value in values):
-            told = f"the {len(states)} states {', '.join(states)}" if states else "a gene and its anchor"
-            msg = (
-                f"{file.name} holds {len(values[0])} numbers per cell, which does not fit {told}. Pass the "
-                "cell_states_to_model of the run, with the same alternates."
-            )
-            raise StateError(msg)
-        for target, column in zip(wanted, zip(*values, strict=True), strict=True):
-            if states:
-                self._add(file, genes, SHIFT, target, column)
-            elif self.reading.triples or target == TOGETHER:
-                self._add(file, genes, SIMILARITY, target if self.reading.triples else "", column)
-
-    def _add(self, file: RawFile, genes: str, kind: str, target: str, values: Sequence[Any]) -> None:
-        try:
-            self.values.extend(map(float, values))
-        except (TypeError, ValueError) as error:
-            msg = f"{file.name} holds values that are no numbers: {values[0]!r}. Make the file again."
-            raise DatasetError(msg) from error
-        n, start = len(values), len(self.cell_names)
-        for column, text in ((self.genes, genes), (self.kinds, kind), (self.targets, target)):
-            column.add(text, n)
-        self.cells.extend(range(start, start + n))
-        self._widest = max(self._widest, n)
-
-    def end_file(self, file: RawFile) -> None:
-        """Name the cells of a file: the first numbers of all its entries are of the same cell, and so on."""
-        known = file.cell_ids if file.cell_ids is not None and len(file.cell_ids) == self._widest else None
-        self.cell_names.extend(known or [None] * self._widest)
-        self._widest = 0
-
-    def _gene_names(self, tokens: Any, file: RawFile) -> str:
-        """Genes of one token or of several, joined by +."""
-        vocabulary, names = self.reading.vocabulary, []
-        for token in tokens if isinstance(tokens, tuple) else (tokens,):
-            number = int(token) if isinstance(token, Integral) else -1
-            if not 0 <= number < vocabulary.size:
-                msg = (
-                    f"{file.name} has the token {token!r}, which is none of the {vocabulary.size:,} of vocabulary "
-                    f"{vocabulary.name}. Pass the model_version or token_dictionary_file of the run."
-                )
-                raise VocabularyMismatchError(msg)
-            name = str(vocabulary.gene_of[number])
-            self.tokens[name] = number
-            names.append(name)
-        return "+".join(names)
-
-    def effects(self) -> PerturbationEffects:
-        """All of them."""
-        genes, vocabulary = self.genes.array(), self.reading.vocabulary
-        cells = pa.array([str(number) for number in range(len(self.cell_names))], pa.string())
-        columns = {
-            "cell_id": pa.DictionaryArray.from_arrays(pa.array(self.cells, pa.int32()), cells),
-            "perturbation": genes,
-            "genes": genes,
-            "edit": _constant("", len(genes)),
-            "effect": self.kinds.array(),
-            "target": self.targets.array(),
-            "value": pa.array(self.values, pa.float64()),
-            "method": _constant(EXACT, len(genes)),
-        }
-        known = {
-            "gene": pa.array(list(self.tokens), pa.string()),
-            "symbol": pa.array([vocabulary.symbol_of(gene) for gene in self.tokens], pa.string()),
-            "token": pa.array(list(self.tokens.values()), pa.int32()),
-        }
-        all_cells = pa.table({"cell_id": cells, CELL_NAME: pa.array(self.cell_names, pa.string())})
-        told = {"vocabulary": vocabulary.name, "vocabulary_fingerprint": vocabulary.fingerprint}
-        return PerturbationEffects(pa.table(columns), all_cells, pa.table(known), {}, told)
-
-
-def _constant(text: str, n: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([text], pa.string()))
-
-
 _MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
 _FDR = 0.05
 
@@ -242,6 +62,7 @@ _ENSEMBL_DICTIONARY_FILE = dictionary_path("ENSEMBL_DICTIONARY_FILE")
 """What arguments default to; the files are not read, and need not be there, as they stand for the tables of V2."""
 
 
+@dataclass(eq=False, repr=False)
 class InSilicoPerturberStats:
     """Tests and ranks what `InSilicoPerturber` wrote, here or in the published package, of either generation.
 
@@ -270,7 +91,7 @@ class InSilicoPerturberStats:
     Raises
     ------
     OptionError
-        A value that is not among those told.
+        A value that the argument does not take.
     UnsupportedArgumentError
         Arguments that do not go together.
     UnknownGeneError
@@ -285,63 +106,50 @@ class InSilicoPerturberStats:
     'all'
     """
 
-    def __init__(  # noqa: PLR0917
-        self,
-        mode: str = "mixture_model",
-        genes_perturbed: str | list[str] = "all",
-        combos: int = 0,
-        anchor_gene: str | None = None,
-        cell_states_to_model: Mapping[str, Any] | None = None,
-        pickle_suffix: str = SUFFIX,
-        model_version: str = "V2",
-        token_dictionary_file: str | Path | None = _TOKEN_DICTIONARY_FILE,
-        gene_name_id_dictionary_file: str | Path | None = _ENSEMBL_DICTIONARY_FILE,
-    ) -> None:
-        self.mode = mode
-        self.genes_perturbed = given_genes("genes_perturbed", genes_perturbed)
-        self.combos = combos
-        self.anchor_gene = anchor_gene
-        self.cell_states_to_model = cell_states_to_model
-        self.pickle_suffix = pickle_suffix
-        self.model_version = model_version
-        self.token_dictionary_file = token_dictionary_file
-        self.gene_name_id_dictionary_file = gene_name_id_dictionary_file
-        check_choice("mode", mode, _MODES)
-        check_choice("combos", combos, (0, 1))
-        self._check_genes()
-        states = None if cell_states_to_model is None else read_cell_states(cell_states_to_model)
+    mode: str = "mixture_model"
+    genes_perturbed: str | list[str] = "all"
+    combos: int = 0
+    anchor_gene: str | None = None
+    cell_states_to_model: Mapping[str, Any] | None = None
+    pickle_suffix: str = SUFFIX
+    model_version: str = "V2"
+    token_dictionary_file: str | Path | None = _TOKEN_DICTIONARY_FILE
+    gene_name_id_dictionary_file: str | Path | None = _ENSEMBL_DICTIONARY_FILE
+
+    def __post_init__(self) -> None:
+        self.genes_perturbed = given_genes("genes_perturbed", self.genes_perturbed)
+        check_choice("mode", self.mode, _MODES)
+        check_choice("combos", self.combos, (0, 1))
+        together = self.genes_perturbed if isinstance(self.genes_perturbed, list) else []
+        for applies, msg in (
+            (
+                self.mode == "mixture_model" and together,
+                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".',
+            ),
+            (
+                self.mode == "aggregate_data" and not together,
+                'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.',
+            ),
+            (
+                self.combos and self.anchor_gene is None,
+                "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene.",
+            ),
+        ):
+            if applies:
+                raise UnsupportedArgumentError(msg)
+        states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._states = tuple(state_names(states))
-        self._check_states()
-        files = [token_dictionary_file, gene_name_id_dictionary_file]
-        if model_version == "V1":
-            files = [None if file is None or bundled_version(file) == "V2" else file for file in files]
-        self._vocabulary = published_vocabulary(model_version, files[0], gene_name_id_file=files[1])
-        together = [] if isinstance(self.genes_perturbed, str) else self.genes_perturbed
-        self._together = frozenset(gene_tokens(together, self._vocabulary)) if together else None
-        self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
-
-    def _check_genes(self) -> None:
-        genes = self.genes_perturbed
-        if self.mode == "mixture_model" and genes != "all":
-            msg = (
-                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".'
-            )
-            raise UnsupportedArgumentError(msg)
-        if self.mode == "aggregate_data" and genes == "all":
-            msg = 'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.'
-            raise UnsupportedArgumentError(msg)
-        if self.combos and self.anchor_gene is None:
-            msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
-            raise UnsupportedArgumentError(msg)
-
-    def _check_states(self) -> None:
         if self.mode == "goal_state_shift" and not self._states:
             msg = 'mode="goal_state_shift" needs the states of the run. Pass cell_states_to_model.'
             raise StateError(msg)
-        unused = "with states of cells" if self._states else f'in mode="{self.mode}"'
         if self.anchor_gene is not None and not self.combos and (self._states or self.mode != "mixture_model"):
-            _warn(f"anchor_gene has no meaning {unused} and combos=0, and is left out.")
+            where = "with states of cells" if self._states else f'in mode="{self.mode}"'
+            _warn(f"anchor_gene has no meaning {where} and combos=0, and is left out.")
             self.anchor_gene = None
+        tokens, names = files_of(self.model_version, self.token_dictionary_file, self.gene_name_id_dictionary_file)
+        self._vocabulary = published_vocabulary(self.model_version, tokens, gene_name_id_file=names)
+        self._together = frozenset(gene_tokens(together, self._vocabulary)) if together else None
+        self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], self._vocabulary)[0]
 
     def get_stats(
         self,
@@ -394,7 +202,7 @@ class InSilicoPerturberStats:
 
     def _perturbed(self, files: Sequence[RawFile], kind: str, **how: Any) -> Perturbed:
         """Effects of the files, once it is certain that there are some of a kind."""
-        perturbed = Perturbed(Reading(self._vocabulary, self._states, **how).effects(files))
+        perturbed = Perturbed(RawEffects(self._vocabulary, self._states, **how).read(files))
         kinds = perturbed.kinds()
         if kind in kinds:
             return perturbed
@@ -406,13 +214,13 @@ class InSilicoPerturberStats:
         }[kind]
         if how.get("anchor") is not None:
             fix = f"Perturb genes_to_perturb=[{self.anchor_gene!r}] with {on_genes}."
-        found = ", ".join(f"{told} towards {perturbed.targets(SHIFT)}" if told == SHIFT else told for told in kinds)
-        msg = f'mode="{self.mode}" needs effects of the kind {kind!r}; the files hold {found or "none"}. {fix}'
+        held = ", ".join(f"{held} towards {perturbed.targets(SHIFT)}" if held == SHIFT else held for held in kinds)
+        msg = f'mode="{self.mode}" needs effects of the kind {kind!r}; the files hold {held or "none"}. {fix}'
         raise StateError(msg) if SHIFT in {kind, *kinds} else PerturbationError(msg)
 
     def _null_files(self, folder: str | Path | None, dictionaries: Sequence[Mapping[Any, Any]] | None) -> list[RawFile]:
         if dictionaries is not None:
-            return [of_content(told, f"null_dict_list[{place}]") for place, told in enumerate(dictionaries)]
+            return [of_content(raw, f"null_dict_list[{place}]") for place, raw in enumerate(dictionaries)]
         if folder is None:
             msg = 'mode="vs_null" needs a run to compare with. Pass null_dist_data_directory, or null_dict_list.'
             raise OptionError(msg)
@@ -457,10 +265,9 @@ class InSilicoPerturberStats:
         asked = self._asked(perturbed)
         perturbed.keep(perturbed.table.index == asked)
         frame = aggregate(perturbed)
-        names = perturbed.cell_column(CELL_NAME).reindex(frame["cell_id"]).to_numpy()
-        frame["cell_id"] = names
-        known = bool(frame["cell_id"].notna().all())
-        return frame[["Cosine_sim", "Gene", *(["cell_id"] if known else [])]]
+        frame["cell_id"] = perturbed.cell_column(CELL_NAME).reindex(frame["cell_id"]).to_numpy()
+        are_named = bool(frame["cell_id"].notna().all())
+        return frame[["Cosine_sim", "Gene", *(["cell_id"] if are_named else [])]]
 
     def _aggregate_gene_shifts(self, files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed = self._perturbed(files, GENE_SIMILARITY)
@@ -485,6 +292,158 @@ class InSilicoPerturberStats:
             ids = [gene[1] if isinstance(gene, tuple) else gene for gene in frame["Ensembl_ID"]]
             frame = frame.assign(Ensembl_ID=ids)
         return frame
+
+
+ANCHOR, ALONE, TOGETHER = _TRIPLE = ("anchor", "alone", "together")
+"""Targets of the three similarities of a gene: of its anchor alone, of the gene alone, of both."""
+
+CELL_NAME = "name"
+"""Column of the cells with what they are called, where that is known; files may call two cells the same."""
+
+
+@dataclass(slots=True)
+class RawEffects:
+    """Raw numbers of published files on their way to one table of effects."""
+
+    vocabulary: Vocabulary
+    states: tuple[str, ...] = ()
+    triples: bool = False
+    anchor: int | None = None
+    # One entry each for the numbers of one perturbation in one file.
+    _genes: list[str] = field(default_factory=list)
+    _kinds: list[str] = field(default_factory=list)
+    _targets: list[str] = field(default_factory=list)
+    _counts: list[int] = field(default_factory=list)
+    # One entry each for a number, a cell, a gene.
+    _values: "array[float]" = field(default_factory=lambda: array("d"))
+    _cells: "array[int]" = field(default_factory=lambda: array("q"))
+    _cell_names: list[str | None] = field(default_factory=list)
+    _tokens: dict[str, int] = field(default_factory=dict)
+
+    def read(self, files: Iterable[RawFile]) -> PerturbationEffects:
+        """Everything the files hold, as one run."""
+        for file in files:
+            first = len(self._counts)
+            for state, entries in file.by_state.items():
+                for (perturbed, affected), values in entries.items():
+                    if values:
+                        self._add(file, state, perturbed, affected, values)
+            # The first numbers of all entries of a file are of the same cell, and so on.
+            widest = max(self._counts[first:], default=0)
+            is_named = file.cell_ids is not None and len(file.cell_ids) == widest
+            self._cell_names.extend(file.cell_ids if file.cell_ids and is_named else [None] * widest)
+        return self._effects()
+
+    def _add(self, file: RawFile, state: Any, perturbed: Any, affected: Any, values: Sequence[Any]) -> None:
+        """One entry of a file."""
+        if self.anchor is not None:
+            if perturbed != self.anchor or affected == CELL:
+                return
+            perturbed, affected = affected, CELL
+        genes = self._gene_names(perturbed, file)
+        if affected != CELL:
+            self._append(file, genes, GENE_SIMILARITY, self._gene_names(affected, file), values)
+        elif state is not None:
+            self._append(file, genes, SHIFT, str(state), values)
+        elif not isinstance(values[0], tuple | list):
+            self._append(file, genes, SIMILARITY, "", values)
+        else:  # of old: a number for every state, or three for a gene and its anchor
+            targets = self.states or _TRIPLE
+            if any(len(value) != len(targets) for value in values):
+                what = f"the {len(targets)} states {', '.join(targets)}" if self.states else "a gene and its anchor"
+                msg = (
+                    f"{file.name} holds {len(values[0])} numbers per cell, which does not fit {what}. Pass the "
+                    "cell_states_to_model of the run, with the same alternates."
+                )
+                raise StateError(msg)
+            for target, column in zip(targets, zip(*values, strict=True), strict=True):
+                if self.states:
+                    self._append(file, genes, SHIFT, target, column)
+                elif self.triples or target == TOGETHER:
+                    self._append(file, genes, SIMILARITY, target if self.triples else "", column)
+
+    def _append(self, file: RawFile, genes: str, kind: str, target: str, values: Sequence[Any]) -> None:
+        try:
+            self._values.extend(map(float, values))
+        except (TypeError, ValueError) as error:
+            msg = f"{file.name} holds values that are no numbers: {values[0]!r}. Make the file again."
+            raise DatasetError(msg) from error
+        n, first_cell = len(values), len(self._cell_names)
+        self._cells.extend(range(first_cell, first_cell + n))
+        for column, entry in ((self._genes, genes), (self._kinds, kind), (self._targets, target)):
+            column.append(entry)
+        self._counts.append(n)
+
+    def _gene_names(self, tokens: Any, file: RawFile) -> str:
+        """Genes of one token or of several, joined by +."""
+        vocabulary, names = self.vocabulary, []
+        for token in tokens if isinstance(tokens, tuple) else (tokens,):
+            number = int(token) if isinstance(token, Integral) else -1
+            if not 0 <= number < vocabulary.size:
+                msg = (
+                    f"{file.name} has the token {token!r}, which is none of the {vocabulary.size:,} of vocabulary "
+                    f"{vocabulary.name}. Pass the model_version or token_dictionary_file of the run."
+                )
+                raise VocabularyMismatchError(msg)
+            name = str(vocabulary.gene_of[number])
+            self._tokens[name] = number
+            names.append(name)
+        return "+".join(names)
+
+    def _effects(self) -> PerturbationEffects:
+        vocabulary, n = self.vocabulary, len(self._values)
+        cells = pa.array([str(number) for number in range(len(self._cell_names))], pa.string())
+        genes = _repeated(self._genes, self._counts)
+        columns = {
+            "cell_id": pa.DictionaryArray.from_arrays(pa.array(np.asarray(self._cells, np.int32)), cells),
+            "perturbation": genes,
+            "genes": genes,
+            "edit": _repeated([""], [n]),
+            "effect": _repeated(self._kinds, self._counts),
+            "target": _repeated(self._targets, self._counts),
+            "value": pa.array(np.asarray(self._values)),
+            "method": _repeated([EXACT], [n]),
+        }
+        gene_table = {
+            "gene": pa.array(list(self._tokens), pa.string()),
+            "symbol": pa.array([vocabulary.symbol_of(gene) for gene in self._tokens], pa.string()),
+            "token": pa.array(list(self._tokens.values()), pa.int32()),
+        }
+        cell_table = pa.table({"cell_id": cells, CELL_NAME: pa.array(self._cell_names, pa.string())})
+        provenance = {"vocabulary": vocabulary.name, "vocabulary_fingerprint": vocabulary.fingerprint}
+        return PerturbationEffects(pa.table(columns), cell_table, pa.table(gene_table), {}, provenance)
+
+
+def _repeated(entries: Sequence[str], counts: Sequence[int]) -> pa.DictionaryArray:
+    """Each text as often as its count says, stored once."""
+    encoded = pa.array(entries, pa.string()).dictionary_encode()
+    codes = np.repeat(np.asarray(encoded.indices), counts)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), encoded.dictionary)
+
+
+def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
+    """Genes split into those with and without impact by what they do together with the anchor."""
+    n = len(perturbed)
+    anchor, alone, together = (perturbed.values(SIMILARITY, target) for target in (ANCHOR, ALONE, TOGETHER))
+    if not len(anchor) == len(alone) == len(together) or not np.array_equal(alone.group, together.group):
+        msg = (
+            f"{len(together):,} effects of pairs, {len(alone):,} of genes alone and {len(anchor):,} of the anchor "
+            "alone: all three are needed of every cell. Run the perturbations with the anchor again."
+        )
+        raise PerturbationError(msg)
+    means = together.means(n)
+    impact = Impact(means)
+    sums = anchor.value + alone.value - 1
+    table = perturbed.table[NAMES].copy()
+    table["Anchor_shift"] = anchor.means(n)
+    table["Test_token_shift"] = alone.means(n)
+    table["Sum_of_indiv_shifts"] = mean_by(sums, together.group, n)
+    table["Combo_shift"] = means
+    table["Combo_minus_sum_shift"] = mean_by(together.value - sums, together.group, n)
+    table["Impact_component"] = impact.of(means)
+    table["Impact_component_percent"] = 100 * mean_by(impact.of(together.value).astype(float), together.group, n)
+    table["N_Detections"] = together.counts(n)
+    return table.sort_values(["Impact_component", "Combo_minus_sum_shift"], ascending=[False, True])
 
 
 def _warn(message: str, stacklevel: int = 4) -> None:

@@ -3,79 +3,44 @@
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer import keys
-from geneformer.compat.cells import FORMATS, from_columns, input_files
+from geneformer.compat.cells import datasets_library
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
-from geneformer.errors import GeneformerWarning, NotRawCountsError, OptionError, UnsupportedArgumentError
+from geneformer.errors import (
+    GeneformerWarning,
+    InputNotFoundError,
+    NotRawCountsError,
+    OptionError,
+    UnsupportedArgumentError,
+)
 from geneformer.files.atomic import output_errors
 from geneformer.genes.lookup import INDEX
-from geneformer.genes.vocabulary import BUNDLED, Vocabulary
+from geneformer.genes.vocabulary import BUNDLED, Vocabulary, lists
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import check_choice, check_range
-from geneformer.tokenization.ranking import RankedCells, RankedGenes, framed
+from geneformer.tokenization.ranking import framed
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from geneformer.tokenization.report import TokenizeReport
     from geneformer.tokens.dataset import TokenizedDataset
-
-
-def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
-    """Tokens by descending value; equal values keep their order.
-
-    Parameters
-    ----------
-    gene_vector
-        Value of each gene: count over median, ``(g,)``.
-    gene_tokens
-        Token of each gene, ``(g,)``.
-    """
-    ranked: NDArray[Any] = np.asarray(gene_tokens)[np.argsort(-np.asarray(gene_vector), kind="stable")]
-    return ranked
-
-
-def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
-    """Tokens of the genes with a value other than zero, by descending value.
-
-    Parameters
-    ----------
-    gene_vector
-        Value of each gene: count over median, ``(g,)``.
-    gene_tokens
-        Token of each gene, ``(g,)``.
-    """
-    values = np.asarray(gene_vector)
-    present = values != 0
-    return rank_genes(values[present], np.asarray(gene_tokens)[present])
-
-
-def frame_cells(
-    cells: Sequence[ArrayLike], counts: Sequence[ArrayLike] | None, genes: RankedGenes, *, max_length: int
-) -> RankedCells:
-    """Ranked tokens of some cells, each cut to its first ones and framed by special tokens."""
-    room = max_length - (genes.cls_id is not None) - (genes.eos_id is not None)
-    lengths = np.array([len(np.asarray(cell)) for cell in cells], dtype=np.int64)
-    ids = np.concatenate([np.empty(0, np.int32), *(np.asarray(cell, dtype=np.int32)[:room] for cell in cells)])
-    scaled = None
-    if counts is not None:
-        scaled = np.concatenate([np.empty(0), *(np.asarray(cell, dtype=np.float64)[:room] for cell in counts)])
-    return framed(ids, scaled, np.minimum(lengths, room), lengths, genes)
-
 
 _logger = logging.getLogger(__name__)
 
 FileFormat = Literal["loom", "h5ad", "zarr"]
+FORMATS = ("loom", "h5ad", "zarr")
 Tokenized = tuple[list[Any], dict[str, list[Any]] | None, list[Any]]
 """Tokens of each cell, metadata by column, and scaled counts of each cell where they are kept."""
 
@@ -89,6 +54,7 @@ _LOW_SHARE = 0.3
 """Share of the counts in genes of the vocabulary below which something is probably wrong."""
 
 
+@dataclass(eq=False, repr=False)
 class TranscriptomeTokenizer:
     """Ranks the genes of every cell by count over corpus median and writes their tokens.
 
@@ -134,48 +100,44 @@ class TranscriptomeTokenizer:
         A value of the wrong kind.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917
-        self,
-        custom_attr_name_dict: Mapping[str, str] | None = None,
-        nproc: int = 1,
-        chunk_size: int = 512,
-        model_input_size: int = 4096,
-        special_token: bool = True,
-        collapse_gene_ids: bool = True,
-        use_h5ad_index: bool = False,
-        keep_counts: bool = False,
-        model_version: str = "V2",
-        gene_median_file: str | Path = _GENE_MEDIAN_FILE,
-        token_dictionary_file: str | Path = _TOKEN_DICTIONARY_FILE,
-        gene_mapping_file: str | Path | None = _ENSEMBL_MAPPING_FILE,
+    custom_attr_name_dict: Mapping[str, str] | None = None
+    nproc: int = 1
+    chunk_size: int = 512
+    model_input_size: int = 4096
+    special_token: bool = True
+    collapse_gene_ids: bool = True
+    use_h5ad_index: bool = False
+    keep_counts: bool = False
+    model_version: str = "V2"
+    gene_median_file: InitVar[str | Path] = _GENE_MEDIAN_FILE
+    token_dictionary_file: InitVar[str | Path] = _TOKEN_DICTIONARY_FILE
+    gene_mapping_file: InitVar[str | Path | None] = _ENSEMBL_MAPPING_FILE
+
+    def __post_init__(
+        self, gene_median_file: str | Path, token_dictionary_file: str | Path, gene_mapping_file: str | Path | None
     ) -> None:
-        check_choice("model_version", model_version, BUNDLED)
-        check_range("nproc", nproc, low=1)
-        check_range("chunk_size", chunk_size, low=1)
-        check_range("model_input_size", model_input_size, low=3)
-        if model_version == "V1":
-            if model_input_size not in (2048, 4096):
-                _logger.warning('model_version="V1" has an input size of 2048; %d is not used.', model_input_size)
-            model_input_size, special_token = 2048, False
-        self.custom_attr_name_dict = _checked_columns(custom_attr_name_dict)
-        self.nproc = nproc
-        self.chunk_size = chunk_size
-        self.model_input_size = model_input_size
-        self.special_token = special_token
-        self.collapse_gene_ids = collapse_gene_ids
-        self.use_h5ad_index = use_h5ad_index
-        self.keep_counts = keep_counts
-        self.model_version = model_version
+        check_choice("model_version", self.model_version, BUNDLED)
+        for name, low in {"nproc": 1, "chunk_size": 1, "model_input_size": 3}.items():
+            check_range(name, getattr(self, name), low=low)
+        if self.model_version == "V1":
+            if self.model_input_size not in (2048, 4096):
+                _logger.warning('model_version="V1" has an input size of 2048; %d is not used.', self.model_input_size)
+            self.model_input_size, self.special_token = 2048, False
+        self.custom_attr_name_dict = _checked_columns(self.custom_attr_name_dict)
         self._vocabulary = ranking_vocabulary(
-            model_version, token_dictionary_file, gene_median_file, gene_mapping_file, collapse=collapse_gene_ids
+            self.model_version,
+            token_dictionary_file,
+            gene_median_file,
+            gene_mapping_file,
+            collapse=self.collapse_gene_ids,
         )
-        if special_token and self._vocabulary.cls_id is None:
+        if self.special_token and self._vocabulary.cls_id is None:
             msg = (
                 "special_token=True needs <cls> and <eos> in the token dictionary, which has neither. Set "
                 "special_token=False, or add them."
             )
             raise UnsupportedArgumentError(msg)
-        if not special_token and self._vocabulary.cls_id is not None:
+        if not self.special_token and self._vocabulary.cls_id is not None:
             _logger.warning("Cells get no special tokens, although the token dictionary has <cls> and <eos>.")
 
     @cached_property
@@ -345,22 +307,27 @@ class TranscriptomeTokenizer:
         MissingExtraError
             The library `datasets` is not installed.
         """
-        form = RowForm(special_tokens=self.special_token)
-        framed = frame_cells(
-            tokenized_cells,
-            counts_cells if self.keep_counts else None,
-            form.genes(self._vocabulary),
-            max_length=self.model_input_size,
+        genes = RowForm(special_tokens=self.special_token).genes(self._vocabulary)
+        room = self.model_input_size - (genes.cls_id is not None) - (genes.eos_id is not None)
+        lengths = np.array([len(np.asarray(cell)) for cell in tokenized_cells], dtype=np.int64)
+        ids = np.concatenate(
+            [np.empty(0, np.int32), *(np.asarray(cell, dtype=np.int32)[:room] for cell in tokenized_cells)]
         )
-        lists: dict[str, Any] = {keys.INPUT_IDS: framed.input_ids.astype(self._id_type)}
-        if framed.counts is not None:
-            lists[keys.COUNTS] = framed.counts
-        return from_columns(
-            framed.offsets,
-            lists,
-            dict(cell_metadata or {}),
-            uncut=tokenized_cells if keep_uncropped_input_ids else None,
-        )
+        scaled = None
+        if self.keep_counts:
+            scaled = np.concatenate([np.empty(0), *(np.asarray(cell, np.float64)[:room] for cell in counts_cells)])
+        rows = framed(ids, scaled, np.minimum(lengths, room), lengths, genes)
+        columns = {keys.INPUT_IDS: lists(rows.offsets, rows.input_ids.astype(self._id_type))}
+        if rows.counts is not None:
+            columns[keys.COUNTS] = lists(rows.offsets, rows.counts)
+        columns |= {name: pa.array(values) for name, values in (cell_metadata or {}).items()}
+        columns[keys.LENGTH] = pa.array([stop - start for start, stop in pairwise(rows.offsets)], pa.int64())
+        if keep_uncropped_input_ids:
+            uncropped = pa.array([list(cell) for cell in tokenized_cells], columns[keys.INPUT_IDS].type)
+            columns[f"{keys.INPUT_IDS}_uncropped"] = uncropped
+            columns[f"{keys.LENGTH}_uncropped"] = pa.array(map(len, tokenized_cells), pa.int64())
+        dataset: Dataset = datasets_library().Dataset(pa.table(columns))
+        return dataset
 
     @property
     def _id_type(self) -> Literal["int16", "int32"]:
@@ -403,7 +370,15 @@ class TranscriptomeTokenizer:
         except NotRawCountsError as error:
             dataset, report = tokenize(replace(options, accept_normalized=True))
             warnings.warn(f"Values that are no counts were ranked. {Exception.__str__(error)}", GeneformerWarning, 3)
-        _tell(report)
+        for name, value in report.rows():
+            _logger.info("%s: %s", name, value)
+        if report.n_empty:
+            _logger.warning("%s cells have no gene of the vocabulary and get no row.", f"{report.n_empty:,}")
+        for source in report.sources:
+            if source.n_written and source.matched_share < _LOW_SHARE:
+                share, path = source.matched_share, source.path
+                msg = f'Only {share:.1%} of the counts of "{path}" lie in genes of the vocabulary.'
+                warnings.warn(msg, GeneformerWarning, stacklevel=3)
         return dataset
 
 
@@ -424,12 +399,62 @@ def _checked_columns(names: Mapping[str, str] | None) -> dict[str, str] | None:
     return dict(names)
 
 
-def _tell(report: "TokenizeReport") -> None:
-    for name, value in report.rows():
-        _logger.info("%s: %s", name, value)
-    if report.n_empty:
-        _logger.warning("%s cells have no gene of the vocabulary and get no row.", f"{report.n_empty:,}")
-    for source in report.sources:
-        if source.n_written and source.matched_share < _LOW_SHARE:
-            msg = f'Only {source.matched_share:.1%} of the counts of "{source.path}" lie in genes of the vocabulary.'
-            warnings.warn(msg, GeneformerWarning, stacklevel=4)
+_LEFTOVER = "__dedup"
+"""Ends the name of a copy that the published package writes next to a loom file and may leave behind."""
+
+
+def input_files(folder: str | Path, file_format: str, identifier: str = "") -> list[Path]:
+    """Files in the order of their names, without the copies that an interrupted run left behind."""
+    check_choice("file_format", file_format, FORMATS)
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f'There is no folder "{folder}". Give the folder that holds the .{file_format} files.'
+        raise InputNotFoundError(msg)
+    pattern = f"*{identifier}*.{file_format}" if identifier else f"*.{file_format}"
+    matching = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    copies = [
+        path
+        for path in matching
+        if path.stem.endswith(_LEFTOVER) and path.with_stem(path.stem.removesuffix(_LEFTOVER)).exists()
+    ]
+    if copies:
+        _logger.warning("Left out, because they are copies of other files here: %s", _names(copies))
+    files = [path for path in matching if path not in copies]
+    if not files:
+        msg = f'The folder "{folder}" holds no {pattern}; it holds {_names(folder.iterdir())}.'
+        raise InputNotFoundError(msg)
+    return files
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = sorted(path.name for path in paths)
+    return (", ".join(names[:8]) or "nothing") + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
+    """Tokens by descending value; equal values keep their order.
+
+    Parameters
+    ----------
+    gene_vector
+        Value of each gene: count over median, ``(g,)``.
+    gene_tokens
+        Token of each gene, ``(g,)``.
+    """
+    ranked: NDArray[Any] = np.asarray(gene_tokens)[np.argsort(-np.asarray(gene_vector), kind="stable")]
+    return ranked
+
+
+def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
+    """Tokens of the genes with a value other than zero, by descending value.
+
+    Parameters
+    ----------
+    gene_vector
+        Value of each gene: count over median, ``(g,)``.
+    gene_tokens
+        Token of each gene, ``(g,)``.
+    """
+    values = np.asarray(gene_vector)
+    present = values != 0
+    return rank_genes(values[present], np.asarray(gene_tokens)[present])

@@ -1,0 +1,208 @@
+"""Padded tensors and cosines as published scripts use them; the rest of this package packs its cells.
+
+Axes: ``B`` cells, ``L`` tokens of the longest cell, ``D`` hidden.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geneformer.engine.device import resolve_device
+from geneformer.errors import OptionError
+from geneformer.options._fields import check_choice
+
+_logger = logging.getLogger(__name__)
+
+
+def gen_attention_mask(minibatch_encoding: Mapping[str, Sequence[int]], max_len: int | None = None) -> Tensor:
+    """One for each token and zero for padding, on the accelerator if there is one, ``(B, max_len)``.
+
+    Parameters
+    ----------
+    minibatch_encoding
+        Cells with a column `length`.
+    max_len
+        Width of the mask; the length of the longest cell by default.
+
+    Raises
+    ------
+    OptionError
+        There are no cells.
+    """
+    lengths = torch.tensor(list(minibatch_encoding["length"]), dtype=torch.int64)
+    if not len(lengths):
+        msg = "There are no cells to make an attention mask of."
+        raise OptionError(msg)
+    width = int(lengths.max()) if max_len is None else max_len
+    mask_BL = (torch.arange(width)[None, :] < lengths[:, None]).to(torch.int64)
+    return mask_BL.to(resolve_device())
+
+
+def pad_along(tensor: Tensor, value: float, length: int, dim: int) -> Tensor:
+    """A tensor made `length` long along one dimension, by values behind it or by cutting."""
+    dim = dim % tensor.ndim
+    amounts = [0] * (2 * (tensor.ndim - 1 - dim)) + [0, length - tensor.shape[dim]]
+    return functional.pad(tensor, amounts, value=value)
+
+
+def pad_tensor(tensor: Tensor, pad_token_id: float, max_len: int) -> Tensor:
+    """A vector, ``(L,)``, padded on the right to `max_len`."""
+    return pad_along(tensor, pad_token_id, max_len, 0)
+
+
+def pad_2d_tensor(tensor: Tensor, pad_token_id: float, max_len: int, dim: int) -> Tensor:
+    """A matrix padded behind one of its two dimensions to `max_len`."""
+    return _pad_dimensions(2, tensor, pad_token_id, max_len, dim)
+
+
+def pad_3d_tensor(tensor: Tensor, pad_token_id: float, max_len: int, dim: int) -> Tensor:
+    """A block padded behind one of its three dimensions to `max_len`."""
+    return _pad_dimensions(3, tensor, pad_token_id, max_len, dim)
+
+
+def _pad_dimensions(n_dims: int, tensor: Tensor, value: float, length: int, dim: int) -> Tensor:
+    if tensor.ndim != n_dims:
+        msg = f"A tensor of {n_dims} dimensions is padded here; this one has the shape {tuple(tensor.shape)}."
+        raise OptionError(msg)
+    return pad_along(tensor, value, length, dim)
+
+
+def pad_tensor_list(
+    tensor_list: Sequence[Tensor],
+    dynamic_or_constant: str | int,
+    pad_token_id: float,
+    model_input_size: int,
+    dim: int | None = None,
+    padding_func: Callable[[Tensor, float, int, int], Tensor] | None = None,
+) -> Tensor:
+    """Tensors of different lengths as one.
+
+    Parameters
+    ----------
+    tensor_list
+        Vectors, matrices or blocks.
+    dynamic_or_constant
+        "dynamic" for the length of the longest, or a length.
+    pad_token_id
+        Value to pad with.
+    model_input_size
+        Length to pad to where `dynamic_or_constant` is neither.
+    dim
+        Dimension to pad; None for vectors.
+    padding_func
+        `pad_2d_tensor` or `pad_3d_tensor`.
+
+    Returns
+    -------
+    A new first dimension over the tensors; blocks of three dimensions are put one behind the other along their first.
+
+    Raises
+    ------
+    OptionError
+        There is no tensor.
+    """
+    if not len(tensor_list):
+        msg = "There is no tensor to pad."
+        raise OptionError(msg)
+    along = 0 if dim is None else dim
+    if dynamic_or_constant == "dynamic":
+        length = max(tensor.shape[along] for tensor in tensor_list)
+    elif isinstance(dynamic_or_constant, int):
+        length = dynamic_or_constant
+    else:
+        _logger.warning(
+            "Padding to the input size of the model, %d, as %r is no length.", model_input_size, dynamic_or_constant
+        )
+        length = model_input_size
+    if dim is None:
+        return torch.stack([pad_tensor(tensor, pad_token_id, length) for tensor in tensor_list])
+    pad = padding_func or pad_along
+    padded = [pad(tensor, pad_token_id, length, dim) for tensor in tensor_list]
+    return torch.cat(padded) if padded[0].ndim == 3 else torch.stack(padded)
+
+
+def mean_nonpadding_embs(embs: Tensor, original_lens: Tensor | Sequence[int], dim: int = 1) -> Tensor:
+    """Means over the positions that are no padding.
+
+    Parameters
+    ----------
+    embs
+        Embeddings, ``(B, L, D)``, or one number per position, ``(B, L)``.
+    original_lens
+        Positions of each cell that are no padding, ``(B,)``.
+    dim
+        Dimension of the positions.
+
+    Returns
+    -------
+    ``(B, D)``, or ``(B,)``.
+    """
+    lengths = torch.as_tensor(original_lens, device=embs.device)
+    positions = torch.arange(embs.shape[dim], device=embs.device)
+    inside_BL = positions[None, :] < lengths[:, None]
+    shape = [1] * embs.ndim
+    shape[0], shape[dim] = inside_BL.shape
+    total = embs.masked_fill(~inside_BL.view(shape), 0).sum(dim)
+    return total / lengths.view(-1, *[1] * (total.ndim - 1))
+
+
+def cos_sim_shift(
+    original_emb: Tensor, perturbed_emb: Tensor, end_emb: Tensor, cos: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """How much closer cells come to a state: cosine after minus cosine before, ``(B,)``.
+
+    Parameters
+    ----------
+    original_emb, perturbed_emb
+        Cells before and after, each ``(B, D)``.
+    end_emb
+        The state, ``(D,)`` or ``(1, D)``.
+    cos
+        Cosine of rows, such as ``torch.nn.CosineSimilarity(dim=1)``.
+    """
+    state = end_emb.to(original_emb).reshape(1, -1)
+    return cos(perturbed_emb, state) - cos(original_emb, state)
+
+
+def quant_cos_sims(
+    perturbation_emb: Tensor,
+    original_emb: Tensor,
+    cell_states_to_model: Mapping[str, object] | None,
+    state_embs_dict: Mapping[str, Tensor] | None,
+    emb_mode: str = "gene",
+) -> Tensor | dict[str, Tensor]:
+    """How similar cells or genes are to what they were, or how much closer cells come to states.
+
+    Parameters
+    ----------
+    perturbation_emb, original_emb
+        After and before: genes ``(B, L, D)`` in mode "gene", cells ``(B, D)`` in mode "cell".
+    cell_states_to_model
+        None for similarities; else shifts toward every state of `state_embs_dict`. For cells only.
+    state_embs_dict
+        Embedding of each state, ``(D,)`` or ``(1, D)``, on any device.
+    emb_mode
+        "gene" or "cell".
+
+    Returns
+    -------
+    Cosines, ``(B, L)`` or ``(B,)``; or shifts by state, each ``(B,)``.
+
+    Raises
+    ------
+    UnknownChoiceError
+        Another mode.
+    OptionError
+        States without embeddings.
+    """
+    check_choice("emb_mode", emb_mode, ("gene", "cell"))
+    cos = torch.nn.CosineSimilarity(dim=2 if emb_mode == "gene" else 1)
+    if emb_mode == "gene" or cell_states_to_model is None:
+        return cos(perturbation_emb, original_emb)
+    if not state_embs_dict:
+        msg = "Shifts toward states need the embeddings of the states. Pass state_embs_dict."
+        raise OptionError(msg)
+    return {state: cos_sim_shift(original_emb, perturbation_emb, emb, cos) for state, emb in state_embs_dict.items()}
