@@ -1,8 +1,9 @@
-"""Effects of perturbations: one row per cell, perturbation and effect, and what is known about cells and genes."""
+"""Effects of perturbations: one row per cell, perturbation and effect, with the cells and genes; and their ranking."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,14 +53,14 @@ TABLES = ("effects", "cells", "genes", "states")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerturbationEffects:
-    """What came of a perturbation run.
+    """Result of a perturbation run.
 
     Attributes
     ----------
     effects
         Columns `EFFECT_COLUMNS`; `DEFINITIONS` says what they mean.
     cells
-        Perturbed cells: `cell_id`, `state` where states were named, `length`, and what else is known about them.
+        Perturbed cells: `cell_id`, `state` where states were named, `length`, and their other columns.
     genes
         Genes of the vocabulary found in the perturbed cells: `gene`, `symbol`, `token`, `n_cells`, `mean_rank` (0 =
         highest, 1 = lowest, over the cells that have it), and `expression:<state>` (mean of log1p counts per 10,000
@@ -67,7 +68,7 @@ class PerturbationEffects:
     states
         Embeddings of the named states by name, ``(D,)`` each; the first is the start, the second the goal.
     provenance
-        Model, vocabulary fingerprint, options, versions; for a screen, what its estimates were found to be worth.
+        Model, vocabulary fingerprint, options, versions; for a screen, how well its estimates agree with exact effects.
     """
 
     effects: "pa.Table"
@@ -87,7 +88,7 @@ class PerturbationEffects:
     @property
     def goal(self) -> str | None:
         """Name of the goal state."""
-        return next((name for place, name in enumerate(self.states) if place == 1), None)
+        return next(islice(self.states, 1, None), None)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per cell, perturbation and effect."""
@@ -99,12 +100,11 @@ class PerturbationEffects:
         from pyarrow import parquet
 
         notes = {"provenance": dict(self.provenance), "definitions": DEFINITIONS}
-        noted = {keys.UNS.encode(): json.dumps(notes, default=str).encode()}
+        metadata = {keys.UNS.encode(): json.dumps(notes, default=str).encode()}
         for name in TABLES:
             table = states_table(self.states) if name == "states" else getattr(self, name)
-            parquet.write_table(
-                table.replace_schema_metadata((table.schema.metadata or {}) | noted), folder / f"{name}.parquet"
-            )
+            table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
+            parquet.write_table(table, folder / f"{name}.parquet")
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -128,7 +128,8 @@ class PerturbationEffects:
                 " run` finished; run the same command again to finish it."
             )
             raise DatasetError(msg) from error
-        states = states_of(tables.pop("states"))
+        rows = tables.pop("states").to_pylist()
+        states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
         return cls(**tables, states=states, provenance=notes["provenance"])
 
 
@@ -140,12 +141,6 @@ def states_table(states: Mapping[str, NDArray[np.float32]]) -> "pa.Table":
     return pa.table(
         {"state": pa.array(list(states), pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))}
     )
-
-
-def states_of(table: "pa.Table") -> dict[str, NDArray[np.float32]]:
-    """Embeddings of states as `states_table` laid them out."""
-    rows = zip(table.column("state").to_pylist(), table.column("embedding").to_pylist(), strict=True)
-    return {name: np.asarray(vector, dtype=np.float32) for name, vector in rows}
 
 
 FRAMES = ("effects", "cells", "genes")
@@ -222,23 +217,14 @@ Ints = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
 UNKNOWN_TOKEN = -1
-PARTS = ("perturbation", "genes", "edit")
-"""What tells perturbations apart."""
+
+PERTURBATION_COLUMNS = ("perturbation", "genes", "edit")
+"""Effects that agree in these are of one perturbation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Values:
-    """Effects of one kind.
-
-    Attributes
-    ----------
-    group
-        What each is an effect of, ``(n,)``: a row of `Perturbed.table`.
-    cell
-        Cell of each, ``(n,)``: a place in `Perturbed.cell_ids`.
-    value
-        The effects, ``(n,)``; all finite.
-    """
+    """Finite effects of one kind, ``(n,)`` each: row of `Perturbed.table`, place in `Perturbed.cell_ids`, effect."""
 
     group: Ints
     cell: Ints
@@ -273,32 +259,23 @@ def mean_by(values: Floats, groups: Ints, n_groups: int) -> Floats:
 
 
 class Perturbed:
-    """Effects of a run by kind and target.
+    """Effects of a run by kind and target, for statistics.
 
-    Parameters
-    ----------
-    effects
-        The run.
-
-    Attributes
-    ----------
-    table
-        One row per perturbation, by ascending token id: `Gene`, `Gene_name` and `Ensembl_ID` as in the published
-        statistics, `perturbation`, `genes` and `edit`.
-    cell_ids
-        Names of the cells, ``(C,)``.
+    `table` has one row per perturbation, by ascending token id: `Gene`, `Gene_name` and `Ensembl_ID` as in the
+    published statistics, `perturbation`, `genes` and `edit`. `cell_ids` names the cells, ``(C,)``.
     """
 
     def __init__(self, effects: PerturbationEffects) -> None:
         self.source = effects
         self.names = GeneNames(effects)
-        texts = [name for name in EFFECT_COLUMNS if name != "value"]
-        columns = {name: effects.effects.column(name).to_pandas().astype("category") for name in texts}
-        self._codes = {name: np.asarray(column.cat.codes, dtype=np.intp) for name, column in columns.items()}
-        self._texts = {name: [str(text) for text in column.cat.categories] for name, column in columns.items()}
-        self._value = np.asarray(effects.effects.column("value").to_numpy(), dtype=np.float64)
+        frame = effects.to_frame()
+        self._value = frame.pop("value").to_numpy(dtype=np.float64)
+        # Codes instead of texts: runs have up to hundreds of millions of rows.
+        frame = frame.astype("category")
+        self._codes = {name: frame[name].cat.codes.to_numpy(dtype=np.intp) for name in frame}
+        self._texts = {name: [str(text) for text in frame[name].cat.categories] for name in frame}
         self.cell_ids: NDArray[Any] = np.array(self._texts["cell_id"], dtype=object)
-        self.table, self._group = self._perturbations()
+        self.table, self._group = self._perturbations(frame[list(PERTURBATION_COLUMNS)])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -314,13 +291,12 @@ class Perturbed:
         return [self._texts["effect"][code] for code in np.unique(self._codes["effect"])]
 
     def targets(self, effect: str) -> list[str]:
-        """Targets that effects of a kind are told towards, in order of their first row."""
-        rows = self._rows(effect)
-        codes, first = np.unique(self._codes["target"][rows], return_index=True)
+        """Targets of the effects of a kind, in order of their first row."""
+        codes, first = np.unique(self._codes["target"][self._rows(effect)], return_index=True)
         return [self._texts["target"][code] for code in codes[np.argsort(first)]]
 
     def values(self, effect: str, target: str | None = None, *, exact: bool = True) -> Values:
-        """Effects of a kind, towards one target or all; those that are no number are left out."""
+        """Effects of a kind, towards one target or all; NaN is left out."""
         rows = self._rows(effect, exact=exact)
         if target is not None:
             rows = rows[self._codes["target"][rows] == self._code("target", target)]
@@ -334,10 +310,10 @@ class Perturbed:
         return self._codes["target"][rows], self._texts["target"]
 
     def cell_column(self, name: str) -> "pd.Series[Any]":
-        """What is known about the cells, in the order of `cell_ids`."""
+        """A column of the cells, in the order of `cell_ids`."""
         cells = self.source.cells.to_pandas()
-        known = cells.set_index(cells["cell_id"].astype(str))[name]
-        column: pd.Series[Any] = known[~known.index.duplicated()].reindex(self.cell_ids)
+        by_cell = cells.set_index(cells["cell_id"].astype(str))[name]
+        column: pd.Series[Any] = by_cell[~by_cell.index.duplicated()].reindex(self.cell_ids)
         return column
 
     def _code(self, column: str, text: str) -> int:
@@ -345,61 +321,50 @@ class Perturbed:
 
     def _rows(self, effect: str, *, exact: bool = True) -> Ints:
         is_exact = self._codes["method"] == self._code("method", EXACT)
-        wanted = self._codes["effect"] == self._code("effect", effect)
-        return np.flatnonzero(wanted & (is_exact == exact) & (self._group >= 0))
+        is_kind = self._codes["effect"] == self._code("effect", effect)
+        return np.flatnonzero(is_kind & (is_exact == exact) & (self._group >= 0))
 
-    def _perturbations(self) -> tuple["pd.DataFrame", Ints]:
+    def _perturbations(self, columns: "pd.DataFrame") -> tuple["pd.DataFrame", Ints]:
         """The table, and the row of it of every effect."""
         import pandas as pd
 
-        key = np.zeros(len(self._value), dtype=np.int64)
-        for name in PARTS:
-            key = key * max(len(self._texts[name]), 1) + self._codes[name]
-        distinct, first, group = np.unique(key, return_index=True, return_inverse=True)
-        told = {name: [self._texts[name][code] for code in self._codes[name][first]] for name in PARTS}
-        genes = [tuple(text.split("+")) for text in told["genes"]]
+        group = columns.groupby(list(columns), observed=True, sort=False).ngroup().to_numpy(dtype=np.intp)
+        distinct = columns.drop_duplicates().astype(str)
+        genes = [tuple(text.split("+")) for text in distinct["genes"]]
         tokens = [self.names.tokens(some) for some in genes]
-        order = sorted(
-            range(len(distinct)), key=lambda row: (tokens[row], told["edit"][row], told["perturbation"][row])
-        )
-        place = np.empty(len(order), dtype=np.intp)
-        place[order] = np.arange(len(order))
         symbols = [self.names.symbols(some) for some in genes]
-        table = {"Gene": _single(tokens), "Gene_name": _single(symbols), "Ensembl_ID": _single(genes), **told}
-        frame = pd.DataFrame({name: column_of(column) for name, column in table.items()})
-        return frame.iloc[order].reset_index(drop=True), place[group.reshape(-1)]
+        ids = {"Gene": _single(tokens), "Gene_name": _single(symbols), "Ensembl_ID": _single(genes)}
+        table = pd.DataFrame({name: column_of(column) for name, column in ids.items()})
+        for name in columns:
+            table[name] = distinct[name].to_numpy(dtype=object)
+        by = list(zip(tokens, distinct["edit"], distinct["perturbation"], genes, strict=True))
+        order = sorted(range(len(by)), key=by.__getitem__)
+        return table.iloc[order].reset_index(drop=True), np.argsort(order)[group]
 
 
 class GeneNames:
-    """Token ids and symbols of genes: from the run, or else from the vocabulary it names.
-
-    Parameters
-    ----------
-    effects
-        The run.
-    """
+    """Token ids and symbols of genes: from the run, or else from the vocabulary it names."""
 
     def __init__(self, effects: PerturbationEffects) -> None:
         genes = effects.genes
         names = [str(gene) for gene in genes.column("gene").to_pylist()]
         self._token = dict(zip(names, genes.column("token").to_pylist(), strict=True))
         self._symbol = dict(zip(names, genes.column("symbol").to_pylist(), strict=True))
-        named = str(effects.provenance.get("vocabulary"))
-        told = effects.provenance.get("vocabulary_fingerprint")
-        bundled = Vocabulary.load(named) if named in BUNDLED else None
-        self._vocabulary = bundled if bundled is not None and told in (None, bundled.fingerprint) else None
+        name, fingerprint = (effects.provenance.get(key) for key in ("vocabulary", "vocabulary_fingerprint"))
+        bundled = Vocabulary.load(str(name)) if name in BUNDLED else None
+        self._vocabulary = bundled if bundled is not None and fingerprint in (None, bundled.fingerprint) else None
 
     def tokens(self, genes: Sequence[str]) -> tuple[int, ...]:
-        """Token id of each; `UNKNOWN_TOKEN` where neither knows it."""
+        """Token id of each; `UNKNOWN_TOKEN` where there is none."""
         spare = {} if self._vocabulary is None else self._vocabulary.token_of
         return tuple(int(self._token.get(gene, spare.get(gene, UNKNOWN_TOKEN))) for gene in genes)
 
     def symbols(self, genes: Sequence[str]) -> tuple[str, ...]:
-        """Symbol of each, or its id where none is known."""
-        return tuple(self._symbol.get(gene) or self._spare_symbol(gene) for gene in genes)
-
-    def _spare_symbol(self, gene: str) -> str:
-        return gene if self._vocabulary is None else self._vocabulary.symbol_of(gene)
+        """Symbol of each, or its id where there is none."""
+        vocabulary = self._vocabulary
+        return tuple(
+            self._symbol.get(gene) or (gene if vocabulary is None else vocabulary.symbol_of(gene)) for gene in genes
+        )
 
 
 def _single(entries: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
@@ -453,9 +418,9 @@ class PerturbationRanking:
 
     def notes(self) -> dict[str, Any]:
         """Everything but the table, as JSON can hold it."""
-        told = {name: getattr(self, name) for name in ("mode", "definitions", "states", "provenance")}
-        found: dict[str, Any] = json.loads(json.dumps(told, default=str))
-        return found
+        notes = {name: getattr(self, name) for name in ("mode", "definitions", "states", "provenance")}
+        plain: dict[str, Any] = json.loads(json.dumps(notes, default=str))
+        return plain
 
     def to_frame(self) -> "pd.DataFrame":
         """The table, with the rest in `attrs["geneformer"]`."""
@@ -470,7 +435,7 @@ class PerturbationRanking:
         Raises
         ------
         DatasetError
-            The table does not tell what it is.
+            The table does not say what it is.
         """
         notes = frame.attrs.get(keys.UNS)
         if not isinstance(notes, Mapping) or not {"mode", "definitions"} <= notes.keys():
@@ -488,24 +453,21 @@ class PerturbationRanking:
         genes, the affected genes. Slashes in names become |, which files can hold.
         """
         import anndata as ad
+        import pandas as pd
 
         frame = _storable(self.frame)
         if self.mode == "aggregate":
-            return self._noted(ad.AnnData(**_table_of(frame, "Cosine_sim", None)))
-        if self.mode == "aggregate_gene_shifts":
-            return self._noted(ad.AnnData(**_table_of(frame, "Cosine_sim_mean", "Affected_Ensembl_ID")))
-        import pandas as pd
-
-        means = frame[[column.replace("/", "|") for column in self.states.values()]].to_numpy(dtype=np.float64)
-        var = pd.DataFrame(index=pd.Index(list(self.states), dtype=str))
-        adata = ad.AnnData(X=means, obs=frame.set_index(frame["perturbation"].astype(str).to_numpy()), var=var)
-        adata.obs_names_make_unique()
-        return self._noted(adata)
-
-    def _noted(self, adata: "AnnData") -> "AnnData":
+            adata = _means_of(frame.assign(affected="cell"), "Cosine_sim", "affected")
+        elif self.mode == "aggregate_gene_shifts":
+            genes = frame["Affected_Ensembl_ID"]
+            adata = _means_of(frame.assign(affected=genes.where(genes != "", "cell")), "Cosine_sim_mean", "affected")
+        else:
+            means = frame[[column.replace("/", "|") for column in self.states.values()]].to_numpy(dtype=np.float64)
+            var = pd.DataFrame(index=pd.Index(list(self.states), dtype=str))
+            adata = ad.AnnData(X=means, obs=frame.set_index(frame["perturbation"].astype(str).to_numpy()), var=var)
+            adata.obs_names_make_unique()
         adata.uns[keys.UNS] = {"perturbation_ranking": json.dumps(self.notes())}
-        definitions = {name.replace("/", "|"): text for name, text in self.definitions.items()}
-        adata.uns["definitions"] = definitions
+        adata.uns["definitions"] = {name.replace("/", "|"): text for name, text in self.definitions.items()}
         return adata
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -543,20 +505,18 @@ def _storable(frame: "pd.DataFrame", *, slashes: bool = False) -> "pd.DataFrame"
     stored.attrs.clear()
     for name in frame.columns:
         if frame[name].dtype == object:
-            known = frame[name].notna()
-            stored[name] = frame[name].astype(str).where(known, None if slashes else "")
+            stored[name] = frame[name].astype(str).where(frame[name].notna(), None if slashes else "")
     return stored if slashes else stored.rename(columns=lambda name: str(name).replace("/", "|"))
 
 
-def _table_of(frame: "pd.DataFrame", value: str, column: str | None) -> dict[str, Any]:
-    """Means of a long table, one row per perturbation, and what is known about those rows."""
+def _means_of(frame: "pd.DataFrame", value: str, across: str) -> "AnnData":
+    """Means of a long table, perturbations by affected genes, with the columns that describe perturbations."""
+    import anndata as ad
     import pandas as pd
 
-    across = frame[column].where(frame[column] != "", "cell").to_numpy() if column else ["cell"] * len(frame)
-    frame = frame.assign(across=across)
-    means = frame.pivot_table(index="perturbation", columns="across", values=value, sort=False, observed=True)
+    means = frame.pivot_table(index="perturbation", columns=across, values=value, sort=False, observed=True)
     constant = [name for name in ("Perturbed", "Gene", "Gene_name", "Ensembl_ID", "edit") if name in frame]
-    known = frame.drop_duplicates("perturbation").set_index("perturbation")[constant].loc[means.index]
-    known.insert(0, "perturbation", known.index.to_numpy())
-    known.index = pd.Index(known.index.astype(str).to_numpy())
-    return {"X": means.to_numpy(), "obs": known, "var": pd.DataFrame(index=pd.Index(means.columns.astype(str)))}
+    obs = frame.drop_duplicates("perturbation").set_index("perturbation")[constant].loc[means.index]
+    obs.insert(0, "perturbation", obs.index.to_numpy())
+    obs.index = pd.Index(obs.index.astype(str).to_numpy())
+    return ad.AnnData(X=means.to_numpy(), obs=obs, var=pd.DataFrame(index=pd.Index(means.columns.astype(str))))

@@ -1,11 +1,12 @@
 """A perturbation run before it runs: cells, genes, states and shards, all checked."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,77 +37,193 @@ from geneformer.options._fields import check_choice, check_range, nearest
 from geneformer.options.perturbation import EDITS
 from geneformer.perturbation.edits import Ints, Perturbation, Step
 from geneformer.perturbation.effects import SCREEN
-from geneformer.perturbation.exact import ExactRunner, PerturbedModel, possible_edits
+from geneformer.perturbation.exact import Edit, ExactRunner, PerturbedModel, possible_edits
 from geneformer.tokens.dataset import Packed, TokenizedDataset
+
+ALL = "all"
+"""Every gene of a cell, one at a time."""
 
 _CELLS_AT_ONCE = 2048
 
-
-def gene_table(tokens: TokenizedDataset, perturbed: Ints, of_state: Mapping[str, Ints], model: PairedModel) -> pa.Table:
-    """Genes found in any of the cells; columns as in `PerturbationEffects.genes`."""
-    vocabulary = model.vocabulary
-    n_cells, ranks, _ = _sums(tokens, perturbed, model)
-    kind = "expression" if tokens.has_counts else "rank"
-    by_state: dict[str, NDArray[np.float64]] = {}
-    seen = n_cells > 0
-    for state, rows in of_state.items():
-        found, rank_sums, count_sums = _sums(tokens, rows, model)
-        sums = count_sums if tokens.has_counts else found - rank_sums
-        by_state[f"{kind}:{state}"] = sums / max(len(rows), 1)
-        seen |= found > 0
-    seen[vocabulary.special_ids] = False
-    there = np.flatnonzero(seen)
-    names = [str(gene) for gene in vocabulary.gene_of[there]]
-    mean_rank = np.divide(ranks, n_cells, out=np.full(len(ranks), np.nan), where=n_cells > 0)
-    return pa.table(
-        {
-            "gene": pa.array(names, pa.string()),
-            "symbol": pa.array([vocabulary.symbol_of(name) for name in names], pa.string()),
-            "token": pa.array(there.astype(np.int32)),
-            "n_cells": pa.array(n_cells[there].astype(np.int64)),
-            "mean_rank": pa.array(mean_rank[there]),
-            **{name: pa.array(values[there]) for name, values in by_state.items()},
-        }
-    )
-
-
-def rank_sums(
-    tokens: TokenizedDataset, rows: Ints, model: PairedModel
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cells that have each token as a model sees them, and the sum of its relative ranks in those, ``(V,)`` each."""
-    n_cells, ranks, _ = _sums(tokens, rows, model)
-    return n_cells, ranks
-
-
-def _sums(
-    tokens: TokenizedDataset, rows: Ints, model: PairedModel
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Per token: cells that have it, sum of its relative ranks, sum of its log1p counts, ``(V,)`` each."""
-    vocabulary = model.vocabulary
-    totals = np.zeros((3, vocabulary.size))
-    for start in range(0, len(rows), _CELLS_AT_ONCE):
-        packed = tokens.gather(
-            rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=tokens.has_counts
-        )
-        is_gene = ~np.isin(packed.input_ids, vocabulary.special_ids)
-        cell = np.repeat(np.arange(len(packed.cu_seqlens) - 1), np.diff(packed.cu_seqlens))[is_gene]
-        ids = packed.input_ids[is_gene]
-        n_genes = np.bincount(cell, minlength=len(packed.cu_seqlens) - 1)
-        within = np.arange(len(ids)) - np.repeat(np.cumsum(n_genes) - n_genes, n_genes)
-        relative = within / np.maximum(n_genes[cell] - 1, 1)
-        totals[0] += np.bincount(ids, minlength=vocabulary.size)
-        totals[1] += np.bincount(ids, weights=relative, minlength=vocabulary.size)
-        if packed.counts is not None:
-            totals[2] += np.bincount(ids, weights=np.log1p(packed.counts[is_gene]), minlength=vocabulary.size)
-    return totals[0], totals[1], totals[2]
-
-
 _SHOWN = 8
+"""States that an error lists."""
+
+_LEAST_SHARE = 0.5
+"""A matched gene is found in at least this share of the cells the named gene is found in."""
+
+_BYTES_PER_ROW = 12
+"""Of a result file, about."""
+
+_SCREEN_PASSES = 12
+"""Passes that a screen of one cell takes as long as, about."""
+
+_CALIBRATED = 12
+"""Edits that are run to tell how long the others will take."""
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbationPlan:
+    """Everything a run needs, checked."""
+
+    tokens: TokenizedDataset
+    cells: "SelectedCells"
+    targets: "Targets"
+    model: PerturbedModel
+    options: PerturbOptions
+    runtime: RuntimeOptions
+    states: Mapping[str, NDArray[np.float32]] | None = None
+
+    @property
+    def n_shards(self) -> int:
+        """Parts in which the run finishes."""
+        return -(-len(self.cells.rows) // self.options.cells_per_shard)
+
+    def rows_of(self, shard: int) -> Ints:
+        """Rows of the cells of one shard."""
+        size = self.options.cells_per_shard
+        return self.cells.rows[shard * size : (shard + 1) * size]
+
+    def token_rows(self, rows: Ints) -> list[Ints]:
+        """Token ids of some cells, cut to what the model takes."""
+        packed = self.tokens.gather(rows, max_length=self.model.max_length)
+        return [row.astype(np.int64) for row in np.split(packed.input_ids, packed.cu_seqlens[1:-1])]
+
+    def edits_of(self, row: int) -> Iterator[Edit]:
+        """Perturbations that change the cell in a row, and what they make of it."""
+        [cell] = self.token_rows(np.array([row]))
+        return possible_edits([cell], [self.targets.of_cell(cell)], self.model)
+
+    @cached_property
+    def state_vectors(self) -> dict[str, np.ndarray]:
+        """Embedding of every state, ``(D,)`` each: start, goal, alternates. Means over cells, unless given."""
+        if self.states is not None:
+            return dict(self.states)
+        runner = ExactRunner(self.model, self.options, self.runtime, reads_states=True)
+        return {
+            state: torch.cat([reading.vectors for reading in runner.read(self.token_rows(rows))]).mean(0).cpu().numpy()
+            for state, rows in self.cells.of_state.items()
+        }
+
+    @cached_property
+    def genes(self) -> pa.Table:
+        """Genes in the cells; columns as in `PerturbationEffects.genes`."""
+        return gene_table(self.tokens, self.cells.rows, self.cells.of_state, self.model)
+
+    @cached_property
+    def cell_table(self) -> pa.Table:
+        """Columns of the perturbed cells."""
+        rows = self.cells.rows
+        table = self.tokens.table.select(self.tokens.columns).take(pa.array(rows))
+        columns = {name: table.column(name) for name in table.column_names}
+        columns.setdefault("cell_id", pa.array(self.tokens.cell_ids[rows].astype(str)))
+        if self.options.start is not None:
+            columns["state"] = pa.array([self.options.start] * len(rows))
+        return pa.table(columns)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where results come from."""
+        return describe_run(self.model, perturb=asdict(self.options), state_key=self.cells.state_key)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run is recognized by when it is taken up again: everything that decides its numbers."""
+        device = resolve_device(self.runtime.device)
+        packed = [self.tokens.gather(rows) for rows in (self.cells.rows, *self.cells.of_state.values())]
+        weights = self.model.network.state_dict()
+        return {
+            "options": asdict(self.options),
+            "cells": digest(*(array for part in packed for array in (part.input_ids, part.cu_seqlens))),
+            "cell_ids": digest(self.tokens.cell_ids[self.cells.rows].astype(str).tolist()),
+            "weights": digest({name: value.detach().cpu().float().numpy() for name, value in weights.items()}),
+            "vocabulary": self.model.vocabulary.fingerprint,
+            "device": device.type,
+            "dtype": str(resolve_dtype(self.runtime.dtype, device)),
+            **({} if self.states is None else {"states": digest(dict(self.states))}),
+        }
+
+
+def plan_perturbation(
+    tokens: TokenizedDataset,
+    model: PerturbedModel,
+    options: PerturbOptions,
+    runtime: RuntimeOptions,
+    *,
+    states: Mapping[str, NDArray[np.float32]] | None = None,
+) -> PerturbationPlan:
+    """A run, with everything checked that can be known before the first forward pass."""
+    given = None if states is None else _checked_states(states, model, options)
+    check_pairing(tokens, model, truncate=options.truncate)
+    check_layer(options.layer, model.name, model.n_layers)
+    if options.pooling == "cls":
+        check_cls(tokens, model)
+    cells = select_cells(tokens, options, states_are_given=given is not None)
+    targets = find_targets(tokens.take(cells.rows), model, options)
+    names, repeats = np.unique(tokens.cell_ids[cells.rows].astype(str), return_counts=True)
+    if len(names) and repeats.max() > 1:
+        msg = (
+            f'{repeats.max():,} perturbed cells have the cell_id "{names[repeats.argmax()]}"; their effects could not '
+            "be told apart. Make the names unique."
+        )
+        raise PerturbationError(msg)
+    plan = PerturbationPlan(tokens, cells, targets, model, options, runtime, given)
+    if not any(any(True for _ in plan.edits_of(row)) for row in cells.rows):
+        msg = "None of the perturbations changes any of the cells. Name other genes, or choose other cells."
+        raise NoCellsError(msg)
+    return plan
+
+
+def _checked_states(
+    states: Mapping[str, NDArray[np.float32]], model: PerturbedModel, options: PerturbOptions
+) -> dict[str, NDArray[np.float32]]:
+    """The embeddings a run needs, in the order of its states."""
+    missing = [state for state in options.states if state not in states]
+    if missing or not options.states:
+        reason = (
+            f"lack {', '.join(map(repr, missing))}" if missing else "are given, but the options name no start and goal"
+        )
+        msg = (
+            f"The embeddings of states {reason}; they are of {', '.join(map(repr, states)) or 'none'}. Give one of "
+            "each."
+        )
+        raise StateError(msg)
+    width = int(model.encoder.config.hidden_size)
+    vectors = {state: np.asarray(states[state], dtype=np.float32) for state in options.states}
+    for state, vector in vectors.items():
+        if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+            msg = (
+                f"The embedding of {state!r} has the shape {vector.shape}, or holds values that are not finite or all "
+                f"zero. {model.name} needs {width} numbers per state: make them with the same model."
+            )
+            raise StateError(msg)
+    return vectors
+
+
+def open_perturbed_model(
+    model: "str | Path | CellClassifier",
+    *,
+    vocabulary: str | Path | Vocabulary | None = None,
+    revision: str | None = None,
+) -> PerturbedModel:
+    """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
+    if not isinstance(model, CellClassifier) and not _is_classifier(Path(model)):
+        return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
+    if isinstance(model, CellClassifier):
+        fitted, name = model, "CellClassifier"
+    else:
+        fitted, name = CellClassifier.load(model), str(model)
+    pairing = fitted.pairing
+    network = fitted.network_.eval()
+    return PerturbedModel(name, pairing.vocabulary, network.bert, network, fitted.temperature_, pairing.max_length)
+
+
+def _is_classifier(folder: Path) -> bool:
+    return (folder / TASK).is_file() and str(read_folder(folder).task["kind"]) == CellClassifier.kind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedCells:
-    """Rows of the dataset."""
+    """Rows of the dataset: cells to perturb, and cells that states are averaged over."""
 
     rows: Ints
     of_state: dict[str, Ints] = field(default_factory=dict)
@@ -115,31 +232,33 @@ class SelectedCells:
 
 def select_cells(tokens: TokenizedDataset, options: PerturbOptions, *, states_are_given: bool = False) -> SelectedCells:
     """Cells to be perturbed, and cells of every state."""
-    rows = np.arange(len(tokens))
-    of_state: dict[str, Ints] = {}
-    key = None
-    if options.start is not None:
-        averaged = () if states_are_given else options.states
-        wanted = averaged or (options.start,)
-        key = _state_key(tokens, wanted, options.state_key)
-        values = tokens.column(key).astype(str)
-        members = {state: np.flatnonzero(values == state) for state in wanted}
-        _check_members(members, key, values)
-        rows = members[options.start]
-        if averaged:
-            of_state = {
-                state: _drawn(found, options.max_state_cells, options.seed, place)
-                for place, (state, found) in enumerate(members.items())
-            }
-    return SelectedCells(_drawn(rows, options.max_cells, options.seed, len(of_state)), of_state, key)
+    if options.start is None:
+        return SelectedCells(_sample(np.arange(len(tokens)), options.max_cells, options.seed, 0))
+    averaged = () if states_are_given else options.states
+    states = averaged or (options.start,)
+    key = _state_key(tokens, states, options.state_key)
+    values = tokens.column(key).astype(str)
+    rows_of = {state: np.flatnonzero(values == state) for state in states}
+    empty = next((state for state, rows in rows_of.items() if not len(rows)), None)
+    if empty is not None:
+        names, numbers = np.unique(values, return_counts=True)
+        most = [f"{names[i]} ({numbers[i]:,})" for i in np.argsort(-numbers, kind="stable")[:_SHOWN]]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        msg = f"No cell is {empty!r} in column {key!r}; it has {', '.join(most)}{more}.{nearest(empty, list(names))}"
+        raise StateError(msg)
+    of_state = {
+        state: _sample(rows_of[state], options.max_state_cells, options.seed, stream)
+        for stream, state in enumerate(averaged)
+    }
+    rows = _sample(rows_of[options.start], options.max_cells, options.seed, len(of_state))
+    return SelectedCells(rows, of_state, key)
 
 
-def _drawn(rows: Ints, most: int | None, seed: int, stream: int) -> Ints:
+def _sample(rows: Ints, most: int | None, seed: int, stream: int) -> Ints:
     """At most so many rows, drawn without replacement, in the order of the input."""
     if most is None or len(rows) <= most:
         return rows
-    rng = np.random.default_rng([seed, stream])
-    return np.sort(rng.choice(rows, most, replace=False))
+    return np.sort(np.random.default_rng([seed, stream]).choice(rows, most, replace=False))
 
 
 def _state_key(tokens: TokenizedDataset, states: Sequence[str], key: str | None) -> str:
@@ -150,67 +269,20 @@ def _state_key(tokens: TokenizedDataset, states: Sequence[str], key: str | None)
             msg = f"state_key={key!r} is no column of the cells; they have {tokens.columns}.{hint}"
             raise UnknownColumnError(msg)
         return key
-    found = [name for name in tokens.columns if set(states) <= set(tokens.column(name).astype(str))]
-    if len(found) == 1:
-        return found[0]
-    told = "no column has" if not found else f"the columns {found} all have"
+    candidates = [name for name in tokens.columns if set(states) <= set(tokens.column(name).astype(str))]
+    if len(candidates) == 1:
+        return candidates[0]
+    which = f"The columns {candidates} all have" if candidates else "No column has"
     msg = (
-        f"{told} the states {', '.join(map(repr, states))}. Name the column with state_key=; the cells have "
+        f"{which} the states {', '.join(map(repr, states))}. Name the column with state_key=; the cells have "
         f"{tokens.columns}."
     )
-    raise StateError(msg[0].upper() + msg[1:])
-
-
-def _check_members(members: dict[str, Ints], key: str, values: NDArray[np.str_]) -> None:
-    empty = [state for state, rows in members.items() if not len(rows)]
-    if not empty:
-        return
-    there, numbers = np.unique(values, return_counts=True)
-    order = np.argsort(-numbers, kind="stable")[:_SHOWN]
-    told = ", ".join(f"{there[i]} ({numbers[i]:,})" for i in order)
-    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-    msg = f"No cell is {empty[0]!r} in column {key!r}; it has {told}{more}.{nearest(empty[0], list(there))}"
     raise StateError(msg)
-
-
-_LEAST_SHARE = 0.5
-"""A matched gene is found in at least this share of the cells the named gene is found in."""
-
-
-def matched_perturbations(
-    named: Sequence[Perturbation], tokens: TokenizedDataset, model: PairedModel, n_matched: int
-) -> list[Perturbation]:
-    """The same single edits of other genes, those of nearest mean rank first; no gene twice under one edit."""
-    n_cells, ranks = rank_sums(tokens, np.arange(len(tokens)), model)
-    rank = np.divide(ranks, n_cells, out=np.full(len(ranks), np.nan), where=n_cells > 0)
-    single = [entry for entry in named if len(entry.steps) == 1 and len(entry.tokens) == 1]
-    taken = {(entry.edit, entry.tokens[0]) for entry in single}
-    names = {entry.name for entry in named}
-    found = []
-    for entry in single:
-        [step], [token] = entry.steps, entry.tokens
-        free = np.array([(entry.edit, other) not in taken for other in range(len(rank))])
-        usable = free & (n_cells >= max(_LEAST_SHARE * n_cells[token], 1))
-        distance = np.where(usable, np.abs(rank - rank[token]), np.inf)
-        near = np.argsort(distance, kind="stable")[:n_matched]
-        for other in near[np.isfinite(distance[near])].tolist():
-            taken.add((entry.edit, other))
-            name = str(model.vocabulary.gene_of[other])
-            name = f"{entry.edit}:{name}" if name in names else name
-            names.add(name)
-            found.append(Perturbation(name, (replace(step, tokens=(other,)),)))
-    return found
-
-
-ALL = "all"
-"""Every gene of a cell, one at a time."""
-
-_TARGETS_CELLS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What is done to the cells of a run."""
+    """What is done to the cells of a run: named perturbations, and `every` gene of a cell one at a time."""
 
     named: tuple[Perturbation, ...]
     every: Ints | None
@@ -223,7 +295,7 @@ class Targets:
         """What is done to one cell, whether or not it changes it."""
         return [*self.named, *self._single(cell)]
 
-    def _single(self, cell: Ints) -> Iterable[Perturbation]:
+    def _single(self, cell: Ints) -> Iterator[Perturbation]:
         if self.every is None or (self.anchor is not None and self.anchor not in cell):
             return
         for token in cell[np.isin(cell, self.every)].tolist():
@@ -252,36 +324,46 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
         if not len(every):
             msg = f"No gene is found in {options.min_cells} or more of the {len(tokens):,} cells. Lower min_cells."
             raise AbsentGeneError(msg)
-        _check_anchor(anchor, tokens, n_cells, vocabulary, options.min_cells)
-    named = tuple(
-        _with_anchor(parse_perturbation(entry, vocabulary, options), anchor) for entry in options.genes if entry != ALL
-    )
+        if anchor is not None and n_cells[anchor] < options.min_cells:
+            msg = (
+                f"The anchor {_symbol(anchor, vocabulary)} is found in {n_cells[anchor]:,} of the {len(tokens):,} "
+                f"cells, and min_cells={options.min_cells}. Choose another anchor, or other cells."
+            )
+            raise AbsentGeneError(msg)
+    named = [parse_perturbation(entry, vocabulary, options) for entry in options.genes if entry != ALL]
+    if anchor is not None:
+        named = [_with_anchor(perturbation, anchor) for perturbation in named]
     for perturbation in named:
         _check_room(perturbation, tokens, model)
         _check_presence(perturbation, tokens, n_cells, model, options.min_cells)
     if options.matched_genes and every is None:
-        named = (*named, *matched_perturbations(named, tokens, model, options.matched_genes))
-    targets = Targets(named, every, options.edit, options.dose, anchor, vocabulary.gene_of)
-    _check_names(targets)
+        named += matched_perturbations(named, tokens, model, options.matched_genes)
+    targets = Targets(tuple(named), every, options.edit, options.dose, anchor, vocabulary.gene_of)
+    names = Counter(perturbation.name for perturbation in named)
+    names.update(targets.single_name(token) for token in ([] if every is None else every.tolist()))
+    twice = sorted(name for name, times in names.items() if times > 1)
+    if twice:
+        msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
+        raise OptionError(msg)
     return targets
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
-    """One entry as written."""
-    name, named, written = entry.rpartition("=")
-    steps = tuple(_step(part.strip(), vocabulary, options) for part in written.split(">"))
-    return Perturbation(name.strip() if named else written.strip(), steps)
+    """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"."""
+    name, equals, written = entry.rpartition("=")
+    steps = tuple(_parse_step(part.strip(), vocabulary, options) for part in written.split(">"))
+    return Perturbation(name.strip() if equals else written.strip(), steps)
 
 
-def _step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
-    what, colon, names = text.rpartition(":")
-    edit, dose = (what or options.edit), options.dose
+def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
+    before, colon, names = text.rpartition(":")
+    edit, dose = (before or options.edit), options.dose
     if colon and "@" in edit:
-        edit, _, told = edit.partition("@")
+        edit, _, number = edit.partition("@")
         try:
-            dose = float(told)
+            dose = float(number)
         except ValueError as error:
-            msg = f'"{text}" has the dose "{told}", which is no number. Write, for example, inhibit@0.25:ISG15.'
+            msg = f'"{text}" has the dose "{number}", which is no number. Write, for example, inhibit@0.25:ISG15.'
             raise OptionError(msg) from error
     edit = edit.strip()
     check_choice("edit", edit, EDITS)
@@ -289,40 +371,18 @@ def _step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
     return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
 
 
-def _with_anchor(perturbation: Perturbation, anchor: int | None) -> Perturbation:
+def _with_anchor(perturbation: Perturbation, anchor: int) -> Perturbation:
     """The anchor joins the genes of the first edit."""
-    if anchor is None or anchor in perturbation.tokens:
+    if anchor in perturbation.tokens:
         return perturbation
     first, *others = perturbation.steps
     return replace(perturbation, steps=(replace(first, tokens=(anchor, *first.tokens)), *others))
 
 
-def _check_anchor(
-    anchor: int | None, tokens: TokenizedDataset, n_cells: Ints, vocabulary: Vocabulary, least: int
-) -> None:
-    """Every gene is perturbed together with the anchor, in cells that have it."""
-    if anchor is None or n_cells[anchor] >= least:
-        return
-    msg = (
-        f"The anchor {vocabulary.symbol_of(str(vocabulary.gene_of[anchor]))} is found in {n_cells[anchor]:,} of the "
-        f"{len(tokens):,} cells, and min_cells={least}. Choose another anchor, or other cells."
-    )
-    raise AbsentGeneError(msg)
-
-
-def _check_names(targets: Targets) -> None:
-    names = [perturbation.name for perturbation in targets.named]
-    single = {targets.single_name(token) for token in ([] if targets.every is None else targets.every.tolist())}
-    twice = sorted({name for name in names if names.count(name) > 1 or name in single})
-    if twice:
-        msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
-        raise OptionError(msg)
-
-
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
     """Token id of every name, each once."""
-    found = look_up("genes", names, known_names(vocabulary)).positions
-    unknown = [name for name, place in zip(names, found, strict=True) if place < 0]
+    positions = look_up("genes", names, known_names(vocabulary)).positions
+    unknown = [name for name, position in zip(names, positions, strict=True) if position < 0]
     if unknown:
         hint = nearest(unknown[0], vocabulary.symbols) if unknown[0] else ""
         msg = (
@@ -330,41 +390,22 @@ def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]
             f"{', '.join(map(repr, unknown[:10]))}. Pass Ensembl ids or symbols.{hint}"
         )
         raise UnknownGeneError(msg)
-    return tuple(dict.fromkeys(int(vocabulary.token_ids[place]) for place in found))
+    return tuple(dict.fromkeys(int(vocabulary.token_ids[position]) for position in positions))
 
 
-def _blocks(tokens: TokenizedDataset, model: PairedModel) -> Iterator[Packed]:
-    """Cells as the model sees them, some at a time."""
-    for start in range(0, len(tokens), _TARGETS_CELLS_AT_ONCE):
-        rows = np.arange(start, min(start + _TARGETS_CELLS_AT_ONCE, len(tokens)))
-        yield tokens.gather(rows, max_length=model.max_length)
-
-
-def cells_with(tokens: TokenizedDataset, model: PairedModel) -> Ints:
-    """Cells that have each token, ``(V,)``; a cell has a token once."""
-    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
-    for block in _blocks(tokens, model):
-        counts += np.bincount(block.input_ids, minlength=len(counts))
-    return counts
-
-
-def _cells_with_all(tokens: TokenizedDataset, model: PairedModel, wanted: set[int]) -> int:
-    """Cells that have several tokens at once."""
-    found = 0
-    for block in _blocks(tokens, model):
-        cell = np.repeat(np.arange(len(block.cu_seqlens) - 1), np.diff(block.cu_seqlens))
-        found += int((np.bincount(cell[np.isin(block.input_ids, list(wanted))]) == len(wanted)).sum())
-    return found
+def _symbol(token: int, vocabulary: Vocabulary) -> str:
+    return vocabulary.symbol_of(str(vocabulary.gene_of[token]))
 
 
 def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, model: PairedModel) -> None:
-    frame = sum(token is not None for token in (model.vocabulary.cls_id, model.vocabulary.eos_id))
-    most = model.max_length - frame
+    """Something is left of a cell after deletions, and overexpressed genes fit into one."""
+    n_special = sum(token is not None for token in (model.vocabulary.cls_id, model.vocabulary.eos_id))
+    room = model.max_length - n_special
     added = {token for step in perturbation.steps if step.edit == "overexpress" for token in step.tokens}
-    if len(added) > most:
-        msg = f"{perturbation.name!r} overexpresses {len(added):,} genes at once; a cell has room for {most:,}."
+    if len(added) > room:
+        msg = f"{perturbation.name!r} overexpresses {len(added):,} genes at once; a cell has room for {room:,}."
         raise GroupTooLargeError(msg)
-    longest = min(int(tokens.lengths.max(initial=0)), model.max_length) - frame
+    longest = min(int(tokens.lengths.max(initial=0)), model.max_length) - n_special
     deleted = max((len(step.tokens) for step in perturbation.steps if step.edit == "delete"), default=0)
     if deleted >= max(longest, 1):
         msg = (
@@ -375,10 +416,9 @@ def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, model: Pai
 
 
 def _check_presence(
-    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, model: PairedModel, least: int
+    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, model: PairedModel, min_cells: int
 ) -> None:
     """Genes a cell must have are found together in enough cells."""
-    vocabulary = model.vocabulary
     needed: set[int] = set()
     added: set[int] = set()
     for step in perturbation.steps:
@@ -386,186 +426,131 @@ def _check_presence(
             added |= set(step.tokens)
         else:
             needed |= set(step.tokens) - added
-    missing = [vocabulary.symbol_of(str(vocabulary.gene_of[token])) for token in needed if n_cells[token] < least]
+    missing = sorted(_symbol(token, model.vocabulary) for token in needed if n_cells[token] < min_cells)
     if missing:
         msg = (
-            f"{perturbation.name!r} needs cells that have {', '.join(sorted(missing)[:10])}; of the {len(tokens):,} "
-            f"cells fewer than {least} do. Leave it out, choose other cells, or overexpress it."
+            f"{perturbation.name!r} needs cells that have {', '.join(missing[:10])}; of the {len(tokens):,} "
+            f"cells fewer than {min_cells} do. Leave it out, choose other cells, or overexpress it."
         )
         raise AbsentGeneError(msg)
-    if len(needed) > 1:
-        together = _cells_with_all(tokens, model, needed)
-        if together < least:
-            msg = (
-                f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
-                f"{len(tokens):,} cells do, and min_cells={least}. Name fewer genes together, or one at a time."
-            )
-            raise AbsentGeneError(msg)
-
-
-@dataclass(frozen=True, eq=False)
-class PerturbationPlan:
-    """Everything a run needs, checked."""
-
-    tokens: TokenizedDataset
-    cells: SelectedCells
-    targets: Targets
-    model: PerturbedModel
-    options: PerturbOptions
-    runtime: RuntimeOptions
-    states: Mapping[str, NDArray[np.float32]] | None = None
-
-    @property
-    def n_shards(self) -> int:
-        """Parts in which the run finishes."""
-        return -(-len(self.cells.rows) // self.options.cells_per_shard)
-
-    def rows_of(self, shard: int) -> Ints:
-        """Rows of the cells of one shard."""
-        size = self.options.cells_per_shard
-        return self.cells.rows[shard * size : (shard + 1) * size]
-
-    def token_rows(self, rows: Ints) -> list[Ints]:
-        """Token ids of some cells, cut to what the model takes."""
-        packed = self.tokens.gather(rows, max_length=self.model.max_length)
-        return [row.astype(np.int64) for row in np.split(packed.input_ids, packed.cu_seqlens[1:-1])]
-
-    @cached_property
-    def state_vectors(self) -> dict[str, np.ndarray]:
-        """Embedding of every state, ``(D,)`` each: start, goal, alternates. Means over cells, unless given."""
-        if self.states is not None:
-            return dict(self.states)
-        runner = ExactRunner(self.model, self.options, self.runtime, reads_states=True)
-        return {
-            state: torch.cat([reading.vectors for reading in runner.read(self.token_rows(rows))]).mean(0).cpu().numpy()
-            for state, rows in self.cells.of_state.items()
-        }
-
-    @cached_property
-    def genes(self) -> pa.Table:
-        """What is known of every gene."""
-        return gene_table(self.tokens, self.cells.rows, self.cells.of_state, self.model)
-
-    @cached_property
-    def cell_table(self) -> pa.Table:
-        """What is known of the perturbed cells."""
-        rows, columns, table = pa.array(self.cells.rows), self.tokens.columns, self.tokens.table
-        if "cell_id" not in columns:
-            columns = [*columns, "cell_id"]
-            table = table.append_column("cell_id", pa.array(self.tokens.cell_ids.astype(str)))
-        table = table.select(columns).take(rows)
-        if self.options.start is not None:
-            state = pa.array([self.options.start] * len(rows))
-            place = table.column_names.index("state") if "state" in table.column_names else -1
-            table = table.append_column("state", state) if place < 0 else table.set_column(place, "state", state)
-        return table
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where results come from."""
-        return describe_run(self.model, perturb=asdict(self.options), state_key=self.cells.state_key)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What a run is recognized by when it is taken up again: everything that decides its numbers."""
-        device = resolve_device(self.runtime.device)
-        packed = [self.tokens.gather(rows) for rows in (self.cells.rows, *self.cells.of_state.values())]
-        given = {} if self.states is None else {"states": digest(dict(self.states))}
-        weights = {
-            name: value.detach().cpu().float().numpy() for name, value in self.model.network.state_dict().items()
-        }
-        return {
-            "options": asdict(self.options),
-            "cells": digest(*(array for part in packed for array in (part.input_ids, part.cu_seqlens))),
-            "cell_ids": digest(self.tokens.cell_ids[self.cells.rows].astype(str).tolist()),
-            "weights": digest(weights),
-            "vocabulary": self.model.vocabulary.fingerprint,
-            "device": device.type,
-            "dtype": str(resolve_dtype(self.runtime.dtype, device)),
-            **given,
-        }
-
-
-def plan_perturbation(
-    tokens: TokenizedDataset,
-    model: PerturbedModel,
-    options: PerturbOptions,
-    runtime: RuntimeOptions,
-    *,
-    states: Mapping[str, NDArray[np.float32]] | None = None,
-) -> PerturbationPlan:
-    """A run, with everything checked that can be known before the first forward pass."""
-    given = None if states is None else _checked_states(states, model, options)
-    check_pairing(tokens, model, truncate=options.truncate)
-    check_layer(options.layer, model.name, model.n_layers)
-    if options.pooling == "cls":
-        check_cls(tokens, model)
-    cells = select_cells(tokens, options, states_are_given=given is not None)
-    targets = find_targets(tokens.take(cells.rows), model, options)
-    plan = PerturbationPlan(tokens, cells, targets, model, options, runtime, given)
-    _plan_check_names(plan)
-    if not any(_is_changed(plan, row) for row in cells.rows):
-        msg = "None of the perturbations changes any of the cells. Name other genes, or choose other cells."
-        raise NoCellsError(msg)
-    return plan
-
-
-def _checked_states(
-    states: Mapping[str, NDArray[np.float32]], model: PerturbedModel, options: PerturbOptions
-) -> dict[str, NDArray[np.float32]]:
-    """The embeddings a run needs, in the order of its states."""
-    missing = [state for state in options.states if state not in states]
-    if missing or not options.states:
-        told = (
-            f"lack {', '.join(map(repr, missing))}" if missing else "are given, but the options name no start and goal"
-        )
-        msg = (
-            f"The embeddings of states {told}; they are of {', '.join(map(repr, states)) or 'none'}. Give one of each."
-        )
-        raise StateError(msg)
-    width = int(model.encoder.config.hidden_size)
-    vectors = {state: np.asarray(states[state], dtype=np.float32) for state in options.states}
-    for state, vector in vectors.items():
-        if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
-            msg = (
-                f"The embedding of {state!r} has the shape {vector.shape}, or holds values that are not finite or all "
-                f"zero. {model.name} needs {width} numbers per state: make them with the same model."
-            )
-            raise StateError(msg)
-    return vectors
-
-
-def _plan_check_names(plan: PerturbationPlan) -> None:
-    """Effects are told apart by the names of their cells."""
-    names, numbers = np.unique(plan.tokens.cell_ids[plan.cells.rows].astype(str), return_counts=True)
-    if not len(names) or numbers.max() == 1:
+    if len(needed) < 2:
         return
-    msg = (
-        f'{numbers.max():,} perturbed cells have the cell_id "{names[numbers.argmax()]}"; their effects could not be '
-        "told apart. Make the names unique."
+    together = 0
+    for packed in _blocks(tokens, np.arange(len(tokens)), model):
+        cell = _cell_of_token(packed)[np.isin(packed.input_ids, list(needed))]
+        together += int((np.bincount(cell) == len(needed)).sum())
+    if together < min_cells:
+        msg = (
+            f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
+            f"{len(tokens):,} cells do, and min_cells={min_cells}. Name fewer genes together, or one at a time."
+        )
+        raise AbsentGeneError(msg)
+
+
+def matched_perturbations(
+    named: Sequence[Perturbation], tokens: TokenizedDataset, model: PairedModel, n_matched: int
+) -> list[Perturbation]:
+    """The same single edits of other genes, those of nearest mean rank first; no gene twice under one edit."""
+    sums = _gene_sums(tokens, np.arange(len(tokens)), model)
+    rank = sums.mean_rank
+    single = [entry for entry in named if len(entry.steps) == 1 and len(entry.tokens) == 1]
+    taken = {(entry.edit, entry.tokens[0]) for entry in single}
+    names = {entry.name for entry in named}
+    matched = []
+    for entry in single:
+        [step], [token] = entry.steps, entry.tokens
+        is_free = np.array([(entry.edit, other) not in taken for other in range(len(rank))])
+        usable = is_free & (sums.n_cells >= max(_LEAST_SHARE * sums.n_cells[token], 1))
+        distance = np.where(usable, np.abs(rank - rank[token]), np.inf)
+        near = np.argsort(distance, kind="stable")[:n_matched]
+        for other in near[np.isfinite(distance[near])].tolist():
+            taken.add((entry.edit, other))
+            gene = str(model.vocabulary.gene_of[other])
+            name = f"{entry.edit}:{gene}" if gene in names else gene
+            names.add(name)
+            matched.append(Perturbation(name, (replace(step, tokens=(other,)),)))
+    return matched
+
+
+def gene_table(tokens: TokenizedDataset, perturbed: Ints, of_state: Mapping[str, Ints], model: PairedModel) -> pa.Table:
+    """Genes found in any of the cells; columns as in `PerturbationEffects.genes`."""
+    vocabulary = model.vocabulary
+    sums = _gene_sums(tokens, perturbed, model)
+    is_expressed = sums.n_cells > 0
+    by_state: dict[str, NDArray[np.float64]] = {}
+    for state, rows in of_state.items():
+        in_state = _gene_sums(tokens, rows, model)
+        kind, totals = (
+            ("expression", in_state.log_counts) if tokens.has_counts else ("rank", in_state.n_cells - in_state.ranks)
+        )
+        by_state[f"{kind}:{state}"] = totals / max(len(rows), 1)
+        is_expressed |= in_state.n_cells > 0
+    is_expressed[vocabulary.special_ids] = False
+    ids = np.flatnonzero(is_expressed)
+    names = [str(gene) for gene in vocabulary.gene_of[ids]]
+    return pa.table(
+        {
+            "gene": pa.array(names, pa.string()),
+            "symbol": pa.array([vocabulary.symbol_of(name) for name in names], pa.string()),
+            "token": pa.array(ids.astype(np.int32)),
+            "n_cells": pa.array(sums.n_cells[ids].astype(np.int64)),
+            "mean_rank": pa.array(sums.mean_rank[ids]),
+            **{name: pa.array(values[ids]) for name, values in by_state.items()},
+        }
     )
-    raise PerturbationError(msg)
 
 
-def _is_changed(plan: PerturbationPlan, row: int) -> bool:
-    """Whether any perturbation changes a cell."""
-    [cell] = plan.token_rows(np.array([row]))
-    return next(possible_edits([cell], [plan.targets.of_cell(cell)], plan.model), None) is not None
+class _GeneSums(NamedTuple):
+    """Over some cells and by token, ``(V,)`` each: cells that have it, its relative ranks, its log1p counts."""
+
+    n_cells: NDArray[np.float64]
+    ranks: NDArray[np.float64]
+    log_counts: NDArray[np.float64]
+
+    @property
+    def mean_rank(self) -> NDArray[np.float64]:
+        """0 = highest, 1 = lowest, over the cells that have the gene; NaN where there is none."""
+        means = np.full(len(self.ranks), np.nan)
+        np.divide(self.ranks, self.n_cells, out=means, where=self.n_cells > 0)
+        return means
 
 
-_BYTES_PER_ROW = 12
-"""Of a result file, about."""
+def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _GeneSums:
+    size = model.vocabulary.size
+    sums = _GeneSums(*np.zeros((3, size)))
+    for packed in _blocks(tokens, rows, model, counts=tokens.has_counts):
+        is_gene = ~np.isin(packed.input_ids, model.vocabulary.special_ids)
+        ids, cell = packed.input_ids[is_gene], _cell_of_token(packed)[is_gene]
+        n_genes = np.bincount(cell, minlength=len(packed.cu_seqlens) - 1)
+        rank = np.arange(len(ids)) - np.repeat(np.cumsum(n_genes) - n_genes, n_genes)
+        sums.n_cells[:] += np.bincount(ids, minlength=size)
+        sums.ranks[:] += np.bincount(ids, weights=rank / np.maximum(n_genes[cell] - 1, 1), minlength=size)
+        if packed.counts is not None:
+            sums.log_counts[:] += np.bincount(ids, weights=np.log1p(packed.counts[is_gene]), minlength=size)
+    return sums
 
-_SCREEN_PASSES = 12
-"""Passes that a screen of one cell takes as long as, about."""
 
-_CALIBRATED = 12
-"""Edits that are run to tell how long the others will take."""
+def cells_with(tokens: TokenizedDataset, model: PairedModel) -> Ints:
+    """Cells that have each token, ``(V,)``; a cell has a token once."""
+    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
+    for packed in _blocks(tokens, np.arange(len(tokens)), model):
+        counts += np.bincount(packed.input_ids, minlength=len(counts))
+    return counts
+
+
+def _blocks(tokens: TokenizedDataset, rows: Ints, model: PairedModel, *, counts: bool = False) -> Iterator[Packed]:
+    """Cells as the model sees them, some at a time."""
+    for start in range(0, len(rows), _CELLS_AT_ONCE):
+        yield tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=counts)
+
+
+def _cell_of_token(packed: Packed) -> Ints:
+    return np.repeat(np.arange(len(packed.cu_seqlens) - 1), np.diff(packed.cu_seqlens))
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run will take."""
+    """What a run will take; bytes and rows are estimates."""
 
     cells: int
     perturbations: int
@@ -578,34 +563,34 @@ class Cost:
 
 
 def estimate(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64) -> Cost:
-    """What a run will take; with calibration a few edits are run first."""
-    rows = plan.cells.rows
+    """What a run will take, from some of its cells; with calibration a few edits are run first."""
+    rows, options = plan.cells.rows, plan.options
     counted = rows[np.unique(np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(np.int64))]
-    passes = tokens = others = 0
+    passes = tokens = other_genes = 0
     edits: list[tuple[Ints, Perturbation]] = []
     special = plan.model.vocabulary.special_ids.tolist()
     for cell in plan.token_rows(counted):
         for edit in possible_edits([cell], [plan.targets.of_cell(cell)], plan.model):
             passes, tokens = passes + 1, tokens + len(edit.edited.tokens)
-            touched = [*edit.perturbation.tokens, *special]
-            others += int((~np.isin(edit.edited.tokens, touched)).sum()) if plan.options.gene_effects else 0
+            if options.gene_effects:
+                other_genes += int((~np.isin(edit.edited.tokens, [*edit.perturbation.tokens, *special])).sum())
             if len(edits) < _CALIBRATED:
                 edits.append((cell, edit.perturbation))
-    if plan.options.method == SCREEN:
-        share = _screened_share(plan, passes / max(len(counted), 1))
-        passes, tokens, others = int(passes * share), int(tokens * share), 0
+    if options.method == SCREEN:
+        # A screen goes over every cell, and runs all edits of the checked cells and the strongest ones of the others.
+        per_cell = max(passes / max(len(counted), 1), 1)
+        checked = min(options.check_cells, len(rows)) / max(len(rows), 1)
+        share = checked + (1 - checked) * min(options.verify / per_cell, 1) + _SCREEN_PASSES / per_cell
+        passes, tokens, other_genes = int(passes * share), int(tokens * share), 0
     factor = len(rows) / max(len(counted), 1)
-    per_edit = max(len(plan.options.states), 1) + len(plan.model.classes)
-    n_rows = int(passes * factor * per_edit) + int(others * factor)
-    seconds = None
-    if calibrate and edits:
-        seconds = _seconds_per_token(plan, edits) * tokens * factor
+    per_edit = max(len(options.states), 1) + len(plan.model.classes)
+    n_rows = int(passes * factor * per_edit) + int(other_genes * factor)
     return Cost(
         cells=len(rows),
         perturbations=len(plan.targets.named) + (0 if plan.targets.every is None else len(plan.targets.every)),
         passes=int(passes * factor),
         tokens=int(tokens * factor),
-        seconds=seconds,
+        seconds=_seconds_per_token(plan, edits) * tokens * factor if calibrate and edits else None,
         rows=n_rows,
         bytes_on_disk=n_rows * _BYTES_PER_ROW,
         peak_bytes=_peak_bytes(plan),
@@ -620,47 +605,15 @@ def _peak_bytes(plan: PerturbationPlan) -> int:
     return weights + bytes_per_token(network) * max(budget, longest)
 
 
-def _screened_share(plan: PerturbationPlan, per_cell: float) -> float:
-    """Passes of a screen as a share of those of an exact run with so many edits of each cell."""
-    checked = min(plan.options.check_cells, len(plan.cells.rows)) / max(len(plan.cells.rows), 1)
-    verified = min(plan.options.verify / max(per_cell, 1), 1)
-    return checked + (1 - checked) * verified + _SCREEN_PASSES / max(per_cell, 1)
-
-
 def _seconds_per_token(plan: PerturbationPlan, edits: list[tuple[Ints, Perturbation]]) -> float:
     """Time per token of edited cells, of the second of two runs."""
-    runner = ExactRunner(plan.model, plan.options, plan.runtime, _any_states(plan))
+    n_states, width = len(plan.options.states), plan.model.encoder.config.hidden_size
+    any_states = np.ones((n_states, width), dtype=np.float32) if n_states else None
+    runner = ExactRunner(plan.model, plan.options, plan.runtime, any_states)
     cells = [cell for cell, _ in edits]
     seconds = 0.0
-    tokens = sum(len(cell) for cell in cells)
     for _ in range(2):
         started = time.perf_counter()
         runner.run(cells, possible_edits(cells, [[p] for _, p in edits], plan.model), lambda *_: None)
         seconds = time.perf_counter() - started
-    return seconds / (2 * tokens)  # the unedited cells were read as well
-
-
-def _any_states(plan: PerturbationPlan) -> np.ndarray | None:
-    """Vectors in the place of the states, to measure time with."""
-    n_states, width = len(plan.options.states), plan.model.encoder.config.hidden_size
-    return np.ones((n_states, width), dtype=np.float32) if n_states else None
-
-
-def open_perturbed_model(
-    model: "str | Path | CellClassifier",
-    *,
-    vocabulary: str | Path | Vocabulary | None = None,
-    revision: str | None = None,
-) -> PerturbedModel:
-    """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
-    if not isinstance(model, CellClassifier) and not _is_classifier(Path(model)):
-        return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
-    fitted = model if isinstance(model, CellClassifier) else CellClassifier.load(model)
-    name = str(model) if not isinstance(model, CellClassifier) else "CellClassifier"
-    pairing = fitted.pairing
-    network = fitted.network_.eval()
-    return PerturbedModel(name, pairing.vocabulary, network.bert, network, fitted.temperature_, pairing.max_length)
-
-
-def _is_classifier(folder: Path) -> bool:
-    return (folder / TASK).is_file() and str(read_folder(folder).task["kind"]) == CellClassifier.kind
+    return seconds / (2 * sum(map(len, cells)))  # the unedited cells were read as well

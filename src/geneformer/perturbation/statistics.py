@@ -3,9 +3,9 @@
 Only exact effects are tested. A perturbation that a screen has only estimated is left out, with a warning.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from geneformer.errors import (
     AbsentGeneError,
     GeneformerWarning,
-    MissingExtraError,
     OptionError,
     PerturbationError,
     StateError,
@@ -51,27 +50,242 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ["Gene", "Gene_name", "Ensembl_ID"]
+
 CELL = "cell_emb"
 """What the published package calls the cell among affected genes."""
+
+MANY = 20
+"""Perturbations from which on "auto" fits a mixture."""
+
+
+def rank_effects(
+    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
+) -> PerturbationRanking:
+    """Test and rank the perturbations of a run."""
+    perturbed = Perturbed(effects)
+    compared = None if null is None else Perturbed(null)
+    if options.donor is not None:
+        donors_of(perturbed, options.donor)
+    mode = options.mode if options.mode != "auto" else _chosen(perturbed, compared)
+    if mode == "vs_null" and compared is None:
+        msg = 'mode="vs_null" needs a null run. Pass null=, the folder of a run of the same perturbations.'
+        raise OptionError(msg)
+    if mode in ("aggregate", "aggregate_gene_shifts"):
+        return _aggregates(perturbed, mode, options)
+    return _tested(perturbed, compared, mode, options)
+
+
+def summarize(
+    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
+) -> PerturbationRanking:
+    """One row per perturbation with effect, interval, matched genes and baselines, whatever the run; for plots."""
+    perturbed = Perturbed(effects)
+    mode = "goal_state_shift" if SHIFT in perturbed.kinds() else SIMILARITY
+    return _tested(perturbed, None if null is None else Perturbed(null), mode, options)
+
+
+def _chosen(perturbed: Perturbed, null: Perturbed | None) -> str:
+    """The mode that suits a run."""
+    kinds = perturbed.kinds()
+    if SHIFT in kinds:
+        return "goal_state_shift"
+    if SIMILARITY not in kinds and GENE_SIMILARITY in kinds:
+        return "aggregate_gene_shifts"
+    if null is not None and not set(_identities(perturbed)).isdisjoint(_identities(null)):
+        return "vs_null"
+    return "mixture_model" if len(perturbed) >= MANY else "aggregate"
+
+
+def _tested(perturbed: Perturbed, null: Perturbed | None, mode: str, options: RankOptions) -> PerturbationRanking:
+    """One row per perturbation."""
+    source, is_shift = perturbed.source, mode == "goal_state_shift"
+    if is_shift and source.goal is None:
+        msg = (
+            'mode="goal_state_shift" needs shifts towards a goal state, and the run has the states '
+            f"{list(source.states)}. Run the perturbations with start and goal, or use mode="
+            '"mixture_model" or "aggregate".'
+        )
+        raise StateError(msg)
+    kind, target = (SHIFT, source.goal) if is_shift else (SIMILARITY, None)
+    left_out = _keep_detected(perturbed, kind, target, options)
+    values = perturbed.values(kind, target)
+    measured = Measured(perturbed, values if is_shift else values.distances(), two_sided=is_shift)
+    if null is not None:
+        null_values = _null_values(null, kind, target, mode)
+        measured = replace(measured, null=(null, null_values if is_shift else null_values.distances()))
+    if mode == "vs_null" and null is not None:
+        same = aligned_values(perturbed, null, null_values)
+        measured = replace(measured, subtracted=same.distances())
+        frame = vs_null(perturbed, same, options.fdr)
+    elif is_shift:
+        frame = goal_state_shift(perturbed, str(source.goal), list(source.states)[2:], options.fdr)
+    elif mode == "mixture_model":
+        frame = mixture_model(perturbed)
+    else:
+        frame = perturbed.table[NAMES].copy()
+        frame["N_Detections"] = values.counts(len(perturbed))
+        frame = frame.iloc[np.argsort(values.means(len(perturbed)), kind="stable")]
+    return _ranking(perturbed, frame.join(added_columns(measured, options)), mode, options, left_out, null)
+
+
+def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> PerturbationRanking:
+    """One row per cell, or per pair of genes."""
+    kind = SIMILARITY if mode == "aggregate" else GENE_SIMILARITY
+    left_out = _keep_detected(perturbed, kind, None, options)
+    if mode == "aggregate":
+        frame = aggregate(perturbed)
+        if options.donor is not None:
+            frame["donor"] = perturbed.cell_column(options.donor).astype(str).reindex(frame["cell_id"]).to_numpy()
+        return _ranking(perturbed, frame, mode, options, left_out)
+    pairs = GenePairs(perturbed)
+    n, distances = len(pairs), pairs.values.distances()
+    frame = aggregate_gene_shifts(perturbed, pairs)
+    units = units_of(perturbed, distances, options.donor)
+    low, high = mean_interval(distances, units, n, confidence=options.confidence, seed=options.seed)
+    added: dict[str, Any] = {"effect": distances.means(n), "ci_low": low, "ci_high": high}
+    if options.donor is not None:
+        means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
+        added["donor_mean"], added["n_donors"] = means.averages(n)
+    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    added["baseline_mean_rank"] = rank[pairs.group]
+    added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
+    for name, column in added.items():
+        frame[name] = column[frame.index.to_numpy()]
+    return _ranking(perturbed, frame, mode, options, left_out)
+
+
+def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options: RankOptions) -> dict[str, int]:
+    """Leave perturbations out that too few cells were run for, and say how many."""
+    n = len(perturbed)
+    exact, estimates = (perturbed.values(kind, target, exact=choice) for choice in (True, False))
+    if not len(exact):
+        raise _nothing_exact(perturbed, kind, len(estimates))
+    cells = np.bincount(np.unique(exact.group * len(perturbed.cell_ids) + exact.cell) // len(perturbed.cell_ids))
+    cells = np.pad(cells, (0, n - len(cells)))
+    enough = cells >= options.min_detections
+    if not enough.any():
+        msg = (
+            f"No perturbation was detected in min_detections={options.min_detections} or more cells; the most is "
+            f"{int(cells.max())}. Lower min_detections, or perturb more cells."
+        )
+        raise AbsentGeneError(msg)
+    only_estimated = int(((cells == 0) & (estimates.counts(n) > 0)).sum())
+    if only_estimated:
+        msg = (
+            f"{only_estimated:,} of {n:,} perturbations have only estimates of a screen, which are not tested: they "
+            'are left out. Raise check_cells, or run them with method="exact".'
+        )
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+    perturbed.keep(enough)
+    return {"tested": int(enough.sum()), "only_estimated": only_estimated, "left_out": int((~enough).sum())}
+
+
+def _nothing_exact(perturbed: Perturbed, kind: str, n_estimates: int) -> PerturbationError:
+    if n_estimates:
+        msg = (
+            f"All {n_estimates:,} effects are estimates of a screen, and only exact ones are tested. Run it with "
+            'verify or check_cells above 0, or with method="exact".'
+        )
+        return PerturbationError(msg)
+    fix = {
+        SIMILARITY: 'Use mode="goal_state_shift", or run it without states.',
+        GENE_SIMILARITY: "Run it with gene_effects=True.",
+    }.get(kind, "Check that cells have the perturbed genes.")
+    msg = f"The run has no effects of the kind {kind!r}; it has {perturbed.kinds() or 'none'}. {fix}"
+    return AbsentGeneError(msg) if not perturbed.kinds() else PerturbationError(msg)
+
+
+def _null_values(null: Perturbed, kind: str, target: str | None, mode: str) -> Values:
+    """Effects of a null run."""
+    if mode == "vs_null" and null.source.states:
+        msg = (
+            f'mode="vs_null" compares similarities, and the null run has shifts towards {list(null.source.states)}. '
+            "Run it without states."
+        )
+        raise StateError(msg)
+    if kind == SHIFT and null.source.goal != target:
+        msg = (
+            f"The run has the goal {target!r}, the null run {null.source.goal!r}. Both need the same goal: "
+            "run the null with the same states."
+        )
+        raise StateError(msg)
+    values = null.values(kind, target)
+    if not len(values):
+        raise _nothing_exact(null, kind, len(null.values(kind, target, exact=False)))
+    return values
+
+
+def _identities(perturbed: Perturbed) -> list[tuple[str, str]]:
+    return list(zip(perturbed.table["genes"], perturbed.table["edit"], strict=True))
+
+
+def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
+    """Effects of the null run by the rows of the tested one; those of other perturbations are left out."""
+    row_of = {identity: row for row, identity in reversed(list(enumerate(_identities(perturbed))))}
+    rows = np.array([row_of.get(identity, -1) for identity in _identities(null)], dtype=np.intp)
+    group = rows[values.group]
+    if not (group >= 0).any():
+        msg = (
+            f"None of the {len(perturbed):,} perturbations is in the null run, which has {len(null):,} others. Run the "
+            "same ones on the null cells."
+        )
+        raise AbsentGeneError(msg)
+    return Values(group[group >= 0], values.cell[group >= 0], values.value[group >= 0])
+
+
+def _ranking(
+    perturbed: Perturbed,
+    frame: "pd.DataFrame",
+    mode: str,
+    options: RankOptions,
+    left_out: dict[str, int],
+    null: Perturbed | None = None,
+) -> PerturbationRanking:
+    """The table with its definitions and provenance."""
+    source = perturbed.source
+    ranking: dict[str, Any] = {"mode": mode, "options": asdict(options), "perturbations": left_out}
+    if "matched_p" in frame:
+        unmatched = frame["matched_p"].isna()
+        ranking["matched_genes"] = {
+            "from": "the run itself" if null is None else "the null run",
+            "without": int(unmatched.sum()),
+        }
+        if unmatched.all():
+            ranking["matched_genes"]["note"] = (
+                "No perturbation has a matched gene; matched_p is empty. Run more genes, or give a null run."
+            )
+    if null is not None:
+        ranking["null"] = dict(null.source.provenance)
+    if mode == "goal_state_shift":
+        states = {str(source.start): "shift_to_start", str(source.goal): "Shift_to_goal_end"}
+        states |= {state: shift_column(state, is_goal=False) for state in list(source.states)[2:]}
+    else:
+        states = {} if mode.startswith("aggregate") else {"cell": "effect"}
+    prefix = "probability_shift:"
+    for column in map(str, frame):
+        if column.startswith(prefix):
+            states[f"probability of {column.removeprefix(prefix)}"] = column
+    states = {state: column for state, column in states.items() if column in frame}
+    provenance = {**source.provenance, "ranking": ranking}
+    return PerturbationRanking(frame, mode, definitions(frame.columns, mode, options), states, provenance)
 
 
 def goal_state_shift(perturbed: Perturbed, goal: str, alternates: Sequence[str], fdr: float) -> "pd.DataFrame":
     """Mean shift towards the goal and the alternates, each compared with the shifts of all perturbations."""
-    n = len(perturbed)
-    ends = {"goal": goal} | {f"alt {state}": state for state in alternates}
-    shifts = {end: perturbed.values(SHIFT, state) for end, state in ends.items()}
-    # One perturbation is the whole pool: there is nothing to compare it with.
-    p = {
-        end: against_pool(values, pool_of(values), n) if n > 1 else np.full(n, np.nan) for end, values in shifts.items()
-    }
+    n, states = len(perturbed), [goal, *alternates]
+    shifts = {state: perturbed.values(SHIFT, state) for state in states}
+    p_column = {state: f"Alt_end_vs_random_pval_{state}" for state in alternates} | {goal: "Goal_end_vs_random_pval"}
+    fdr_column = {state: f"Alt_end_FDR_{state}" for state in alternates} | {goal: "Goal_end_FDR"}
     table = perturbed.table[NAMES].copy()
-    for end, values in shifts.items():
-        table[shift_column(ends[end], is_goal=end == "goal")] = values.means(n)
-    for end in ends:
-        table[_of_end(end, "Goal_end_vs_random_pval", "Alt_end_vs_random_pval_", ends)] = p[end]
-    for end in ends:
-        table[_of_end(end, "Goal_end_FDR", "Alt_end_FDR_", ends)] = false_discovery_rates(p[end])
-    table["N_Detections"] = shifts["goal"].counts(n)
+    for state in states:
+        table[shift_column(state, is_goal=state == goal)] = shifts[state].means(n)
+    for state in states:
+        # One perturbation is the whole pool: there is nothing to compare it with.
+        p = against_pool(shifts[state], pool_of(shifts[state]), n) if n > 1 else np.full(n, np.nan)
+        table[p_column[state]] = p
+    for state in states:
+        table[fdr_column[state]] = false_discovery_rates(table[p_column[state]].to_numpy())
+    table["N_Detections"] = shifts[goal].counts(n)
     table["Sig"] = (table["Goal_end_FDR"] < fdr).astype(int)
     return table.sort_values(["Sig", "Shift_to_goal_end", "Goal_end_FDR"], ascending=[False, False, True])
 
@@ -81,12 +295,8 @@ def shift_column(state: str, *, is_goal: bool) -> str:
     return "Shift_to_goal_end" if is_goal else f"Shift_to_alt_end_{state}"
 
 
-def _of_end(end: str, of_goal: str, of_alternate: str, ends: dict[str, str]) -> str:
-    return of_goal if end == "goal" else f"{of_alternate}{ends[end]}"
-
-
 def vs_null(perturbed: Perturbed, null: Values, fdr: float) -> "pd.DataFrame":
-    """Mean similarity of each perturbation beside that of the same one in a null run."""
+    """Mean similarity of each perturbation, compared with that of the same one in a null run."""
     n = len(perturbed)
     tested = perturbed.values(SIMILARITY)
     table = perturbed.table[NAMES].copy()
@@ -124,11 +334,8 @@ class Impact:
                 f"{len(means)} have the same. Perturb more genes, or look at the numbers themselves."
             )
             raise PerturbationError(msg)
-        try:
-            from sklearn.mixture import GaussianMixture
-        except ImportError as error:
-            msg = 'mode="mixture_model" needs scikit-learn. Install it with `pip install geneformer[train]`.'
-            raise MissingExtraError(msg) from error
+        from sklearn.mixture import GaussianMixture
+
         self._mixture = GaussianMixture(n_components=2, random_state=0).fit(means[:, None])
         centers = self._mixture.means_[:, 0]
         self._low, self._high = centers.min(), centers.max()
@@ -153,7 +360,7 @@ def aggregate(perturbed: Perturbed) -> "pd.DataFrame":
 
 
 class GenePairs:
-    """Perturbed and affected genes."""
+    """Pairs of a perturbed and an affected gene, numbered in order of appearance; the whole cell affects as `CELL`."""
 
     def __init__(self, perturbed: Perturbed) -> None:
         cells, genes = perturbed.values(SIMILARITY), perturbed.values(GENE_SIMILARITY)
@@ -186,19 +393,23 @@ def aggregate_gene_shifts(perturbed: Perturbed, pairs: GenePairs) -> "pd.DataFra
     named = perturbed.table[NAMES].iloc[pairs.group].reset_index(drop=True)
     is_cell = pairs.affected == CELL
     genes = [str(gene) for gene in pairs.affected[~is_cell]]
-    affected = np.full((3, n), None, dtype=object)
-    affected[0, is_cell] = CELL
-    affected[0, ~is_cell] = perturbed.names.tokens(genes)
-    affected[1, ~is_cell] = perturbed.names.symbols(genes)
-    affected[2, ~is_cell] = genes
-    columns = {"Perturbed": column_of(named["Gene"].tolist()), "Gene_name": named["Gene_name"]}
-    columns |= {"Ensembl_ID": named["Ensembl_ID"]}
-    columns |= dict(zip(("Affected", "Affected_gene_name", "Affected_Ensembl_ID"), affected, strict=True))
-    columns |= {"Cosine_sim_mean": mean, "Cosine_sim_stdev": deviation, "N_Detections": values.counts(n)}
-    table = pd.DataFrame(columns)
-    parts = [table[some].sort_values("Cosine_sim_mean", kind="stable") for some in (is_cell, ~is_cell)]
-    ordered: pd.DataFrame = pd.concat(parts)
-    return ordered
+    tokens, symbols, ids = np.full((3, n), None, dtype=object)
+    tokens[is_cell], tokens[~is_cell] = CELL, perturbed.names.tokens(genes)
+    symbols[~is_cell], ids[~is_cell] = perturbed.names.symbols(genes), genes
+    table = pd.DataFrame(
+        {
+            "Perturbed": column_of(named["Gene"].tolist()),
+            "Gene_name": named["Gene_name"],
+            "Ensembl_ID": named["Ensembl_ID"],
+            "Affected": tokens,
+            "Affected_gene_name": symbols,
+            "Affected_Ensembl_ID": ids,
+            "Cosine_sim_mean": mean,
+            "Cosine_sim_stdev": deviation,
+            "N_Detections": values.counts(n),
+        }
+    )
+    return table.iloc[np.lexsort((mean, ~is_cell))]
 
 
 _PUBLISHED = {
@@ -282,252 +493,16 @@ def definitions(columns: Iterable[str], mode: str, options: RankOptions) -> dict
     """What each of some columns says."""
     unit = "cells" if options.donor is None else f"donors ({options.donor})"
     compared = _OVER_DONORS.get(mode, "distance equal to the average over all perturbations of the donor")
-    told = _PUBLISHED | _ADDED
-    told["Sig"] = f"1 where the FDR is below {options.fdr:g}, else 0."
-    told["effect"] = _EFFECTS.get(mode, "")
+    texts = _PUBLISHED | _ADDED
+    texts["Sig"] = f"1 where the FDR is below {options.fdr:g}, else 0."
+    texts["effect"] = _EFFECTS.get(mode, "")
     for name, end in (("ci_low", "Lower"), ("ci_high", "Upper")):
-        told[name] = f"{end} end of the {options.confidence:.1%} bootstrap interval of the effect over {unit}."
-    told["donor_p"] = f"Two-sided Student's t over donors against a {compared}. NaN for fewer than two donors."
+        texts[name] = f"{end} end of the {options.confidence:.1%} bootstrap interval of the effect over {unit}."
+    texts["donor_p"] = f"Two-sided Student's t over donors against a {compared}. NaN for fewer than two donors."
     if mode == "aggregate":
-        told["Gene"] = "Symbol of the perturbed gene; of several, joined by +."
-    prefixes = [name for name in told if name.endswith(("_end_", "_pval_", "_FDR_", ":"))]
+        texts["Gene"] = "Symbol of the perturbed gene; of several, joined by +."
+    prefixes = [name for name in texts if name.endswith(("_end_", "_pval_", "_FDR_", ":"))]
     return {
-        column: told.get(column) or next(told[prefix] for prefix in prefixes if column.startswith(prefix))
+        column: texts.get(column) or next(texts[prefix] for prefix in prefixes if column.startswith(prefix))
         for column in columns
     }
-
-
-MANY = 20
-"""Perturbations from which on "auto" fits a mixture."""
-
-
-def rank_effects(
-    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
-) -> PerturbationRanking:
-    """Test and rank the perturbations of a run."""
-    perturbed = Perturbed(effects)
-    compared = None if null is None else Perturbed(null)
-    if options.donor is not None:
-        donors_of(perturbed, options.donor)
-    mode = options.mode if options.mode != "auto" else _chosen(perturbed, compared)
-    if mode == "vs_null" and compared is None:
-        msg = 'mode="vs_null" needs a null run. Pass null=, the folder of a run of the same perturbations.'
-        raise OptionError(msg)
-    if mode in ("aggregate", "aggregate_gene_shifts"):
-        return _aggregates(perturbed, mode, options)
-    return _tested(perturbed, compared, mode, options)
-
-
-def summarize(
-    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
-) -> PerturbationRanking:
-    """One row per perturbation with effect, interval, matched genes and baselines, whatever the run; for plots."""
-    perturbed = Perturbed(effects)
-    mode = "goal_state_shift" if SHIFT in perturbed.kinds() else SIMILARITY
-    return _tested(perturbed, None if null is None else Perturbed(null), mode, options)
-
-
-def _chosen(perturbed: Perturbed, null: Perturbed | None) -> str:
-    """The mode that suits a run."""
-    kinds = perturbed.kinds()
-    if SHIFT in kinds:
-        return "goal_state_shift"
-    if SIMILARITY not in kinds and GENE_SIMILARITY in kinds:
-        return "aggregate_gene_shifts"
-    if null is not None and not set(_identities(perturbed)).isdisjoint(_identities(null)):
-        return "vs_null"
-    return "mixture_model" if len(perturbed) >= MANY else "aggregate"
-
-
-def _tested(perturbed: Perturbed, null: Perturbed | None, mode: str, options: RankOptions) -> PerturbationRanking:
-    """One row per perturbation."""
-    shifts = mode == "goal_state_shift"
-    if shifts:
-        _check_goal(perturbed.source)
-    kind, target = (SHIFT, perturbed.source.goal) if shifts else (SIMILARITY, None)
-    left_out = _keep_detected(perturbed, kind, target, options)
-    values = perturbed.values(kind, target)
-    effect = values if shifts else values.distances()
-    pool = subtracted = None
-    if null is not None:
-        against = _null_values(null, kind, target, mode)
-        pool = (null, against if shifts else against.distances())
-    if mode == "vs_null" and null is not None:
-        same = aligned_values(perturbed, null, against)
-        frame, subtracted = vs_null(perturbed, same, options.fdr), same.distances()
-    else:
-        frame = _published(perturbed, values, mode, options)
-    added = added_columns(Measured(perturbed, effect, shifts, subtracted, pool), options)
-    return _ranking(perturbed, frame.join(added), mode, options, left_out, null)
-
-
-def _published(perturbed: Perturbed, values: Values, mode: str, options: RankOptions) -> "pd.DataFrame":
-    if mode == "goal_state_shift":
-        source = perturbed.source
-        return goal_state_shift(perturbed, str(source.goal), _alternates(source), options.fdr)
-    if mode == "mixture_model":
-        return mixture_model(perturbed)
-    table = perturbed.table[NAMES].copy()
-    table["N_Detections"] = values.counts(len(perturbed))
-    return table.iloc[np.argsort(values.means(len(perturbed)), kind="stable")]
-
-
-def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> PerturbationRanking:
-    """One row per cell, or per pair of genes."""
-    kind = SIMILARITY if mode == "aggregate" else GENE_SIMILARITY
-    left_out = _keep_detected(perturbed, kind, None, options)
-    if mode == "aggregate":
-        frame = aggregate(perturbed)
-        if options.donor is not None:
-            frame["donor"] = perturbed.cell_column(options.donor).astype(str).reindex(frame["cell_id"]).to_numpy()
-        return _ranking(perturbed, frame, mode, options, left_out)
-    pairs = GenePairs(perturbed)
-    n, distances = len(pairs), pairs.values.distances()
-    frame = aggregate_gene_shifts(perturbed, pairs)
-    units = units_of(perturbed, distances, options.donor)
-    low, high = mean_interval(distances, units, n, confidence=options.confidence, seed=options.seed)
-    added: dict[str, Any] = {"effect": distances.means(n), "ci_low": low, "ci_high": high}
-    if options.donor is not None:
-        means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
-        added["donor_mean"], added["n_donors"] = means.averages(n)
-    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    added["baseline_mean_rank"] = rank[pairs.group]
-    added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
-    for name, column in added.items():
-        frame[name] = column[frame.index.to_numpy()]
-    return _ranking(perturbed, frame, mode, options, left_out)
-
-
-def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options: RankOptions) -> dict[str, int]:
-    """Leave perturbations out that too few cells were run for, and say how many."""
-    n = len(perturbed)
-    exact, estimates = (perturbed.values(kind, target, exact=choice) for choice in (True, False))
-    if not len(exact):
-        raise _nothing_exact(perturbed, kind, len(estimates))
-    cells = np.bincount(np.unique(exact.group * len(perturbed.cell_ids) + exact.cell) // len(perturbed.cell_ids))
-    cells = np.pad(cells, (0, n - len(cells)))
-    enough = cells >= options.min_detections
-    if not enough.any():
-        msg = (
-            f"No perturbation was detected in min_detections={options.min_detections} or more cells; the most is "
-            f"{int(cells.max())}. Lower min_detections, or perturb more cells."
-        )
-        raise AbsentGeneError(msg)
-    only_estimated = int(((cells == 0) & (estimates.counts(n) > 0)).sum())
-    if only_estimated:
-        msg = (
-            f"{only_estimated:,} of {n:,} perturbations have only estimates of a screen, which are not tested: they "
-            'are left out. Raise check_cells, or run them with method="exact".'
-        )
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
-    perturbed.keep(enough)
-    return {"tested": int(enough.sum()), "only_estimated": only_estimated, "left_out": int((~enough).sum())}
-
-
-def _nothing_exact(perturbed: Perturbed, kind: str, n_estimates: int) -> PerturbationError:
-    if n_estimates:
-        msg = (
-            f"All {n_estimates:,} effects are estimates of a screen, and only exact ones are tested. Run it with "
-            'verify or check_cells above 0, or with method="exact".'
-        )
-        return PerturbationError(msg)
-    fix = {
-        SIMILARITY: 'Use mode="goal_state_shift", or run it without states.',
-        GENE_SIMILARITY: "Run it with gene_effects=True.",
-    }.get(kind, "Check that cells have the perturbed genes.")
-    msg = f"The run has no effects of the kind {kind!r}; it has {perturbed.kinds() or 'none'}. {fix}"
-    return AbsentGeneError(msg) if not perturbed.kinds() else PerturbationError(msg)
-
-
-def _check_goal(effects: PerturbationEffects) -> None:
-    if effects.goal is None:
-        msg = (
-            'mode="goal_state_shift" needs shifts towards a goal state, and the run has the states '
-            f"{list(effects.states)}. Run the perturbations with start and goal, or use mode="
-            '"mixture_model" or "aggregate".'
-        )
-        raise StateError(msg)
-
-
-def _null_values(null: Perturbed, kind: str, target: str | None, mode: str) -> Values:
-    """Effects of a null run."""
-    if mode == "vs_null" and null.source.states:
-        msg = (
-            f'mode="vs_null" compares similarities, and the null run has shifts towards {list(null.source.states)}. '
-            "Run it without states."
-        )
-        raise StateError(msg)
-    if kind == SHIFT and null.source.goal != target:
-        msg = (
-            f"The run has the goal {target!r}, the null run {null.source.goal!r}. Both need the same goal: "
-            "run the null with the same states."
-        )
-        raise StateError(msg)
-    values = null.values(kind, target)
-    if not len(values):
-        raise _nothing_exact(null, kind, len(null.values(kind, target, exact=False)))
-    return values
-
-
-def _identities(perturbed: Perturbed) -> list[tuple[str, str]]:
-    return list(zip(perturbed.table["genes"], perturbed.table["edit"], strict=True))
-
-
-def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Values:
-    """Effects of the null run by the rows of the tested one; those of other perturbations are left out."""
-    row_of = {identity: row for row, identity in reversed(list(enumerate(_identities(perturbed))))}
-    rows = np.array([row_of.get(identity, -1) for identity in _identities(null)], dtype=np.intp)
-    group = rows[values.group]
-    if not (group >= 0).any():
-        msg = (
-            f"None of the {len(perturbed):,} perturbations is in the null run, which has {len(null):,} others. Run the "
-            "same ones on the null cells."
-        )
-        raise AbsentGeneError(msg)
-    return Values(group[group >= 0], values.cell[group >= 0], values.value[group >= 0])
-
-
-def _alternates(effects: PerturbationEffects) -> Sequence[str]:
-    return list(effects.states)[2:]
-
-
-def _ranking(
-    perturbed: Perturbed,
-    frame: "pd.DataFrame",
-    mode: str,
-    options: RankOptions,
-    left_out: dict[str, int],
-    null: Perturbed | None = None,
-) -> PerturbationRanking:
-    """The table with everything that is to be known about it."""
-    source = perturbed.source
-    told: dict[str, Any] = {"mode": mode, "options": dataclasses.asdict(options), "perturbations": left_out}
-    if "matched_p" in frame:
-        told["matched_genes"] = {
-            "from": "the run itself" if null is None else "the null run",
-            "without": int(frame["matched_p"].isna().sum()),
-        }
-        if frame["matched_p"].isna().all():
-            told["matched_genes"]["note"] = (
-                "No perturbation has a matched gene; matched_p is empty. Run more genes, or give a null run."
-            )
-    if null is not None:
-        told["null"] = dict(null.source.provenance)
-    states = _state_columns(source, frame, mode)
-    provenance = {**source.provenance, "ranking": told}
-    return PerturbationRanking(frame, mode, definitions(frame.columns, mode, options), states, provenance)
-
-
-def _state_columns(effects: PerturbationEffects, frame: "pd.DataFrame", mode: str) -> dict[str, str]:
-    """Columns with mean effects, by the state or class they are about."""
-    columns = {"cell": "effect"}
-    if mode == "goal_state_shift":
-        columns = {str(effects.start): "shift_to_start", str(effects.goal): "Shift_to_goal_end"}
-        columns |= {state: shift_column(state, is_goal=False) for state in _alternates(effects)}
-    elif mode.startswith("aggregate"):
-        columns = {}
-    prefix = "probability_shift:"
-    columns |= {
-        f"probability of {name.removeprefix(prefix)}": name for name in map(str, frame) if name.startswith(prefix)
-    }
-    return {state: column for state, column in columns.items() if column in frame}

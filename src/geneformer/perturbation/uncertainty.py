@@ -1,14 +1,15 @@
-"""Intervals of mean effects: cells, or whole donors, drawn again with replacement.
+"""How sure an effect is: intervals, matched genes, donors, rank sums; and what is known of a gene without a model.
 
-A cell is drawn with all its effects, so that what cells have in common enters the interval. Quantiles are moved out as
-far as Student's t asks for with that few cells or donors (Hesterberg, The American Statistician, 2015: the expanded
-percentile interval); a plain bootstrap interval of five donors would be a third too short.
+Intervals come of cells, or whole donors, drawn again with replacement. A cell is drawn with all its effects, so that
+what cells have in common enters the interval. Quantiles are moved out as far as Student's t asks for with that few
+cells or donors (Hesterberg, The American Statistician, 2015: the expanded percentile interval); a plain bootstrap
+interval of five donors would be a third too short.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,77 @@ from geneformer.perturbation.effects import (
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWS = 1000
-HELD = 2e7
-"""Means held at once."""
+Draws: TypeAlias = Iterator[tuple[slice, Floats]]
+"""Some groups, and means of resamples of each, ``(groups, draws)``."""
+
+POOL_MOST = 100_000
+"""Values that groups are compared with; of more, as many are drawn."""
+
+POOL_SEED = 42
+
+_RESAMPLES = 1000
+
+_MEANS_AT_ONCE = 2e7
+_DRAWS_AT_ONCE = 2_000_000
+
+_SAME = 1e-12
+"""Means that differ by less are ties: rounding must not decide a permutation test."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What an effect is, for every cell; with a null run, what is subtracted and what matched genes come from."""
+
+    perturbed: Perturbed
+    values: Values
+    two_sided: bool
+    subtracted: Values | None = None
+    null: tuple[Perturbed, Values] | None = None
+
+
+def added_columns(measured: Measured, options: RankOptions) -> "pd.DataFrame":
+    """Further columns, one row per row of the table of perturbations."""
+    import pandas as pd
+
+    perturbed, values, n = measured.perturbed, measured.values, len(measured.perturbed)
+    effect = values.means(n)
+    if measured.subtracted is not None:
+        effect = effect - measured.subtracted.means(n)
+    columns: dict[str, Any] = {"effect": effect}
+    columns["ci_low"], columns["ci_high"] = _interval(measured, options)
+    tested = _candidates(perturbed, values)
+    pool = tested if measured.null is None else _candidates(*measured.null)
+    p, n_matched = matched_p_values(tested, pool, options, two_sided=measured.two_sided)
+    columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
+    if options.donor is not None:
+        columns |= _over_donors(measured, options.donor)
+    columns["baseline_mean_rank"] = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    columns["baseline_expression_difference"] = mean_over_genes(perturbed, expression_difference(perturbed.source))
+    start, goal = perturbed.source.start, perturbed.source.goal
+    if start is not None and start in perturbed.targets(SHIFT):
+        columns["shift_to_start"] = perturbed.values(SHIFT, start).means(n)
+    for name in perturbed.targets(PROBABILITY_SHIFT):
+        columns[f"probability_shift:{name}"] = perturbed.values(PROBABILITY_SHIFT, name).means(n)
+    for kind, target in ((SHIFT, goal), (SIMILARITY, None)):
+        screened = perturbed.values(kind, target, exact=False)
+        if len(screened):
+            columns["screened_mean"], columns["n_screened"] = screened.means(n), screened.counts(n)
+    columns |= {name: perturbed.table[name] for name in ("perturbation", "edit")}
+    return pd.DataFrame(columns)
+
+
+def units_of(perturbed: Perturbed, values: Values, donor: str | None) -> Ints:
+    """What intervals are over, ``(n,)``: the cell of each effect, or its donor."""
+    return values.cell if donor is None else donors_of(perturbed, donor)[0][values.cell]
+
+
+def _interval(measured: Measured, options: RankOptions) -> tuple[Floats, Floats]:
+    n, confidence, seed = len(measured.perturbed), options.confidence, options.seed
+    units = units_of(measured.perturbed, measured.values, options.donor)
+    if measured.subtracted is None or measured.null is None:
+        return mean_interval(measured.values, units, n, confidence=confidence, seed=seed)
+    subtracted = measured.subtracted, units_of(measured.null[0], measured.subtracted, options.donor)
+    return difference_interval((measured.values, units), subtracted, n, confidence=confidence, seed=seed)
 
 
 def unit_counts(groups: Ints, units: Ints, n_groups: int) -> Ints:
@@ -65,17 +134,17 @@ def difference_interval(
     return low, high
 
 
-def drawn_means(values: Values, units: Ints, n_groups: int, *, seed: int) -> Iterator[tuple[slice, Floats]]:
+def drawn_means(values: Values, units: Ints, n_groups: int, *, seed: int) -> Draws:
     """Means of resamples, ``(groups, draws)`` for some groups after others; NaN where no unit of a group was drawn."""
     from scipy import sparse
 
     n_units = int(units.max(initial=-1)) + 1
-    resamples = Bootstrap.over(None, n_units, n_boot=DRAWS, seed=seed)
+    resamples = Bootstrap.over(None, n_units, n_boot=_RESAMPLES, seed=seed)
     n_draws = resamples.draws(len(values))
     shape = (n_groups, n_units)
     sums = sparse.csr_array(sparse.coo_array((values.value, (values.group, units)), shape=shape))
     counts = sparse.csr_array(sparse.coo_array((np.ones(len(values)), (values.group, units)), shape=shape))
-    step = max(1, int(HELD // DRAWS))
+    step = max(1, int(_MEANS_AT_ONCE // _RESAMPLES))
     for start in range(0, n_groups, step):
         rows = slice(start, min(start + step, n_groups))
         drawn = np.full((rows.stop - start, n_draws), np.nan)
@@ -92,36 +161,33 @@ def expanded_quantiles(drawn: Floats, n: Ints, confidence: float) -> tuple[Float
     """Outer quantiles of each row, ``(G,)`` each, at the level that `n` units ask for; NaN for fewer than two."""
     from scipy import stats
 
-    few = n < 2
-    units = np.where(few, 2, n)
+    if not drawn.shape[1]:
+        return np.full(len(n), np.nan), np.full(len(n), np.nan)
+    # The level at which a normal quantile, shrunk by the bias of a bootstrap of n units, is that of Student's t.
+    units = np.maximum(n, 2)
     t = stats.t.isf((1 - confidence) / 2, units - 1)
     level = stats.norm.sf(np.sqrt(units / (units - 1)) * t)
-    drawn = np.sort(drawn, axis=1)  # what is no number goes last
-    last = np.isfinite(drawn).sum(axis=1) - 1
-    few = few | (last < 0)
-    last = np.maximum(last, 0)
+    # Quantiles by linear interpolation, by hand: NumPy takes one level for all rows.
+    drawn = np.sort(drawn, axis=1)  # NaN goes last
+    n_finite = np.isfinite(drawn).sum(axis=1)
+    last, rows = np.maximum(n_finite - 1, 0), np.arange(len(drawn))
     ends = []
     for share in (level, 1 - level):
-        if not drawn.shape[1]:
-            ends.append(np.full(len(n), np.nan))
-            continue
         place = share * last
         lower = np.floor(place).astype(np.intp)
         upper = np.minimum(lower + 1, last)
-        rows = np.arange(len(drawn))
         between = place - lower
         end = drawn[rows, lower] * (1 - between) + drawn[rows, upper] * between
-        ends.append(np.where(few, np.nan, end))
+        ends.append(np.where((n < 2) | (n_finite < 1), np.nan, end))
     return ends[0], ends[1]
-
-
-_DRAWS_AT_ONCE = 2_000_000
-_SAME = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Perturbations with effects, some of which are compared with others."""
+    """Perturbations with effects, that are compared with others of their kind.
+
+    The mean rank of their genes, what was done to how many genes, and the genes, ``(G,)`` each.
+    """
 
     values: Values
     rank: Floats
@@ -132,25 +198,46 @@ class Candidates:
         return len(self.rank)
 
 
+def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
+    table = perturbed.table
+    kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
+    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    return Candidates(values, rank, np.array(kinds), table["genes"].to_numpy(dtype=str))
+
+
 def matched_p_values(
     tested: Candidates, pool: Candidates, options: RankOptions, *, two_sided: bool
 ) -> tuple[Floats, Ints]:
-    """P of each tested perturbation and the number of matched ones, ``(G,)`` each; NaN where there is none."""
+    """P of each tested perturbation and the number of matched ones, ``(G,)`` each; NaN where there is none.
+
+    The null: the mean effect of as many cells of a matched gene, drawn at random. A gene expressed as much moves a cell
+    as much, for reasons that are not the biology of the gene.
+    """
     p, n_matched = np.full(len(tested), np.nan), np.zeros(len(tested), dtype=np.intp)
     means, n_values = tested.values.means(len(tested)), tested.values.counts(len(tested))
-    windows = _Windows(pool, np.random.default_rng(options.seed))
+    subsamples = _Subsamples(pool, np.random.default_rng(options.seed))
     step = max(1, _DRAWS_AT_ONCE // max(options.permutations, 2 * options.matched))
     for kind in np.unique(tested.kind):
-        wanted = np.flatnonzero((tested.kind == kind) & np.isfinite(tested.rank) & (n_values > 0))
-        offered = np.flatnonzero((pool.kind == kind) & np.isfinite(pool.rank) & (windows.n_values > 0))
-        for start in range(0, len(wanted), step):
-            rows = wanted[start : start + step]
-            near, found = _nearest(tested, pool, rows, offered, options)
-            n_matched[rows] = found
-            rows, near, found = rows[found > 0], near[found > 0], found[found > 0]
-            if len(rows):
-                told = means[rows], n_values[rows], near, found, windows
-                p[rows] = _p_of(*told, n_draws=options.permutations, two_sided=two_sided)
+        of_kind = np.flatnonzero((tested.kind == kind) & np.isfinite(tested.rank) & (n_values > 0))
+        offered = np.flatnonzero((pool.kind == kind) & np.isfinite(pool.rank) & (subsamples.n_values > 0))
+        for start in range(0, len(of_kind), step):
+            rows = of_kind[start : start + step]
+            near, n_near = _nearest(tested, pool, rows, offered, options)
+            n_matched[rows] = n_near
+            rows, near, n_near = rows[n_near > 0], near[n_near > 0], n_near[n_near > 0]
+            if not len(rows):
+                continue
+            drawn = subsamples.rng.integers(n_near[:, None], size=(len(rows), options.permutations))
+            null = subsamples.means(np.take_along_axis(near, drawn, axis=1), n_values[rows, None])
+            observed = means[rows, None]
+            # The share of draws stands for all subsamples of the matched genes. One is added for the tested gene, which
+            # is exchangeable with each matched *gene*, not with each draw: with 9 matched genes no p is below 1/10,
+            # however many subsamples were drawn.
+            high, low = (
+                (1 + n_near * share.mean(axis=1)) / (n_near + 1)
+                for share in (null >= observed - _SAME, null <= observed + _SAME)
+            )
+            p[rows] = np.minimum(1.0, 2 * np.minimum(high, low)) if two_sided else high
     return p, n_matched
 
 
@@ -161,9 +248,9 @@ def _nearest(
     if not len(offered):
         return np.zeros((len(rows), 1), dtype=np.intp), np.zeros(len(rows), dtype=np.intp)
     ordered = offered[np.argsort(pool.rank[offered], kind="stable")]
+    # The K nearest are among the K + 1 on either side in the order of ranks, one of which may be the gene itself.
     place = np.searchsorted(pool.rank[ordered], tested.rank[rows])
-    reach = np.arange(-options.matched - 1, options.matched + 1)
-    at = place[:, None] + reach
+    at = place[:, None] + np.arange(-options.matched - 1, options.matched + 1)
     inside = (at >= 0) & (at < len(ordered))
     near = ordered[np.clip(at, 0, len(ordered) - 1)]
     distance = np.abs(pool.rank[near] - tested.rank[rows][:, None])
@@ -172,44 +259,55 @@ def _nearest(
     return np.take_along_axis(near, order, axis=1), np.minimum(usable.sum(axis=1), options.matched)
 
 
-def _p_of(
-    means: Floats, n_values: Ints, near: Ints, found: Ints, windows: "_Windows", *, n_draws: int, two_sided: bool
-) -> Floats:
-    rng = windows.rng
-    drawn = rng.integers(found[:, None], size=(len(means), n_draws))
-    null = windows.means(np.take_along_axis(near, drawn, axis=1), n_values[:, None])
-    ends = [null >= means[:, None] - _SAME, null <= means[:, None] + _SAME]
-    high, low = ((1 + found * end.mean(axis=1)) / (found + 1) for end in ends)
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(high, low)) if two_sided else high, dtype=np.float64)
+class _Subsamples:
+    """Means of subsamples without replacement, a thousand for each of thousands of groups.
 
-
-class _Windows:
-    """Means of subsamples without replacement: runs of a shuffled circle of the values of each group."""
+    The values of each group are shuffled once and laid out twice in a row, as a circle that was cut open. A subsample
+    is a run of the circle from a random start, and its mean a difference of two cumulative sums.
+    """
 
     def __init__(self, pool: Candidates, rng: np.random.Generator) -> None:
-        n_groups = len(pool)
         values = pool.values
         shuffled = rng.permutation(len(values))
         shuffled = shuffled[np.argsort(values.group[shuffled], kind="stable")]
-        self.n_values, self.rng = values.counts(n_groups), rng
+        group = values.group[shuffled]
+        self.n_values, self.rng = values.counts(len(pool)), rng
+        self._starts = 2 * (np.cumsum(self.n_values) - self.n_values)
         # Small sums stay exact when what all values have in common is taken off first.
         self._center = float(values.value.mean()) if len(values) else 0.0
-        first = np.cumsum(self.n_values) - self.n_values
-        starts = np.concatenate([[0], np.cumsum(2 * self.n_values)])[:-1]
+        at = np.arange(len(values)) + self._starts[group] // 2
         twice = np.empty(2 * len(values))
-        at = starts[values.group[shuffled]] + np.arange(len(values)) - first[values.group[shuffled]]
-        for turn in (0, 1):
-            twice[at + turn * self.n_values[values.group[shuffled]]] = values.value[shuffled] - self._center
+        for lap in (0, 1):
+            twice[at + lap * self.n_values[group]] = values.value[shuffled] - self._center
         self._sums = np.concatenate([[0.0], np.cumsum(twice)])
-        self._starts = starts
 
-    def means(self, groups: Ints, n_wanted: Ints) -> Floats:
-        """Mean of up to `n_wanted` values of each group; `groups` may have any shape."""
-        held = self.n_values[groups]
-        n = np.minimum(n_wanted, held)
-        start = self._starts[groups] + self.rng.integers(held)
+    def means(self, groups: Ints, size: Ints) -> Floats:
+        """Mean of up to `size` values of each group; `groups` may have any shape."""
+        n_values = self.n_values[groups]
+        n = np.minimum(size, n_values)
+        start = self._starts[groups] + self.rng.integers(n_values)
         means: Floats = (self._sums[start + n] - self._sums[start]) / n + self._center
         return means
+
+
+def _over_donors(measured: Measured, donor: str) -> dict[str, Any]:
+    n = len(measured.perturbed)
+    donor_of_cell, names = donors_of(measured.perturbed, donor)
+    means = DonorMeans.of(measured.values, donor_of_cell)
+    if measured.subtracted is not None and measured.null is not None:
+        # Donors of both runs by one number each; the null run may have more.
+        null_donor_of_cell, null_names = donors_of(measured.null[0], donor)
+        number = {name: place for place, name in enumerate(names)}
+        renamed = np.array([number.setdefault(name, len(number)) for name in null_names], dtype=np.intp)
+        means = means.minus(DonorMeans.of(measured.subtracted, renamed[null_donor_of_cell]))
+        p = means.p_values(n)
+    elif measured.two_sided:
+        p = means.p_values(n)
+    else:
+        # A distance is never below 0: it is compared with that of other perturbations in the same donor.
+        p = means.minus_average().p_values(n) if n > 1 else np.full(n, np.nan)
+    average, n_donors = means.averages(n)
+    return {"donor_mean": average, "n_donors": n_donors, "donor_p": p, "donor_fdr": false_discovery_rates(p)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,11 +357,11 @@ def donors_of(perturbed: Perturbed, column: str) -> tuple[Ints, NDArray[np.objec
     """Donor of each cell, ``(C,)``, and the names of the donors."""
     import pandas as pd
 
-    known = [name for name in perturbed.source.cells.schema.names if name != "cell_id"]
-    if column not in known:
+    columns = [name for name in perturbed.source.cells.schema.names if name != "cell_id"]
+    if column not in columns:
         msg = (
-            f"The perturbed cells have no column {column!r}; they have {known or 'none'}. Name one of these as donor, "
-            f"or leave it out.{nearest(column, known)}"
+            f"The perturbed cells have no column {column!r}; they have {columns or 'none'}. Name one of these as "
+            f"donor, or leave it out.{nearest(column, columns)}"
         )
         raise UnknownColumnError(msg)
     codes, names = pd.factorize(perturbed.cell_column(column), sort=True)
@@ -277,12 +375,6 @@ def donors_of(perturbed: Perturbed, column: str) -> tuple[Ints, NDArray[np.objec
     return np.asarray(codes, dtype=np.intp), np.asarray(names.astype(str), dtype=object)
 
 
-POOL_MOST = 100_000
-"""Values that groups are compared with; of more, as many are drawn."""
-
-POOL_SEED = 42
-
-
 def pool_of(values: Values) -> Floats:
     """What every group is compared with: all values, ascending; of many, the ones the published package draws."""
     pool = values.by_group().value
@@ -293,11 +385,12 @@ def pool_of(values: Values) -> Floats:
 
 def against_pool(values: Values, pool: Floats, n_groups: int) -> Floats:
     """Two-sided p of each group against a pool, ``(G,)``: normal approximation, without correction for ties."""
+    # The pool is ranked once; scipy would rank it again for every group.
     below = np.searchsorted(pool, values.value, side="left")
     upto = np.searchsorted(pool, values.value, side="right")
     u = np.bincount(values.group, weights=np.asarray((below + upto) / 2, dtype=np.float64), minlength=n_groups)
     n: Floats = values.counts(n_groups).astype(np.float64)
-    return _rank_sums_p_of(np.asarray(u, dtype=np.float64), n, np.full_like(n, len(pool)))
+    return _rank_sum_p(np.asarray(u, dtype=np.float64), n, np.full_like(n, len(pool)))
 
 
 def against_each_other(one: Values, other: Values, n_groups: int) -> Floats:
@@ -310,10 +403,10 @@ def against_each_other(one: Values, other: Values, n_groups: int) -> Floats:
     ranks = both.groupby("group")["value"].rank(method="average").to_numpy()[: len(one)]
     n, m = (some.counts(n_groups).astype(np.float64) for some in (one, other))
     u = np.bincount(one.group, weights=ranks, minlength=n_groups) - n * (n + 1) / 2
-    return _rank_sums_p_of(np.asarray(u, dtype=np.float64), n, m)
+    return _rank_sum_p(np.asarray(u, dtype=np.float64), n, m)
 
 
-def _rank_sums_p_of(u: Floats, n: Floats, m: Floats) -> Floats:
+def _rank_sum_p(u: Floats, n: Floats, m: Floats) -> Floats:
     """P of Mann-Whitney's U of `n` values against `m`."""
     from scipy import stats
 
@@ -323,126 +416,14 @@ def _rank_sums_p_of(u: Floats, n: Floats, m: Floats) -> Floats:
 
 
 def false_discovery_rates(p: Floats) -> Floats:
-    """Benjamini-Hochberg over the p-values that are numbers, ``(G,)``; the others stay NaN."""
+    """Benjamini-Hochberg over the p-values, ``(G,)``; NaN stays NaN."""
     from scipy.stats import false_discovery_control
 
     rates = np.full(len(p), np.nan)
-    known = np.isfinite(p)
-    if known.any():
-        rates[known] = false_discovery_control(p[known])
+    is_number = np.isfinite(p)
+    if is_number.any():
+        rates[is_number] = false_discovery_control(p[is_number])
     return rates
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """What an effect is, for every cell."""
-
-    perturbed: Perturbed
-    values: Values
-    two_sided: bool
-    subtracted: Values | None = None
-    null: tuple[Perturbed, Values] | None = None
-
-    @property
-    def means(self) -> Floats:
-        """Mean effect of each perturbation."""
-        n = len(self.perturbed)
-        means = self.values.means(n)
-        return means if self.subtracted is None else means - self.subtracted.means(n)
-
-
-def added_columns(measured: Measured, options: RankOptions) -> "pd.DataFrame":
-    """Further columns, one row per row of the table of perturbations."""
-    import pandas as pd
-
-    perturbed, n = measured.perturbed, len(measured.perturbed)
-    columns: dict[str, Any] = {"effect": measured.means}
-    columns["ci_low"], columns["ci_high"] = _interval(measured, options)
-    columns |= _matched(measured, options)
-    if options.donor is not None:
-        columns |= _over_donors(measured, options.donor)
-    columns |= baselines(perturbed)
-    columns |= _other_effects(perturbed)
-    for kind, shown in ((SHIFT, perturbed.source.goal), (SIMILARITY, None)):
-        screened = perturbed.values(kind, shown, exact=False)
-        if len(screened):
-            columns["screened_mean"], columns["n_screened"] = screened.means(n), screened.counts(n)
-    columns |= {name: perturbed.table[name] for name in ("perturbation", "edit")}
-    return pd.DataFrame(columns)
-
-
-def units_of(perturbed: Perturbed, values: Values, donor: str | None) -> Ints:
-    """What intervals are over, ``(n,)``: the cell of each effect, or its donor."""
-    return values.cell if donor is None else donors_of(perturbed, donor)[0][values.cell]
-
-
-def _interval(measured: Measured, options: RankOptions) -> tuple[Floats, Floats]:
-    n, confidence, seed = len(measured.perturbed), options.confidence, options.seed
-    units = units_of(measured.perturbed, measured.values, options.donor)
-    if measured.subtracted is None or measured.null is None:
-        return mean_interval(measured.values, units, n, confidence=confidence, seed=seed)
-    other = units_of(measured.null[0], measured.subtracted, options.donor)
-    return difference_interval(
-        (measured.values, units), (measured.subtracted, other), n, confidence=confidence, seed=seed
-    )
-
-
-def _matched(measured: Measured, options: RankOptions) -> dict[str, Any]:
-    tested = _candidates(measured.perturbed, measured.values)
-    pool = tested if measured.null is None else _candidates(*measured.null)
-    p, n_matched = matched_p_values(tested, pool, options, two_sided=measured.two_sided)
-    return {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
-
-
-def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
-    table = perturbed.table
-    kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
-    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    return Candidates(values, rank, np.array(kinds), table["genes"].to_numpy(dtype=str))
-
-
-def _over_donors(measured: Measured, donor: str) -> dict[str, Any]:
-    n = len(measured.perturbed)
-    means = DonorMeans.of(measured.values, donors_of(measured.perturbed, donor)[0])
-    if measured.subtracted is not None and measured.null is not None:
-        means = _minus_null(means, measured, donor)
-        tested = means
-    else:
-        # A distance is never below 0: it is compared with that of other perturbations in the same donor.
-        tested = means if measured.two_sided else means.minus_average()
-    average, n_donors = means.averages(n)
-    p = tested.p_values(n) if measured.two_sided or measured.subtracted is not None or n > 1 else np.full(n, np.nan)
-    return {"donor_mean": average, "n_donors": n_donors, "donor_p": p, "donor_fdr": false_discovery_rates(p)}
-
-
-def _minus_null(means: DonorMeans, measured: Measured, donor: str) -> DonorMeans:
-    """Differences from the null run in donors that are in both."""
-    if measured.subtracted is None or measured.null is None:
-        return means
-    here, there = (donors_of(perturbed, donor) for perturbed in (measured.perturbed, measured.null[0]))
-    number = {name: place for place, name in enumerate(here[1])}
-    renamed = np.array([number.setdefault(name, len(number)) for name in there[1]], dtype=np.intp)
-    return means.minus(DonorMeans.of(measured.subtracted, renamed[there[0]]))
-
-
-def _other_effects(perturbed: Perturbed) -> dict[str, Floats]:
-    """Mean shift towards the start, and of the probability of every class."""
-    n, start = len(perturbed), perturbed.source.start
-    found = {}
-    if start is not None and start in perturbed.targets(SHIFT):
-        found["shift_to_start"] = perturbed.values(SHIFT, start).means(n)
-    for name in perturbed.targets(PROBABILITY_SHIFT):
-        found[f"probability_shift:{name}"] = perturbed.values(PROBABILITY_SHIFT, name).means(n)
-    return found
-
-
-def baselines(perturbed: Perturbed) -> dict[str, Floats]:
-    """What is known of a gene without a model: its mean rank, and how its expression differs between the states."""
-    effects = perturbed.source
-    return {
-        "baseline_mean_rank": mean_over_genes(perturbed, gene_numbers(effects, "mean_rank")),
-        "baseline_expression_difference": mean_over_genes(perturbed, expression_difference(effects)),
-    }
 
 
 def gene_numbers(effects: PerturbationEffects, column: str) -> Callable[[str], float]:
@@ -450,8 +431,8 @@ def gene_numbers(effects: PerturbationEffects, column: str) -> Callable[[str], f
     if column not in effects.genes.schema.names:
         return lambda gene: np.nan
     genes, numbers = (effects.genes.column(name).to_pylist() for name in ("gene", column))
-    known = {gene: np.nan if number is None else float(number) for gene, number in zip(genes, numbers, strict=True)}
-    return lambda gene: known.get(gene, np.nan)
+    number_of = {gene: np.nan if number is None else float(number) for gene, number in zip(genes, numbers, strict=True)}
+    return lambda gene: number_of.get(gene, np.nan)
 
 
 def expression_difference(effects: PerturbationEffects) -> Callable[[str], float]:

@@ -130,7 +130,7 @@ def _membership(ours: Sequence[int] | NDArray[Any], theirs: NDArray[Any]) -> "cs
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    place = pd.Index(ours).get_indexer(theirs)
+    place = pd.Index(ours).get_indexer(pd.Index(theirs))
     equal = np.flatnonzero(place >= 0)
     ones = np.ones(len(equal), dtype=np.float32)
     return csr_matrix((ones, (equal, place[equal])), shape=(len(theirs), len(ours)))
