@@ -1,6 +1,5 @@
 """Baselines against plain calculations, and that nothing of the test cells reaches them."""
 
-import sys
 import warnings
 
 import anndata as ad
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from geneformer.errors import MissingExtraError, NoCellsError, OptionError
+from geneformer.errors import NoCellsError, OptionError
 from geneformer.finetuning import baselines
 from geneformer.finetuning import baselines as expression
 from geneformer.finetuning import baselines as number_baselines
@@ -255,14 +254,3 @@ def test_matrices_must_fit(cells):
         logistic_regression(counts, codes, counts[:, 1:], 3)
     with pytest.raises(OptionError, match="299 rows for 300 codes"):
         logistic_regression(counts[:-1], codes, counts, 3)
-
-
-def test_without_scikit_learn_the_extra_is_named(cells, monkeypatch):
-    counts, codes = cells
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    for draw in (
-        lambda: logistic_regression(counts, codes, counts, 3, n_top_genes=20),
-        lambda: ridge_regression(counts, codes, counts, n_top_genes=20),
-    ):
-        with pytest.raises(MissingExtraError, match=r"pip install geneformer\[train\]"):
-            draw()

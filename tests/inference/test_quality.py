@@ -1,13 +1,11 @@
 """Accuracies against plain slow ones, textbook intervals, and what must not change them."""
 
-import sys
-
 import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
-from geneformer.errors import MissingExtraError, NonFiniteValuesError, OptionError, OutOfRangeError, UnknownChoiceError
+from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError, UnknownChoiceError
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.inference.quality import _accuracy, embedding_quality, is_labeled
 
@@ -119,12 +117,6 @@ def test_bad_input_is_refused(overlapping):
     values[7, 1] = np.nan
     with pytest.raises(NonFiniteValuesError, match="first in row 7"):
         embedding_quality(values, labels)
-
-
-def test_without_scikit_learn_the_extra_is_named(overlapping, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(MissingExtraError, match=r"geneformer\[plot\]"):
-        embedding_quality(*overlapping)
 
 
 @pytest.mark.slow

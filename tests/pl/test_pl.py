@@ -178,7 +178,7 @@ def test_what_is_missing_is_named(cells, draw, tmp_path):
 def test_without_the_libraries_the_extra_is_named(cells, draw, monkeypatch):
     for library in ("matplotlib.pyplot", "seaborn"):
         monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingExtraError, match=r"pip install geneformer\[plot\]"):
+    with pytest.raises(MissingExtraError, match=r'pip install "geneformer\[plot\]"'):
         draw(cells, basis="X_umap")
 
 

@@ -231,7 +231,7 @@ def test_what_is_missing_is_named(report, draw, tmp_path, monkeypatch):
     with pytest.raises(UnknownChoiceError, match="suffix"):
         draw(report, save=tmp_path / "plot.xlsx")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(MissingExtraError, match=r"pip install geneformer\[plot\]"):
+    with pytest.raises(MissingExtraError, match=r'pip install "geneformer\[plot\]"'):
         draw(report)
 
 

@@ -10,7 +10,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ from geneformer.errors import (
     DatasetError,
     GeneformerWarning,
     GeneListError,
-    MissingExtraError,
     NoCellsError,
     OptionError,
     OutOfRangeError,
@@ -34,6 +32,7 @@ from geneformer.errors import (
     StateError,
     UnknownVocabularyError,
 )
+from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary, lists, numbers
 from geneformer.options._fields import check_range, nearest
@@ -105,11 +104,7 @@ def read_cell_states(states: Any) -> CellStates:
 
 def datasets_library() -> Any:
     """The module `datasets`."""
-    try:
-        return import_module("datasets")
-    except ImportError as error:
-        msg = 'This works with the library `datasets`, which is not installed: pip install "geneformer[published]".'
-        raise MissingExtraError(msg) from error
+    return require("datasets", "This", extra="published")
 
 
 def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_data_file: str | Path) -> "Dataset":

@@ -27,7 +27,6 @@ from geneformer.errors import (
     ConstantLabelError,
     DatasetError,
     GeneformerWarning,
-    MissingExtraError,
     MissingLabelError,
     NoCellsError,
     OptionError,
@@ -194,11 +193,8 @@ class score_labels:  # noqa: N801  used as a function
 
 def roc_metrics(truth: ArrayLike, logits: ArrayLike) -> dict[str, Any]:
     """ROC curve of the second of two classes."""
-    try:
-        from sklearn.metrics import auc, roc_curve
-    except ImportError as error:
-        msg = "ROC curves need scikit-learn. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
+    from sklearn.metrics import auc, roc_curve
+
     proba = softmax(np.asarray(logits, dtype=np.float64))[:, 1]
     codes = np.asarray(truth, dtype=np.int64)
     if len(np.unique(codes)) < 2:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,13 +24,13 @@ from geneformer.errors import (
     DeviceMemoryError,
     GeneformerWarning,
     LabelError,
-    MissingExtraError,
     MissingLabelError,
     OptionError,
     UnknownClassError,
     UnknownOptionError,
     UnsupportedArgumentError,
 )
+from geneformer.files import require
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.files.progress import progress_bar
@@ -517,13 +516,7 @@ def run_log(folder: Path | None, name: str, *, project: str | None = None, wandb
 
 def import_wandb() -> Any:
     """The client of Weights & Biases."""
-    try:
-        return import_module("wandb")
-    except ImportError as error:
-        msg = (
-            "use_wandb=True needs wandb. Install it with `pip install wandb`, or leave it out: TensorBoard is told too."
-        )
-        raise MissingExtraError(msg) from error
+    return require("wandb", "use_wandb=True", instead="leave it out: TensorBoard gets the same")
 
 
 def log_folder(asked: str | Path, results: Path) -> Path | None:

@@ -3,7 +3,6 @@
 Axes: ``T`` packed tokens, ``B`` cells, ``M`` labeled tokens, ``D`` hidden, ``C`` classes.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -26,14 +25,15 @@ from geneformer.engine.inference import tokens_that_fit
 from geneformer.errors import (
     CheckpointError,
     DeviceError,
-    MissingExtraError,
     OptionError,
     OutputExistsError,
     UnknownModelError,
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
+from geneformer.files import file_digest, require
 from geneformer.files.atomic import atomic_folder, output_errors
+from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.models.attention import Attention
 from geneformer.models.checkpoint import (
@@ -195,12 +195,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 def peft_library() -> Any:
     """The module peft."""
-    try:
-        import peft
-    except ImportError as error:
-        msg = 'Adapters need peft: pip install "geneformer[train]".'
-        raise MissingExtraError(msg) from error
-    return peft
+    return require("peft", "An adapter", extra="train")
 
 
 def add_adapters(network: Any, config: Any, bits: Literal["full", "8bit", "4bit"] = "full") -> None:
@@ -358,12 +353,8 @@ def readable_folder(path: str | Path) -> Path:
         raise CheckpointError(msg)
     if (folder / WEIGHTS).is_file() or not (folder / PICKLED_WEIGHTS).is_file():
         return folder
-    content = hashlib.sha256()
-    for name in (CONFIG, PICKLED_WEIGHTS):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                content.update(hashlib.file_digest(file, "sha256").digest())
-    converted = cache_folder() / f"models-{__version__}" / content.hexdigest()[:32]
+    content = digest(*(file_digest(file) for file in (folder / CONFIG, folder / PICKLED_WEIGHTS) if file.is_file()))
+    converted = cache_folder() / f"models-{__version__}" / content[:32]
     if (converted / WEIGHTS).is_file():
         return converted
     try:

@@ -1,1 +1,41 @@
-"""Files: atomic writes, manifests, journals, progress and the one restricted reader of pickles."""
+"""Files: atomic writes, manifests, journals, progress, the one restricted reader of pickles, and optional libraries."""
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from geneformer.errors import MissingExtraError, PlaceholderFileError
+
+
+def require(module: str, needed_by: str, *, extra: str = "", instead: str = "") -> Any:
+    """An optional library, imported; where it is missing, the error says what needs it and what to do."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        package = f'"geneformer[{extra}]"' if extra else library
+        msg = f"{needed_by} needs {library}. Install it with `pip install {package}`" + (
+            f", or {instead}." if instead else "."
+        )
+        raise MissingExtraError(msg) from error
+
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse a file of which only the pointer of git-lfs is there."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            msg = (
+                f'"{path}" is a git-lfs pointer of {path.stat().st_size} bytes, not the file itself. Fetch the file '
+                "with `git lfs pull`, or download it from where the folder came from."
+            )
+            raise PlaceholderFileError(msg)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ import numpy as np
 
 from geneformer._version import __version__
 from geneformer.errors import OutputError
+from geneformer.files import file_digest
 from geneformer.files.atomic import MANIFEST_NAME
 
 HASH_LIMIT = 64 * 2**30
@@ -96,16 +97,11 @@ def _describe(path: Path, hash_limit: int) -> InputFile:
     if size > hash_limit:
         return InputFile(path=str(path), size=size, modified=max(stat.st_mtime_ns for stat in sizes))
     if not path.is_dir():
-        return InputFile(path=str(path), size=size, sha256=_digest(path))
+        return InputFile(path=str(path), size=size, sha256=file_digest(path))
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+        whole.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
     return InputFile(path=str(path), size=size, sha256=whole.hexdigest())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: object) -> object:

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from geneformer.errors import InputNotFoundError, PlaceholderFileError, UnreadableInputError, UnsafeFileError
+from geneformer.errors import InputNotFoundError, UnreadableInputError, UnsafeFileError
+from geneformer.files import refuse_lfs_pointer
 from geneformer.files.atomic import atomic_file, output_errors
 
 __all__ = ["UnpicklingError", "read_pickle", "read_pickle_bytes", "write_pickle"]
 
 _MAX_BYTES = 1 << 30
-_LFS_POINTER = b"version https://git-lfs"
 _ZIP = b"PK\x03\x04"
 
 
@@ -42,6 +42,7 @@ def read_pickle(path: str | Path) -> Any:
         msg = f'"{path}" holds {size:,} bytes; pickles of at most {_MAX_BYTES:,} bytes are read.'
         raise UnreadableInputError(msg)
     try:
+        refuse_lfs_pointer(path)
         data = path.read_bytes()
     except OSError as error:
         msg = f'"{path}" cannot be read: {error.strerror}. Check its permissions.'
@@ -51,12 +52,6 @@ def read_pickle(path: str | Path) -> Any:
 
 def read_pickle_bytes(data: bytes, *, name: str = "The pickle") -> Any:
     """The data in a pickle held in memory; `name` is what errors call it."""
-    if data.startswith(_LFS_POINTER):
-        msg = (
-            f"{name} is a {len(data)}-byte git-lfs pointer, not the file itself. "
-            "Fetch the file with `git lfs pull`, or download it from where the repository came from."
-        )
-        raise PlaceholderFileError(msg)
     try:
         if data.startswith(_ZIP):
             msg = "it is a zip archive, as weights saved by PyTorch are"

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer.errors import MissingExtraError, NoCellsError, OptionError, OutOfRangeError
+from geneformer.errors import NoCellsError, OptionError, OutOfRangeError
 from geneformer.finetuning.metrics import checked_groups
 from geneformer.options._fields import check_range
 
@@ -180,11 +180,8 @@ def _best_shrinkage(train: NDArray[np.float32], values: NDArray[np.float64], par
 
 
 def _ridge(strength: float) -> Any:
-    try:
-        from sklearn.linear_model import Ridge
-    except ImportError as error:
-        msg = "Linear baselines need scikit-learn. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
+    from sklearn.linear_model import Ridge
+
     return Ridge(alpha=strength)
 
 
@@ -357,11 +354,8 @@ def _columns(model: Any, test: NDArray[Any], n_classes: int) -> NDArray[np.float
 
 
 def _logistic(strength: float, *, warm_start: bool = False) -> Any:
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        msg = "Linear baselines need scikit-learn. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, max_iter=STEPS, warm_start=warm_start)
 
 
@@ -457,11 +451,8 @@ def pca_embedding(
     """Principal components of the log-normalized counts of the most variable genes, ``(n, n_components)``."""
     check_range("n_components", n_components, low=1)
     check_range("n_top_genes", n_top_genes, low=2)
-    try:
-        import scanpy as sc
-    except ImportError as error:
-        msg = "The PCA baseline needs scanpy. Install it with `pip install geneformer[plot]`."
-        raise MissingExtraError(msg) from error
+    import scanpy as sc
+
     logged = log_normalized(counts)
     seen = np.flatnonzero(logged.astype(bool).sum(axis=0))
     if logged.shape[0] < 3 or len(seen) < 3:

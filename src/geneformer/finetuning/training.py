@@ -28,7 +28,7 @@ from geneformer.engine.training import (
     run_arguments,
     shared_temporary_folder,
 )
-from geneformer.errors import MissingExtraError, NoCellsError
+from geneformer.errors import NoCellsError
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -433,11 +433,8 @@ class score_cells:  # noqa: N801  used as a function
 
 def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
     """Accuracy and macro-F1 over the labeled cells; not a number where there is none."""
-    try:
-        from sklearn.metrics import f1_score
-    except ImportError as error:
-        msg = "Fine-tuning needs scikit-learn. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
+    from sklearn.metrics import f1_score
+
     known = codes != MISSING
     if not known.any():
         return float("nan"), float("nan")

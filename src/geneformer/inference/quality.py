@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer.errors import MissingExtraError, NonFiniteValuesError, OptionError, OutOfRangeError
+from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError
 from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model
@@ -131,11 +131,8 @@ def _splits(
     values_nd: NDArray[np.float64], names: NDArray[Any], parts: NDArray[Any] | None, folds: int, seed: int
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Rows to learn from and rows held out, per fold."""
-    try:
-        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-    except ImportError as error:
-        msg = "Measuring an embedding needs scikit-learn. Install it with `pip install geneformer[plot]`."
-        raise MissingExtraError(msg) from error
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     check_range("folds", folds, low=2)
     if parts is None:
         classes, sizes = np.unique(names, return_counts=True)

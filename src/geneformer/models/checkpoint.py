@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig
 
-from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
+from geneformer.errors import CheckpointError, ConversionNeededError, UnsafeFileError
+from geneformer.files import refuse_lfs_pointer
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import UnpicklingError
 from geneformer.models.config import read_config_file, write_config
@@ -32,8 +33,6 @@ FINE_TUNED = (
     "from_cell.", "from_gene.", "gene_norm.", "heads.", "pool.", "spread", "task_log_variance", "usual",
 )  # fmt: skip
 """Entries of task heads, of no use to the encoder."""
-
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def read_config(folder: Path) -> BertConfig:
@@ -141,7 +140,4 @@ def _refuse_placeholder(path: Path) -> None:
     if not path.is_file():
         msg = f"{path} does not exist."
         raise CheckpointError(msg)
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            msg = f"{path} is a {path.stat().st_size}-byte git-lfs pointer, not the file itself. Run `git lfs pull`."
-            raise PlaceholderFileError(msg)
+    refuse_lfs_pointer(path)

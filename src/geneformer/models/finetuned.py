@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -14,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from geneformer.errors import CheckpointError, MissingExtraError, OptionError, OutOfRangeError
+from geneformer.errors import CheckpointError, OptionError, OutOfRangeError
+from geneformer.files import require
 from geneformer.models.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
 from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, extension
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
@@ -86,11 +86,7 @@ def _check_positions(pretrained: Mapping[str, Tensor], own: Mapping[str, Tensor]
 
 def low_bit_library() -> Any:
     """The module bitsandbytes."""
-    try:
-        return import_module("bitsandbytes")
-    except ImportError as error:
-        msg = 'bits="8bit" and bits="4bit" need bitsandbytes: pip install bitsandbytes. Or leave bits at "full".'
-        raise MissingExtraError(msg) from error
+    return require("bitsandbytes", 'bits="8bit" or "4bit"', instead='leave bits at "full"')
 
 
 def quantize_linears(module: nn.Module, bits: Literal["8bit", "4bit"]) -> int:
@@ -256,23 +252,19 @@ def _learns(name: str, n_layers: int, options: FinetuneOptions) -> bool:
 
 def _add_lora(network: GeneformerModel, options: FinetuneOptions) -> int:
     """Low-rank updates on queries and values, over weights of few bits if so wanted; returns the weights added."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        msg = 'strategy="lora" needs peft: pip install "geneformer[train]".'
-        raise MissingExtraError(msg) from error
+    peft = require("peft", 'strategy="lora"', extra="train")
     stack: Any = cast(GeneformerEncoder, network.bert).encoder
     if options.bits != "full":
         quantize_linears(stack, options.bits)
         # By these names PEFT knows what it is dealing with.
         stack.is_loaded_in_8bit, stack.is_loaded_in_4bit = options.bits == "8bit", options.bits == "4bit"
-    lora = LoraConfig(
+    lora = peft.LoraConfig(
         r=options.lora_rank,
-        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]  # a factor; whole numbers are not needed
+        lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
         target_modules=[f"attention.self.{name}" for name in LORA_TARGETS],
     )
-    inject_adapter_in_model(lora, stack)
+    peft.inject_adapter_in_model(lora, stack)
     return sum(parameter.numel() for name, parameter in stack.named_parameters() if ".lora_" in name)
 
 

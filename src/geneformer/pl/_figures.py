@@ -1,6 +1,5 @@
 """What every plot needs: matplotlib or a word about how to get it, the embedding to draw, and a place to save to."""
 
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import MissingExtraError, NoCellsError, UnknownColumnError
+from geneformer.errors import NoCellsError, UnknownColumnError
+from geneformer.files import require
 from geneformer.files.atomic import atomic_file
 from geneformer.options._fields import check_choice, nearest
 
@@ -28,11 +28,8 @@ INK, FAINT = "#333333", "#d9d9d9"
 
 def plotting_library(name: str) -> ModuleType:
     """An optional library, imported."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        msg = f"Plots need {name.partition('.')[0]}. Install it with `pip install geneformer[plot]`."
-        raise MissingExtraError(msg) from error
+    library: ModuleType = require(name, "Drawing", extra="plot")
+    return library
 
 
 def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

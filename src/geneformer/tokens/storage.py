@@ -25,6 +25,7 @@ from geneformer.errors import (
     PlaceholderFileError,
     RunMismatchError,
 )
+from geneformer.files import refuse_lfs_pointer
 from geneformer.files.atomic import MANIFEST_NAME, check_output, lock, output_errors, publish_folder, sync
 from geneformer.files.journal import Journal
 from geneformer.files.manifest import Manifest
@@ -323,7 +324,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 _SPLITS = "dataset_dict.json"
-_POINTER = b"version https://git-lfs"
 _FILE_FORMAT = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -410,7 +410,7 @@ def _data_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
 def _read_table(path: Path) -> pa.Table:
     """One Arrow file, of the stream or the file format, without reading it into memory."""
     with _damage_named(path):
-        _refuse_pointer(path)
+        refuse_lfs_pointer(path)
         source = pa.memory_map(str(path))
         if source.read(len(_FILE_FORMAT)) == _FILE_FORMAT:
             return pa.ipc.open_file(source).read_all()
@@ -425,7 +425,7 @@ def _read_table(path: Path) -> pa.Table:
 
 def _read_json(path: Path) -> dict[str, Any]:
     with _damage_named(path):
-        _refuse_pointer(path)
+        refuse_lfs_pointer(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             msg = f'"{path}" should hold a JSON object. The dataset is damaged; make it again.'
@@ -443,13 +443,6 @@ def _damage_named(path: Path) -> Iterator[None]:
     except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
         msg = f'"{path}" cannot be read ({error}). It is damaged, incomplete or not an Arrow file; get it again.'
         raise DatasetError(msg) from error
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            msg = f'"{path}" is a git-lfs pointer, not the file itself. Run `git lfs pull` where it came from.'
-            raise PlaceholderFileError(msg)
 
 
 def _plain_rows(table: pa.Table, path: Path) -> pa.Table:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from geneformer.errors import (
     InputNotFoundError,
-    MissingExtraError,
     PlaceholderFileError,
     UnknownColumnError,
     UnreadableInputError,
     UnsupportedFormatError,
 )
+from geneformer.files import refuse_lfs_pointer, require
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.matrices import (
@@ -36,8 +36,6 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CACHE_BYTES = 8 * 2**20
 """Holds a compressed block from one reading to the next, even a large one."""
 
-_POINTER = b"version https://git-lfs"
-
 
 def check_file(path: Path) -> None:
     """Refuse a file that is not there, empty, or a git-lfs pointer."""
@@ -49,20 +47,14 @@ def check_file(path: Path) -> None:
         raise InputNotFoundError(msg)
     try:
         with path.open("rb") as file:
-            start = file.read(200)
+            is_empty = not file.read(1)
     except PermissionError as error:
         msg = f'"{path}" may not be read (permission denied). Change its permissions, or copy it.'
         raise UnreadableInputError(msg) from error
-    if not start:
+    if is_empty:
         msg = f'"{path}" is empty (0 bytes): an interrupted download or copy. Get it again.'
         raise UnreadableInputError(msg)
-    if start.startswith(_POINTER):
-        size = path.stat().st_size
-        msg = (
-            f'"{path}" is a git-lfs pointer of {size} bytes, not the file itself. Run `git lfs pull` where it came '
-            "from."
-        )
-        raise PlaceholderFileError(msg)
+    refuse_lfs_pointer(path)
 
 
 def open_hdf5(path: Path) -> Any:
@@ -88,11 +80,7 @@ def open_hdf5(path: Path) -> Any:
 
 def open_zarr(path: Path) -> Any:
     """The open Zarr group, for reading only."""
-    try:
-        import zarr
-    except ImportError as error:
-        msg = f'Reading "{path}" needs zarr. Install it with `pip install "geneformer[zarr]"`.'
-        raise MissingExtraError(msg) from error
+    zarr = require("zarr", f'Reading "{path}"', extra="zarr")
     try:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:
