@@ -15,9 +15,8 @@ def require(module: str, needed_by: str, *, extra: str = "", instead: str = "") 
     except ImportError as error:
         library = module.partition(".")[0]
         package = f'"geneformer[{extra}]"' if extra else library
-        msg = f"{needed_by} needs {library}. Install it with `pip install {package}`" + (
-            f", or {instead}." if instead else "."
-        )
+        alternative = f", or {instead}" if instead else ""
+        msg = f"{needed_by} needs {library}. Install it with `pip install {package}`{alternative}."
         raise MissingExtraError(msg) from error
 
 

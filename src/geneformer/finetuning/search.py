@@ -19,12 +19,12 @@ from geneformer.engine.device import memory_errors, release_memory, resolve_devi
 from geneformer.errors import (
     GeneformerError,
     GeneformerWarning,
-    MissingExtraError,
     OptionError,
     RunMismatchError,
     TrainingError,
     UnknownOptionError,
 )
+from geneformer.files import require
 from geneformer.files.journal import Workers
 from geneformer.files.manifest import digest
 from geneformer.files.progress import progress_bar
@@ -662,12 +662,7 @@ def _short(value: Any) -> str:
 
 def import_optuna() -> Any:
     """Optuna."""
-    try:
-        import optuna
-    except ImportError as error:
-        msg = "A search needs optuna. Install it with `pip install geneformer[train]`."
-        raise MissingExtraError(msg) from error
-    return optuna
+    return require("optuna", "A search", extra="train")
 
 
 def storage_file(storage: str | None) -> Path | None:
