@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,318 @@ from geneformer.perturbation.exact import Edit, Effects, ExactRunner, Pairs, pos
 from geneformer.perturbation.plan import PerturbationPlan
 from geneformer.perturbation.screen import agreement, head_of, screen_deletions
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 KINDS = (SIMILARITY, SHIFT, PROBABILITY_SHIFT, GENE_SIMILARITY)
 """Order of the effects of one edit."""
+
+TOP = 50
+"""Genes among which the recall of a screen is measured."""
+
+WHOLE = (1, 1)
+"""The only part of a run that was not divided."""
+
+Progress = Callable[[int, int | None], None]
+
+Finished = Callable[[int], pa.Table]
+"""Table of a shard that was finished before."""
+
+
+def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> PerturbationEffects:
+    """All effects, in memory."""
+    tables: list[pa.Table] = []
+    total = count_shards(plan)
+    for shard in range(total):
+        tables.append(run_shard(plan, shard, tables.__getitem__))
+        if progress is not None:
+            progress(shard + 1, total)
+    return _assembled(plan, tables)
+
+
+def _assembled(plan: PerturbationPlan, tables: Sequence[pa.Table], **provenance: Any) -> PerturbationEffects:
+    """The tables of shards, in their order, as effects; for a screen with how well its estimates agree."""
+    effects = pa.concat_tables(tables).unify_dictionaries()
+    screen = {"screen": screen_agreement(plan, effects)} if plan.options.method == SCREEN else {}
+    notes = {**plan.provenance, **screen, **provenance}
+    return PerturbationEffects(effects, plan.cell_table, plan.genes, plan.state_vectors, notes)
+
+
+def run_to_folder(
+    plan: PerturbationPlan,
+    output: str | Path,
+    *,
+    part: tuple[int, int] = WHOLE,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """All effects, or one part of several, into a folder that appears when it is complete."""
+    output = check_output(output, overwrite=overwrite)
+    _check_part(part, plan)
+    total = count_shards(plan)
+    partial = output.with_name(output.name + ".partial")
+    shards = list(range(part[0] - 1, total, part[1]))
+    identity = {**plan.identity, "part": list(part)}
+    with output_errors(output):
+        partial.mkdir(exist_ok=True)
+        with lock(partial / "lock"), _journal(partial, identity, resume=resume, overwrite=overwrite) as journal:
+            check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
+            done = {
+                shard for shard in (int(entry["shard"]) for entry in journal.entries) if _is_complete(partial, shard)
+            }
+            for number, shard in enumerate(shards):
+                if shard not in done:
+                    _write_shard(partial, shard, run_shard(plan, shard, lambda number: _read_shard(partial, number)))
+                    journal.append({"shard": shard})
+                if progress is not None:
+                    progress(number + 1, len(shards))
+            _publish(plan, partial, output, shards, part)
+    shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> Path:
+    """Parts of one run, made on several machines, as the folder one machine would have made."""
+    if not folders:
+        msg = "No part is given. Pass the folders of all parts of a run."
+        raise OptionError(msg)
+    parts = [PerturbationEffects.read(folder) for folder in folders]
+    _check_parts(parts, folders)
+    pieces: dict[int, pa.Table] = {}
+    for part in parts:
+        start = 0
+        for shard, n_rows in part.provenance["shards"]:
+            pieces[shard] = part.effects.slice(start, n_rows)
+            start += n_rows
+    first = parts[0]
+    effects = pa.concat_tables([pieces[shard] for shard in sorted(pieces)]).unify_dictionaries()
+    shards = [[shard, pieces[shard].num_rows] for shard in sorted(pieces)]
+    provenance = {**first.provenance, "part": list(WHOLE), "shards": shards}
+    merged = PerturbationEffects(effects, first.cells, first.genes, first.states, provenance)
+    with atomic_folder(output, overwrite=overwrite) as temporary:
+        merged.save(temporary)
+        _manifest(merged).write(temporary)
+    return Path(output)
+
+
+def _check_part(part: tuple[int, int], plan: PerturbationPlan) -> None:
+    (number, parts), n_shards = part, plan.n_shards
+    if parts > 1 and plan.options.method == SCREEN:
+        msg = (
+            'A screen ranks the genes of all cells, so that it runs as one part. Leave out part, or use method="exact".'
+        )
+        raise OptionError(msg)
+    if not 1 <= number <= parts:
+        most = max(parts, 1)
+        msg = f"part {number} of {parts} does not exist. Count from 1: 1/{most} to {most}/{most}."
+        raise OptionError(msg)
+    if parts > n_shards:
+        msg = f"The run has {n_shards} shards, too few for {parts} parts. Lower cells_per_shard, or make fewer parts."
+        raise OptionError(msg)
+
+
+def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | Path]) -> None:
+    for folder, part in zip(folders, parts, strict=True):
+        if not {"run", "part", "shards"} <= part.provenance.keys():
+            msg = f'"{folder}" does not say which part of a run it is. Pass folders that `perturb run` finished.'
+            raise DatasetError(msg)
+        if part.provenance["run"] != parts[0].provenance["run"]:
+            msg = f'"{folder}" is a part of another run than "{folders[0]}": cells, options or weights differ.'
+            raise RunMismatchError(msg)
+    numbers = [part.provenance["part"][0] for part in parts]
+    total = parts[0].provenance["part"][1]
+    for folder, part in zip(folders, parts, strict=True):
+        if part.provenance["part"][1] != total:
+            msg = f'"{folder}" is one of {part.provenance["part"][1]} parts, "{folders[0]}" one of {total}.'
+            raise RunMismatchError(msg)
+    missing = sorted(set(range(1, total + 1)) - set(numbers))
+    if missing or len(numbers) != total:
+        twice = sorted({number for number in numbers if numbers.count(number) > 1})
+        msg = f"The run has {total} parts; missing are {missing or 'none'}, given twice {twice or 'none'}."
+        raise RunMismatchError(msg)
+
+
+@contextmanager
+def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Journal]:
+    """The journal of a new run, or of the one that is taken up again."""
+    path = partial / "journal.jsonl"
+    if overwrite and not resume:
+        path.unlink(missing_ok=True)
+    elif Journal.has_entries(path) and not resume:
+        msg = (
+            f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
+            "Nothing was changed."
+        )
+        raise OutputExistsError(msg)
+    elif path.exists() and not Journal.has_entries(path):
+        path.unlink()
+    yield Journal(path, identity)
+
+
+def _shard_path(partial: Path, shard: int) -> Path:
+    return partial / f"shard-{shard:06d}.parquet"
+
+
+def _is_complete(partial: Path, shard: int) -> bool:
+    """Whether a shard that was written is still there, to its end."""
+    try:
+        parquet.read_metadata(_shard_path(partial, shard))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _write_shard(partial: Path, shard: int, table: pa.Table) -> None:
+    with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def _read_shard(partial: Path, shard: int) -> pa.Table:
+    return parquet.read_table(_shard_path(partial, shard), memory_map=True)
+
+
+def _publish(plan: PerturbationPlan, partial: Path, output: Path, shards: Sequence[int], part: tuple[int, int]) -> None:
+    """Put the shards together, in order, and give the folder its name."""
+    tables = [_read_shard(partial, shard) for shard in shards]
+    sizes = [[shard, table.num_rows] for shard, table in zip(shards, tables, strict=True)]
+    effects = _assembled(plan, tables, run=plan.identity, part=list(part), shards=sizes)
+    finished = partial / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir()
+    effects.save(finished)
+    _manifest(effects).write(finished)
+    publish_folder(finished, output)
+
+
+def _manifest(effects: PerturbationEffects) -> Manifest:
+    provenance = effects.provenance
+    return Manifest(
+        task="perturb",
+        vocabulary=provenance["vocabulary_fingerprint"],
+        options={"perturb": provenance["perturb"]},
+        results={"cells": effects.cells.num_rows, "effects": len(effects), "part": provenance["part"]},
+    )
+
+
+def count_shards(plan: PerturbationPlan) -> int:
+    """Shards of a run; a screen goes over the cells twice."""
+    return plan.n_shards * (2 if plan.options.method == SCREEN else 1)
+
+
+def run_shard(plan: PerturbationPlan, shard: int, finished: Finished) -> pa.Table:
+    """Effects of one shard."""
+    rows = plan.rows_of(shard % plan.n_shards)
+    if plan.options.method != SCREEN:
+        return exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in plan.token_rows(rows)])
+    if shard < plan.n_shards:
+        return screened_effects(plan, rows)
+    # Again over the cells, now exactly: the strongest genes everywhere, every gene in the cells that check the screen.
+    strongest = strongest_genes(plan, [finished(number) for number in range(plan.n_shards)])
+    checked = set(check_rows(plan).tolist())
+    perturbations = [
+        [p for p in plan.targets.of_cell(cell) if row in checked or p.tokens[0] in strongest]
+        for row, cell in zip(rows.tolist(), plan.token_rows(rows), strict=True)
+    ]
+    return exact_effects(plan, rows, perturbations)
+
+
+def exact_effects(plan: PerturbationPlan, rows: Ints, perturbations: Sequence[Sequence[Perturbation]]) -> pa.Table:
+    """Effects of some perturbations of each of some cells."""
+    cells, states = plan.token_rows(rows), plan.state_vectors
+    runner = ExactRunner(plan.model, plan.options, plan.runtime, np.stack(list(states.values())) if states else None)
+    effects = _rows(plan, rows, EXACT)
+    runner.run(cells, possible_edits(cells, perturbations, plan.model), effects.take)
+    return effects.table()
+
+
+def screened_effects(plan: PerturbationPlan, rows: Ints) -> pa.Table:
+    """Estimated effects of deleting every gene of some cells."""
+    device, model, options = resolve_device(plan.runtime.device), plan.model, plan.options
+    model.network.to(device)
+    verify_placement(model.network, device)
+    vectors = list(plan.state_vectors.values())
+    states = torch.as_tensor(np.stack(vectors), device=device) if vectors else None
+    effects, number = _rows(plan, rows, SCREEN), 0
+    for place, cell in enumerate(plan.token_rows(rows)):
+        ids = torch.as_tensor(cell, device=device)
+        screened = screen_deletions(
+            model.encoder,
+            ids,
+            layer=options.layer,
+            pooling=options.pooling,
+            special_ids=model.vocabulary.special_ids.tolist(),
+            states=states,
+            head=None if model.classifier is None else head_of(model.classifier, ids, model.temperature),
+            probes=0 if vectors else None,
+            seed=options.seed,
+        )
+        by_token = {perturbation.tokens[0]: perturbation for perturbation in plan.targets.of_cell(cell)}
+        similarity = None if screened.similarity is None else screened.similarity[None]
+        kinds = (SIMILARITY, similarity), (SHIFT, screened.shifts), (PROBABILITY_SHIFT, screened.probability_shifts)
+        for gene, token in enumerate(cell[screened.places].tolist()):
+            if token not in by_token:
+                continue
+            for kind, values in kinds:
+                if values is not None:
+                    effects.add_estimates(number, place, by_token[token], kind, values[:, gene])
+            number += 1
+    return effects.table()
+
+
+def strongest_genes(plan: PerturbationPlan, screened: Sequence[pa.Table]) -> set[int]:
+    """Token ids of the genes with the strongest estimated effect, averaged over the cells that have them."""
+    frame = _main_effects(plan, pa.concat_tables(screened))
+    genes = frame["genes"].astype(str).to_numpy()
+    names, place = np.unique(genes, return_inverse=True)
+    means = np.abs(np.bincount(place, weights=frame["value"].to_numpy(np.float64)) / np.bincount(place))
+    best = names[np.argsort(-means, kind="stable")[: plan.options.verify]]
+    return {plan.model.vocabulary.token_of[name] for name in best.tolist()}
+
+
+def _main_effects(plan: PerturbationPlan, effects: pa.Table) -> "pd.DataFrame":
+    """The effects genes are ranked by: shifts towards the goal, or else distances."""
+    columns = ["cell_id", "genes", "effect", "target", "value", "method"]
+    kind, target = (SIMILARITY, "") if plan.options.goal is None else (SHIFT, plan.options.goal)
+    frame: pd.DataFrame = effects.select(columns).to_pandas()
+    frame = frame[(frame["effect"] == kind) & (frame["target"] == target)]
+    return frame.assign(value=1 - frame["value"].astype(np.float64)) if kind == SIMILARITY else frame
+
+
+def check_rows(plan: PerturbationPlan) -> Ints:
+    """Rows of the cells in which a screen runs every gene exactly as well."""
+    rows = plan.cells.rows
+    n_checked = min(plan.options.check_cells, len(rows))
+    return np.sort(np.random.default_rng([plan.options.seed, 1]).choice(rows, n_checked, replace=False))
+
+
+def screen_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
+    """How well the estimates agree with exact effects, in the cells where every gene was run exactly."""
+    frame = _main_effects(plan, effects)
+    names = plan.tokens.cell_ids[check_rows(plan)].astype(str)
+    frame = frame[frame["cell_id"].astype(str).isin(names)].astype({"method": str, "cell_id": str, "genes": str})
+    wide = frame.pivot_table(index=["cell_id", "genes"], columns="method", values="value", sort=False).dropna()
+    if len(wide) < 2 or SCREEN not in wide or EXACT not in wide:
+        return {"cells": 0}
+    cells = [
+        agreement(part[SCREEN].to_numpy(), part[EXACT].to_numpy(), TOP)
+        for _, part in wide.groupby(level="cell_id")
+        if len(part) > 1
+    ]
+    means = wide.groupby(level="genes").mean()
+    overall = agreement(means[SCREEN].to_numpy(), means[EXACT].to_numpy(), TOP)
+    return {
+        "cells": len(cells),
+        "spearman": float(np.mean([cell["spearman"] for cell in cells])),
+        f"recall_of_top_{TOP}": float(np.mean([cell["strongest"] for cell in cells])),
+        "spearman_of_means": overall["spearman"],
+        f"recall_of_top_{TOP}_of_means": overall["strongest"],
+    }
+
+
+def _rows(plan: PerturbationPlan, rows: Ints, method: str) -> "EffectRows":
+    names = plan.tokens.cell_ids[rows]
+    return EffectRows(names, list(plan.state_vectors), plan.model.classes, plan.model.vocabulary.gene_of, method)
 
 
 def effects_schema() -> pa.Schema:
@@ -95,353 +405,26 @@ class EffectRows:
         edits = sorted(self._edits)
         place = np.searchsorted(edits, numbers)
         of_edit = [self._edits[number] for number in edits]
+        # Names of targets one after the other: none for similarity, then states, classes and genes.
+        names = ["", *self.states, *self.classes, *map(str, self.genes)]
+        first = np.cumsum([0, 1, len(self.states), len(self.classes)])
         columns = {
             "cell_id": _texts([str(self.cell_ids[cell]) for cell, _ in of_edit], place),
             "perturbation": _texts([perturbation.name for _, perturbation in of_edit], place),
             "genes": _texts(["+".join(str(self.genes[t]) for t in p.tokens) for _, p in of_edit], place),
             "edit": _texts([perturbation.edit for _, perturbation in of_edit], place),
             "effect": _texts(KINDS, kinds),
-            "target": self._targets(kinds, targets),
+            "target": _texts(names, first[kinds] + targets),
             "value": pa.array(values[order]),
             "method": _texts([self.method], np.zeros(len(numbers), np.int64)),
         }
         return pa.table(columns, schema=effects_schema())
 
-    def _targets(self, kinds: Ints, targets: Ints) -> pa.Array:
-        """Names of states, classes and genes; empty for similarity."""
-        names = ["", *self.states, *self.classes, *map(str, self.genes)]
-        first = np.array([0, 1, 1 + len(self.states), 1 + len(self.states) + len(self.classes)])
-        return _texts(names, first[kinds] + targets)
-
 
 def _texts(names: Sequence[str], rows: Ints) -> pa.Array:
     """One of several texts per row; texts that no row has, and repetitions, are left out."""
-    wanted, place = np.unique(rows, return_inverse=True)
-    distinct = {name: number for number, name in enumerate(dict.fromkeys(names[row] for row in wanted.tolist()))}
-    number_of = np.array([distinct[names[row]] for row in wanted.tolist()], dtype=np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(number_of[place]), pa.array(list(distinct), pa.string()))
-
-
-Finished = Callable[[int], pa.Table]
-"""Table of a shard that was finished before."""
-
-TOP = 50
-"""Genes among which a screen's recall is told."""
-
-
-def count_shards(plan: PerturbationPlan) -> int:
-    """Shards of a run; a screen goes over the cells twice."""
-    return plan.n_shards * (2 if plan.options.method == SCREEN else 1)
-
-
-def run_shard(plan: PerturbationPlan, shard: int, finished: Finished) -> pa.Table:
-    """Effects of one shard."""
-    rows = plan.rows_of(shard % plan.n_shards)
-    if plan.options.method != SCREEN:
-        return exact_effects(plan, rows, [plan.targets.of_cell(cell) for cell in plan.token_rows(rows)])
-    if shard < plan.n_shards:
-        return screened_effects(plan, rows)
-    strongest = strongest_genes(plan, [finished(number) for number in range(plan.n_shards)])
-    checked = set(check_rows(plan).tolist())
-    wanted = []
-    for row, cell in zip(rows.tolist(), plan.token_rows(rows), strict=True):
-        everything = plan.targets.of_cell(cell)
-        wanted.append([p for p in everything if row in checked or p.tokens[0] in strongest])
-    return exact_effects(plan, rows, wanted)
-
-
-def exact_effects(plan: PerturbationPlan, rows: Ints, perturbations: Sequence[Sequence[Perturbation]]) -> pa.Table:
-    """Effects of some perturbations of each of some cells."""
-    cells, states = plan.token_rows(rows), plan.state_vectors
-    runner = ExactRunner(plan.model, plan.options, plan.runtime, np.stack(list(states.values())) if states else None)
-    found = _rows(plan, rows, EXACT)
-    runner.run(cells, possible_edits(cells, perturbations, plan.model), found.take)
-    return found.table()
-
-
-def screened_effects(plan: PerturbationPlan, rows: Ints) -> pa.Table:
-    """Estimated effects of deleting every gene of some cells."""
-    device, model, options = resolve_device(plan.runtime.device), plan.model, plan.options
-    model.network.to(device)
-    verify_placement(model.network, device)
-    vectors = list(plan.state_vectors.values())
-    states = torch.as_tensor(np.stack(vectors), device=device) if vectors else None
-    found, number = _rows(plan, rows, SCREEN), 0
-    for place, cell in enumerate(plan.token_rows(rows)):
-        ids = torch.as_tensor(cell, device=device)
-        screened = screen_deletions(
-            model.encoder,
-            ids,
-            layer=options.layer,
-            pooling=options.pooling,
-            special_ids=model.vocabulary.special_ids.tolist(),
-            states=states,
-            head=None if model.classifier is None else head_of(model.classifier, ids, model.temperature),
-            probes=0 if vectors else None,
-            seed=options.seed,
-        )
-        by_token = {perturbation.tokens[0]: perturbation for perturbation in plan.targets.of_cell(cell)}
-        similarity = None if screened.similarity is None else screened.similarity[None]
-        kinds = (SIMILARITY, similarity), (SHIFT, screened.shifts), (PROBABILITY_SHIFT, screened.probability_shifts)
-        for gene, token in enumerate(cell[screened.places].tolist()):
-            if token not in by_token:
-                continue
-            for kind, values in kinds:
-                if values is not None:
-                    found.add_estimates(number, place, by_token[token], kind, values[:, gene])
-            number += 1
-    return found.table()
-
-
-def strongest_genes(plan: PerturbationPlan, screened: Sequence[pa.Table]) -> set[int]:
-    """Token ids of the genes with the strongest estimated effect, averaged over the cells that have them."""
-    genes, values = _main_effects(plan, pa.concat_tables(screened), SCREEN)
-    names, place = np.unique(genes, return_inverse=True)
-    means = np.abs(np.bincount(place, weights=values) / np.maximum(np.bincount(place), 1))
-    best = names[np.argsort(-means, kind="stable")[: plan.options.verify]]
-    token_of = plan.model.vocabulary.token_of
-    return {token_of[name] for name in best.tolist()}
-
-
-def check_rows(plan: PerturbationPlan) -> Ints:
-    """Rows of the cells in which a screen runs every gene exactly as well."""
-    rows = plan.cells.rows
-    n_checked = min(plan.options.check_cells, len(rows))
-    return np.sort(np.random.default_rng([plan.options.seed, 1]).choice(rows, n_checked, replace=False))
-
-
-def screen_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
-    """What the estimates were worth, in the cells where every gene was run exactly."""
-    names = plan.tokens.cell_ids[check_rows(plan)].astype(str)
-    frame = effects.to_pandas()
-    frame = frame[frame["cell_id"].astype(str).isin(names)]
-    kind, target = _main(plan)
-    frame = frame[(frame["effect"] == kind) & (frame["target"] == target)]
-    wide = frame.astype({"method": str, "cell_id": str, "genes": str})
-    wide = wide.pivot_table(index=["cell_id", "genes"], columns="method", values="value", sort=False).dropna()
-    if len(wide) < 2 or SCREEN not in wide or EXACT not in wide:
-        return {"cells": 0}
-    if kind == SIMILARITY:
-        wide = 1 - wide
-    cells = [
-        agreement(part[SCREEN].to_numpy(), part[EXACT].to_numpy(), TOP)
-        for _, part in wide.groupby(level="cell_id")
-        if len(part) > 1
-    ]
-    means = wide.groupby(level="genes").mean()
-    overall = agreement(means[SCREEN].to_numpy(), means[EXACT].to_numpy(), TOP)
-    return {
-        "cells": len(cells),
-        "spearman": float(np.mean([cell["spearman"] for cell in cells])),
-        f"recall_of_top_{TOP}": float(np.mean([cell["strongest"] for cell in cells])),
-        "spearman_of_means": overall["spearman"],
-        f"recall_of_top_{TOP}_of_means": overall["strongest"],
-    }
-
-
-def _rows(plan: PerturbationPlan, rows: Ints, method: str) -> EffectRows:
-    names = plan.tokens.cell_ids[rows]
-    return EffectRows(names, list(plan.state_vectors), plan.model.classes, plan.model.vocabulary.gene_of, method)
-
-
-def _main(plan: PerturbationPlan) -> tuple[str, str]:
-    """The effect genes are ranked by, and its target."""
-    goal = plan.options.goal
-    return (SIMILARITY, "") if goal is None else (SHIFT, goal)
-
-
-def _main_effects(
-    plan: PerturbationPlan, table: pa.Table, method: str
-) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
-    """Genes and values of that effect."""
-    frame = table.select(["genes", "effect", "target", "value", "method"]).to_pandas()
-    kind, target = _main(plan)
-    frame = frame[(frame["effect"] == kind) & (frame["target"] == target) & (frame["method"] == method)]
-    values = frame["value"].to_numpy(np.float64)
-    return frame["genes"].astype(str).to_numpy(), 1 - values if kind == SIMILARITY else values
-
-
-Progress = Callable[[int, int | None], None]
-
-WHOLE = (1, 1)
-"""The part of a run that is all of it."""
-
-
-def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> PerturbationEffects:
-    """All effects, in memory."""
-    tables: list[pa.Table] = []
-    total = count_shards(plan)
-    for shard in range(total):
-        tables.append(run_shard(plan, shard, tables.__getitem__))
-        if progress is not None:
-            progress(shard + 1, total)
-    effects = pa.concat_tables(tables).unify_dictionaries()
-    told = _with_agreement(plan, effects)
-    return PerturbationEffects(effects, plan.cell_table, plan.genes, plan.state_vectors, told)
-
-
-def _with_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any]:
-    """Provenance; for a screen with what its estimates were worth."""
-    told = plan.provenance
-    return {**told, "screen": screen_agreement(plan, effects)} if plan.options.method == SCREEN else told
-
-
-def run_to_folder(
-    plan: PerturbationPlan,
-    output: str | Path,
-    *,
-    part: tuple[int, int] = WHOLE,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """All effects, or one part of several, into a folder that appears when it is complete."""
-    output = check_output(output, overwrite=overwrite)
-    _check_part(part, plan)
-    total = count_shards(plan)
-    partial = output.with_name(output.name + ".partial")
-    mine = list(range(part[0] - 1, total, part[1]))
-    identity = {**plan.identity, "part": list(part)}
-    with output_errors(output):
-        partial.mkdir(exist_ok=True)
-        with lock(partial / "lock"), _journal(partial, identity, resume=resume, overwrite=overwrite) as journal:
-            check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
-            done = {shard for shard in (int(entry["shard"]) for entry in journal.entries) if _is_whole(partial, shard)}
-            for number, shard in enumerate(mine):
-                if shard not in done:
-                    _write_shard(partial, shard, run_shard(plan, shard, lambda number: _read_shard(partial, number)))
-                    journal.append({"shard": shard})
-                if progress is not None:
-                    progress(number + 1, len(mine))
-            _publish(plan, partial, output, mine, part)
-    shutil.rmtree(partial, ignore_errors=True)
-    return output
-
-
-def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> Path:
-    """Parts of one run, made on several machines, as the folder one machine would have made."""
-    if not folders:
-        msg = "No part is given. Pass the folders of all parts of a run."
-        raise OptionError(msg)
-    parts = [PerturbationEffects.read(folder) for folder in folders]
-    _check_parts(parts, folders)
-    pieces: dict[int, pa.Table] = {}
-    for part in parts:
-        start = 0
-        for shard, n_rows in part.provenance["shards"]:
-            pieces[shard] = part.effects.slice(start, n_rows)
-            start += n_rows
-    first = parts[0]
-    effects = pa.concat_tables([pieces[shard] for shard in sorted(pieces)]).unify_dictionaries()
-    shards = [[shard, pieces[shard].num_rows] for shard in sorted(pieces)]
-    provenance = {**first.provenance, "part": list(WHOLE), "shards": shards}
-    merged = PerturbationEffects(effects, first.cells, first.genes, first.states, provenance)
-    with atomic_folder(output, overwrite=overwrite) as temporary:
-        merged.save(temporary)
-        _manifest(merged).write(temporary)
-    return Path(output)
-
-
-def _check_part(part: tuple[int, int], plan: PerturbationPlan) -> None:
-    (number, parts), n_shards = part, plan.n_shards
-    if parts > 1 and plan.options.method == SCREEN:
-        msg = (
-            'A screen ranks the genes of all cells, so that it runs as one part. Leave out part, or use method="exact".'
-        )
-        raise OptionError(msg)
-    if not 1 <= number <= parts:
-        most = max(parts, 1)
-        msg = f"part {number} of {parts} does not exist. Count from 1: 1/{most} to {most}/{most}."
-        raise OptionError(msg)
-    if parts > n_shards:
-        msg = f"The run has {n_shards} shards, too few for {parts} parts. Lower cells_per_shard, or make fewer parts."
-        raise OptionError(msg)
-
-
-def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | Path]) -> None:
-    for folder, part in zip(folders, parts, strict=True):
-        if not {"run", "part", "shards"} <= part.provenance.keys():
-            msg = f'"{folder}" does not tell which part of a run it is. Pass folders that `perturb run` finished.'
-            raise DatasetError(msg)
-        if part.provenance["run"] != parts[0].provenance["run"]:
-            msg = f'"{folder}" is a part of another run than "{folders[0]}": cells, options or weights differ.'
-            raise RunMismatchError(msg)
-    numbers = [part.provenance["part"][0] for part in parts]
-    total = parts[0].provenance["part"][1]
-    for folder, part in zip(folders, parts, strict=True):
-        if part.provenance["part"][1] != total:
-            msg = f'"{folder}" is one of {part.provenance["part"][1]} parts, "{folders[0]}" one of {total}.'
-            raise RunMismatchError(msg)
-    missing = sorted(set(range(1, total + 1)) - set(numbers))
-    if missing or len(numbers) != total:
-        twice = sorted({number for number in numbers if numbers.count(number) > 1})
-        msg = f"The run has {total} parts; missing are {missing or 'none'}, given twice {twice or 'none'}."
-        raise RunMismatchError(msg)
-
-
-@contextmanager
-def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Journal]:
-    """The journal of a new run, or of the one that is taken up again."""
-    path = partial / "journal.jsonl"
-    if overwrite and not resume:
-        path.unlink(missing_ok=True)
-    elif Journal.has_entries(path) and not resume:
-        msg = (
-            f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
-            "Nothing was changed."
-        )
-        raise OutputExistsError(msg)
-    elif path.exists() and not Journal.has_entries(path):
-        path.unlink()
-    yield Journal(path, identity)
-
-
-def _shard_path(partial: Path, shard: int) -> Path:
-    return partial / f"shard-{shard:06d}.parquet"
-
-
-def _is_whole(partial: Path, shard: int) -> bool:
-    """Whether a shard that was written is still there, to its end."""
-    try:
-        parquet.read_metadata(_shard_path(partial, shard))
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return False
-    return True
-
-
-def _write_shard(partial: Path, shard: int, table: pa.Table) -> None:
-    with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
-        parquet.write_table(table, temporary)
-
-
-def _read_shard(partial: Path, shard: int) -> pa.Table:
-    return parquet.read_table(_shard_path(partial, shard), memory_map=True)
-
-
-def _publish(plan: PerturbationPlan, partial: Path, output: Path, shards: Sequence[int], part: tuple[int, int]) -> None:
-    """Put the shards together, in order, and give the folder its name."""
-    tables = [_read_shard(partial, shard) for shard in shards]
-    effects = pa.concat_tables(tables).unify_dictionaries()
-    provenance = {
-        **_with_agreement(plan, effects),
-        "run": plan.identity,
-        "part": list(part),
-        "shards": [[shard, table.num_rows] for shard, table in zip(shards, tables, strict=True)],
-    }
-    found = PerturbationEffects(effects, plan.cell_table, plan.genes, plan.state_vectors, provenance)
-    finished = partial / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    finished.mkdir()
-    found.save(finished)
-    _manifest(found).write(finished)
-    publish_folder(finished, output)
-
-
-def _manifest(found: PerturbationEffects) -> Manifest:
-    told = found.provenance
-    return Manifest(
-        task="perturb",
-        vocabulary=told["vocabulary_fingerprint"],
-        options={"perturb": told["perturb"]},
-        results={"cells": found.cells.num_rows, "effects": len(found), "part": told["part"]},
-    )
+    used, place = np.unique(rows, return_inverse=True)
+    texts = [names[row] for row in used.tolist()]
+    number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    numbers = np.array([number[text] for text in texts], dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(numbers[place]), pa.array(list(number), pa.string()))
