@@ -710,9 +710,9 @@ class Quantized:
 
 def test_search_spaces_are_read_in_every_published_form():
     optuna = pytest.importorskip("optuna")
-    from geneformer.compat.classifier import DEFAULT, checked_space, draw
+    from geneformer.compat.search_space import DEFAULT, read_ray_space
 
-    space = checked_space(
+    space = read_ray_space(
         {
             "num_train_epochs": [1],
             "learning_rate": (1e-6, 1e-3),
@@ -727,7 +727,8 @@ def test_search_spaces_are_read_in_every_published_form():
     )
     study = optuna.create_study()
     for _ in range(30):
-        drawn = draw(study.ask(), space)
+        trial = study.ask(space)
+        drawn = trial.params
         assert drawn["num_train_epochs"] == 1
         assert 1e-6 <= drawn["learning_rate"] <= 1e-3
         assert 0 <= drawn["weight_decay"] <= 0.3
@@ -735,20 +736,20 @@ def test_search_spaces_are_read_in_every_published_form():
         assert isinstance(drawn["warmup_steps"], int)
         assert drawn["max_grad_norm"] in (0.5, 1.0, 1.5)
         assert drawn["per_device_train_batch_size"] in (4, 8)
-        study.tell(study.trials[-1].number, 0.0)
+        study.tell(trial, 0.0)
     spans = study.trials[0].distributions
     assert spans["learning_rate"].log
     assert spans["adam_epsilon"].log
     assert not spans["weight_decay"].log
-    assert list(checked_space(None)) == list(DEFAULT)
+    assert list(read_ray_space(None)) == list(DEFAULT)
 
 
 @pytest.mark.parametrize("entry", [lambda spec: 1, object(), ()])
 def test_forms_that_cannot_be_drawn_from_are_named(entry):
-    from geneformer.compat.classifier import checked_space
+    from geneformer.compat.search_space import read_ray_space
 
     with pytest.raises(OptionError, match="weight_decay"):
-        checked_space({"weight_decay": entry})
+        read_ray_space({"weight_decay": entry})
 
 
 def test_a_search_keeps_the_best_model_and_all_of_its_reports(run, model, tmp_path):
@@ -887,7 +888,6 @@ def test_training_comes_to_what_a_plain_trainer_comes_to(kind, tmp_path):
     from transformers import BertForSequenceClassification, BertForTokenClassification, Trainer, TrainingArguments
 
     from geneformer import DataCollatorForCellClassification, DataCollatorForGeneClassification
-    from geneformer.compat.classifier import base_model, plan_of
     from geneformer.compat.classifier_training import new_network
 
     datasets = pytest.importorskip("datasets")
@@ -907,8 +907,7 @@ def test_training_comes_to_what_a_plain_trainer_comes_to(kind, tmp_path):
         classes = {"a": genes([10, 11]), "b": genes([12, 13])}
         classifier, n_classes = Classifier("gene", gene_class_dict=classes, **settings), 2
         plain, collate = BertForTokenClassification, DataCollatorForGeneClassification()
-    base = base_model(classifier, folder)
-    start = new_network(base, plan_of(classifier, base, n_classes, len(data), evaluate=False), seed=3)
+    start = new_network(load_model(folder), kind, n_classes, seed=3, freeze_layers=1)
     start.save_pretrained(tmp_path / "start")
     found = classifier.train_classifier(folder, n_classes, data, None, tmp_path / "ours").model.state_dict()
 

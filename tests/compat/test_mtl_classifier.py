@@ -15,9 +15,9 @@ import torch
 from transformers import BertConfig, BertModel
 
 import geneformer as gf
-from geneformer.compat import mtl_classifier as mtl_logging
-from geneformer.compat import mtl_classifier as mtl_training
-from geneformer.compat.mtl_classifier import Hyperparameters, MTLClassifier, learn_values, load_tasks, tell_values
+from geneformer.compat import mtl_classifier
+from geneformer.compat.mtl_classifier import Hyperparameters, MTLClassifier, learn_tasks, predict_tasks
+from geneformer.compat.mtl_files import load_tasks
 from geneformer.compat.networks import readable_folder
 from geneformer.errors import (
     CheckpointError,
@@ -309,7 +309,7 @@ def test_a_manual_run_needs_only_what_differs_from_the_published_values(make, tm
 
 def cells_for_training(parts):
     folder, model = parts
-    return mtl_training.TaskCells.open(model, folder / "train.dataset", folder / "val.dataset", COLUMNS)
+    return mtl_classifier.TaskCells.open(model, folder / "train.dataset", folder / "val.dataset", COLUMNS)
 
 
 def test_batches_hold_so_many_cells_and_the_schedule_ends_with_accumulation(parts):
@@ -318,7 +318,7 @@ def test_batches_hold_so_many_cells_and_the_schedule_ends_with_accumulation(part
     options = Hyperparameters(learning_rate=1e-4, warmup_ratio=0.0).finetuning(
         epochs=2, accumulation=3, logging_steps=1, seed=0
     )
-    _, result = learn_values(
+    _, result = learn_tasks(
         cells.base,
         cells.train,
         cells.classes,
@@ -339,8 +339,8 @@ def test_padding_does_not_change_what_attention_pooling_gives(studied, parts):
     cells = read_dataset(folder / "test.dataset")
     short = int(np.argmin(cells.lengths))
     runtime = RuntimeOptions(dtype="float32", device="cpu")
-    together = tell_values(network, cells, LABELS, runtime, max_length=pairing.max_length)
-    alone = tell_values(network, cells.take([short]), LABELS, runtime, max_length=pairing.max_length)
+    together = predict_tasks(network, cells, LABELS, runtime, max_length=pairing.max_length)
+    alone = predict_tasks(network, cells.take([short]), LABELS, runtime, max_length=pairing.max_length)
     assert len(set(cells.lengths.tolist())) > 1
     for name in COLUMNS:
         assert np.allclose(together.proba[name][short], alone.proba[name][0], atol=1e-6)
@@ -536,7 +536,7 @@ def test_missing_paths_and_switches_are_named(make):
 def test_logs_go_to_the_results_where_nobody_may_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(GeneformerWarning, match="tblogdir"):
-        found = mtl_logging.log_folder(tmp_path / "file" / "logs", tmp_path)
+        found = mtl_classifier.log_folder(tmp_path / "file" / "logs", tmp_path)
     assert found == tmp_path / "tblogdir"
 
 
@@ -563,7 +563,7 @@ def test_weights_and_biases_is_told(make, monkeypatch):
             return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", Library)
-    monkeypatch.setattr(mtl_logging.RunLog, "callbacks", [])
+    monkeypatch.setattr(mtl_classifier.RunLog, "callbacks", [])
     make(use_wandb=True, wandb_project="mine", use_manual_hyperparameters=True).run_manual_tuning()
     assert told[0]["project"] == "mine"
     assert {"val/loss", "val/cell_type/accuracy"} <= set(told[1])

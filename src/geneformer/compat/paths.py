@@ -23,7 +23,7 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "emb_extractor": {"emb_extractor": "EmbExtractor get_embs label_cell_embs label_gene_embs"},
     "evaluation_utils": {
-        "classifier": (
+        "classifier_reports": (
             "classifier_predict get_cross_valid_roc_metrics get_metrics plot_ROC plot_confusion_matrix "
             "plot_predictions py_softmax vote"
         ),

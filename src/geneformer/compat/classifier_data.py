@@ -1,0 +1,219 @@
+"""Cells that the published classifiers learn from: read, labeled, and split as published."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geneformer.compat.cells import drawn_rows, listed, rows_with, split_rows
+from geneformer.compat.classifier_training import LABELS, highest_token
+from geneformer.errors import (
+    ConstantLabelError,
+    DatasetError,
+    GeneformerWarning,
+    MissingLabelError,
+    OptionError,
+    UnknownClassError,
+    UnsupportedArgumentError,
+)
+from geneformer.files.atomic import output_errors
+from geneformer.files.pickles import read_pickle
+from geneformer.finetuning.splits import draw_split
+from geneformer.finetuning.training import cells_with
+from geneformer.models.losses import MISSING
+from geneformer.options import SplitOptions
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset, write_dataset
+
+
+def as_tokens(data: Any) -> TokenizedDataset:
+    """Tokenized cells, from a folder, a `datasets.Dataset` or as they are."""
+    if isinstance(data, TokenizedDataset):
+        return data
+    if isinstance(data, str | Path):
+        return read_dataset(data)
+    if hasattr(data, "with_format") and hasattr(data, "column_names"):
+        return TokenizedDataset(data.with_format("arrow")[:])
+    msg = f"The cells are a {type(data).__name__}. Give a folder, or a datasets.Dataset."
+    raise DatasetError(msg)
+
+
+def shuffled(data: TokenizedDataset, most: int | None = None) -> TokenizedDataset:
+    """Cells in the order of the published draw; at most so many."""
+    return data.take(drawn_rows(len(data))[:most])
+
+
+def made_folder(path: str | Path) -> Path:
+    """A folder, made with its parents."""
+    folder = Path(path)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_labeled(data: TokenizedDataset, path: Path) -> None:
+    """Write cells, replacing those that are there."""
+    made_folder(path.parent)
+    write_dataset(data, path, overwrite=True)
+
+
+def read_classes(path: str | Path) -> dict[int, Any]:
+    """Labels by class id, from a `_id_class_dict.pkl` of this or the published package."""
+    classes = read_pickle(path)
+    if not isinstance(classes, dict) or not classes or not all(isinstance(key, int) for key in classes):
+        msg = f'"{path}" is no dictionary of class ids and labels. Give the _id_class_dict.pkl of prepare_data.'
+        raise OptionError(msg)
+    if sorted(classes) != list(range(len(classes))):
+        msg = f'"{path}" numbers its classes {sorted(classes)}. They must be numbered from 0 without gaps.'
+        raise OptionError(msg)
+    return classes
+
+
+def label_cells(
+    data: TokenizedDataset, state_key: str, classes: dict[int, Any] | None
+) -> tuple[TokenizedDataset, dict[int, Any]]:
+    """The state column as class ids in a column `label`, and the label of each id."""
+    states = data.column(state_key).tolist()
+    if any(state is None or state != state for state in states):  # noqa: PLR0124  NaN
+        msg = f"Some cells have no value of {state_key!r}. Leave them out with filter_data."
+        raise MissingLabelError(msg)
+    if classes is None:
+        classes = dict(enumerate(sorted(set(states), key=lambda state: (isinstance(state, str), state))))
+        if len(classes) == 1:
+            msg = (
+                f"All cells left have {state_key!r} {classes[0]!r}: there is nothing to tell apart. Choose other cells."
+            )
+            raise ConstantLabelError(msg)
+    id_of = {label: number for number, label in classes.items()}
+    unknown = sorted({str(state) for state in states if state not in id_of})
+    if unknown:
+        msg = f"States that the dictionary of classes does not have: {', '.join(unknown[:5])}. It has {list(id_of)}."
+        raise UnknownClassError(msg)
+    codes = pa.chunked_array([pa.array([id_of[state] for state in states], pa.int64())])
+    return _with_column(data, LABELS["cell"], codes, in_place_of=state_key), dict(classes)
+
+
+def label_genes(data: TokenizedDataset, class_of: Mapping[int, int]) -> TokenizedDataset:
+    """Cells with any of the genes, with the class of every token in a column `labels`."""
+    class_by_token = np.full(max(highest_token(data), *class_of) + 1, MISSING, dtype=np.int64)
+    class_by_token[list(class_of)] = list(class_of.values())
+    labeled = data.take(cells_with(data, class_by_token, int(data.lengths.max()) if len(data) else 1))
+    name = LABELS["gene"]
+    return _with_column(
+        labeled, name, _token_classes(labeled, class_by_token), in_place_of=name if name in labeled.columns else None
+    )
+
+
+def _token_classes(
+    data: TokenizedDataset, class_by_token: NDArray[np.int64], *, at_once: int = 2048
+) -> pa.ChunkedArray:
+    """Class of every token of every cell, as a column of lists of int64."""
+    chunks = []
+    for start in range(0, len(data), at_once):
+        packed = data.gather(np.arange(start, min(start + at_once, len(data))))
+        values = pa.array(class_by_token[packed.input_ids])
+        chunks.append(pa.ListArray.from_arrays(pa.array(packed.cu_seqlens.astype(np.int32)), values))
+    return pa.chunked_array(chunks, type=pa.list_(pa.int64()))
+
+
+def _with_column(data: TokenizedDataset, name: str, values: Any, *, in_place_of: str | None) -> TokenizedDataset:
+    table = data.table
+    if in_place_of is None:
+        table = table.append_column(name, values)
+    else:
+        table = table.set_column(table.column_names.index(in_place_of), name, values)
+    return TokenizedDataset(table, vocabulary=data.vocabulary, path=data.path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellSplit:
+    """The published arguments that say how cells are split."""
+
+    split_id_dict: Mapping[str, Any] | None
+    attr_to_split: str | None
+    attr_to_balance: Any
+    max_trials: int
+    pval_threshold: float
+
+    def __post_init__(self) -> None:
+        if self.split_id_dict is not None and self.attr_to_split is not None:
+            msg = "split_id_dict and attr_to_split are two ways to split. Give one of them."
+            raise UnsupportedArgumentError(msg)
+        if (self.attr_to_split is None) is not (self.attr_to_balance is None):
+            msg = "attr_to_split (a column of ids) and attr_to_balance (columns to balance) go together. Give both."
+            raise UnsupportedArgumentError(msg)
+
+    @property
+    def is_at_random(self) -> bool:
+        """Whether single cells are drawn."""
+        return self.split_id_dict is None and self.attr_to_split is None
+
+    def draw(
+        self,
+        data: TokenizedDataset,
+        share: float,
+        *,
+        held_out: str,
+        trials_file: Path,
+        state_names: Mapping[str, list[str]],
+        stratify: str | None,
+    ) -> tuple[TokenizedDataset, TokenizedDataset]:
+        """Cells to learn from and cells held out: by lists of ids, by balanced ids, or one by one as published."""
+        if self.split_id_dict is not None:
+            return _split_by_ids(data, self.split_id_dict, held_out)
+        if self.attr_to_split is not None:
+            return self._draw_balanced(data, share, trials_file, state_names)
+        rows = split_rows(len(data), share, None if stratify is None else data.column(stratify))
+        return data.take(rows[0]), data.take(rows[1])
+
+    def _draw_balanced(
+        self, data: TokenizedDataset, share: float, trials_file: Path, state_names: Mapping[str, list[str]]
+    ) -> tuple[TokenizedDataset, TokenizedDataset]:
+        """Ids drawn so that the sides do not differ in the attributes; all draws go to a file."""
+        import pandas as pd
+
+        names, ids = listed(self.attr_to_balance), data.column(str(self.attr_to_split))
+        attributes = {
+            name: state_names[name] if name in state_names and name not in data.columns else data.column(name)
+            for name in names
+        }
+        options = SplitOptions(
+            method="balanced", valid=0.0, test=share, balance=tuple(names), max_trials=self.max_trials,
+            p_threshold=self.pval_threshold, seed=0,
+        )  # fmt: skip
+        split = draw_split(data.column(LABELS["cell"]), options, ids=ids, attributes=attributes)
+        everyone = sorted({str(entry) for entry in ids.tolist()})
+        rows = []
+        for trial in split.trials:
+            eval_ids = [str(entry) for entry in trial["held_out"]]
+            row = {"trial_num": trial["trial"], "train_ids": [entry for entry in everyone if entry not in eval_ids]}
+            row["eval_ids"] = eval_ids
+            for name in names:
+                row[f"{name}_train_mean_or_counts"] = trial[f"{name}_train"]
+                row[f"{name}_eval_mean_or_counts"] = trial[f"{name}_held_out"]
+                row[f"{name}_pval"] = trial[f"{name}_p"]
+            rows.append(row | {"mean_pval": trial["mean_p"], "accepted": trial["accepted"]})
+        made_folder(trials_file.parent)
+        pd.DataFrame(rows).to_csv(trials_file)
+        return data.take(split.train), data.take(split.test)
+
+
+def _split_by_ids(
+    data: TokenizedDataset, split_id_dict: Mapping[str, Any], held_out: str
+) -> tuple[TokenizedDataset, TokenizedDataset]:
+    """Cells by lists of ids, in the order of the file."""
+    if set(split_id_dict) != {"attr_key", "train", held_out}:
+        msg = f"split_id_dict has the keys {sorted(split_id_dict)}. It takes attr_key, train and {held_out}."
+        raise OptionError(msg)
+    train, other = listed(split_id_dict["train"]), listed(split_id_dict[held_out])
+    both = sorted({str(entry) for entry in train} & {str(entry) for entry in other})
+    if both:
+        msg = f"split_id_dict has ids on both sides: {', '.join(both[:5])}. Scores come out too high."
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+    key = split_id_dict["attr_key"]
+    return data.take(rows_with(data, {key: train})), data.take(rows_with(data, {key: other}))

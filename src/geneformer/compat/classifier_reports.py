@@ -1,0 +1,354 @@
+"""Metrics and figures of classifiers, under the names of the published `evaluation_utils`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geneformer.compat.classifier_data import as_tokens, made_folder, read_classes
+from geneformer.compat.classifier_training import LabelPredictions, accuracy_and_f1, predict
+from geneformer.compat.networks import packed_classifier, published_runtime
+from geneformer.errors import OptionError, UnknownClassError, UnreadableInputError, UnsupportedArgumentError
+from geneformer.files.pickles import read_pickle
+from geneformer.finetuning.reports import Evaluation
+from geneformer.options._fields import check_choice
+from geneformer.pl._classification import confusion_matrix
+from geneformer.pl._figures import INK, plotting_library, save_figure, spread
+
+MEAN_FPR = np.linspace(0, 1, 100)
+"""False positive rates at which curves are averaged over splits."""
+
+
+def classifier_predict(
+    model: Any,
+    classifier_type: str,
+    evalset: Any,
+    forward_batch_size: int,
+    gene_token_dict: Mapping[str, int] | None = None,
+    predict_metadata: Sequence[str] | None = None,
+) -> tuple[list[int], list[int], list[list[float]], dict[str, list[Any]] | None]:
+    """Predictions of every labeled cell or labeled gene; none is left out.
+
+    Parameters
+    ----------
+    model
+        Trained classifier, of this package or of plain `transformers`.
+    classifier_type
+        "cell" or "gene".
+    evalset
+        Cells with a column `label`, or `labels` for genes.
+    forward_batch_size
+        At most so many of the longest cells in one pass; how, not what.
+    gene_token_dict
+        Has nothing to do: cells are not padded.
+    predict_metadata
+        Columns to hand on, one value for each prediction.
+
+    Returns
+    -------
+    Classes predicted, true classes, scores of all classes, and the columns asked for.
+
+    Raises
+    ------
+    PairingError
+        Cells that the model cannot read.
+    """
+    check_choice("classifier_type", classifier_type, ("cell", "gene"))
+    predictions, metadata = predict_labels(model, classifier_type, evalset, forward_batch_size, predict_metadata)
+    return predictions.predicted.tolist(), predictions.truth.tolist(), predictions.logits.tolist(), metadata
+
+
+def predict_labels(
+    model: Any, kind: str, data: Any, forward_batch_size: int, predict_metadata: Sequence[str] | None = None
+) -> tuple[LabelPredictions, dict[str, list[Any]] | None]:
+    """Predictions for every labeled cell or token, and the columns asked for."""
+    cells, network = as_tokens(data), packed_classifier(model, kind)
+    predictions = predict(network, cells, published_runtime(network, forward_batch_size, progress=False))
+    if predict_metadata is None:
+        return predictions, None
+    return predictions, {name: cells.column(name)[predictions.rows].tolist() for name in predict_metadata}
+
+
+def vote(logit_list: Sequence[float]) -> int:
+    """Class of the highest score; of equal ones, the first."""
+    return int(np.argmax(logit_list))
+
+
+def py_softmax(vector: Sequence[float]) -> list[float]:
+    """Probabilities from scores; large scores do not overflow."""
+    from scipy.special import softmax
+
+    probabilities: list[float] = softmax(np.asarray(vector, dtype=np.float64)).tolist()
+    return probabilities
+
+
+def get_metrics(
+    y_pred: Sequence[int], y_true: Sequence[int], logits_list: Any, num_classes: int, labels: Sequence[int]
+) -> tuple[Any, float, float, dict[str, Any] | None]:
+    """Confusion matrix, macro-F1, accuracy and, for two classes, the ROC curve of the second.
+
+    Parameters
+    ----------
+    y_pred, y_true
+        Classes predicted and true ones, ``(n,)``.
+    logits_list
+        Scores, ``(n, C)``.
+    num_classes
+        Classes, C.
+    labels
+        Class ids in the order of the matrix.
+
+    Raises
+    ------
+    UnknownClassError
+        A class that is not among the labels.
+    OptionError
+        Different numbers of predictions and labels.
+    """
+    import sklearn.metrics
+
+    predicted, truth = np.asarray(y_pred, dtype=np.int64), np.asarray(y_true, dtype=np.int64)
+    ids = [int(code) for code in labels]
+    if len(predicted) != len(truth):
+        msg = f"There are {len(predicted):,} predictions for {len(truth):,} labels."
+        raise OptionError(msg)
+    unknown = sorted({*predicted.tolist(), *truth.tolist()} - set(ids))
+    if unknown:
+        msg = f"Classes {unknown} are not among the labels {ids}."
+        raise UnknownClassError(msg)
+    accuracy, macro_f1 = accuracy_and_f1(truth, predicted)
+    table = sklearn.metrics.confusion_matrix(truth, predicted, labels=ids)
+    return table, macro_f1, accuracy, _roc_metrics(truth, logits_list) if num_classes == 2 else None
+
+
+def _roc_metrics(truth: NDArray[np.int64], logits: ArrayLike) -> dict[str, Any]:
+    """ROC curve of the second of two classes; NaN where only one of them occurs."""
+    from scipy.special import softmax
+    from sklearn.metrics import auc, roc_curve
+
+    if len(np.unique(truth)) < 2:
+        unknown = np.full(len(MEAN_FPR), np.nan)
+        return {"fpr": unknown, "tpr": unknown, "interp_tpr": unknown, "auc": float("nan"), "tpr_wt": 0}
+    fpr, tpr, _ = roc_curve(truth, softmax(np.asarray(logits, dtype=np.float64), axis=1)[:, 1])
+    interpolated = np.interp(MEAN_FPR, fpr, tpr)
+    interpolated[0] = 0.0
+    return {"fpr": fpr, "tpr": tpr, "interp_tpr": interpolated, "auc": float(auc(fpr, tpr)), "tpr_wt": len(tpr)}
+
+
+def get_cross_valid_roc_metrics(
+    all_tpr: Sequence[Any], all_roc_auc: Sequence[float], all_tpr_wt: Sequence[float]
+) -> tuple[Any, float, float]:
+    """Mean curve, mean area and its standard deviation over splits, weighted; splits of weight 0 do not count.
+
+    Parameters
+    ----------
+    all_tpr
+        True positive rates of each split on the common grid.
+    all_roc_auc
+        Area of each split.
+    all_tpr_wt
+        Weight of each split; published is the number of corners of its curve.
+    """
+    weights = np.asarray(all_tpr_wt, dtype=np.float64)
+    used = weights > 0
+    if not used.any():
+        return np.full(len(MEAN_FPR), np.nan), float("nan"), float("nan")
+    shares = weights[used] / weights[used].sum()
+    curves, areas = np.asarray(all_tpr, dtype=np.float64)[used], np.asarray(all_roc_auc, dtype=np.float64)[used]
+    mean_tpr = shares @ curves
+    mean_tpr[-1] = 1.0
+    area = float(shares @ areas)
+    return mean_tpr, area, float(np.sqrt(shares @ (areas - area) ** 2))
+
+
+def metrics_of_splits(results: Sequence[Mapping[str, Any]], labels: Sequence[Any]) -> dict[str, Any]:
+    """What `evaluate_model` returned for several splits, under the names that `validate` has for them."""
+    rocs, pooled = [result["roc_metrics"] for result in results], None
+    if all(roc is not None for roc in rocs):
+        areas = [roc["auc"] for roc in rocs]
+        mean_tpr, area, deviation = get_cross_valid_roc_metrics(
+            [roc["interp_tpr"] for roc in rocs], areas, [roc["tpr_wt"] for roc in rocs]
+        )
+        pooled = {
+            "mean_tpr": mean_tpr, "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": areas, "roc_auc": area,
+            "roc_auc_sd": deviation,
+        }  # fmt: skip
+    return {
+        "conf_matrix": confusion_table(sum(result["conf_mat"] for result in results), labels),
+        "macro_f1": [result["macro_f1"] for result in results],
+        "acc": [result["acc"] for result in results],
+        "all_roc_metrics": pooled,
+    }
+
+
+def metrics_of_test(result: Mapping[str, Any], labels: Sequence[Any]) -> dict[str, Any]:
+    """What `evaluate_model` returned, under the names that `evaluate_saved_model` has for it."""
+    roc = result["roc_metrics"]
+    return {
+        "conf_matrix": confusion_table(result["conf_mat"], labels),
+        "macro_f1": result["macro_f1"],
+        "acc": result["acc"],
+        "all_roc_metrics": roc
+        and {"mean_tpr": roc["interp_tpr"], "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": roc["auc"]},
+    }
+
+
+def confusion_table(counts: Any, labels: Sequence[Any]) -> Any:
+    """A confusion matrix as a table with the truth in rows."""
+    import pandas as pd
+
+    return pd.DataFrame(counts, columns=list(labels), index=list(labels))
+
+
+def plot_confusion_matrix(
+    conf_mat_df: Any,
+    title: str,
+    output_dir: str | Path,
+    output_prefix: str,
+    custom_class_order: Sequence[Any] | None = None,
+) -> None:
+    """Confusion matrix as shares of the rows: `<prefix>_conf_mat.pdf`.
+
+    Parameters
+    ----------
+    conf_mat_df
+        Table with the truth in rows.
+    title
+        Heading.
+    output_dir, output_prefix
+        Where the file goes.
+    custom_class_order
+        Classes in the order to draw them.
+    """
+    plot_confusion_matrices({title: conf_mat_df}, output_dir, output_prefix, custom_class_order)
+
+
+def plot_confusion_matrices(
+    tables: Mapping[str, Any], output_dir: str | Path, output_prefix: str, order: Sequence[Any] | None
+) -> None:
+    """One file per model: `<prefix>_conf_mat.pdf` for a single one, else `<prefix>_<model>_conf_mat.pdf`."""
+    if not tables:
+        msg = "conf_mat_dict is empty. Give a confusion matrix by the name of its model."
+        raise OptionError(msg)
+    for model, table in tables.items():
+        stem = output_prefix if len(tables) == 1 else f"{output_prefix}_{model}"
+        counts = np.asarray(table.to_numpy(), dtype=np.int64)
+        evaluation = Evaluation(
+            n=int(counts.sum()), n_unlabeled=0, n_groups=None, draws={}, seed=0, metrics={},
+            classes=tuple(str(name) for name in table.columns), per_class=(), roc={}, pr={}, confusion=counts,
+        )  # fmt: skip
+        confusion_matrix(
+            evaluation,
+            order=None if order is None else [str(name) for name in order],
+            title=str(model),
+            save=made_folder(output_dir) / f"{stem}_conf_mat.pdf",
+        )
+    _show()
+
+
+def plot_ROC(  # noqa: N802  the published name
+    roc_metric_dict: Mapping[str, Any],
+    model_style_dict: Mapping[str, Mapping[str, Any]],
+    title: str,
+    output_dir: str | Path,
+    output_prefix: str,
+) -> None:
+    """Mean ROC curves of several models: `<prefix>_roc.pdf`; see `Classifier.plot_roc`."""
+    if not roc_metric_dict:
+        msg = "roc_metric_dict is empty. Give all_roc_metrics by the name of its model."
+        raise OptionError(msg)
+    for model, metrics in roc_metric_dict.items():
+        if metrics is None:
+            msg = f"Model {model!r} has no ROC curve: there is one for two classes only."
+            raise OptionError(msg)
+        check_choice("The model in model_style_dict", model, list(model_style_dict))
+        unknown = [name for name in model_style_dict[model] if name not in ("color", "linestyle")]
+        if unknown:
+            msg = f"model_style_dict sets {unknown[0]!r} for {model!r}. It takes color and linestyle."
+            raise UnsupportedArgumentError(msg)
+    ax: Any = plotting_library("matplotlib.pyplot").subplots(figsize=(10, 8), layout="constrained")[1]
+    ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
+    for (model, metrics), color in zip(roc_metric_dict.items(), spread(len(roc_metric_dict)), strict=True):
+        areas = metrics["all_roc_auc"]
+        label = f"AUC {float(areas if isinstance(areas, float) else areas[0]):.2f}"
+        if "roc_auc" in metrics and len(areas) > 1:
+            label = f"AUC {metrics['roc_auc']:.2f} ± {metrics['roc_auc_sd']:.2f}"
+        style = {"color": color, "linestyle": "-", **model_style_dict[model]}
+        ax.plot(metrics["mean_fpr"], metrics["mean_tpr"], label=f"{model} ({label})", linewidth=2, **style)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("false positive rate", color=INK, fontsize=12)
+    ax.set_ylabel("true positive rate", color=INK, fontsize=12)
+    ax.set_title(title, color=INK, fontsize=14, loc="left")
+    ax.legend(loc="lower right", frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    save_figure(ax.figure, made_folder(output_dir) / f"{output_prefix}_roc.pdf")
+    _show()
+
+
+def plot_predictions(  # noqa: PLR0917  those of the method
+    predictions_file: str | Path,
+    id_class_dict_file: str | Path,
+    title: str,
+    output_directory: str | Path,
+    output_prefix: str,
+    custom_class_order: Sequence[Any] | None = None,
+    kwargs_dict: Mapping[str, Any] | None = None,
+) -> None:
+    """Heatmap of the scores of all classes: `<prefix>_pred.pdf`; see `Classifier.plot_predictions`."""
+    import pandas as pd
+
+    classes = read_classes(id_class_dict_file)
+    names = [str(classes[number]) for number in range(len(classes))]
+    drawn = names if custom_class_order is None else [str(name) for name in custom_class_order]
+    for name in drawn:
+        check_choice("custom_class_order", name, names)
+    if sorted(drawn) != sorted(names):
+        msg = f"custom_class_order={list(custom_class_order or [])} must name every class once: {', '.join(names)}."
+        raise OptionError(msg)
+    taken = [name for name in ("data", "row_colors") if name in (kwargs_dict or {})]
+    if taken:
+        msg = f"{taken} cannot be set: they follow from the predictions. Leave them out."
+        raise UnsupportedArgumentError(msg)
+    scores, truth = _read_predictions(predictions_file)
+    order = [names.index(name) for name in drawn]
+    # Cells are rows, by the place of their true class in the order; nothing is clustered.
+    place_of_cell = np.argsort(order)[np.asarray(truth, dtype=np.int64)]
+    rows = np.argsort(place_of_cell, kind="stable")
+    colors = np.array(spread(len(order)))
+    settings: dict[str, Any] = {
+        "cmap": "vlag", "center": 0, "figsize": (8, 10), "row_cluster": False, "col_cluster": False,
+        "yticklabels": False, "rasterized": True, **(kwargs_dict or {}),
+    }  # fmt: skip
+    sns, patches = plotting_library("seaborn"), plotting_library("matplotlib.patches")
+    grid = sns.clustermap(
+        pd.DataFrame(np.asarray(scores, dtype=np.float64)[rows][:, order], columns=drawn),
+        row_colors=pd.Series(colors[place_of_cell[rows]], name="truth"),
+        **settings,
+    )
+    keys = [patches.Patch(color=color, label=name) for name, color in zip(drawn, colors, strict=True)]
+    grid.ax_col_dendrogram.legend(handles=keys, title=title, loc="center", ncols=min(len(drawn), 4), frameon=False)
+    save_figure(grid.figure, made_folder(output_directory) / f"{output_prefix}_pred.pdf")
+    _show()
+
+
+def _read_predictions(path: str | Path) -> tuple[Any, Any]:
+    """Scores and true classes of `_pred_dict.pkl`, or of the Trainer's `predictions.pkl`."""
+    content = read_pickle(path)
+    if isinstance(content, dict) and {"predictions", "label_ids"} <= set(content):
+        return content["predictions"], content["label_ids"]
+    if isinstance(content, list | tuple) and len(content) == 3:
+        return content[0], content[1]
+    msg = f'"{path}" holds no predictions. Give the _pred_dict.pkl of an evaluation, or predictions.pkl.'
+    raise UnreadableInputError(msg)
+
+
+_WITHOUT_SCREEN = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
+
+
+def _show() -> None:
+    """Show the figures that are open, where there is a screen to show them on."""
+    if str(plotting_library("matplotlib").get_backend()).lower() not in _WITHOUT_SCREEN:
+        plotting_library("matplotlib.pyplot").show()
