@@ -2,6 +2,7 @@
 
 Cells are those of a `datasets.Dataset` where a function is published, of a `TokenizedDataset` elsewhere. `nproc` is the
 number of processes that filter in the published package. Here one pass over a column is enough; it has nothing to do.
+A column that is missing raises `DatasetError`, no cells left `NoCellsError`, other arguments `OptionError`.
 """
 
 import logging
@@ -118,15 +119,6 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
         At least one.
     input_data_file
         Folder of the dataset.
-
-    Raises
-    ------
-    InputNotFoundError, DatasetError
-        There is no dataset, or it is damaged.
-    NoCellsError
-        No cell is left.
-    MissingExtraError
-        `datasets` is not installed.
     """
     library = datasets_library()
     read_dataset(input_data_file)  # which says what is wrong with a folder
@@ -145,13 +137,6 @@ def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) 
         Accepted values by column; a single one needs no list.
     nproc
         At least one.
-
-    Raises
-    ------
-    DatasetError
-        No such column.
-    NoCellsError
-        No cell is left.
     """
     check_range("nproc", nproc, low=1)
     for column, values in filter_data.items():
@@ -161,13 +146,7 @@ def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) 
 
 
 def filter_data_by_tokens(filtered_input_data: "Dataset", tokens: Sequence[int], nproc: int) -> "Dataset":
-    """Cells that have all of the tokens.
-
-    Raises
-    ------
-    NoCellsError
-        No cell has them.
-    """
+    """Cells that have all of the tokens."""
     check_range("nproc", nproc, low=1)
     needed = set(tokens)
     return _select(
@@ -178,27 +157,13 @@ def filter_data_by_tokens(filtered_input_data: "Dataset", tokens: Sequence[int],
 def filter_data_by_start_state(
     filtered_input_data: "Dataset", cell_states_to_model: Mapping[str, Any], nproc: int
 ) -> "Dataset":
-    """Cells in the start state.
-
-    Raises
-    ------
-    StateError
-        A part of the states is missing, or states are the same.
-    NoCellsError
-        No cell is in it.
-    """
+    """Cells in the start state."""
     states = read_cell_states(cell_states_to_model)
     return filter_by_dict(filtered_input_data, {states.key: [states.start]}, nproc)
 
 
 def slice_by_inds_to_perturb(filtered_input_data: "Dataset", cell_inds_to_perturb: Mapping[str, int]) -> "Dataset":
-    """Cells from `start` up to, and without, `end`; an end behind the last cell is moved there.
-
-    Raises
-    ------
-    OptionError
-        There is no start or no end, or the start lies behind the last cell or the end.
-    """
+    """Cells from `start` up to, and without, `end`; an end behind the last cell is moved there."""
     n = len(filtered_input_data)
     if not {"start", "end"} <= set(cell_inds_to_perturb):
         msg = f"cell_inds_to_perturb={dict(cell_inds_to_perturb)} takes start and end."
@@ -240,11 +205,6 @@ def downsample_and_shuffle(
         Cells of each class, grouped by class then; None for no limit.
     cell_state_dict
         Its `state_key` is the column of the classes.
-
-    Raises
-    ------
-    OptionError
-        A limit per class without a column.
     """
     check_range("max_ncells", max_ncells, low=1)
     check_range("max_ncells_per_class", max_ncells_per_class, low=1)

@@ -51,6 +51,7 @@ _logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Statistic = Literal["mean", "median", "lower_median"]
+_Extracted = tuple["pd.DataFrame", "pd.DataFrame", Any]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "model_type": ("Pretrained", "GeneClassifier", "CellClassifier"),
@@ -67,6 +68,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "labels_to_plot": (list | tuple, "list of columns"),
 }
 _EXACT = ("exact_mean", "exact_median")
+_POOLINGS: dict[str, Literal["mean", "cls", "gene"]] = {"cell": "mean", "cls": "cls", "gene": "gene"}
 
 _NO_TDIGEST = (
     "save_tdigest=True cannot be honored: means and medians are exact here, so there is no digest to keep. Leave it "
@@ -79,15 +81,15 @@ class EmbExtractor:
     """Embeddings from a model folder, as tables in memory and on disk.
 
     Cells come in the published order: those that the filter leaves, at most `max_ncells` of them drawn with seed 42,
-    longest first. Where the dataset tells a `cell_id`, it is the last column of every table.
+    longest first. Where the dataset has a `cell_id`, it is the last column of every table.
 
     Parameters
     ----------
     model_type
         "Pretrained", "GeneClassifier" or "CellClassifier". Embeddings are read from the encoder, which all of them
-        have; what a folder holds is seen from its weights.
+        have; the weights of a folder show what it holds.
     num_classes
-        Classes of a fine-tuned model, compared with its head; 0 for one that is not told.
+        Classes of a fine-tuned model, compared with its head; 0 where it is unknown.
     emb_mode
         "cls": state of `<cls>`. "cell": mean over the genes of a cell, special tokens aside. "gene": states of genes.
         For `model_version="V1"`, which has no `<cls>`, "cls" means "cell".
@@ -241,15 +243,17 @@ class EmbExtractor:
         for name in self.emb_label or ():
             tokens.column(name)
         model = self._model(model_directory)
-        extracted = self._extract(tokens, model, with_tensor=output_torch_embs or cell_state is not None)
+        written, returned, tensor = self._extract(
+            tokens, model, with_tensor=output_torch_embs or cell_state is not None
+        )
         if cell_state is not None:
-            return extracted.tensor
+            return tensor
         path = Path(output_directory) / f"{output_prefix}.csv"
         with output_errors(path):
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=True) as temporary:
-            extracted.written.to_csv(temporary)
-        return (extracted.returned, extracted.tensor) if output_torch_embs else extracted.returned
+            written.to_csv(temporary)
+        return (returned, tensor) if output_torch_embs else returned
 
     def get_state_embs(
         self,
@@ -285,7 +289,7 @@ class EmbExtractor:
         OptionError
             `summary_stat` is neither "exact_mean" nor "exact_median", or there is an `emb_label`.
         StateError
-            States in another form, or that are not told apart.
+            States in another form, or that are the same.
         NoCellsError
             No cell has one of the states.
         """
@@ -299,7 +303,7 @@ class EmbExtractor:
         dataset = read_dataset(input_data_file)
         cells = {state: self._cells(dataset, {states.key: [state]}) for state in states.all}
         model = self._model(model_directory)
-        embeddings = {state: self._extract(tokens, model, with_tensor=True).tensor for state, tokens in cells.items()}
+        embeddings = {state: self._extract(tokens, model, with_tensor=True)[2] for state, tokens in cells.items()}
         write_pickle(embeddings, Path(output_directory) / f"{output_prefix}.pkl")
         return embeddings
 
@@ -359,13 +363,14 @@ class EmbExtractor:
         try:
             model = published_model(folder, self._vocabulary, num_classes=self.num_classes)
         except UnknownVocabularyError as error:
-            msg = f"Which dictionary {folder} was made with cannot be told. Pass its token_dictionary_file."
+            msg = f"Which dictionary {folder} was made with cannot be recognized. Pass its token_dictionary_file."
             raise UnknownVocabularyError(msg) from error
         if self._vocabulary is None and model.vocabulary.name != self.model_version:
             _logger.warning("%s is of %s, and is read with that dictionary.", folder, model.vocabulary.name)
         return model
 
     def _extract(self, tokens: TokenizedDataset, model: LoadedModel, *, with_tensor: bool) -> "_Extracted":
+        """Table to write, table to return, and the tensor."""
         embedder = _Embedder(mark_tokens(tokens, model.vocabulary), model, self.emb_layer, self.forward_batch_size)
         if self.emb_mode != "gene":
             return self._extract_cells(embedder)
@@ -377,17 +382,17 @@ class EmbExtractor:
         """Cells, or one row that sums them up."""
         import pandas as pd
 
-        values_nd = embedder.cells(self.emb_mode)
+        values_nd = embedder.embed(self.emb_mode).values
         if self.summary_stat is not None:
             vector_d = summarize(values_nd, cast(Statistic, self.summary_stat))
             frame = pd.DataFrame([vector_d])
-            return _Extracted(frame, frame, torch.from_numpy(vector_d))
+            return frame, frame, torch.from_numpy(vector_d)
         table = _cell_frame(values_nd, embedder.tokens.table, self.emb_label or ())
         if self.exact_summary_stat is None:
-            return _Extracted(table, table, torch.from_numpy(values_nd))
+            return table, table, torch.from_numpy(values_nd)
         is_mean = self.exact_summary_stat == "exact_mean"
         row = pd.DataFrame([summarize(values_nd, "mean" if is_mean else "median")], index=[self.exact_summary_stat])
-        return _Extracted(table, row, torch.from_numpy(summarize(values_nd, "mean" if is_mean else "lower_median")))
+        return table, row, torch.from_numpy(summarize(values_nd, "mean" if is_mean else "lower_median"))
 
     def _extract_genes(self, embedder: "_Embedder", *, with_tensor: bool) -> "_Extracted":
         """Genes, each as the mean or median over cells or in every cell."""
@@ -396,20 +401,20 @@ class EmbExtractor:
         gene_of, summary = embedder.model.vocabulary.gene_of, self.summary_stat
         of_each = self.gene_emb_style == "all" and summary is None
         if not of_each and summary != "median" and (summary or not with_tensor):
-            genes, values = embedder.gene_means()
-            frame = pd.DataFrame(values, index=genes)
-            token_of = {**embedder.model.vocabulary.special_tokens, **embedder.model.vocabulary.token_of}
-            return _Extracted(
-                frame, frame, {token_of[gene]: row for gene, row in zip(genes, values.tolist(), strict=True)}
-            )
+            # Means over cells need no memory for the states of each.
+            means = embedder.embed("gene")
+            frame = pd.DataFrame(means.values, index=means.genes.tolist())
+            token_of = {gene: token for token, gene in enumerate(gene_of.tolist())}
+            by_token = {token_of[gene]: row for gene, row in zip(means.genes, means.values.tolist(), strict=True)}
+            return frame, frame, by_token
         states = embedder.gene_states()
         if of_each:
             frame = states.frame(gene_of[np.sort(states.tokens)].tolist(), embedder.tokens.table)
-            return _Extracted(frame, frame, torch.from_numpy(states.padded()) if with_tensor else None)
+            return frame, frame, torch.from_numpy(states.padded()) if with_tensor else None
         tokens, values = states.summaries(cast(Statistic, summary or "mean"))
         frame = pd.DataFrame(values, index=gene_of[tokens].tolist())
         by_token = dict(zip(tokens.tolist(), values.tolist(), strict=True))
-        return _Extracted(frame, frame, by_token if summary else torch.from_numpy(states.padded()))
+        return frame, frame, by_token if summary else torch.from_numpy(states.padded())
 
 
 def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
@@ -432,13 +437,13 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     ----------
     model
         BERT of `transformers` with any head, or a network of this package. It is left as it is, where it is; the
-        embeddings are computed on the device that is found ("auto").
+        embeddings are computed on the best device there is ("auto").
     filtered_input_data
         `datasets.Dataset` with `input_ids`, or a `TokenizedDataset`. Rows are taken in its order; `<pad>` at their ends
         is no token, whatever their `length` says.
     emb_mode
-        "cls": state of `<cls>`. "cell": mean over the genes of each cell; special tokens do not count, and whether
-        there are any is seen from the cells. "gene": states of all tokens.
+        "cls": state of `<cls>`. "cell": mean over the genes of each cell; special tokens, recognized in the
+        cells, do not count. "gene": states of all tokens.
     layer_to_quant
         Index into the hidden states: 0 is before the first layer, the number of layers the last one.
     pad_token_id
@@ -448,7 +453,7 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     token_gene_dict
         Gene or special token of each id.
     special_token
-        Changes nothing: the dictionary and the cells tell.
+        Changes nothing: the dictionary and the cells show it.
     summary_stat
         "mean" or "median" over the cells, in every dimension; exact, where the published package approximates.
     silent
@@ -491,7 +496,7 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     from_output = index - n_layers if index >= 0 else index + 1
     embedder = _Embedder(tokens, loaded, from_output, forward_batch_size, silent)
     if emb_mode != "gene":
-        values_nd = embedder.cells(emb_mode)
+        values_nd = embedder.embed(emb_mode).values
         return torch.from_numpy(values_nd if summary_stat is None else summarize(values_nd, summary_stat))
     states = embedder.gene_states()
     if summary_stat is None:
@@ -615,15 +620,6 @@ def _same_cells(embs: Tensor, data: Any) -> TokenizedDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class _Extracted:
-    """Tables to write and to return, and the tensor."""
-
-    written: "pd.DataFrame"
-    returned: "pd.DataFrame"
-    tensor: Any = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Embedder:
     """Some cells with a model, in the arithmetic of the published package."""
 
@@ -633,21 +629,18 @@ class _Embedder:
     batch_size: int
     silent: bool = False
 
-    def cells(self, mode: str) -> NDArray[np.float32]:
-        """One embedding per cell, for the modes "cell" and "cls", ``(n, D)``."""
+    def embed(self, mode: str) -> Any:
+        """Embeddings of cells for the modes "cell" and "cls", mean ones of genes for "gene"."""
         if mode == "cls" and self.model.vocabulary.cls_id is None:
             msg = (
                 f'emb_mode="cls" needs <cls>, which {self.model.name} does not have: its vocabulary is '
                 f'{self.model.vocabulary.name}. Pass model_version="V1", or emb_mode="cell".'
             )
             raise PairingError(msg)
-        values: NDArray[np.float32] = self._embed("cls" if mode == "cls" else "mean").values
-        return values
-
-    def gene_means(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Genes and their mean embeddings, ``(g, D)``; memory does not grow with the number of cells."""
-        embeddings = self._embed("gene")
-        return embeddings.genes.tolist(), embeddings.values
+        options = EmbedOptions(pooling=_POOLINGS[mode], layer=self.layer)
+        runtime = published_runtime(self.model.network.bert, self.batch_size)
+        with progress_bar("Embedding", shown=not self.silent) as update:
+            return embed(self.tokens, self.model, options, runtime, progress=update)
 
     def gene_states(self) -> "GeneStates":
         """Embeddings of every gene in every cell."""
@@ -671,12 +664,6 @@ class _Embedder:
         with progress_bar("Embedding", shown=not self.silent) as update:
             run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=update)
         return GeneStates(values, packed.input_ids.astype(np.int64), np.repeat(np.arange(len(tokens)), lengths))
-
-    def _embed(self, pooling: Literal["mean", "cls", "gene"]) -> Any:
-        runtime = published_runtime(self.model.network.bert, self.batch_size)
-        options = EmbedOptions(pooling=pooling, layer=self.layer)
-        with progress_bar("Embedding", shown=not self.silent) as update:
-            return embed(self.tokens, self.model, options, runtime, progress=update)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,51 +23,41 @@ def gen_attention_mask(minibatch_encoding: Mapping[str, Sequence[int]], max_len:
     Parameters
     ----------
     minibatch_encoding
-        Cells with a column `length`.
+        Cells with a column `length`; no cells raise `OptionError`.
     max_len
         Width of the mask; the length of the longest cell by default.
-
-    Raises
-    ------
-    OptionError
-        There are no cells.
     """
     lengths = torch.tensor(list(minibatch_encoding["length"]), dtype=torch.int64)
     if not len(lengths):
         msg = "There are no cells to make an attention mask of."
         raise OptionError(msg)
     width = int(lengths.max()) if max_len is None else max_len
-    mask_BL = (torch.arange(width)[None, :] < lengths[:, None]).to(torch.int64)
-    return mask_BL.to(resolve_device())
-
-
-def pad_along(tensor: Tensor, value: float, length: int, dim: int) -> Tensor:
-    """A tensor made `length` long along one dimension, by values behind it or by cutting."""
-    dim = dim % tensor.ndim
-    amounts = [0] * (2 * (tensor.ndim - 1 - dim)) + [0, length - tensor.shape[dim]]
-    return functional.pad(tensor, amounts, value=value)
+    return (torch.arange(width)[None, :] < lengths[:, None]).to(resolve_device(), torch.int64)
 
 
 def pad_tensor(tensor: Tensor, pad_token_id: float, max_len: int) -> Tensor:
-    """A vector, ``(L,)``, padded on the right to `max_len`."""
-    return pad_along(tensor, pad_token_id, max_len, 0)
+    """A vector, ``(L,)``, padded on the right, or cut, to `max_len`."""
+    return _pad(tensor, pad_token_id, max_len, 0)
 
 
 def pad_2d_tensor(tensor: Tensor, pad_token_id: float, max_len: int, dim: int) -> Tensor:
-    """A matrix padded behind one of its two dimensions to `max_len`."""
-    return _pad_dimensions(2, tensor, pad_token_id, max_len, dim)
+    """A matrix padded behind one of its two dimensions to `max_len`; other tensors raise `OptionError`."""
+    return _pad(tensor, pad_token_id, max_len, dim, n_dims=2)
 
 
 def pad_3d_tensor(tensor: Tensor, pad_token_id: float, max_len: int, dim: int) -> Tensor:
-    """A block padded behind one of its three dimensions to `max_len`."""
-    return _pad_dimensions(3, tensor, pad_token_id, max_len, dim)
+    """A block padded behind one of its three dimensions to `max_len`; other tensors raise `OptionError`."""
+    return _pad(tensor, pad_token_id, max_len, dim, n_dims=3)
 
 
-def _pad_dimensions(n_dims: int, tensor: Tensor, value: float, length: int, dim: int) -> Tensor:
-    if tensor.ndim != n_dims:
+def _pad(tensor: Tensor, value: float, length: int, dim: int, n_dims: int | None = None) -> Tensor:
+    if n_dims is not None and tensor.ndim != n_dims:
         msg = f"A tensor of {n_dims} dimensions is padded here; this one has the shape {tuple(tensor.shape)}."
         raise OptionError(msg)
-    return pad_along(tensor, value, length, dim)
+    dim = dim % tensor.ndim
+    # The library counts dimensions from the last; what is negative is cut.
+    amounts = [0] * (2 * (tensor.ndim - 1 - dim)) + [0, length - tensor.shape[dim]]
+    return functional.pad(tensor, amounts, value=value)
 
 
 def pad_tensor_list(
@@ -83,7 +73,7 @@ def pad_tensor_list(
     Parameters
     ----------
     tensor_list
-        Vectors, matrices or blocks.
+        Vectors, matrices or blocks; an empty list raises `OptionError`.
     dynamic_or_constant
         "dynamic" for the length of the longest, or a length.
     pad_token_id
@@ -98,11 +88,6 @@ def pad_tensor_list(
     Returns
     -------
     A new first dimension over the tensors; blocks of three dimensions are put one behind the other along their first.
-
-    Raises
-    ------
-    OptionError
-        There is no tensor.
     """
     if not len(tensor_list):
         msg = "There is no tensor to pad."
@@ -113,19 +98,15 @@ def pad_tensor_list(
     elif isinstance(dynamic_or_constant, int):
         length = dynamic_or_constant
     else:
-        _logger.warning(
-            "Padding to the input size of the model, %d, as %r is no length.", model_input_size, dynamic_or_constant
-        )
         length = model_input_size
-    if dim is None:
-        return torch.stack([pad_tensor(tensor, pad_token_id, length) for tensor in tensor_list])
-    pad = padding_func or pad_along
-    padded = [pad(tensor, pad_token_id, length, dim) for tensor in tensor_list]
-    return torch.cat(padded) if padded[0].ndim == 3 else torch.stack(padded)
+        _logger.warning("Padding to the input size of the model, %d, as %r is no length.", length, dynamic_or_constant)
+    pad = _pad if dim is None or padding_func is None else padding_func
+    padded = [pad(tensor, pad_token_id, length, along) for tensor in tensor_list]
+    return torch.cat(padded) if dim is not None and padded[0].ndim == 3 else torch.stack(padded)
 
 
 def mean_nonpadding_embs(embs: Tensor, original_lens: Tensor | Sequence[int], dim: int = 1) -> Tensor:
-    """Means over the positions that are no padding.
+    """Means over the positions that are no padding, ``(B, D)`` or ``(B,)``.
 
     Parameters
     ----------
@@ -135,14 +116,9 @@ def mean_nonpadding_embs(embs: Tensor, original_lens: Tensor | Sequence[int], di
         Positions of each cell that are no padding, ``(B,)``.
     dim
         Dimension of the positions.
-
-    Returns
-    -------
-    ``(B, D)``, or ``(B,)``.
     """
     lengths = torch.as_tensor(original_lens, device=embs.device)
-    positions = torch.arange(embs.shape[dim], device=embs.device)
-    inside_BL = positions[None, :] < lengths[:, None]
+    inside_BL = torch.arange(embs.shape[dim], device=embs.device)[None, :] < lengths[:, None]
     shape = [1] * embs.ndim
     shape[0], shape[dim] = inside_BL.shape
     total = embs.masked_fill(~inside_BL.view(shape), 0).sum(dim)
@@ -183,20 +159,13 @@ def quant_cos_sims(
     cell_states_to_model
         None for similarities; else shifts toward every state of `state_embs_dict`. For cells only.
     state_embs_dict
-        Embedding of each state, ``(D,)`` or ``(1, D)``, on any device.
+        Embedding of each state, ``(D,)`` or ``(1, D)``, on any device; states without any raise `OptionError`.
     emb_mode
         "gene" or "cell".
 
     Returns
     -------
     Cosines, ``(B, L)`` or ``(B,)``; or shifts by state, each ``(B,)``.
-
-    Raises
-    ------
-    UnknownChoiceError
-        Another mode.
-    OptionError
-        States without embeddings.
     """
     check_choice("emb_mode", emb_mode, ("gene", "cell"))
     cos = torch.nn.CosineSimilarity(dim=2 if emb_mode == "gene" else 1)

@@ -1,15 +1,26 @@
-"""Folders with pickled weights open as others do, once converted, and nothing in them is run."""
+"""Model folders open as others do, nothing in them is run, and few bits are refused where they cannot be."""
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import geneformer as gf
-from geneformer.compat.networks import readable_folder
-from geneformer.errors import CheckpointError, OutputError, PlaceholderFileError, UnknownModelError, UnsafeFileError
+from geneformer.compat.networks import check_low_bit, readable_folder
+from geneformer.errors import (
+    CheckpointError,
+    DeviceError,
+    MissingExtraError,
+    OutputError,
+    PlaceholderFileError,
+    UnknownChoiceError,
+    UnknownModelError,
+    UnsafeFileError,
+)
 from geneformer.models.checkpoint import read_weights
 
 pytestmark = pytest.mark.contract
@@ -106,3 +117,39 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(pickled, monke
     monkeypatch.setenv("GENEFORMER_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(OutputError, match="Set GENEFORMER_CACHE"):
         readable_folder(pickled)
+
+
+ACCELERATOR = torch.device("cuda")
+
+
+def test_full_precision_runs_everywhere(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for device in (torch.device("cpu"), ACCELERATOR):
+        check_low_bit("full", device)
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_cpu_is_refused_with_or_without_the_library(bits, monkeypatch):
+    for library in (None, SimpleNamespace(supported_torch_devices={"cuda", "cpu"})):
+        monkeypatch.setitem(sys.modules, "bitsandbytes", library)
+        with pytest.raises(DeviceError, match=f'bits="{bits}".*on a CPU.*"full"'):
+            check_low_bit(bits, torch.device("cpu"))
+
+
+def test_without_the_library_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match="pip install bitsandbytes"):
+        check_low_bit("4bit", ACCELERATOR)
+
+
+def test_a_device_the_library_does_not_know_is_refused(monkeypatch):
+    library = SimpleNamespace(supported_torch_devices={"xpu", "hpu", "cpu"})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", library)
+    check_low_bit("4bit", torch.device("xpu"))
+    with pytest.raises(DeviceError, match=r'device "cuda": bitsandbytes has kernels for hpu, xpu\.'):
+        check_low_bit("4bit", ACCELERATOR)
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(UnknownChoiceError, match='Choose "full", "8bit", "4bit"'):
+        check_low_bit("2bit", ACCELERATOR)
