@@ -4,10 +4,7 @@ UNS = "geneformer"
 """``uns`` slot with the provenance of every result, by the slot it is in: model, vocabulary fingerprint, options."""
 
 EMBEDDING = "X_geneformer"
-"""``obsm`` slot of cell embeddings."""
-
-GENE_EMBEDDING = "geneformer"
-"""``varm`` slot of gene embeddings averaged over cells."""
+"""``obsm`` slot of cell embeddings, and ``varm`` slot of gene embeddings averaged over cells."""
 
 ATTENTION = "geneformer_attention"
 """``varp`` slot of attention weights, gene by gene."""

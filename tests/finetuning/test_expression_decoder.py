@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from geneformer.errors import DatasetError, GeneformerWarning, NotFittedError, OptionError, UnknownColumnError
+from geneformer.errors import DatasetError, GeneformerWarning, NotFittedError, OptionError, UnknownGeneError
 from geneformer.finetuning.estimators import ExpressionDecoder, load_classifier
 from geneformer.finetuning.gene_targets import (
     ADDITIVE,
@@ -90,7 +90,7 @@ def test_given_genes_are_predicted_in_every_cell(fitted, adata):
     assert (predicted.X >= 0).all()
     assert ((predicted.layers[RANK] >= 0) & (predicted.layers[RANK] <= 1)).all()
     assert predicted.uns["geneformer"]["vocabulary"] == "V1"
-    with pytest.raises(UnknownColumnError, match="LYS9"):
+    with pytest.raises(UnknownGeneError, match="LYS9"):
         fitted.predict(adata, ["LYS9"])
 
 

@@ -322,11 +322,6 @@ class TestShares:
         assert rows["genes matched"] == "2 (50.0% of the counts)"
         assert rows["  most counts in"] == "rubbish"
 
-    def test_the_audit_names_every_column(self, vocabulary):
-        audit = resolve_genes({"index": self.NAMES}, vocabulary).audit()
-        assert audit["gene"] == [TP53, GAPDH, "", "", ""]
-        assert audit["how"] == ["id", "symbol", "unmatched", "unmatched", "missing"]
-
     def test_enough_is_enough(self, vocabulary):
         match = resolve_genes({"index": self.NAMES}, vocabulary)
         assert check_matched_share(match, self.COUNTS, 0.5) == pytest.approx(0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertModel
 
-from geneformer.errors import OutOfRangeError, UnknownChoiceError, UnknownColumnError, VocabularyMismatchError
+from geneformer.errors import OutOfRangeError, UnknownChoiceError, UnknownGeneError, VocabularyMismatchError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference import attention as task
 from geneformer.inference.attention import cell_attention, gene_attention
@@ -144,7 +144,7 @@ def test_memory_that_runs_out_halfway_counts_no_cell_twice(model, tokens, monkey
 def test_refusals(model, tokens, version):
     with pytest.raises(OutOfRangeError, match=r"layer=-3, but tiny has 3 layers with attention. Use 0 to -2"):
         gene_attention(tokens, model, AttentionOptions(layer=-3), RUNTIME)
-    with pytest.raises(UnknownColumnError, match=r"Gene 'GAPHD' has no token in vocabulary .*Did you mean \"GAPDH\""):
+    with pytest.raises(UnknownGeneError, match=r"genes of vocabulary .*'GAPHD'.*--gene .*Did you mean \"GAPDH\""):
         gene_attention(tokens, model, AttentionOptions(genes=("GAPHD",)), RUNTIME)
     other = Vocabulary.load("V2" if version == "V1" else "V1").fingerprint
     with pytest.raises(VocabularyMismatchError):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from geneformer.errors import CheckpointError, OptionError, OutOfRangeError, UnknownColumnError
+from geneformer.errors import CheckpointError, OptionError, OutOfRangeError, UnknownGeneError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.masked_genes import predict_masked
 from geneformer.models.loading import LoadedModel
@@ -112,7 +112,7 @@ def test_the_tokens_are_left_as_they_are(model, tokens, genes):
 
 
 def test_refusals(model, tokens, genes):
-    with pytest.raises(UnknownColumnError, match="Gene 'NOTAGENE' has no token"):
+    with pytest.raises(UnknownGeneError, match=r"genes of vocabulary .*'NOTAGENE'"):
         predict_masked(tokens, model, PredictOptions(genes=("NOTAGENE",)), RUNTIME)
     with pytest.raises(OptionError, match="No genes to mask"):
         predict_masked(tokens, model, PredictOptions(), RUNTIME)

@@ -12,6 +12,7 @@ from geneformer.errors import (
     NotRawCountsError,
     OptionError,
     UnknownColumnError,
+    UnknownGeneError,
     VocabularyMismatchError,
 )
 from golden import golden_table, save_tiny_checkpoint
@@ -199,11 +200,31 @@ def test_predictions_are_a_table_of_cells_and_genes(adata, folder):
     assert not adata.uns
 
 
+def test_a_gene_is_found_by_every_name_it_has_had(adata, folder):
+    """Names that only the newer vocabulary's history knows, with V1's model."""
+    known, history = gf.Vocabulary.load("V1"), gf.Vocabulary.load("V2").aliases
+    adata.X = sp.csr_matrix(np.where(np.arange(adata.n_vars) < 40, 1.0, adata.X.toarray()))
+    del adata.obs["n_counts"]
+    here = {gene for gene in adata.var_names[:40] if gene in known.token_of}
+    own = {symbol.upper() for symbol in known.symbols}
+    former = [n for n, gene in history.items() if gene in here and n not in own and not n.startswith("ENSG")][:5]
+    assert len(former) == 5
+    ids = [history[name] for name in former]
+    by_name, by_id = (gf.tl.predict_masked(adata, model=folder, genes=genes, **QUIET) for genes in (former, ids))
+    pd.testing.assert_frame_equal(by_name, by_id)
+    weights = []
+    for genes in (former, ids):
+        gf.tl.attention(adata, model=folder, genes=tuple(genes), **QUIET)
+        weights.append(adata.varp["geneformer_attention"])
+    assert weights[0].nnz
+    assert (weights[0] != weights[1]).nnz == 0
+
+
 def test_refusals_leave_the_data_alone(adata, folder):
     for call, error in (
         (lambda: gf.tl.embed(adata, model=folder, vocabulary="V2", **QUIET), VocabularyMismatchError),
         (lambda: gf.tl.embed(adata, model=folder, pooling="men", **QUIET), OptionError),
-        (lambda: gf.tl.attention(adata, model=folder, genes=("NOTAGENE",), **QUIET), UnknownColumnError),
+        (lambda: gf.tl.attention(adata, model=folder, genes=("NOTAGENE",), **QUIET), UnknownGeneError),
         (lambda: gf.tl.predict_masked(adata, model=folder, **QUIET), OptionError),
     ):
         with pytest.raises(error, match=r"\(GF\d{3}\)"):

@@ -105,15 +105,18 @@ def vocabulary(
     return Outcome(f"Vocabulary {found.name}", rows, data)
 
 
-def _look_up(vocabulary: "Vocabulary", asked: str) -> dict[str, Any] | None:
-    gene = vocabulary.aliases.get(asked.strip().upper())
-    if gene is None or gene not in vocabulary.token_of:
+def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:
+    from geneformer.genes.lookup import find_genes
+
+    place = int(find_genes([name], vocabulary)[0])
+    if place < 0:
         return None
+    gene = str(vocabulary.genes[place])
     return {
         "gene": gene,
         "symbol": vocabulary.symbol_of(gene),
         "token": vocabulary.token_of[gene],
-        "median": float(vocabulary.medians[vocabulary.position_of[gene]]),
+        "median": float(vocabulary.medians[place]),
     }
 
 

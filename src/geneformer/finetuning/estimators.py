@@ -95,7 +95,7 @@ from geneformer.finetuning.targets import (
     number_strata,
 )
 from geneformer.finetuning.training import FinetuneResult, learn_cells
-from geneformer.genes.lookup import token_of_gene
+from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes, HeadSpec
@@ -1054,7 +1054,7 @@ class ExpressionDecoder(CellEstimator):
 
         Raises
         ------
-        UnknownColumnError
+        UnknownGeneError
             A gene that the vocabulary does not have.
         """
         import anndata as ad
@@ -1084,9 +1084,7 @@ class ExpressionDecoder(CellEstimator):
         """
         pairing: Pairing = self._fitted("_pairing")
         vocabulary = pairing.vocabulary
-        wanted = (
-            None if genes is None else np.array([token_of_gene(gene, vocabulary) for gene in genes], dtype=np.int64)
-        )
+        wanted = None if genes is None else np.array(tokens_of_genes(genes, vocabulary), dtype=np.int64)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         names = cell_names(opened)
         for start in range(0, max(opened.n_input, 1), cells_per_block):

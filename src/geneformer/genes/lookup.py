@@ -14,6 +14,7 @@ from geneformer.errors import (
     GeneIdsNotFoundError,
     TooFewGenesMatchedError,
     UnknownColumnError,
+    UnknownGeneError,
     UnsupportedGeneIdsError,
     WrongSpeciesError,
 )
@@ -405,15 +406,6 @@ class GeneMatch:
             if len(group) > 1
         }
 
-    def audit(self) -> dict[str, list[str]]:
-        """One entry per column of the matrix: "name", "gene" (empty if none) and "how" it was resolved."""
-        genes = np.append(self.vocabulary.genes, "")
-        return {
-            "name": self.names.tolist(),
-            "gene": genes[self.positions].tolist(),
-            "how": [HOW[code] for code in self.hows],
-        }
-
     def report(self, counts_per_column: ArrayLike, *, examples: int = 5) -> "GeneReport":
         """The account of the match."""
         counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
@@ -706,18 +698,21 @@ def _first(texts: list[str]) -> str:
     return ", ".join(f'"{text}"' for text in [text for text in texts if text][:5]) or "nothing"
 
 
-def token_of_gene(gene: str, vocabulary: Vocabulary) -> int:
-    """Token id of an Ensembl id or symbol."""
-    identifier = gene.strip()
-    for name in (identifier, identifier.partition(".")[0], vocabulary.symbols.get(identifier, "")):
-        if name in vocabulary.token_of:
-            return vocabulary.token_of[name]
-    token = vocabulary.token_of.get(vocabulary.aliases.get(identifier.upper(), ""))
-    if token is None:
-        known = (symbol for symbol, other in vocabulary.symbols.items() if other in vocabulary.token_of)
+def find_genes(names: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """Place of every name among the genes of a vocabulary, ``(n,)``; -1 where it is none of them."""
+    return look_up("genes", names, known_names(vocabulary)).positions
+
+
+def tokens_of_genes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Token id of every name: an Ensembl id, with or without version, a symbol, or an earlier one of either."""
+    places = find_genes(names, vocabulary)
+    unknown = [str(name) for name, place in zip(names, places, strict=True) if place < 0]
+    if unknown:
+        hint = nearest(unknown[0], (s for s, gene in vocabulary.symbols.items() if gene in vocabulary.token_of))
         msg = (
-            f"Gene {gene!r} has no token in vocabulary {vocabulary.name}. Pass the Ensembl id or symbol of a gene that "
-            f"has one; `geneformer vocabulary {vocabulary.name} --gene NAME` tells.{nearest(identifier, known)}"
+            f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
+            f"{', '.join(map(repr, unknown[:10]))}. Pass Ensembl ids or symbols; "
+            f"`geneformer vocabulary {vocabulary.name} --gene NAME` looks one up.{hint if unknown[0] else ''}"
         )
-        raise UnknownColumnError(msg)
-    return token
+        raise UnknownGeneError(msg)
+    return [int(token) for token in vocabulary.token_ids[places]]

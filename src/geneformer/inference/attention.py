@@ -13,7 +13,7 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.files.atomic import atomic_file
-from geneformer.genes.lookup import token_of_gene
+from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_pairing, describe_run
 from geneformer.inference.tables import SUFFIXES, cells_as_anndata, check_suffix, save_table, write_table
@@ -170,7 +170,7 @@ def _genes_and_chosen(options: AttentionOptions, vocabulary: Vocabulary) -> tupl
     """Which tokens are genes, and which of them are asked for, ``(V,)`` each."""
     is_gene, is_chosen = np.zeros((2, vocabulary.size), dtype=bool)
     is_gene[vocabulary.token_ids] = True
-    is_chosen[[token_of_gene(gene, vocabulary) for gene in options.genes] or vocabulary.token_ids] = True
+    is_chosen[tokens_of_genes(options.genes, vocabulary) or vocabulary.token_ids] = True
     return is_gene, is_chosen
 
 

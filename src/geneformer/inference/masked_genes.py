@@ -9,7 +9,7 @@ import torch
 from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import CheckpointError, OptionError
-from geneformer.genes.lookup import token_of_gene
+from geneformer.genes.lookup import tokens_of_genes
 from geneformer.inference.cells import check_pairing
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
@@ -40,9 +40,7 @@ def predict_masked(
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    masked, rows, places, truth = _mask_each(
-        tokens, model, [token_of_gene(gene, model.vocabulary) for gene in options.genes]
-    )
+    masked, rows, places, truth = _mask_each(tokens, model, tokens_of_genes(options.genes, model.vocabulary))
     special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))

@@ -23,12 +23,11 @@ from geneformer.errors import (
     PerturbationError,
     StateError,
     UnknownColumnError,
-    UnknownGeneError,
 )
 from geneformer.files.manifest import digest
 from geneformer.finetuning.estimator import TASK, read_folder
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.genes.lookup import known_names, look_up
+from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import PairedModel, check_cls, check_layer, check_pairing, describe_run
 from geneformer.models.loading import load_model
@@ -381,16 +380,7 @@ def _with_anchor(perturbation: Perturbation, anchor: int) -> Perturbation:
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
     """Token id of every name, each once."""
-    positions = look_up("genes", names, known_names(vocabulary)).positions
-    unknown = [name for name, position in zip(names, positions, strict=True) if position < 0]
-    if unknown:
-        hint = nearest(unknown[0], vocabulary.symbols) if unknown[0] else ""
-        msg = (
-            f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
-            f"{', '.join(map(repr, unknown[:10]))}. Pass Ensembl ids or symbols.{hint}"
-        )
-        raise UnknownGeneError(msg)
-    return tuple(dict.fromkeys(int(vocabulary.token_ids[position]) for position in positions))
+    return tuple(dict.fromkeys(tokens_of_genes(names, vocabulary)))
 
 
 def _symbol(token: int, vocabulary: Vocabulary) -> str:
