@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -109,13 +109,11 @@ class TranscriptomeTokenizer:
     use_h5ad_index: bool = False
     keep_counts: bool = False
     model_version: str = "V2"
-    gene_median_file: InitVar[str | Path] = _GENE_MEDIAN_FILE
-    token_dictionary_file: InitVar[str | Path] = _TOKEN_DICTIONARY_FILE
-    gene_mapping_file: InitVar[str | Path | None] = _ENSEMBL_MAPPING_FILE
+    gene_median_file: str | Path = _GENE_MEDIAN_FILE
+    token_dictionary_file: str | Path = _TOKEN_DICTIONARY_FILE
+    gene_mapping_file: str | Path | None = _ENSEMBL_MAPPING_FILE
 
-    def __post_init__(
-        self, gene_median_file: str | Path, token_dictionary_file: str | Path, gene_mapping_file: str | Path | None
-    ) -> None:
+    def __post_init__(self) -> None:
         check_choice("model_version", self.model_version, BUNDLED)
         for name, low in {"nproc": 1, "chunk_size": 1, "model_input_size": 3}.items():
             check_range(name, getattr(self, name), low=low)
@@ -126,9 +124,9 @@ class TranscriptomeTokenizer:
         self.custom_attr_name_dict = _checked_columns(self.custom_attr_name_dict)
         self._vocabulary = ranking_vocabulary(
             self.model_version,
-            token_dictionary_file,
-            gene_median_file,
-            gene_mapping_file,
+            self.token_dictionary_file,
+            self.gene_median_file,
+            self.gene_mapping_file,
             collapse=self.collapse_gene_ids,
         )
         if self.special_token and self._vocabulary.cls_id is None:
@@ -252,7 +250,7 @@ class TranscriptomeTokenizer:
         adata_file_path
             The file.
         target_sum
-            Sum that kept counts are scaled to; tokens do not depend on it.
+            Sum that counts, if kept, are scaled to; tokens do not depend on it.
         file_format
             "h5ad" or "zarr".
         """
@@ -276,7 +274,7 @@ class TranscriptomeTokenizer:
         loom_file_path
             The file; it is not changed.
         target_sum
-            Sum that kept counts are scaled to; tokens do not depend on it.
+            As for `tokenize_anndata`.
         file_format
             "loom".
         """
