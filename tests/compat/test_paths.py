@@ -1,5 +1,6 @@
 """What is asked for under a published path: constants are there, other functions are refused with a way out."""
 
+import pickle
 from importlib import import_module
 
 import pytest
@@ -43,3 +44,7 @@ def test_every_published_path_is_imported_as_a_module():
         assert getattr(geneformer, module) is found
         assert sorted(found.__all__) == found.__all__
         assert all(hasattr(found, name) for name in found.__all__)
+
+
+def test_pickles_find_classes_by_their_published_path():
+    assert pickle.loads(b"cgeneformer.tokenizer\nTranscriptomeTokenizer\n.") is geneformer.TranscriptomeTokenizer

@@ -692,7 +692,7 @@ class GeneStates:
         import pandas as pd
 
         order = np.argsort(self.tokens, kind="stable")
-        frame = pd.DataFrame(self.values[order], index=genes)
+        frame = pd.DataFrame(self.values[order], index=list(genes))
         frame.insert(0, "Identifier", _place_in_run(np.unique(self.tokens, return_counts=True)[1]))
         if keys.CELL_ID in cells.column_names:
             frame[keys.CELL_ID] = cells.column(keys.CELL_ID).to_pandas().to_numpy()[self.cells[order]]

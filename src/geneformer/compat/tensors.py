@@ -170,7 +170,8 @@ def quant_cos_sims(
     check_choice("emb_mode", emb_mode, ("gene", "cell"))
     cos = torch.nn.CosineSimilarity(dim=2 if emb_mode == "gene" else 1)
     if emb_mode == "gene" or cell_states_to_model is None:
-        return cos(perturbation_emb, original_emb)
+        similarities: Tensor = cos(perturbation_emb, original_emb)
+        return similarities
     if not state_embs_dict:
         msg = "Shifts toward states need the embeddings of the states. Pass state_embs_dict."
         raise OptionError(msg)
