@@ -7,7 +7,7 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.perturbation import plan as costing
 from geneformer.perturbation.edits import edit_cell
-from geneformer.perturbation.plan import estimate
+from geneformer.perturbation.plan import estimate_cost
 from geneformer.perturbation.run import run_plan
 from small_genes import common_genes
 from small_plans import frame_of, planned, small_cells, small_model
@@ -42,7 +42,7 @@ def counted(plan):
 )
 def test_passes_tokens_and_rows_are_those_of_the_run(options):
     plan = planned(**options)
-    cost, found = estimate(plan, calibrate=False), run_plan(plan)
+    cost, found = estimate_cost(plan, calibrate=False), run_plan(plan)
     assert (cost.passes, cost.tokens) == counted(plan)
     assert cost.rows == len(found)
     assert cost.cells == found.cells.num_rows
@@ -55,28 +55,28 @@ def test_passes_tokens_and_rows_are_those_of_the_run(options):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_special_tokens_are_counted_as_the_run_does(pooling):
     plan = planned(small_cells(5, 14, "V2"), small_model("V2"), gene_effects=True, pooling=pooling)
-    cost, found = estimate(plan, calibrate=False), run_plan(plan)
+    cost, found = estimate_cost(plan, calibrate=False), run_plan(plan)
     assert (cost.passes, cost.tokens, cost.rows) == (*counted(plan), len(found))
 
 
 def test_two_genes_are_two_perturbations():
-    assert estimate(planned(genes=(FTL, COTL1)), calibrate=False).perturbations == 2
+    assert estimate_cost(planned(genes=(FTL, COTL1)), calibrate=False).perturbations == 2
     plan = planned()
     genes = {token for cell in plan.token_rows(plan.cells.rows) for token in cell.tolist()}
-    assert estimate(plan, calibrate=False).perturbations == len(genes)
+    assert estimate_cost(plan, calibrate=False).perturbations == len(genes)
 
 
 def test_a_sample_is_scaled_to_all_cells():
     plan = planned(small_cells(12, 40))
-    whole = estimate(plan, calibrate=False)
+    whole = estimate_cost(plan, calibrate=False)
     for sample in (1, 4, 11, 12, 400):
-        some = estimate(plan, calibrate=False, sample=sample)
+        some = estimate_cost(plan, calibrate=False, sample=sample)
         assert (some.cells, some.perturbations) == (whole.cells, whole.perturbations)
         for name in ("passes", "tokens", "rows", "bytes_on_disk"):
             assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=0.6 if sample < 11 else 0.1)
-    assert estimate(plan, calibrate=False, sample=12) == whole
+    assert estimate_cost(plan, calibrate=False, sample=12) == whole
     even = planned(small_cells(12, 40).take([0, 5, 10]))  # cells of one length
-    assert estimate(even, calibrate=False, sample=1) == estimate(even, calibrate=False)
+    assert estimate_cost(even, calibrate=False, sample=1) == estimate_cost(even, calibrate=False)
 
 
 def test_calibration_tells_a_time_and_runs_few_edits(monkeypatch):
@@ -87,23 +87,23 @@ def test_calibration_tells_a_time_and_runs_few_edits(monkeypatch):
         "run_layers",
         lambda *args, **named: seen.append(sum(args[2])) or real(*args, **named),
     )
-    cost = estimate(plan)
+    cost = estimate_cost(plan)
     assert 0 < cost.seconds < 600
     assert 0 < sum(seen) < cost.tokens
     seen.clear()
-    assert estimate(plan, calibrate=False).seconds is None
+    assert estimate_cost(plan, calibrate=False).seconds is None
     assert not seen
     assert "state_vectors" not in vars(plan)
 
 
 def test_time_grows_with_the_tokens(monkeypatch):
     monkeypatch.setattr(costing, "_seconds_per_token", lambda *_: 0.5)
-    cost = estimate(planned())
+    cost = estimate_cost(planned())
     assert cost.seconds == 0.5 * cost.tokens
 
 
 def test_memory_and_disk():
-    cost, wider = (estimate(planned(small_cells(n, 20)), calibrate=False) for n in (4, 8))
+    cost, wider = (estimate_cost(planned(small_cells(n, 20)), calibrate=False) for n in (4, 8))
     weights = sum(value.numel() * 4 for value in small_model().encoder.state_dict().values())
     assert weights < cost.peak_bytes <= wider.peak_bytes < weights + 2**30
     assert 0 < cost.bytes_on_disk < wider.bytes_on_disk

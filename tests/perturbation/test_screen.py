@@ -72,7 +72,7 @@ def test_slopes_of_gates_and_embeddings_are_finite_differences(bert, encoder, mo
         with torch.no_grad():
             states = gated_states(bert, ids, gates)
             assert torch.allclose(cell.states[n_layers], states[n_layers])
-            for grad, told, embedded in zip(grads, found.told, found.embedded, strict=True):
+            for grad, told, embedded in zip(grads, found.gates, found.embedded, strict=True):
 
                 def number(gates, moved=None, grad=grad, n_layers=n_layers):
                     return (gated_states(bert, ids, gates, moved=moved)[n_layers] * grad).sum()
@@ -98,7 +98,7 @@ def test_a_closed_gate_is_a_deletion_at_old_positions(bert):
 def test_pairs_add_up_to_removals(encoder):
     grads = torch.randn(3, N, 16, dtype=torch.double)
     cell = gated_cell(encoder)
-    pairs, removals = (cell.pull(grads, 2, gates=gates).told for gates in ("pairs", "removals"))
+    pairs, removals = (cell.pull(grads, 2, gates=gates).gates for gates in ("pairs", "removals"))
     assert torch.allclose(pairs.sum(1), removals)
     assert not pairs.diagonal(dim1=1, dim2=2).any()
 

@@ -17,7 +17,7 @@ from geneformer.errors import (
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.options import PerturbOptions
-from geneformer.perturbation.plan import select_cells
+from geneformer.perturbation.plan import select_perturbed_cells
 from small_cells import dataset_of
 from small_plans import KINDS, V1, planned, small_cells, small_model
 
@@ -35,7 +35,7 @@ def nothing_runs(monkeypatch):
 
 
 def selected(tokens=None, **options):
-    return select_cells(small_cells() if tokens is None else tokens, PerturbOptions(**options))
+    return select_perturbed_cells(small_cells() if tokens is None else tokens, PerturbOptions(**options))
 
 
 def test_without_states_all_cells_are_perturbed():

@@ -19,7 +19,7 @@ from geneformer.errors import (
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.options import PerturbOptions
 from geneformer.perturbation.edits import Step
-from geneformer.perturbation.plan import cells_with, find_targets, parse_perturbation
+from geneformer.perturbation.plan import cells_per_token, find_targets, parse_perturbation
 from geneformer.perturbation.run import run_plan
 from small_cells import dataset_of
 from small_plans import V1, frame_of, planned, small_cells, small_model
@@ -192,7 +192,7 @@ def test_every_gene_found_in_enough_cells():
         assert set(targets.every.tolist()) == genes
         first = [perturbation.tokens for perturbation in targets.of_cell(tokens[0])]
         assert first == [(gene,) for gene in tokens[0].tolist() if gene in genes]
-    assert cells_with(tokens, small_model())[[LYZ, FTL, B2M, CD3E]].tolist() == [2, 3, 1, 0]
+    assert cells_per_token(tokens, small_model())[[LYZ, FTL, B2M, CD3E]].tolist() == [2, 3, 1, 0]
 
 
 def test_special_tokens_are_no_targets():
@@ -264,4 +264,4 @@ def test_genes_beyond_the_longest_cell_of_a_model_are_not_there():
         planned(rows, model, genes=("LYZ+FTL",), truncate=True)
     with pytest.raises(GroupTooLargeError, match="a cell has room for 2"):
         planned(rows, model, genes=("LYZ+FTL+CST3",), edit="overexpress", truncate=True)
-    assert cells_with(rows, model)[CST3] == 0
+    assert cells_per_token(rows, model)[CST3] == 0

@@ -80,12 +80,12 @@ def perturb_plan(
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Check a perturbation run, and tell what it will take."""
-    from geneformer.perturbation.plan import estimate
+    from geneformer.perturbation.plan import estimate_cost
 
     plan = open_plan(
         inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer
     )
-    cost = estimate(plan, calibrate=calibrate)
+    cost = estimate_cost(plan, calibrate=calibrate)
     rows = [*cost_rows(cost), ("Shards", plan.n_shards), ("Model", plan.model.name)]
     return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards})
 

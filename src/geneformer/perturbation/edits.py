@@ -51,11 +51,9 @@ class Perturbation:
     @property
     def edit(self) -> str:
         """Edits in order, such as "delete" or "delete > overexpress"."""
-        return " > ".join(_told(step) for step in self.steps)
-
-
-def _told(step: Step) -> str:
-    return f"{step.edit}@{step.dose:g}" if step.edit in ("inhibit", "activate") else step.edit
+        return " > ".join(
+            f"{step.edit}@{step.dose:g}" if step.edit in ("inhibit", "activate") else step.edit for step in self.steps
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,10 +107,10 @@ def _delete(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
 
 def _overexpress(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints]:
     place_of = dict(zip(genes.tolist(), places.tolist(), strict=True))
-    wanted = list(dict.fromkeys(step.tokens))
-    rest = ~np.isin(genes, wanted)
-    front = np.array([place_of.get(token, ADDED) for token in wanted], dtype=np.int64)
-    return np.concatenate([np.array(wanted, dtype=np.int64), genes[rest]]), np.concatenate([front, places[rest]])
+    front = np.array(list(dict.fromkeys(step.tokens)), dtype=np.int64)
+    front_places = np.array([place_of.get(token, ADDED) for token in front.tolist()], dtype=np.int64)
+    rest = ~np.isin(genes, front)
+    return np.concatenate([front, genes[rest]]), np.concatenate([front_places, places[rest]])
 
 
 def _shift(genes: Ints, places: Ints, step: Step, sign: int) -> tuple[Ints, Ints] | None:

@@ -334,7 +334,7 @@ class Perturbed:
         tokens = [self.names.tokens(some) for some in genes]
         symbols = [self.names.symbols(some) for some in genes]
         ids = {"Gene": _single(tokens), "Gene_name": _single(symbols), "Ensembl_ID": _single(genes)}
-        table = pd.DataFrame({name: column_of(column) for name, column in ids.items()})
+        table = pd.DataFrame({name: object_column(column) for name, column in ids.items()})
         for name in columns:
             table[name] = distinct[name].to_numpy(dtype=object)
         by = list(zip(tokens, distinct["edit"], distinct["perturbation"], genes, strict=True))
@@ -372,7 +372,7 @@ def _single(entries: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     return (entry[0] if len(entry) == 1 else entry for entry in entries)
 
 
-def column_of(entries: Iterable[Any]) -> NDArray[Any]:
+def object_column(entries: Iterable[Any]) -> NDArray[Any]:
     """Entries as a column: whole numbers where all are, else objects such as tuples."""
     listed = list(entries)
     if listed and all(isinstance(entry, int) for entry in listed):

@@ -32,102 +32,14 @@ from geneformer.tokens.dataset import TokenizedDataset
 if TYPE_CHECKING:
     from geneformer.models.encoder import Layer
 
-_STRETCH = 256
+_LEAST_SHARED = 8
+"""Fewer deletions of a cell do not pay for sharing their first layer."""
+
+_TOKENS_IN_HAND = 2_000_000
+"""Tokens of edited cells that exist at the same time, on the host."""
+
+_KEYS_AT_ONCE = 256
 """Keys whose weights exist at the same time."""
-
-
-def can_share_first_layer(encoder: GeneformerEncoder) -> bool:
-    """Whether the first layer is plain attention over absolute positions, and drops nothing."""
-    return has_plain_attention(encoder.config) and not encoder.training and len(encoder.encoder.layer) > 0
-
-
-class Deletions:
-    """A cell of which any one token can be deleted."""
-
-    def __init__(self, encoder: GeneformerEncoder, input_ids_L: Tensor, *, sums: torch.dtype = torch.float64) -> None:
-        self.encoder, self.length = encoder, len(input_ids_L)
-        self.layer = cast("Layer", encoder.encoder.layer[0])
-        position_L = torch.arange(self.length, device=input_ids_L.device)
-        moved_L = (position_L - 1).clamp(min=0)
-        with torch.autocast(input_ids_L.device.type, enabled=False):
-            self.embedded_QD = encoder.embeddings(input_ids_L.repeat(2), torch.cat([position_L, moved_L]))
-            projections = self.layer.attention.self
-            query, key, value = (
-                project(self.embedded_QD).unflatten(1, (projections.n_heads, -1)).transpose(0, 1)
-                for project in (projections.query, projections.key, projections.value)
-            )
-            self._query_HQK = query * query.shape[-1] ** -0.5
-            self._key_HQK, self._value_HQK = key, value.to(sums)
-            self._largest_HQ = self._largest_scores()
-            self._whole = self._gathered(self.length, self.length * 2)
-        self._restart()
-
-    def states(self, deleted: Sequence[int]) -> Tensor:
-        """States after the first layer of the cell without one token at a time, packed, ``(N (L - 1), D)``."""
-        device = self.embedded_QD.device
-        places_N = torch.as_tensor(list(deleted), device=device)
-        token_M = torch.arange(self.length - 1, device=device)
-        behind_NM = token_M >= places_N[:, None]
-        # Behind the deleted token: the next one of the cell, at its new position.
-        taken_NM = token_M + behind_NM * (1 + self.length)
-        hidden_TD = self.embedded_QD[taken_NM.flatten()]
-        dtype = lean.products_dtype(hidden_TD) if lean.suits([self.layer], hidden_TD) else hidden_TD.dtype
-        context_NMD = hidden_TD.new_empty((len(deleted), self.length - 1, hidden_TD.shape[1]), dtype=dtype)
-        with torch.autocast(device.type, enabled=False):
-            for number, place in enumerate(deleted):
-                context_HQK = self._context_without(place)
-                context_NMD[number] = context_HQK[:, taken_NM[number]].transpose(0, 1).flatten(1)
-        return self._finish(hidden_TD, context_NMD.flatten(0, 1))
-
-    def _finish(self, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
-        if lean.suits([self.layer], hidden_TD):
-            return lean.finish_layer(self.layer, hidden_TD, context_TD)
-        middle_TD = self.layer.attention.output(context_TD, hidden_TD)
-        states_TD: Tensor = self.layer.output(self.layer.intermediate(middle_TD), middle_TD)
-        return states_TD
-
-    def _largest_scores(self) -> Tensor:
-        """Largest score of every query, ``(H, Q, 1)``."""
-        parts = [
-            torch.matmul(self._query_HQK, key_HWK.mT).amax(-1, keepdim=True)
-            for key_HWK in self._key_HQK.split(_STRETCH, dim=1)
-        ]
-        return torch.stack(parts).amax(0)
-
-    def _weights(self, start: int, stop: int) -> Tensor:
-        """Weights of some keys before they are divided by their sum, ``(H, Q, W)``."""
-        scores_HQW = torch.matmul(self._query_HQK, self._key_HQK[:, start:stop].mT)
-        return scores_HQW.sub_(self._largest_HQ).exp_().to(self._value_HQK.dtype)
-
-    def _gathered(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Sums of weighted values ``(H, Q, K)`` and of weights ``(H, Q, 1)`` over some keys."""
-        values, weights = torch.zeros_like(self._value_HQK), torch.zeros_like(self._value_HQK[:, :, :1])
-        for first in range(start, stop, _STRETCH):
-            last = min(first + _STRETCH, stop)
-            weights_HQW = self._weights(first, last)
-            values.baddbmm_(weights_HQW, self._value_HQK[:, first:last])
-            weights += weights_HQW.sum(-1, keepdim=True)
-        return values, weights
-
-    def _restart(self) -> None:
-        """Before the first token: all keys are at their new positions."""
-        self._at = 0
-        self._values_HQK, self._sums_HQ = (x.clone() for x in self._whole)
-
-    def _context_without(self, place: int) -> Tensor:
-        """What every query gathers from the cell without one token, ``(H, Q, K)``."""
-        if place < self._at:
-            self._restart()
-        if place > self._at:
-            for sign, shift in ((1, 0), (-1, self.length)):
-                values, sums = self._gathered(self._at + shift, place + shift)
-                self._values_HQK.add_(values, alpha=sign)
-                self._sums_HQ.add_(sums, alpha=sign)
-            self._at = place
-        own = self.length + place
-        weights_HQ1 = self._weights(own, own + 1)
-        values = torch.addcmul(self._values_HQK, weights_HQ1, self._value_HQK[:, own : own + 1], value=-1)
-        return values.div_(self._sums_HQ - weights_HQ1).to(self.embedded_QD.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,128 +81,6 @@ class PerturbedModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """Some cells as the network sees them."""
-
-    vectors: Tensor
-    hidden: Tensor | None = None
-    proba: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reader:
-    """Reads cells from a model."""
-
-    model: PerturbedModel
-    pooling: str
-    layer: int
-    needs_genes: bool
-    special: Tensor = field(repr=False)
-
-    def read(
-        self, ids_T: Tensor, lengths: Sequence[int], attention: str, *, hidden_TD: Tensor | None = None
-    ) -> Reading:
-        """Embeddings, states and probabilities of packed cells."""
-        encoder, start = self.model.encoder, 0 if hidden_TD is None else 1
-        cu_seqlens = torch.tensor([0, *lengths], device=ids_T.device).cumsum(0)
-        if hidden_TD is None:
-            hidden_TD = encoder.embed_tokens(ids_T, cu_seqlens)
-        stop = encoder.layers_below(self.layer)
-        if self._first_is_enough(start, stop):
-            hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop - 1, attention=attention)
-            layer = encoder.encoder.layer[stop - 1]
-            return Reading(first_token_states(layer, hidden_TD, lengths).float())  # type: ignore[arg-type]
-        hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
-        vectors_BD = self._pool(hidden_TD, ids_T, cu_seqlens)
-        proba_BC = None
-        if (network := self.model.classifier) is not None:
-            last_TD = hidden_TD
-            if stop < self.model.n_layers:
-                last_TD = encoder.run_layers(hidden_TD.clone(), lengths, start=stop, attention=attention)
-            logits_BC = network.heads[0](network.pool(last_TD, ids_T, cu_seqlens))
-            proba_BC = class_probabilities(logits_BC, network.specs[0], self.model.temperature)
-        return Reading(vectors_BD, hidden_TD, proba_BC)
-
-    def _first_is_enough(self, start: int, stop: int) -> bool:
-        """Whether the last layer is needed for the first token of each cell only."""
-        wanted = self.pooling == "cls" and not self.needs_genes and self.model.classifier is None
-        return wanted and has_plain_attention(self.model.encoder.config) and stop > start
-
-    def _pool(self, hidden_TD: Tensor, ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Embeddings of the cells in float32, ``(B, D)``."""
-        if self.pooling == "cls":
-            return hidden_TD[cu_seqlens[:-1]].float()
-        return mean_over_genes(hidden_TD, ids_T, cu_seqlens, self.special)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
-    """Which token of a compared cell each token of an edited cell is."""
-
-    cell: Tensor
-    origin: Tensor
-    is_other: Tensor
-    compared: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Effects:
-    """Effects of a batch of edits, float32; None where they were not asked for."""
-
-    similarity: Tensor | None = None
-    shifts: Tensor | None = None
-    genes: Tensor | None = None
-    proba_shifts: Tensor | None = None
-
-
-def compare(
-    edited: Reading, before: Reading, pairs: Pairs, *, states_SD: Tensor | None, pooling: str, gene_effects: bool
-) -> Effects:
-    """Effects of a batch of edits."""
-    genes_T = None
-    if gene_effects or (states_SD is None and pooling == "mean"):
-        genes_T = _gene_similarities(edited, before, pairs)
-    similarity = shifts = None
-    if states_SD is not None:
-        # Unit vectors are subtracted first: their small difference is exact, that of two cosines is not.
-        moved_BD = normalize(edited.vectors, dim=1) - normalize(before.vectors, dim=1)[pairs.compared]
-        # Not a matrix product, which autocast would round to half precision.
-        shifts = (moved_BD.unsqueeze(1) * normalize(states_SD.float(), dim=1)).sum(-1)
-    elif pooling == "cls":
-        similarity = cosine_similarity(edited.vectors, before.vectors[pairs.compared])
-    elif genes_T is not None:
-        similarity = _mean_over_others(genes_T, pairs)
-    proba = None
-    if edited.proba is not None and before.proba is not None:
-        proba = edited.proba - before.proba[pairs.compared]
-    return Effects(similarity, shifts, genes_T if gene_effects else None, proba)
-
-
-def _gene_similarities(edited: Reading, before: Reading, pairs: Pairs) -> Tensor:
-    if edited.hidden is None or before.hidden is None:
-        msg = "Similarities of genes need the states of all tokens."
-        raise ValueError(msg)
-    return cosine_similarity(edited.hidden.float(), before.hidden[pairs.origin].float())
-
-
-def _mean_over_others(genes_T: Tensor, pairs: Pairs) -> Tensor:
-    """Mean over the genes of each cell that were not edited, ``(B,)``; not a number where there are none."""
-    weights_T = pairs.is_other.to(genes_T.dtype)
-    sums, numbers = (
-        genes_T.new_zeros(len(pairs.compared)).index_add(0, pairs.cell, values)
-        for values in (genes_T * weights_T, weights_T)
-    )
-    return sums / numbers
-
-
-_LEAST_SHARED = 8
-"""Fewer deletions of a cell do not pay for sharing their first layer."""
-
-_TOKENS_IN_HAND = 2_000_000
-"""Tokens of edited cells that exist at the same time, on the host."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Edit:
     """One cell to be edited."""
 
@@ -300,7 +90,7 @@ class Edit:
     edited: EditedCell
 
 
-Take = Callable[[Sequence[Edit], Effects, Pairs], None]
+Take = Callable[[Sequence[Edit], "Effects", "Pairs"], None]
 """Called with edits, their effects, and which token is which; batches come in no particular order."""
 
 
@@ -309,8 +99,8 @@ def possible_edits(
 ) -> Iterator[Edit]:
     """Every edit that changes its cell, cell by cell."""
     special, number = model.vocabulary.special_ids.tolist(), 0
-    for place, (cell, wanted) in enumerate(zip(cells, perturbations, strict=True)):
-        for perturbation in wanted:
+    for place, (cell, of_cell) in enumerate(zip(cells, perturbations, strict=True)):
+        for perturbation in of_cell:
             edited = edit_cell(cell, perturbation.steps, special, model.max_length)
             if edited is not None:
                 yield Edit(number, place, perturbation, edited)
@@ -341,7 +131,7 @@ class ExactRunner:
 
     def read(self, cells: Sequence[Ints]) -> list[Reading]:
         """Each cell as it is; its states stay on the device where genes are compared."""
-        found: list[Reading | None] = [None] * len(cells)
+        readings: list[Reading | None] = [None] * len(cells)
 
         def step(batch: Batch) -> None:
             lengths = [len(cells[row]) for row in batch.rows]
@@ -352,10 +142,10 @@ class ExactRunner:
                 states = None
                 if self._reader.needs_genes and reading.hidden is not None:
                     states = reading.hidden[ends[place] : ends[place + 1]].clone()
-                found[row] = Reading(reading.vectors[place : place + 1], states, proba)
+                readings[row] = Reading(reading.vectors[place : place + 1], states, proba)
 
         run_batches(_packed(cells), self.model.network, step, self.runtime)
-        return [reading for reading in found if reading is not None]
+        return [reading for reading in readings if reading is not None]
 
     def run(self, cells: Sequence[Ints], edits: Iterator[Edit], take: Take) -> None:
         """Effects of edits of some cells."""
@@ -365,6 +155,7 @@ class ExactRunner:
             lost = {(e.cell, e.edited.lost.tobytes()): e for e in part if len(e.edited.lost)}
             shorter = self.read([np.delete(cells[e.cell], e.edited.lost) for e in lost.values()]) if lost else []
             cropped = dict(zip(lost, shorter, strict=True))
+            # Single deletions cell by cell, from one first layer; everything else packed into batches together.
             for cell, some in _by_cell(part) if shared else [(None, part)]:
                 self._run_batches(some, readings, cropped, take, None if cell is None else cells[cell])
 
@@ -473,3 +264,217 @@ def _deleted_place(edited: EditedCell) -> int:
     """Place of the one token that was deleted."""
     missing = np.flatnonzero(edited.origin != np.arange(len(edited.origin)))
     return int(missing[0]) if len(missing) else len(edited.origin)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """Some cells as the network sees them."""
+
+    vectors: Tensor
+    hidden: Tensor | None = None
+    proba: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """Reads cells from a model."""
+
+    model: PerturbedModel
+    pooling: str
+    layer: int
+    needs_genes: bool
+    special: Tensor = field(repr=False)
+
+    def read(
+        self, ids_T: Tensor, lengths: Sequence[int], attention: str, *, hidden_TD: Tensor | None = None
+    ) -> Reading:
+        """Embeddings, states and probabilities of packed cells."""
+        encoder, start = self.model.encoder, 0 if hidden_TD is None else 1
+        cu_seqlens = torch.tensor([0, *lengths], device=ids_T.device).cumsum(0)
+        if hidden_TD is None:
+            hidden_TD = encoder.embed_tokens(ids_T, cu_seqlens)
+        stop = encoder.layers_below(self.layer)
+        reads_first_only = self.pooling == "cls" and not self.needs_genes and self.model.classifier is None
+        if reads_first_only and has_plain_attention(encoder.config) and stop > start:
+            # The last layer is needed for the first token of each cell only.
+            hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop - 1, attention=attention)
+            layer = encoder.encoder.layer[stop - 1]
+            return Reading(first_token_states(layer, hidden_TD, lengths).float())  # type: ignore[arg-type]
+        hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
+        vectors_BD = self._pool(hidden_TD, ids_T, cu_seqlens)
+        proba_BC = None
+        if (network := self.model.classifier) is not None:
+            last_TD = hidden_TD
+            if stop < self.model.n_layers:
+                last_TD = encoder.run_layers(hidden_TD.clone(), lengths, start=stop, attention=attention)
+            logits_BC = network.heads[0](network.pool(last_TD, ids_T, cu_seqlens))
+            proba_BC = class_probabilities(logits_BC, network.specs[0], self.model.temperature)
+        return Reading(vectors_BD, hidden_TD, proba_BC)
+
+    def _pool(self, hidden_TD: Tensor, ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Embeddings of the cells in float32, ``(B, D)``."""
+        if self.pooling == "cls":
+            return hidden_TD[cu_seqlens[:-1]].float()
+        return mean_over_genes(hidden_TD, ids_T, cu_seqlens, self.special)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Which token of a compared cell each token of an edited cell is."""
+
+    cell: Tensor
+    origin: Tensor
+    is_other: Tensor
+    compared: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effects:
+    """Effects of a batch of edits, float32; None where they were not asked for."""
+
+    similarity: Tensor | None = None
+    shifts: Tensor | None = None
+    genes: Tensor | None = None
+    proba_shifts: Tensor | None = None
+
+
+def compare(
+    edited: Reading, before: Reading, pairs: Pairs, *, states_SD: Tensor | None, pooling: str, gene_effects: bool
+) -> Effects:
+    """Effects of a batch of edits."""
+    genes_T = None
+    if gene_effects or (states_SD is None and pooling == "mean"):
+        genes_T = _gene_similarities(edited, before, pairs)
+    similarity = shifts = None
+    if states_SD is not None:
+        # Unit vectors are subtracted first: their small difference is exact, that of two cosines is not.
+        moved_BD = normalize(edited.vectors, dim=1) - normalize(before.vectors, dim=1)[pairs.compared]
+        # Not a matrix product, which autocast would round to half precision.
+        shifts = (moved_BD.unsqueeze(1) * normalize(states_SD.float(), dim=1)).sum(-1)
+    elif pooling == "cls":
+        similarity = cosine_similarity(edited.vectors, before.vectors[pairs.compared])
+    elif genes_T is not None:
+        similarity = _mean_over_others(genes_T, pairs)
+    proba = None
+    if edited.proba is not None and before.proba is not None:
+        proba = edited.proba - before.proba[pairs.compared]
+    return Effects(similarity, shifts, genes_T if gene_effects else None, proba)
+
+
+def _gene_similarities(edited: Reading, before: Reading, pairs: Pairs) -> Tensor:
+    if edited.hidden is None or before.hidden is None:
+        msg = "Similarities of genes need the states of all tokens."
+        raise ValueError(msg)
+    return cosine_similarity(edited.hidden.float(), before.hidden[pairs.origin].float())
+
+
+def _mean_over_others(genes_T: Tensor, pairs: Pairs) -> Tensor:
+    """Mean over the genes of each cell that were not edited, ``(B,)``; NaN where there are none."""
+    weights_T = pairs.is_other.to(genes_T.dtype)
+    sums, numbers = (
+        genes_T.new_zeros(len(pairs.compared)).index_add(0, pairs.cell, values)
+        for values in (genes_T * weights_T, weights_T)
+    )
+    return sums / numbers
+
+
+def can_share_first_layer(encoder: GeneformerEncoder) -> bool:
+    """Whether the first layer is plain attention over absolute positions, and drops nothing."""
+    return has_plain_attention(encoder.config) and not encoder.training and len(encoder.encoder.layer) > 0
+
+
+class Deletions:
+    """A cell of which any one token can be deleted, with the first layer computed from parts that deletions share.
+
+    Without token ``p``, the tokens before it keep their position and those behind it move up by one. Every token of a
+    cell of ``L`` therefore has two versions, at its own position and at the one before, and the ``Q = 2 L`` versions
+    serve as queries, keys and values of all ``L`` deletions. What a query gathers is a sum over keys of
+    ``exp(score) * value``, divided by the sum of ``exp(score)``: over keys ``0..p-1`` at their own positions and
+    ``p+1..L-1`` at the moved ones. From one deletion to the next one key changes sides, so that both sums are carried
+    along, in float64 where there is some, and a deletion costs ``O(L)`` instead of ``O(L²)``.
+    """
+
+    def __init__(self, encoder: GeneformerEncoder, input_ids_L: Tensor, *, sums: torch.dtype = torch.float64) -> None:
+        self.encoder, self.length = encoder, len(input_ids_L)
+        self.layer = cast("Layer", encoder.encoder.layer[0])
+        position_L = torch.arange(self.length, device=input_ids_L.device)
+        moved_L = (position_L - 1).clamp(min=0)
+        with torch.autocast(input_ids_L.device.type, enabled=False):
+            self.embedded_QD = encoder.embeddings(input_ids_L.repeat(2), torch.cat([position_L, moved_L]))
+            projections = self.layer.attention.self
+            query, key, value = (
+                project(self.embedded_QD).unflatten(1, (projections.n_heads, -1)).transpose(0, 1)
+                for project in (projections.query, projections.key, projections.value)
+            )
+            self._query_HQK = query * query.shape[-1] ** -0.5
+            self._key_HQK, self._value_HQK = key, value.to(sums)
+            self._largest_HQ = self._largest_scores()
+            self._all_moved = self._gathered(self.length, self.length * 2)
+        self._restart()
+
+    def states(self, deleted: Sequence[int]) -> Tensor:
+        """States after the first layer of the cell without one token at a time, packed, ``(N (L - 1), D)``."""
+        device = self.embedded_QD.device
+        places_N = torch.as_tensor(list(deleted), device=device)
+        token_M = torch.arange(self.length - 1, device=device)
+        behind_NM = token_M >= places_N[:, None]
+        # Behind the deleted token: the next one of the cell, at its new position.
+        taken_NM = token_M + behind_NM * (1 + self.length)
+        hidden_TD = self.embedded_QD[taken_NM.flatten()]
+        dtype = lean.products_dtype(hidden_TD) if lean.suits([self.layer], hidden_TD) else hidden_TD.dtype
+        context_NMD = hidden_TD.new_empty((len(deleted), self.length - 1, hidden_TD.shape[1]), dtype=dtype)
+        with torch.autocast(device.type, enabled=False):
+            for number, place in enumerate(deleted):
+                context_HQK = self._context_without(place)
+                context_NMD[number] = context_HQK[:, taken_NM[number]].transpose(0, 1).flatten(1)
+        return self._finish(hidden_TD, context_NMD.flatten(0, 1))
+
+    def _finish(self, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
+        if lean.suits([self.layer], hidden_TD):
+            return lean.finish_layer(self.layer, hidden_TD, context_TD)
+        middle_TD = self.layer.attention.output(context_TD, hidden_TD)
+        states_TD: Tensor = self.layer.output(self.layer.intermediate(middle_TD), middle_TD)
+        return states_TD
+
+    def _largest_scores(self) -> Tensor:
+        """Largest score of every query, ``(H, Q, 1)``."""
+        parts = [
+            torch.matmul(self._query_HQK, key_HWK.mT).amax(-1, keepdim=True)
+            for key_HWK in self._key_HQK.split(_KEYS_AT_ONCE, dim=1)
+        ]
+        return torch.stack(parts).amax(0)
+
+    def _weights(self, start: int, stop: int) -> Tensor:
+        """Weights of some keys before they are divided by their sum, ``(H, Q, W)``."""
+        scores_HQW = torch.matmul(self._query_HQK, self._key_HQK[:, start:stop].mT)
+        return scores_HQW.sub_(self._largest_HQ).exp_().to(self._value_HQK.dtype)
+
+    def _gathered(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Sums of weighted values ``(H, Q, K)`` and of weights ``(H, Q, 1)`` over some keys."""
+        values, weights = torch.zeros_like(self._value_HQK), torch.zeros_like(self._value_HQK[:, :, :1])
+        for first in range(start, stop, _KEYS_AT_ONCE):
+            last = min(first + _KEYS_AT_ONCE, stop)
+            weights_HQW = self._weights(first, last)
+            values.baddbmm_(weights_HQW, self._value_HQK[:, first:last])
+            weights += weights_HQW.sum(-1, keepdim=True)
+        return values, weights
+
+    def _restart(self) -> None:
+        """Before the first token: all keys are at their new positions."""
+        self._at = 0
+        self._values_HQK, self._sums_HQ = (x.clone() for x in self._all_moved)
+
+    def _context_without(self, place: int) -> Tensor:
+        """What every query gathers from the cell without one token, ``(H, Q, K)``."""
+        if place < self._at:
+            self._restart()
+        if place > self._at:
+            for sign, shift in ((1, 0), (-1, self.length)):
+                values, sums = self._gathered(self._at + shift, place + shift)
+                self._values_HQK.add_(values, alpha=sign)
+                self._sums_HQ.add_(sums, alpha=sign)
+            self._at = place
+        own = self.length + place
+        weights_HQ1 = self._weights(own, own + 1)
+        values = torch.addcmul(self._values_HQK, weights_HQ1, self._value_HQK[:, own : own + 1], value=-1)
+        return values.div_(self._sums_HQ - weights_HQ1).to(self.embedded_QD.dtype)

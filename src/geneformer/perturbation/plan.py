@@ -57,7 +57,7 @@ _SCREEN_PASSES = 12
 """Passes that a screen of one cell takes as long as, about."""
 
 _CALIBRATED = 12
-"""Edits that are run to tell how long the others will take."""
+"""Edits that are run to measure how long the others will take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def plan_perturbation(
     check_layer(options.layer, model.name, model.n_layers)
     if options.pooling == "cls":
         check_cls(tokens, model)
-    cells = select_cells(tokens, options, states_are_given=given is not None)
+    cells = select_perturbed_cells(tokens, options, states_are_given=given is not None)
     targets = find_targets(tokens.take(cells.rows), model, options)
     names, repeats = np.unique(tokens.cell_ids[cells.rows].astype(str), return_counts=True)
     if len(names) and repeats.max() > 1:
@@ -229,7 +229,9 @@ class SelectedCells:
     state_key: str | None = None
 
 
-def select_cells(tokens: TokenizedDataset, options: PerturbOptions, *, states_are_given: bool = False) -> SelectedCells:
+def select_perturbed_cells(
+    tokens: TokenizedDataset, options: PerturbOptions, *, states_are_given: bool = False
+) -> SelectedCells:
     """Cells to be perturbed, and cells of every state."""
     if options.start is None:
         return SelectedCells(_sample(np.arange(len(tokens)), options.max_cells, options.seed, 0))
@@ -314,7 +316,7 @@ class Targets:
 def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbOptions) -> Targets:
     """What a user asked for, checked against the cells before anything runs."""
     vocabulary = model.vocabulary
-    n_cells = cells_with(tokens, model)
+    n_cells = cells_per_token(tokens, model)
     anchor = None if options.anchor is None else gene_tokens([options.anchor], vocabulary)[0]
     every = None
     if ALL in options.genes:
@@ -520,7 +522,7 @@ def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _Gen
     return sums
 
 
-def cells_with(tokens: TokenizedDataset, model: PairedModel) -> Ints:
+def cells_per_token(tokens: TokenizedDataset, model: PairedModel) -> Ints:
     """Cells that have each token, ``(V,)``; a cell has a token once."""
     counts = np.zeros(model.vocabulary.size, dtype=np.int64)
     for packed in _blocks(tokens, np.arange(len(tokens)), model):
@@ -552,7 +554,7 @@ class Cost:
     peak_bytes: int
 
 
-def estimate(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64) -> Cost:
+def estimate_cost(plan: PerturbationPlan, *, calibrate: bool = True, sample: int = 64) -> Cost:
     """What a run will take, from some of its cells; with calibration a few edits are run first."""
     rows, options = plan.cells.rows, plan.options
     counted = rows[np.unique(np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(np.int64))]

@@ -3,7 +3,7 @@
 A deletion does three things, estimated one by one and added up:
 
 ==========================  ======================================================================================
-no other gene sees it       Gates of `models.gated`, from one backward pass over the cell as it is
+no other gene sees it       Gates on the attention to it, from one backward pass over the cell as it is
 it leaves the mean          Exactly, with the states of the cell as it is
 genes behind it move up     The cell is also run with all genes moved, and with those behind a few cuts. Between
                             cuts, every gene adds the mean of two gradients, before and after it moved
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from geneformer.models.encoder import Layer
 
 Gates = Literal["slopes", "removals", "pairs"]
-"""Derivatives; what closing a gate takes away; or the same, told for every query that it is taken from."""
+"""Derivatives; what closing a gate takes away; or the same, for every query that it is taken from."""
 
 _BLOCK = 2**20
 """Attention weights, of all heads and numbers, that exist at the same time."""
@@ -78,9 +78,9 @@ def refusal(encoder: GeneformerEncoder) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pulled:
-    """What numbers owe to the tokens."""
+    """What numbers owe to every token: through its gates, ``(C, L)`` or ``(C, L, L)``, and through its embedding."""
 
-    told: Tensor
+    gates: Tensor
     embedded: Tensor
 
 
@@ -120,13 +120,15 @@ class GatedCell:
         n_tokens = grad_CLD.shape[1]
         shapes = {None: (0,), "pairs": (len(grad_CLD), n_tokens, n_tokens)}
         with _recording(grad_CLD):
-            told = grad_CLD.new_zeros(shapes.get(gates, grad_CLD.shape[:2]))
+            owed = grad_CLD.new_zeros(shapes.get(gates, grad_CLD.shape[:2]))
             grad_CLD = grad_CLD.detach().clone()
             for place in range(n_layers)[::-1]:
                 trace = self._traces[place] or _trace(self._layers[place], self.states[place], self._contexts[place])
-                grad_CLD = _pull_layer(trace, grad_CLD, told, gates, below=embedded or place > 0)
-            found = _gradients([self._first_LD], [self._embedded_LD], [grad_CLD])[0] if embedded else told.new_empty(0)
-        return Pulled(told, found)
+                grad_CLD = _pull_layer(trace, grad_CLD, owed, gates, below=embedded or place > 0)
+            into_embedded = owed.new_empty(0)
+            if embedded:
+                (into_embedded,) = _gradients([self._first_LD], [self._embedded_LD], [grad_CLD])
+        return Pulled(owed, into_embedded)
 
 
 @contextmanager
@@ -158,17 +160,17 @@ def _gradients(outputs: list[Tensor], inputs: list[Tensor], grads: list[Tensor])
     return torch.autograd.grad(outputs, inputs, grads, retain_graph=True, is_grads_batched=True)
 
 
-def _pull_layer(trace: _Trace, grad_CLD: Tensor, told: Tensor, gates: Gates | None, *, below: bool) -> Tensor:
-    """Gradients of the states before a layer; what its gates owe is added to `told`."""
+def _pull_layer(trace: _Trace, grad_CLD: Tensor, owed: Tensor, gates: Gates | None, *, below: bool) -> Tensor:
+    """Gradients of the states before a layer; what its gates owe is added to `owed`."""
     grad_context, grad_hidden = _gradients([trace.after], [trace.context, trace.hidden], [grad_CLD])
     with torch.no_grad():
-        grads = _pull_attention(trace, grad_context, told, gates, below=below)
+        grads = _pull_attention(trace, grad_context, owed, gates, below=below)
     if not below:
         return grad_CLD
     return grad_hidden + _gradients([trace.query, trace.key, trace.value], [trace.hidden], grads)[0]
 
 
-def _pull_attention(trace: _Trace, grad_CLD: Tensor, told: Tensor, gates: Gates | None, *, below: bool) -> list[Tensor]:
+def _pull_attention(trace: _Trace, grad_CLD: Tensor, owed: Tensor, gates: Gates | None, *, below: bool) -> list[Tensor]:
     """Gradients of queries, keys and values, ``(C, H, L, K)`` each."""
     query, key, value = (x.detach().contiguous() for x in (trace.query, trace.key, trace.value))
     n_heads, n_tokens, head_size = query.shape
@@ -190,22 +192,19 @@ def _pull_attention(trace: _Trace, grad_CLD: Tensor, told: Tensor, gates: Gates 
             grads[1].add_(scores_HCQL.mT @ query[:, None, rows], alpha=scale)
             columns = block_HCQK.transpose(1, 2).flatten(2)
             grads[2] += (weights_HQL.mT @ columns).unflatten(2, (n_numbers, -1)).transpose(1, 2)
-        if gates is not None:
-            _tell(scores_HCQL, weights_HQL, told, start, gates)
+        if gates is None:
+            continue
+        # The scores are used up from here on. Closing the gate of a key takes its weight w away and scales the others
+        # up by 1 / (1 - w); its slope is the first order of that. A query keeps its own token.
+        if gates != "slopes":
+            left_HQL = torch.sub(1, weights_HQL).clamp_(min=torch.finfo(weights_HQL.dtype).eps)
+            scores_HCQL.div_(left_HQL[:, None])
+            scores_HCQL[..., start : start + scores_HCQL.shape[2]].diagonal(dim1=-2, dim2=-1).zero_()
+        if gates == "pairs":
+            owed[:, start : start + scores_HCQL.shape[2]] += scores_HCQL.sum(0)
+        else:
+            owed += scores_HCQL.sum((0, 2))
     return [x.transpose(0, 1) for x in grads]
-
-
-def _tell(scores_HCQL: Tensor, weights_HQL: Tensor, told: Tensor, start: int, gates: Gates) -> None:
-    """Add what a block of queries owes to every key; the scores are used up."""
-    n_rows = scores_HCQL.shape[2]
-    if gates != "slopes":
-        left_HQL = torch.sub(1, weights_HQL).clamp_(min=torch.finfo(weights_HQL.dtype).eps)
-        scores_HCQL.div_(left_HQL[:, None])
-        scores_HCQL[..., start : start + n_rows].diagonal(dim1=-2, dim2=-1).zero_()
-    if gates == "pairs":
-        told[:, start : start + n_rows] += scores_HCQL.sum(0)
-    else:
-        told += scores_HCQL.sum((0, 2))
 
 
 Floats = NDArray[np.float32]
@@ -298,8 +297,8 @@ def screen_deletions(
             proba = cell.effects(head.weigh, head.probabilities, len(encoder.encoder.layer))
         if probes:
             similarity = 1 - cell.dissimilarity(probes, seed)
-        found = [None if x is None else x.detach().float().cpu().numpy() for x in (shifts, proba, similarity)]
-    return ScreenedCell(cell.places.cpu().numpy(), *found)
+        effects = [None if x is None else x.detach().float().cpu().numpy() for x in (shifts, proba, similarity)]
+    return ScreenedCell(cell.places.cpu().numpy(), *effects)
 
 
 @dataclass(slots=True, eq=False)
@@ -336,20 +335,20 @@ class _Cell:
         self.moved = GatedCell(self.encoder, moved_LD, deepest)
         self.between = self._run_between({self.n_layers, deepest})
 
-    def _run_between(self, wanted: set[int]) -> dict[int, Tensor]:
+    def _run_between(self, depths: set[int]) -> dict[int, Tensor]:
         """States of the cell moved from each inner start on, by layers, ``(M, L, D)``."""
         n_tokens, starts = len(self.ids), self.starts[1:-1]
         moved = torch.arange(n_tokens, device=self.ids.device) >= torch.tensor(starts, device=self.ids.device)[:, None]
-        found, done = {}, 0
+        states, done = {}, 0
         with torch.inference_mode():
             embedded_MLD = self.embedded + self.step * moved[:, :, None]
             hidden_TD = self.encoder.embeddings.LayerNorm(embedded_MLD).flatten(0, 1)
-            for n_layers in sorted(wanted):
+            for n_layers in sorted(depths):
                 lengths = [n_tokens] * len(starts)
                 hidden_TD = self.encoder.run_layers(hidden_TD, lengths, start=done, stop=n_layers)
                 done = n_layers
-                found[n_layers] = hidden_TD.clone().reshape(embedded_MLD.shape)
-        return found
+                states[n_layers] = hidden_TD.clone().reshape(embedded_MLD.shape)
+        return states
 
     def _moved_states(self, n_layers: int) -> Tensor:
         """States of the moved cells, ``(M, L, D)``."""
@@ -372,14 +371,14 @@ class _Cell:
             vectors_MD = torch.stack([weigh(x) @ x for x in self._moved_states(n_layers)])
             moves_XM = (read(vectors_MD) - before_X).T
             leaves_XN = (read(_vectors_without(weigh, still_LD, self.places)) - before_X).T
-        return self._moves(steps_XL, moves_XM) - at_still.told[:, self.places] + leaves_XN
+        return self._moves(steps_XL, moves_XM) - at_still.gates[:, self.places] + leaves_XN
 
     def _moves(self, steps_XL: Tensor, moves_XM: Tensor) -> Tensor:
         """Change that comes of the moves of all tokens behind each gene, ``(X, N)``; right at the starts."""
         steps_XL = steps_XL.clone()
         for place, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
-            wanted_X = moves_XM[:, place] - moves_XM[:, place + 1]
-            steps_XL[:, start:stop] += ((wanted_X - steps_XL[:, start:stop].sum(1)) / (stop - start))[:, None]
+            measured_X = moves_XM[:, place] - moves_XM[:, place + 1]
+            steps_XL[:, start:stop] += ((measured_X - steps_XL[:, start:stop].sum(1)) / (stop - start))[:, None]
         return (steps_XL.flip(1).cumsum(1).flip(1) - steps_XL)[:, self.places]
 
     def dissimilarity(self, probes: int, seed: int) -> Tensor:
@@ -391,16 +390,16 @@ class _Cell:
             # At right angles, so that as many directions as there are axes leave nothing to chance.
             draw_DX = torch.linalg.qr(torch.randn(size, min(probes, size), generator=generator, dtype=torch.double))[0]
             draw_DX = draw_DX.to(self.embedded)
-            found_XN = self.effects(self.weigh, lambda x: normalize(x, dim=-1) @ draw_DX, self.n_layers)
-            return found_XN.square().mean(0) * size / 2
+            change_XN = self.effects(self.weigh, lambda x: normalize(x, dim=-1) @ draw_DX, self.n_layers)
+            return change_XN.square().mean(0) * size / 2
         unit_LD = normalize(self.still.states[self.n_layers], dim=-1)
         changed_MLD = normalize(self._moved_states(self.n_layers), dim=-1) - unit_LD
         changed_ML = changed_MLD.square().sum(-1) * self.is_gene / 2
         moves_N = self._moves(changed_ML[:1], changed_ML.sum(1)[None])[0]
-        return (moves_N + self._unseen(probes, generator)).clamp(min=0) / (len(self.places) - 1)
+        return (moves_N + self._without_sight(probes, generator)).clamp(min=0) / (len(self.places) - 1)
 
-    def _unseen(self, probes: int, generator: torch.Generator) -> Tensor:
-        """Half of ``|change|²`` of unit vectors, summed over the genes, as they no longer see each gene, ``(N,)``."""
+    def _without_sight(self, probes: int, generator: torch.Generator) -> Tensor:
+        """Half of ``|change|²`` of unit vectors, summed over the genes, when they no longer see each gene, ``(N,)``."""
         states_LD = self.still.states[self.n_layers]
         norms_L1 = states_LD.norm(dim=1, keepdim=True)
         unit_LD = states_LD / norms_L1
@@ -411,7 +410,7 @@ class _Cell:
             draw_CLD = torch.stack(draws).to(unit_LD.device)
             draw_CLD = draw_CLD - (draw_CLD * unit_LD).sum(-1, keepdim=True) * unit_LD
             draw_CLD = draw_CLD / norms_L1 * self.is_gene[:, None]
-            squares_L += self.still.pull(draw_CLD, self.n_layers, gates="pairs").told.square().sum((0, 1))
+            squares_L += self.still.pull(draw_CLD, self.n_layers, gates="pairs").gates.square().sum((0, 1))
         return squares_L[self.places] / (2 * probes)
 
 
@@ -442,8 +441,8 @@ def agreement(estimated: NDArray[np.floating], exact: NDArray[np.floating], k: i
 
     k = min(k, len(exact))
 
-    def recall(found: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
-        return len(np.intersect1d(np.argsort(-found)[:k], np.argsort(-wanted)[:k])) / max(k, 1)
+    def recall(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+        return len(np.intersect1d(np.argsort(-one)[:k], np.argsort(-other)[:k])) / max(k, 1)
 
     return {
         "spearman": float(spearmanr(estimated, exact).statistic),

@@ -28,12 +28,12 @@ from geneformer.perturbation.effects import (
     PerturbationRanking,
     Perturbed,
     Values,
-    column_of,
     mean_by,
+    object_column,
 )
 from geneformer.perturbation.uncertainty import (
     DonorMeans,
-    Measured,
+    MeasuredEffect,
     added_columns,
     against_each_other,
     against_pool,
@@ -41,7 +41,7 @@ from geneformer.perturbation.uncertainty import (
     false_discovery_rates,
     gene_numbers,
     mean_interval,
-    mean_over_genes,
+    mean_of_genes,
     pool_of,
     units_of,
 )
@@ -75,7 +75,7 @@ def rank_effects(
     return _tested(perturbed, compared, mode, options)
 
 
-def summarize(
+def rank_for_plots(
     effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
 ) -> PerturbationRanking:
     """One row per perturbation with effect, interval, matched genes and baselines, whatever the run; for plots."""
@@ -109,7 +109,7 @@ def _tested(perturbed: Perturbed, null: Perturbed | None, mode: str, options: Ra
     kind, target = (SHIFT, source.goal) if is_shift else (SIMILARITY, None)
     left_out = _keep_detected(perturbed, kind, target, options)
     values = perturbed.values(kind, target)
-    measured = Measured(perturbed, values if is_shift else values.distances(), two_sided=is_shift)
+    measured = MeasuredEffect(perturbed, values if is_shift else values.distances(), two_sided=is_shift)
     if null is not None:
         null_values = _null_values(null, kind, target, mode)
         measured = replace(measured, null=(null, null_values if is_shift else null_values.distances()))
@@ -146,7 +146,7 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
     if options.donor is not None:
         means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
         added["donor_mean"], added["n_donors"] = means.averages(n)
-    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    rank = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
     added["baseline_mean_rank"] = rank[pairs.group]
     added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
     for name, column in added.items():
@@ -398,7 +398,7 @@ def aggregate_gene_shifts(perturbed: Perturbed, pairs: GenePairs) -> "pd.DataFra
     symbols[~is_cell], ids[~is_cell] = perturbed.names.symbols(genes), genes
     table = pd.DataFrame(
         {
-            "Perturbed": column_of(named["Gene"].tolist()),
+            "Perturbed": object_column(named["Gene"].tolist()),
             "Gene_name": named["Gene_name"],
             "Ensembl_ID": named["Ensembl_ID"],
             "Affected": tokens,

@@ -51,7 +51,7 @@ _SAME = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class MeasuredEffect:
     """What an effect is, for every cell; with a null run, what is subtracted and what matched genes come from."""
 
     perturbed: Perturbed
@@ -61,7 +61,7 @@ class Measured:
     null: tuple[Perturbed, Values] | None = None
 
 
-def added_columns(measured: Measured, options: RankOptions) -> "pd.DataFrame":
+def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFrame":
     """Further columns, one row per row of the table of perturbations."""
     import pandas as pd
 
@@ -77,8 +77,8 @@ def added_columns(measured: Measured, options: RankOptions) -> "pd.DataFrame":
     columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
     if options.donor is not None:
         columns |= _over_donors(measured, options.donor)
-    columns["baseline_mean_rank"] = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    columns["baseline_expression_difference"] = mean_over_genes(perturbed, expression_difference(perturbed.source))
+    columns["baseline_mean_rank"] = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    columns["baseline_expression_difference"] = mean_of_genes(perturbed, expression_difference(perturbed.source))
     start, goal = perturbed.source.start, perturbed.source.goal
     if start is not None and start in perturbed.targets(SHIFT):
         columns["shift_to_start"] = perturbed.values(SHIFT, start).means(n)
@@ -97,7 +97,7 @@ def units_of(perturbed: Perturbed, values: Values, donor: str | None) -> Ints:
     return values.cell if donor is None else donors_of(perturbed, donor)[0][values.cell]
 
 
-def _interval(measured: Measured, options: RankOptions) -> tuple[Floats, Floats]:
+def _interval(measured: MeasuredEffect, options: RankOptions) -> tuple[Floats, Floats]:
     n, confidence, seed = len(measured.perturbed), options.confidence, options.seed
     units = units_of(measured.perturbed, measured.values, options.donor)
     if measured.subtracted is None or measured.null is None:
@@ -201,7 +201,7 @@ class Candidates:
 def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
     table = perturbed.table
     kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
-    rank = mean_over_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
+    rank = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
     return Candidates(values, rank, np.array(kinds), table["genes"].to_numpy(dtype=str))
 
 
@@ -290,7 +290,7 @@ class _Subsamples:
         return means
 
 
-def _over_donors(measured: Measured, donor: str) -> dict[str, Any]:
+def _over_donors(measured: MeasuredEffect, donor: str) -> dict[str, Any]:
     n = len(measured.perturbed)
     donor_of_cell, names = donors_of(measured.perturbed, donor)
     means = DonorMeans.of(measured.values, donor_of_cell)
@@ -445,7 +445,7 @@ def expression_difference(effects: PerturbationEffects) -> Callable[[str], float
     return lambda gene: np.nan
 
 
-def mean_over_genes(perturbed: Perturbed, number: Callable[[str], float]) -> Floats:
+def mean_of_genes(perturbed: Perturbed, number: Callable[[str], float]) -> Floats:
     """Mean of a number over the genes of each perturbation, ``(G,)``."""
     each = [np.mean([number(gene) for gene in genes.split("+")]) for genes in perturbed.table["genes"]]
     return np.array(each, dtype=np.float64)

@@ -417,14 +417,14 @@ def _ranked(
             )
             raise DatasetError(msg)
         return ranking
-    from geneformer.perturbation.statistics import summarize
+    from geneformer.perturbation.statistics import rank_for_plots
 
     effects = effects_of(ranking, key)
     if goal in list(effects.states)[2:]:
         # Ranked towards that state, so that it has intervals too.
         order = [effects.start, goal, *(state for state in effects.states if state not in (effects.start, goal))]
         effects = dataclasses.replace(effects, states={str(state): effects.states[str(state)] for state in order})
-    return summarize(effects, RankOptions())
+    return rank_for_plots(effects, RankOptions())
 
 
 def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: int) -> Shown:
