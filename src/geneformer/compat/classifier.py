@@ -15,13 +15,16 @@ from geneformer.compat.cells import (
     cap_classes,
     fold_count,
     gene_folds,
-    listed,
     rows_with,
     without_rare,
 )
 from geneformer.compat.classifier_data import (
     CellSplit,
     as_tokens,
+    checked_filter,
+    checked_genes,
+    checked_shares,
+    checked_states,
     label_cells,
     label_genes,
     made_folder,
@@ -42,7 +45,10 @@ from geneformer.compat.classifier_training import (
     LABELS,
     FixedBatchTrainer,
     check_fit,
+    check_vocabulary,
+    load_trained,
     new_network,
+    open_base,
     placed_arguments,
     predict,
     published_arguments,
@@ -50,48 +56,30 @@ from geneformer.compat.classifier_training import (
 )
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import (
-    KINDS,
-    BertClassifier,
-    adapter_base_folder,
-    adapter_entries,
     check_low_bit,
     checked_quantize,
-    fill_bert_classifier,
-    is_adapter_folder,
-    load_bert_classifier,
     published_runtime,
-    read_adapters,
-    readable_folder,
 )
 from geneformer.compat.search_space import read_ray_space
 from geneformer.errors import (
-    CheckpointError,
     DatasetError,
     GeneformerWarning,
     GeneListError,
     NoCellsError,
     OptionError,
-    OutOfRangeError,
     OutputExistsError,
     TrainingError,
     UnknownClassError,
-    UnknownVocabularyError,
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
 from geneformer.files import require
 from geneformer.files.pickles import write_pickle
 from geneformer.finetuning.training import count_cells
-from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import read_config, read_weights
-from geneformer.models.loading import LoadedModel, load_model
 from geneformer.options._fields import check_choice, check_range, whole_number
 from geneformer.tokens.dataset import TokenizedDataset
 
 _logger = logging.getLogger(__name__)
-
-SPLIT_SIZES = {"train": 0.8, "valid": 0.1, "test": 0.1}
-"""Published shares of cells or genes."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 """Files by which a folder is known to hold a trained model."""
@@ -103,16 +91,17 @@ Split = tuple[TokenizedDataset, TokenizedDataset | None, TokenizedDataset | None
 class Classifier:
     """Cell or gene classes, learnt by fine-tuning BERT's classifiers on a pretrained encoder.
 
-    Cells are told by the first position, `<cls>` or the top ranked gene; genes by every occurrence. Model folders are
-    opened by `transformers.BertForSequenceClassification` and `BertForTokenClassification`, and by this package.
+    Cells are classified by their first position, `<cls>` or the top ranked gene; genes at every occurrence. Model
+    folders are opened by `transformers.BertForSequenceClassification` and `BertForTokenClassification`, and by this
+    package.
 
     Parameters
     ----------
     classifier
         "cell" or "gene".
     quantize
-        True for low-rank updates over frozen weights of four bits; a dictionary with `peft_config` and, if wanted,
-        `bnb_config`. Updates become part of the weights that are written.
+        True for low-rank updates over frozen weights of four bits; a dictionary with `peft_config`, and `bnb_config`
+        if need be. Updates become part of the weights that are written.
     cell_state_dict
         For cells: `state_key`, a column, and `states`, a list of its values or "all".
     gene_class_dict
@@ -206,16 +195,16 @@ class Classifier:
         self.vocabulary = published_vocabulary(model_version, token_dictionary_file)
         self.quantize, self.ray_config = quantize, ray_config
         self.adapters, self.bits = checked_quantize(quantize)
-        self.cell_state_dict = _checked_states(kind, cell_state_dict)
-        self.gene_class_dict = _checked_genes(kind, gene_class_dict, self.vocabulary)
-        self.filter_data = _checked_filter(filter_data, self.cell_state_dict)
+        self.cell_state_dict = checked_states(kind, cell_state_dict)
+        self.gene_class_dict = checked_genes(kind, gene_class_dict, self.vocabulary)
+        self.filter_data = checked_filter(filter_data, self.cell_state_dict)
         self.rare_threshold = rare_threshold
         arguments: Any = training_args
         if not isinstance(arguments, Mapping | None):
             msg = f"training_args={arguments!r} takes a dictionary of arguments of transformers.TrainingArguments."
             raise OptionError(msg)
         self.training_args = None if arguments is None else dict(arguments)
-        self.split_sizes = _checked_shares(split_sizes)
+        self.split_sizes = checked_shares(split_sizes)
         self.train_size, self.oos_test_size = self.split_sizes["train"], self.split_sizes["test"]
         self.eval_size = self.split_sizes["valid"] / (self.split_sizes["train"] + self.split_sizes["valid"])
         self.stratify_splits_col, self.no_eval = stratify_splits_col, no_eval
@@ -383,25 +372,17 @@ class Classifier:
 
         Parameters
         ----------
-        model_directory
-            Pretrained model: a folder, or a name that `geneformer.load_model` knows.
-        prepared_input_data_file, id_class_dict_file
-            What `prepare_data` wrote.
-        output_directory, output_prefix
-            Where the model goes.
+        model_directory, prepared_input_data_file, id_class_dict_file, output_directory, output_prefix
+            As in `validate`.
         save_eval_output
-            Checked, with nothing to do: nothing is evaluated.
+            Has nothing to do: nothing is evaluated.
         gene_balance
             Leave out genes of the more frequent of two classes until both occur about equally often. For genes.
 
         Raises
         ------
-        OutputExistsError
-            The folder holds a trained model.
-        PairingError
-            Model and cells do not belong together.
-        OptionError
-            Arguments that cannot be honored.
+        OutputExistsError, PairingError, OptionError
+            As in `validate`.
         """
         self._check_balance(gene_balance)
         run = self._run_folder(output_directory, output_prefix)
@@ -521,9 +502,7 @@ class Classifier:
         results = []
         for number, (train, valid, test) in enumerate(splits, start=1):
             if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
-                parts = {"train": train, "valid": valid, "test": test}
-                for name, part in ((name, part) for name, part in parts.items() if part is not None):
-                    save_labeled(part, run / f"{output_prefix}_{name}_gene_labeled_ksplit{number}.dataset")
+                _save_gene_split(run / output_prefix, number, train=train, valid=valid, test=test)
                 if debug_gene_split_datasets:
                     return None
             folder = run / f"ksplit{number}"
@@ -609,7 +588,7 @@ class Classifier:
     ) -> Any:
         """Train once per trial of Optuna, and keep the model with the best macro-F1; returns its trainer.
 
-        Trials go to `run-<i>/`, the best model to the folder itself, beside `trials.csv`.
+        Trials go to `run-<i>/`, the best model to the folder itself, with `trials.csv`.
 
         Parameters
         ----------
@@ -635,7 +614,7 @@ class Classifier:
         train, valid = as_tokens(train_data), None if eval_data is None else as_tokens(eval_data)
         if valid is None or not len(valid):
             msg = (
-                "A search judges its trials by the cells of eval_data, but there are none. "
+                "A search compares its trials on the cells of eval_data, but there are none. "
                 "Construct with no_eval=False."
             )
             raise OptionError(msg)
@@ -700,15 +679,15 @@ class Classifier:
         OutputExistsError
             The folder holds a trained model.
         PairingError, OptionError, TrainingError
-            Model, cells and arguments do not belong together, or training failed.
+            Model, cells and arguments do not fit together, or training failed.
         """
         folder = Path(output_directory)
         _refuse_trained(folder)
         train, valid = as_tokens(train_data), None if eval_data is None else as_tokens(eval_data)
-        base = self._base_model(model_directory)
+        base = open_base(model_directory, self.classifier, self.vocabulary)
         for cells in (train, valid):
             if cells is not None:
-                _check_vocabulary(cells, base)
+                check_vocabulary(cells, base)
                 check_fit(cells, base.vocabulary.size, base.max_length)
         if not len(train):
             msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
@@ -730,21 +709,6 @@ class Classifier:
         if predict:
             self._write_trainer_predictions(trainer, valid, folder)
         return trainer
-
-    def _base_model(self, model_directory: str | Path) -> LoadedModel:
-        """The pretrained model, with its own vocabulary or, where it names none, that of the classifier."""
-        folder = readable_folder(model_directory)
-        try:
-            base = load_model(folder)
-        except UnknownVocabularyError:
-            base = load_model(folder, vocabulary=self.vocabulary)
-        if self.classifier == "gene" and dict(self.vocabulary.token_of) != dict(base.vocabulary.token_of):
-            msg = (
-                f"The classes of genes were looked up in vocabulary {self.vocabulary.name}, but the model has "
-                f'{base.vocabulary.name}. Construct the Classifier with model_version="{base.vocabulary.name}".'
-            )
-            raise VocabularyMismatchError(msg)
-        return base
 
     def _write_trainer_predictions(
         self, trainer: FixedBatchTrainer, cells: TokenizedDataset | None, folder: Path
@@ -787,7 +751,7 @@ class Classifier:
         predict, output_directory, output_prefix
             Write `<prefix>_pred_dict.pkl`.
         predict_metadata
-            Columns to keep beside the predictions.
+            Columns to keep with the predictions.
 
         Returns
         -------
@@ -850,10 +814,8 @@ class Classifier:
             What `prepare_data` wrote.
         output_directory, output_prefix
             Where files go.
-        predict
-            Write `<prefix>_pred_dict.pkl`.
-        predict_metadata
-            Columns to keep beside the predictions.
+        predict, predict_metadata
+            As in `evaluate_model`.
 
         Returns
         -------
@@ -864,11 +826,8 @@ class Classifier:
         PairingError, LabelError
             Model, classes and cells do not belong together.
         """
-        classes, folder = read_classes(id_class_dict_file), Path(model_directory)
-        if is_adapter_folder(folder):
-            network = _load_adapted(folder, self.classifier, len(classes))
-        else:
-            network = load_bert_classifier(readable_folder(folder), self.classifier, len(classes))
+        classes = read_classes(id_class_dict_file)
+        network = load_trained(Path(model_directory), self.classifier, len(classes))
         result = self.evaluate_model(
             network, len(set(classes.values())), classes, test_data_file, predict, output_directory, output_prefix,
             predict_metadata,
@@ -966,37 +925,10 @@ def _refuse_trained(folder: Path) -> None:
         raise OutputExistsError(msg)
 
 
-def _check_vocabulary(data: TokenizedDataset, base: LoadedModel) -> None:
-    if data.vocabulary is not None and data.vocabulary != base.vocabulary.fingerprint:
-        msg = (
-            f"The cells were tokenized with another vocabulary than {base.vocabulary.name}, that of the model. "
-            "Tokenize them with the vocabulary of the model."
-        )
-        raise VocabularyMismatchError(msg)
-
-
-def _load_adapted(folder: Path, kind: str, n_classes: int) -> BertClassifier:
-    """The network that adapters of PEFT were saved from, with the adapters as part of its weights."""
-    base, saved = adapter_base_folder(folder), adapter_entries(folder)
-    config = read_config(base)
-    config.num_labels = n_classes
-    network = KINDS[kind](config)
-    own = network.state_dict()
-    head_names = {name: name.removeprefix("base_model.model.") for name in saved}
-    heads = {plain: saved[name] for name, plain in head_names.items() if plain in own}
-    weights = dict(read_weights(base)) | heads
-    lost = "classifier.weight" not in heads and "classifier.weight"
-    if "bert.pooler.dense.weight" in own and "bert.pooler.dense.weight" not in weights:
-        lost = lost or "bert.pooler.dense.weight"
-    if lost:
-        msg = (
-            f"{folder} holds adapters, but not {lost}, which was drawn at random before "
-            "the training and is lost. Train the classifier again; this package writes whole models."
-        )
-        raise CheckpointError(msg)
-    fill_bert_classifier(network, weights, str(base))
-    read_adapters(network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads})
-    return network
+def _save_gene_split(stem: Path, number: int, **parts: TokenizedDataset | None) -> None:
+    for name, part in parts.items():
+        if part is not None:
+            save_labeled(part, stem.with_name(f"{stem.name}_{name}_gene_labeled_ksplit{number}.dataset"))
 
 
 def _warn_unused(kind: str, **arguments: Any) -> None:
@@ -1005,81 +937,3 @@ def _warn_unused(kind: str, **arguments: Any) -> None:
     if given:
         msg = f'{", ".join(given)} has no meaning for classifier="{kind}" and is left out.'
         warnings.warn(msg, GeneformerWarning, stacklevel=3)
-
-
-def _checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
-    """`cell_state_dict`, copied; None for genes."""
-    if classifier == "gene":
-        return None
-    if not isinstance(states, Mapping) or set(states) != {"state_key", "states"}:
-        msg = (
-            'classifier="cell" takes cell_state_dict={"state_key": a column, "states": a list of values or "all"}; '
-            f"got {states!r}."
-        )
-        raise OptionError(msg)
-    wanted = listed(states["states"])
-    if wanted == ["all"]:
-        return {"state_key": states["state_key"], "states": "all"}
-    if len(set(wanted)) < 2:
-        msg = f'cell_state_dict["states"] is {states["states"]!r}. It takes "all", or a list of two values or more.'
-        raise OptionError(msg)
-    return {"state_key": states["state_key"], "states": wanted}
-
-
-def _checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]] | None:
-    """Token ids by class, each id once."""
-    if classifier == "cell":
-        return None
-    if not isinstance(genes, Mapping) or len(genes) < 2:
-        msg = (
-            f'classifier="gene" takes gene_class_dict={{label: [Ensembl ids]}} with two classes or more; got {genes!r}.'
-        )
-        raise OptionError(msg)
-    tokens: dict[Any, list[int]] = {}
-    unknown: list[str] = []
-    for label, told in genes.items():
-        names = [str(gene) for gene in listed(told)]
-        unknown += [name for name in names if name not in vocabulary.token_of]
-        tokens[label] = list({int(vocabulary.token_of[name]) for name in names if name in vocabulary.token_of})
-        if not tokens[label]:
-            msg = f"None of the {len(names)} genes of class {label!r} has a token in vocabulary {vocabulary.name}."
-            raise GeneListError(msg)
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        msg = f"{len(unknown)} genes of gene_class_dict have no token and are left out: {shown}."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
-    owner: dict[int, Any] = {}
-    for label, token in ((label, token) for label, numbers in tokens.items() for token in numbers):
-        if owner.setdefault(token, label) != label:
-            gene = vocabulary.gene_of[token]
-            msg = f"Gene {gene} is in class {owner[token]!r} and in class {label!r}. Leave it in one of them."
-            raise GeneListError(msg)
-    return tokens
-
-
-def _checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[str, list[Any]] | None:
-    """`filter_data` with lists of values, and with the states where they are listed; a copy."""
-    if filter_data is not None and not isinstance(filter_data, Mapping):
-        msg = f"filter_data={filter_data!r} takes a dictionary of columns and lists of values."
-        raise OptionError(msg)
-    wanted = {name: listed(value) for name, value in (filter_data or {}).items()}
-    if states is not None and states["states"] != "all":
-        wanted[states["state_key"]] = list(states["states"])
-    return wanted or None
-
-
-def _checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
-    """`split_sizes`, whose rounding errors do not count; None for the published shares."""
-    shares = dict(SPLIT_SIZES if split_sizes is None else split_sizes)
-    if set(shares) != set(SPLIT_SIZES):
-        msg = f"split_sizes names {sorted(shares)}. It takes train, valid and test."
-        raise OptionError(msg)
-    for name, share in shares.items():
-        check_range(f"split_sizes[{name!r}]", share, low=0.0, high=1.0)
-    if abs(sum(shares.values()) - 1.0) > 1e-6:
-        msg = f"split_sizes adds up to {sum(shares.values()):.6g}: {shares}. Make it 1."
-        raise OptionError(msg)
-    if shares["train"] == 0:
-        msg = "split_sizes leaves nothing to learn from: train is 0."
-        raise OutOfRangeError(msg)
-    return shares

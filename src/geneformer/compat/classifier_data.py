@@ -16,8 +16,10 @@ from geneformer.errors import (
     ConstantLabelError,
     DatasetError,
     GeneformerWarning,
+    GeneListError,
     MissingLabelError,
     OptionError,
+    OutOfRangeError,
     UnknownClassError,
     UnsupportedArgumentError,
 )
@@ -25,10 +27,15 @@ from geneformer.files.atomic import output_errors
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.splits import draw_split
 from geneformer.finetuning.training import cells_with
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.losses import MISSING
 from geneformer.options import SplitOptions
+from geneformer.options._fields import check_range
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset, write_dataset
+
+SPLIT_SIZES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+"""Published shares of cells or genes."""
 
 
 def as_tokens(data: Any) -> TokenizedDataset:
@@ -217,3 +224,81 @@ def _split_by_ids(
         warnings.warn(msg, GeneformerWarning, stacklevel=4)
     key = split_id_dict["attr_key"]
     return data.take(rows_with(data, {key: train})), data.take(rows_with(data, {key: other}))
+
+
+def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
+    """`cell_state_dict`, copied; None for genes."""
+    if classifier == "gene":
+        return None
+    if not isinstance(states, Mapping) or set(states) != {"state_key", "states"}:
+        msg = (
+            'classifier="cell" takes cell_state_dict={"state_key": a column, "states": a list of values or "all"}; '
+            f"got {states!r}."
+        )
+        raise OptionError(msg)
+    listed_states = listed(states["states"])
+    if listed_states == ["all"]:
+        return {"state_key": states["state_key"], "states": "all"}
+    if len(set(listed_states)) < 2:
+        msg = f'cell_state_dict["states"] is {states["states"]!r}. It takes "all", or a list of two values or more.'
+        raise OptionError(msg)
+    return {"state_key": states["state_key"], "states": listed_states}
+
+
+def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]] | None:
+    """Token ids by class, each id once."""
+    if classifier == "cell":
+        return None
+    if not isinstance(genes, Mapping) or len(genes) < 2:
+        msg = (
+            f'classifier="gene" takes gene_class_dict={{label: [Ensembl ids]}} with two classes or more; got {genes!r}.'
+        )
+        raise OptionError(msg)
+    tokens: dict[Any, list[int]] = {}
+    unknown: list[str] = []
+    for label, members in genes.items():
+        names = [str(gene) for gene in listed(members)]
+        unknown += [name for name in names if name not in vocabulary.token_of]
+        tokens[label] = list({int(vocabulary.token_of[name]) for name in names if name in vocabulary.token_of})
+        if not tokens[label]:
+            msg = f"None of the {len(names)} genes of class {label!r} has a token in vocabulary {vocabulary.name}."
+            raise GeneListError(msg)
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        msg = f"{len(unknown)} genes of gene_class_dict have no token and are left out: {shown}."
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+    owner: dict[int, Any] = {}
+    for label, token in ((label, token) for label, numbers in tokens.items() for token in numbers):
+        if owner.setdefault(token, label) != label:
+            gene = vocabulary.gene_of[token]
+            msg = f"Gene {gene} is in class {owner[token]!r} and in class {label!r}. Leave it in one of them."
+            raise GeneListError(msg)
+    return tokens
+
+
+def checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[str, list[Any]] | None:
+    """`filter_data` with lists of values, and with the states where they are listed; a copy."""
+    if filter_data is not None and not isinstance(filter_data, Mapping):
+        msg = f"filter_data={filter_data!r} takes a dictionary of columns and lists of values."
+        raise OptionError(msg)
+    accepted = {name: listed(value) for name, value in (filter_data or {}).items()}
+    if states is not None and states["states"] != "all":
+        accepted[states["state_key"]] = list(states["states"])
+    return accepted or None
+
+
+def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
+    """`split_sizes`, whose rounding errors do not count; None for the published shares."""
+    shares = dict(SPLIT_SIZES if split_sizes is None else split_sizes)
+    if set(shares) != set(SPLIT_SIZES):
+        msg = f"split_sizes names {sorted(shares)}. It takes train, valid and test."
+        raise OptionError(msg)
+    for name, share in shares.items():
+        check_range(f"split_sizes[{name!r}]", share, low=0.0, high=1.0)
+    if abs(sum(shares.values()) - 1.0) > 1e-6:
+        msg = f"split_sizes adds up to {sum(shares.values()):.6g}: {shares}. Make it 1."
+        raise OptionError(msg)
+    if shares["train"] == 0:
+        msg = "split_sizes leaves nothing to learn from: train is 0."
+        raise OutOfRangeError(msg)
+    return shares

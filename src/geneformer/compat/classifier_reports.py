@@ -209,19 +209,7 @@ def plot_confusion_matrix(
     output_prefix: str,
     custom_class_order: Sequence[Any] | None = None,
 ) -> None:
-    """Confusion matrix as shares of the rows: `<prefix>_conf_mat.pdf`.
-
-    Parameters
-    ----------
-    conf_mat_df
-        Table with the truth in rows.
-    title
-        Heading.
-    output_dir, output_prefix
-        Where the file goes.
-    custom_class_order
-        Classes in the order to draw them.
-    """
+    """Confusion matrix as shares of the rows: `<prefix>_conf_mat.pdf`; see `Classifier.plot_conf_mat`."""
     plot_confusion_matrices({title: conf_mat_df}, output_dir, output_prefix, custom_class_order)
 
 

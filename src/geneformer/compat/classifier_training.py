@@ -19,7 +19,20 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from geneformer import keys
-from geneformer.compat.networks import KINDS, BertClassifier, add_adapters, merge_adapters, quant_layers
+from geneformer.compat.networks import (
+    KINDS,
+    BertClassifier,
+    adapter_base_folder,
+    adapter_entries,
+    add_adapters,
+    fill_bert_classifier,
+    is_adapter_folder,
+    load_bert_classifier,
+    merge_adapters,
+    quant_layers,
+    read_adapters,
+    readable_folder,
+)
 from geneformer.engine.device import resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import (
@@ -32,6 +45,7 @@ from geneformer.engine.training import (
     training_arguments,
 )
 from geneformer.errors import (
+    CheckpointError,
     DatasetError,
     GeneformerWarning,
     NoCellsError,
@@ -39,11 +53,14 @@ from geneformer.errors import (
     OutOfRangeError,
     SequenceTooLongError,
     UnknownOptionError,
+    UnknownVocabularyError,
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.finetuned import apply_strategy, build_network
-from geneformer.models.loading import LoadedModel
+from geneformer.models.loading import LoadedModel, load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, nearest
@@ -51,6 +68,22 @@ from geneformer.tokens.dataset import TokenizedDataset
 
 LABELS: dict[str, str] = {"cell": "label", "gene": "labels"}
 """Column with the class of each cell, or with the class of each of its tokens."""
+
+
+def open_base(model_directory: str | Path, kind: str, vocabulary: Vocabulary) -> LoadedModel:
+    """The pretrained model, with its own vocabulary or, where it names none, the one given."""
+    folder = readable_folder(model_directory)
+    try:
+        base = load_model(folder)
+    except UnknownVocabularyError:
+        base = load_model(folder, vocabulary=vocabulary)
+    if kind == "gene" and dict(vocabulary.token_of) != dict(base.vocabulary.token_of):
+        msg = (
+            f"The classes of genes were looked up in vocabulary {vocabulary.name}, but the model has "
+            f'{base.vocabulary.name}. Construct the Classifier with model_version="{base.vocabulary.name}".'
+        )
+        raise VocabularyMismatchError(msg)
+    return base
 
 
 def train_network(
@@ -196,6 +229,32 @@ def _token_labels(dataset: TokenizedDataset) -> TokenizedDataset:
     return labels
 
 
+def load_trained(folder: Path, kind: str, n_classes: int) -> BertClassifier:
+    """A trained classifier of this package, of `transformers`, or with adapters that PEFT saved."""
+    if not is_adapter_folder(folder):
+        return load_bert_classifier(readable_folder(folder), kind, n_classes)
+    base, saved = adapter_base_folder(folder), adapter_entries(folder)
+    config = read_config(base)
+    config.num_labels = n_classes
+    network = KINDS[kind](config)
+    own = network.state_dict()
+    head_names = {name: name.removeprefix("base_model.model.") for name in saved}
+    heads = {plain: saved[name] for name, plain in head_names.items() if plain in own}
+    weights = dict(read_weights(base)) | heads
+    lost = "classifier.weight" not in heads and "classifier.weight"
+    if "bert.pooler.dense.weight" in own and "bert.pooler.dense.weight" not in weights:
+        lost = lost or "bert.pooler.dense.weight"
+    if lost:
+        msg = (
+            f"{folder} holds adapters, but not {lost}, which was drawn at random before "
+            "the training and is lost. Train the classifier again; this package writes whole models."
+        )
+        raise CheckpointError(msg)
+    fill_bert_classifier(network, weights, str(base))
+    read_adapters(network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads})
+    return network
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelPredictions:
     """Scores and true class of every labeled cell or token, and the row of its cell."""
@@ -232,6 +291,16 @@ def predict(network: BertClassifier, cells: TokenizedDataset, runtime: RuntimeOp
         truth=np.concatenate([np.empty(0, np.int64), *truth_of]),
         rows=np.repeat(np.arange(len(cells)), [len(truth) for truth in truth_of]),
     )
+
+
+def check_vocabulary(data: TokenizedDataset, base: LoadedModel) -> None:
+    """Refuse cells that were tokenized with another vocabulary, where they name one."""
+    if data.vocabulary is not None and data.vocabulary != base.vocabulary.fingerprint:
+        msg = (
+            f"The cells were tokenized with another vocabulary than {base.vocabulary.name}, that of the model. "
+            "Tokenize them with the vocabulary of the model."
+        )
+        raise VocabularyMismatchError(msg)
 
 
 def check_fit(cells: TokenizedDataset, size: int, longest: int) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.errors import DatasetError, InvalidVocabularyError, OptionError, UnsupportedArgumentError
@@ -150,8 +152,6 @@ def _columns(rows: Any) -> dict[str, Any]:
 
 
 def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    import torch
-
     if kind not in ("pt", "np"):
         msg = f'return_tensors={kind!r} is not made here. Use "pt" for tensors, "np" for arrays, or None for lists.'
         raise UnsupportedArgumentError(msg)
@@ -160,28 +160,7 @@ def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 class _Collator:
-    """Right-padding of cells to the longest one of a batch.
-
-    Parameters
-    ----------
-    token_dictionary
-        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
-    padding
-        True or "longest" for the longest cell of the batch, "max_length" for `max_length`, False for none.
-    max_length
-        Length with `padding="max_length"`; longer cells are refused.
-    pad_to_multiple_of
-        Lengths are rounded up to a multiple of this.
-
-    Attributes
-    ----------
-    padding, max_length, pad_to_multiple_of
-        As given; may be changed.
-    """
-
-    padding: bool | str = True
-    max_length: int | None = None
-    pad_to_multiple_of: int | None = None
+    """Right-padding of cells to the longest one of a batch; `padding` and the like may be changed later."""
 
     def __init__(
         self,
@@ -317,7 +296,5 @@ def _numbers(feature: Mapping[str, Any], name: str) -> Tensor:
 
 def _filled(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
     """Rows one below the other, filled up on the right, ``(B, width)``."""
-    batch = torch.full((len(rows), width), value, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        batch[place, : len(row)] = row
-    return batch
+    batch = pad_sequence(list(rows), batch_first=True, padding_value=value)
+    return functional.pad(batch, (0, width - batch.shape[1]), value=value)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,12 +44,13 @@ from geneformer.errors import (
 )
 from geneformer.files import require
 from geneformer.files.progress import progress_bar
+from geneformer.finetuning.search import Study, suggest
 from geneformer.finetuning.training import FinetuneResult, learn_cells, predict_cells
 from geneformer.inference.cells import check_pairing
 from geneformer.models.heads import GeneformerForCells
 from geneformer.models.loading import LoadedModel, load_model
 from geneformer.models.losses import MISSING
-from geneformer.options import FinetuneOptions, RuntimeOptions
+from geneformer.options import FinetuneOptions, RuntimeOptions, SearchOptions
 from geneformer.options._fields import check_choice, check_range, nearest, whole_number
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset
@@ -121,7 +121,7 @@ class MTLClassifier:
     use_manual_hyperparameters
         Whether `run_manual_tuning` may be called.
     use_wandb, wandb_project
-        Tell Weights & Biases too, and the project there.
+        Log to Weights & Biases too, and the project there.
     gradient_clipping, max_grad_norm
         Whether gradients are scaled down to that norm.
     gradient_accumulation_steps
@@ -180,10 +180,8 @@ class MTLClassifier:
         self.pretrained_path = pretrained_path
         self.model_save_path, self.results_dir = model_save_path, results_dir
         self.trials_result_path = trials_result_path
-        self.batch_size, self.n_trials = (
-            whole_number("batch_size", batch_size, low=1),
-            whole_number("n_trials", n_trials, low=1),
-        )
+        self.batch_size = whole_number("batch_size", batch_size, low=1)
+        self.n_trials = whole_number("n_trials", n_trials, low=1)
         self.study_name = study_name
         self.max_layers_to_freeze, self.epochs = max_layers_to_freeze, epochs
         self.tensorboard_log_dir = tensorboard_log_dir
@@ -206,7 +204,7 @@ class MTLClassifier:
         """Search for hyperparameters, and keep the network of the best trial; returns its folder.
 
         Trials are compared by the cross-entropy of the validation cells, every task counting alike: the weights that a
-        trial draws for its tasks shape its training, not what it is judged by.
+        trial draws for its tasks shape its training, not the comparison.
 
         Raises
         ------
@@ -218,36 +216,27 @@ class MTLClassifier:
             Optuna is not installed.
         """
         cells = self._open_cells()
-        optuna = require("optuna", "A search", extra="train")
-        study = optuna.create_study(
-            study_name=self.study_name, direction="minimize", sampler=optuna.samplers.TPESampler(seed=self.seed)
-        )
-        best: Any = None
-        rows = []
-        for number in range(self.n_trials):
-            start = time.monotonic()
-            trial = study.ask(self._space(cells.base.n_layers))
-            drawn = self._drawn(trial.params)
-            name = f"trial_{number}"
-            network, predictions = self._train(cells, drawn, name)
-            loss = agreed(predictions.loss())
-            self._write_validation(predictions, cells, f"{name}/val_preds.csv")
-            study.tell(trial, loss)
-            _logger.info("%s: validation loss %.4f with %s", name, loss, drawn.to_dict())
-            if best is None or loss < best[0]:
-                best = loss, network, drawn
-            rows.append(
-                {
-                    "trial": number, "state": "complete", "value": loss, "evaluations": 0,
-                    "seconds": time.monotonic() - start, "reason": "", **drawn.to_dict(),
-                }
-            )  # fmt: skip
-        if self.trials_result_path is not None and is_first():
-            import pandas as pd
+        space = self._space(cells.base.n_layers)
 
-            write_text(pd.DataFrame(rows).to_csv(index=False, sep="\t"), Path(self.trials_result_path))
-        _, network, drawn = best
-        return self._save(network, drawn)
+        def draw(trial: Any) -> dict[str, Any]:
+            return self._drawn({name: suggest(trial, name, entry) for name, entry in space.items()}).to_dict()
+
+        best: Any = None
+        options = SearchOptions(trials=self.n_trials, study=self.study_name, pruner="none", seed=self.seed)
+        with Study(options, {}, lower_is_better=True) as study:
+            while (claim := study.claim(draw)).state == "trial":
+                drawn, name = Hyperparameters(**(claim.options or {})), f"trial_{claim.trial.number}"
+                network, predictions = self._train(cells, drawn, name)
+                loss = agreed(predictions.loss())
+                self._write_validation(predictions, cells, f"{name}/val_preds.csv")
+                study.tell(claim.trial, loss)
+                _logger.info("%s: validation loss %.4f with %s", name, loss, claim.options)
+                if best is None or loss < best[0]:
+                    best = loss, network, drawn
+            trials = study.table()
+        if self.trials_result_path is not None and is_first():
+            write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
+        return self._save(best[1], best[2])
 
     def run_manual_tuning(self) -> Path:
         """Train one network with `manual_hyperparameters`, and keep it; returns its folder.
@@ -269,11 +258,11 @@ class MTLClassifier:
         return self._save(network, chosen)
 
     def load_and_evaluate_test_model(self) -> dict[str, dict[str, Any]]:
-        """Predict the test cells with the network that was kept, and tell how well.
+        """Predict the test cells with the network that was kept, and measure the predictions.
 
         Writes `test_preds.csv`, in the order of the dataset, and `test_metrics.json`. Labels and training cells are
         not needed where `task_label_mappings.pkl` is in `results_dir`; a test dataset may lack columns of labels, and
-        cells of classes that were not learnt are counted but not judged.
+        cells of classes that were not learnt are counted, no more.
 
         Returns
         -------
@@ -464,8 +453,8 @@ class MTLClassifier:
 
     def _write_validation(self, predictions: TaskPredictions, cells: "TaskCells", name: str) -> None:
         if is_first():
-            table = validation_table(predictions, cells.valid)
-            write_text(table.to_csv(index=False), self._paths("results_dir")["results_dir"] / name)
+            text = validation_table(predictions, cells.valid).to_csv(index=False)
+            write_text(text, self._paths("results_dir")["results_dir"] / name)
 
     def _save(self, network: GeneformerForCells, hyperparameters: "Hyperparameters") -> Path:
         """Keep a network; returns its folder, once it is there."""
@@ -565,20 +554,32 @@ class TaskCells:
         parts = [read_dataset(path) for path in (train, valid)]
         for tokens in parts:
             check_pairing(tokens, base, truncate=False)
-        found = [column_classes(tokens, columns) for tokens in parts]
+        classes, others = (column_classes(tokens, columns) for tokens in parts)
         for name in columns:
-            ours, theirs = (set(classes[name]) for classes in found)
+            ours, theirs = set(classes[name]), set(others[name])
             if ours != theirs:
-                only = [f"{sorted(extra, key=str)[:5]} only in {side}" for extra, side in
-                        ((ours - theirs, "train_path"), (theirs - ours, "val_path")) if extra]  # fmt: skip
+                extra = {"train_path": ours - theirs, "val_path": theirs - ours}
+                only = [f"{sorted(values, key=str)[:5]} only in {side}" for side, values in extra.items() if values]
                 msg = f"Labels of {name!r} differ: {'; '.join(only)}. Both need all labels; split the cells anew."
                 raise LabelError(msg)
-        return cls(base, parts[0], parts[1], found[0])
+        return cls(base, parts[0], parts[1], classes)
 
 
 def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> Classes:
-    """Values of the columns, ascending."""
-    return {name: tuple(sorted(set(_values(tokens, name)))) for name in columns}
+    """Values of the columns, ascending; none may be missing."""
+    classes = {}
+    for name in columns:
+        tokens.column(name)  # which says what columns there are, where this one is not
+        values: list[Any] = tokens.table.column(name).to_pylist()
+        n_missing = sum(value is None or value != value for value in values)  # noqa: PLR0124  NaN
+        if n_missing:
+            msg = (
+                f"{n_missing:,} of {len(values):,} cells have no value in column {name!r}. Leave them out of the "
+                "dataset, or use `geneformer.MultiTaskClassifier`, for which a cell may lack some of its labels."
+            )
+            raise MissingLabelError(msg)
+        classes[name] = tuple(sorted(set(values)))
+    return classes
 
 
 def column_codes(tokens: TokenizedDataset, classes: Classes) -> dict[str, NDArray[np.int64]]:
@@ -608,20 +609,6 @@ def predict_tasks(
     logits = predict_cells(network, tokens, runtime, **options)
     proba = {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}
     return TaskPredictions(classes, proba, column_codes(tokens, classes))
-
-
-def _values(tokens: TokenizedDataset, name: str) -> list[Any]:
-    """Values of a column, none of them missing."""
-    tokens.column(name)  # says so where there is none
-    values: list[Any] = tokens.table.column(name).to_pylist()
-    n_missing = sum(value is None or value != value for value in values)  # noqa: PLR0124  NaN
-    if n_missing:
-        msg = (
-            f"{n_missing:,} of {len(values):,} cells have no value in column {name!r}. Leave them out of the dataset, "
-            f"or use `geneformer.MultiTaskClassifier`, for which a cell may lack some of its labels."
-        )
-        raise MissingLabelError(msg)
-    return values
 
 
 class RunLog(TrainerCallback):

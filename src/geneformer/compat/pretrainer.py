@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from geneformer.compat.classifier_training import is_grouped_by_length
 from geneformer.compat.collators import GeneformerPreCollator
 from geneformer.engine.device import resolve_training_attention
 from geneformer.errors import DatasetError, UnsupportedArgumentError
@@ -150,11 +151,7 @@ class GeneformerPretrainer(Trainer):
             raise UnsupportedArgumentError(msg)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
-        grouped = (
-            getattr(self.args, "group_by_length", False)
-            or getattr(self.args, "train_sampling_strategy", None) == "group_by_length"
-        )
-        if not grouped or self.train_dataset is None:
+        if not is_grouped_by_length(self.args) or self.train_dataset is None:
             return super()._get_train_sampler()
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(batch, lengths=self.example_lengths)
