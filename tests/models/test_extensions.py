@@ -19,8 +19,8 @@ from geneformer.models.config import (
     is_plain_bert,
     read_config_file,
 )
-from geneformer.models.encoder import Adapter
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.layers import Adapter
 from models.reference_bert import ours, random_bert, random_cells, small_config
 from models.written_out_attention import written_out
 

@@ -1,6 +1,7 @@
 """The `geneformer` command. Each subcommand has its own module, which is loaded when it is used."""
 
 import importlib
+import os
 from typing import Annotated, Any
 
 import typer
@@ -173,4 +174,7 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    # Threads that spin while they wait for work take three times the processor time of a short command, and the time
+    # of other work on a busy machine. PyTorch's library of threads reads this once, when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -7,20 +7,14 @@ of a product costs time and memory to prepare.
 Axes: ``T`` packed tokens, ``R >= T`` rows, ``S`` rows of a stretch, ``D`` hidden, ``E = 3 D``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geneformer.models.attention import equal_length_runs
-
-if TYPE_CHECKING:
-    from geneformer.models.attention import Attention
-    from geneformer.models.encoder import Layer, Residual, SelfAttention
+from geneformer.models.attention import Attention, equal_length_runs
+from geneformer.models.layers import Layer, Residual, SelfAttention
 
 _STRETCH = 1024
 _STEP = 256

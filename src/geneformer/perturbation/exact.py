@@ -30,7 +30,7 @@ from geneformer.perturbation.edits import ADDED, EditedCell, Ints, Perturbation,
 from geneformer.tokens.dataset import TokenizedDataset
 
 if TYPE_CHECKING:
-    from geneformer.models.encoder import Layer
+    from geneformer.models.layers import Layer
 
 _LEAST_SHARED = 8
 """Fewer deletions of a cell do not pay for sharing their first layer."""

@@ -39,7 +39,7 @@ from geneformer.models.encoder import GeneformerEncoder
 from geneformer.models.heads import AttentionPool, DensePool, GeneformerForCells, MeanPool, class_probabilities
 
 if TYPE_CHECKING:
-    from geneformer.models.encoder import Layer
+    from geneformer.models.layers import Layer
 
 Gates = Literal["slopes", "removals", "pairs"]
 """Derivatives; what closing a gate takes away; or the same, for every query that it is taken from."""
