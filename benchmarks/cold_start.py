@@ -72,8 +72,8 @@ def main() -> None:
             )
     notes = [
         f"`geneformer embed` of {CELLS} cells of the bundled PBMC3k with `mini`, from an empty process to the file.",
-        "Without a word about threads a command lets those that wait sleep (`OMP_WAIT_POLICY=PASSIVE`, unless it is set): "
-        "the default of PyTorch's library is that they spin, which on a busy machine is most of a short command's time.",
+        "A command lets threads that wait for work sleep (`OMP_WAIT_POLICY=PASSIVE`, unless it is set already). Those of "
+        "PyTorch's library spin by default, which on a busy machine is most of a short command's processor time.",
     ]
     details = {"machine": about, "versions": {"all": versions("torch", "transformers", "anndata")}, "replies": replies}
     save("cold_start", "The first embedding of 100 cells in a new process", rows, notes, details)
