@@ -72,7 +72,7 @@ def main() -> None:
             )
     notes = [
         f"`geneformer embed` of {CELLS} cells of the bundled PBMC3k with `mini`, from an empty process to the file.",
-        "A command lets threads that wait for work sleep (`OMP_WAIT_POLICY=PASSIVE`, unless it is set already). Those of "
+        "A command lets waiting threads sleep (`OMP_WAIT_POLICY=PASSIVE`, unless it is set already). Those of "
         "PyTorch's library spin by default, which on a busy machine is most of a short command's processor time.",
     ]
     details = {"machine": about, "versions": {"all": versions("torch", "transformers", "anndata")}, "replies": replies}
