@@ -91,7 +91,7 @@ def preparing(path: Path) -> float:
 
     from geneformer.genes.vocabulary import Vocabulary
     from geneformer.options import TokenizeOptions
-    from geneformer.tokenization.tokenizer import prepare
+    from geneformer.tokenization.checks import prepare
 
     vocabulary = Vocabulary.load("V1")
     started = time.thread_time()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from geneformer.tokenization import ranking
-from geneformer.tokenization.ranking import CellRows, rank_cells
+from geneformer.tokenization.ranking import CellRows, Ranker
 from tokenization.conftest import IDS, N_GENES, make_vocabulary, slow_tokens
 
 TOY, FRAMED = make_vocabulary(), make_vocabulary(framed=True, input_size=4096)
@@ -20,22 +20,37 @@ COUNTS = hnp.arrays(
 IDENTITY = np.arange(N_GENES, dtype=np.int32)
 
 
-def rows_of(dense):
-    matrix = sp.csr_matrix(dense)
+def rows_of(dense, dtype=None):
+    matrix = sp.csr_matrix(dense if dtype is None else dense.astype(dtype))
     return CellRows(matrix.indptr, matrix.indices, matrix.data)
 
 
-def tokens(dense, vocabulary=TOY, positions=IDENTITY, max_length=2048, **more):
-    ranked = rank_cells(rows_of(dense), positions, vocabulary, max_length=max_length, **more)
+def rank(rows, vocabulary=TOY, positions=IDENTITY, max_length=2048, totals=None):
+    return Ranker(positions, vocabulary, max_length=max_length).rank(rows, totals)
+
+
+def tokens(dense, **more):
+    ranked = rank(rows_of(dense), **more)
     return [part.tolist() for part in np.split(ranked.input_ids, ranked.offsets[1:-1])]
 
 
-@given(COUNTS, st.sampled_from([3, 7, 2048]))
+def with_medians(medians):
+    vocabulary = make_vocabulary()
+    object.__setattr__(vocabulary, "medians", np.asarray(medians, dtype=np.float64))
+    return vocabulary
+
+
+TIED = with_medians(np.array([1.0, 2.0, 4.0, 3.0])[np.arange(N_GENES) % 4])
+
+
+@pytest.mark.parametrize("vocabulary", [TOY, TIED], ids=["toy", "tied"])
+@given(COUNTS, st.sampled_from([3, 7, 2048]), st.sampled_from([np.float32, np.int64, np.uint16]))
 @settings(max_examples=60, deadline=None)
-def test_it_is_the_definition(dense, max_length):
+def test_it_is_the_definition(vocabulary, dense, max_length, dtype):
+    dense = dense % 2**15 if dtype is np.uint16 else dense
     totals = np.maximum(dense.sum(axis=1), 1).astype(float)
-    ranked = rank_cells(rows_of(dense), IDENTITY, TOY, max_length=max_length, totals=totals)
-    for cell, (ids, scaled) in enumerate(slow_tokens(dense, IDS, TOY, max_length)):
+    ranked = rank(rows_of(dense, dtype), vocabulary, max_length=max_length, totals=totals)
+    for cell, (ids, scaled) in enumerate(slow_tokens(dense, IDS, vocabulary, max_length)):
         span = slice(ranked.offsets[cell], ranked.offsets[cell + 1])
         assert ranked.input_ids[span].tolist() == ids
         np.testing.assert_allclose(ranked.counts[span], scaled, rtol=1e-12)
@@ -44,7 +59,7 @@ def test_it_is_the_definition(dense, max_length):
 @given(COUNTS)
 @settings(max_examples=30, deadline=None)
 def test_special_tokens_frame_cells_and_take_room(dense):
-    ranked = rank_cells(rows_of(dense), IDENTITY, FRAMED, max_length=9, totals=np.ones(len(dense)))
+    ranked = rank(rows_of(dense), FRAMED, max_length=9, totals=np.ones(len(dense)))
     for cell, (ids, _) in enumerate(slow_tokens(dense, IDS, FRAMED, 7)):
         span = slice(ranked.offsets[cell], ranked.offsets[cell + 1])
         assert ranked.input_ids[span].tolist() == ([2, *ids, 3] if ids else [])
@@ -96,8 +111,7 @@ def test_values_that_differ_in_their_last_bits_are_ordered_exactly():
     close = np.full(N_GENES, 3.0)
     close[1:20] = np.nextafter(3.0, 0)
     close[20] = 3e-9
-    vocabulary = make_vocabulary()
-    object.__setattr__(vocabulary, "medians", close)
+    vocabulary = with_medians(close)
     dense = np.ones((2, N_GENES), dtype=np.int64)
     dense[1, 20] = 10**9
     expected = slow_tokens(dense, IDS, vocabulary, 2048)
@@ -111,9 +125,26 @@ def test_unsorted_and_repeated_and_zero_entries_are_one_matrix():
     rows = CellRows(rows.indptr, np.append(rows.indices, [7, 7]), np.append(rows.data, [200, 100]).astype(np.uint8))
     dense = np.zeros((3, N_GENES), dtype=np.int64)
     dense[0, [1, 2, 3]], dense[2, 7] = [4, 5, 3], 300
-    ranked = rank_cells(rows, IDENTITY, TOY, max_length=2048)
+    ranked = rank(rows)
     assert [part.tolist() for part in np.split(ranked.input_ids, ranked.offsets[1:-1])] == tokens(dense)
     assert ranked.n_genes.tolist() == [3, 0, 1]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), max_size=9), min_size=1, max_size=8))
+@settings(max_examples=80, deadline=None)
+def test_columns_listed_twice_in_a_cell_and_genes_in_several_columns_are_summed(cells):
+    positions = np.array([4, -1, 4, 2, 0, 1, 3, 5, 6, 2, 7, -1], dtype=np.int32)
+    columns = np.array([column for cell in cells for column, _ in cell], dtype=np.int32)
+    counts = np.array([count for cell in cells for _, count in cell], dtype=np.uint8)
+    before = counts.copy()
+    dense = np.zeros((len(cells), N_GENES), dtype=np.int64)
+    for number, cell in enumerate(cells):
+        for column, count in cell:
+            if positions[column] >= 0:
+                dense[number, positions[column]] += count
+    ranked = rank(CellRows(np.cumsum([0, *map(len, cells)]), columns, counts), positions=positions)
+    assert [part.tolist() for part in np.split(ranked.input_ids, ranked.offsets[1:-1])] == tokens(dense)
+    assert np.array_equal(counts, before)
 
 
 def test_columns_outside_the_vocabulary_count_for_nothing():
@@ -125,5 +156,5 @@ def test_columns_outside_the_vocabulary_count_for_nothing():
 
 
 def test_no_cells_give_no_tokens():
-    ranked = rank_cells(CellRows(np.zeros(1, int), np.empty(0, int), np.empty(0)), IDENTITY, TOY, max_length=5)
+    ranked = rank(CellRows(np.zeros(1, int), np.empty(0, int), np.empty(0)), max_length=5)
     assert (ranked.offsets.tolist(), len(ranked.input_ids)) == ([0], 0)

@@ -1,20 +1,219 @@
-"""Whether values are raw counts: looked at before any work on a sample, and again on every value that is read."""
+"""Open and check all inputs: whatever can be refused before the first cell is ranked.
 
+Values are raw counts or they are refused: a sample is looked at before any work, and every value once more when it is
+read.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from geneformer.errors import NonFiniteCountsError, NotRawCountsError
+from geneformer import keys
+from geneformer.errors import (
+    FilterPassError,
+    InvalidTotalsError,
+    NoCellsError,
+    NonFiniteCountsError,
+    NotRawCountsError,
+    UnknownColumnError,
+)
+from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, resolve_genes
+from geneformer.genes.vocabulary import Vocabulary, values_of
 from geneformer.options import TokenizeOptions
+from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
+from geneformer.tokenization.readers.counts import open_counts, resolve_inputs, source_names
 from geneformer.tokenization.readers.matrices import Sample, triples
 from geneformer.tokenization.readers.source import RAW, CountSource, place_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _SHOWN = 5
 _SAME_SUM = 1e-3
 _LOG_LIMIT = 30.0
 """No logarithm of a count is larger than this."""
+
+_YES = {"true", "t", "yes", "y", "1", "1.0", "pass", "passed"}
+_NO = {"false", "f", "no", "n", "0", "0.0", "fail", "failed"}
+_CELLS_AT_ONCE = 100_000
+_FEW_GENES = 0.2
+"""A matrix with fewer columns than this share of the vocabulary was probably reduced to chosen genes."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumn:
+    """A column of the dataset that comes from the tables of cells."""
+
+    name: str
+    origin: str
+    kind: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSource:
+    """A source that passed every check that needs no full reading."""
+
+    source: CountSource
+    name: str
+    match: GeneMatch
+    kept: NDArray[np.bool_] | None
+    totals: NDArray[np.float64] | None
+
+    @property
+    def n_kept(self) -> int:
+        """Cells that `filter_pass` leaves."""
+        return self.source.n_cells if self.kept is None else int(self.kept.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Inputs ready to be tokenized."""
+
+    sources: tuple[PreparedSource, ...]
+    columns: tuple[OutputColumn, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all inputs."""
+        return sum(prepared.source.n_cells for prepared in self.sources)
+
+
+def prepare(
+    inputs: "Iterable[str | Path | AnnData]", vocabulary: Vocabulary, options: TokenizeOptions, stack: ExitStack
+) -> Preparation:
+    """Open and check all inputs; `stack` closes them."""
+    sources: list[CountSource] = []
+    for item in resolve_inputs(inputs):
+        sources.append(open_counts(item, options.layer))
+        stack.callback(sources[-1].close)
+    if not any(source.n_cells for source in sources):
+        msg = f"There are no cells in {', '.join(source.label for source in sources)}."
+        raise NoCellsError(msg)
+    columns, remarks = plan_columns(sources, options.keep)
+    prepared = []
+    for source, name in zip(sources, source_names(sources), strict=True):
+        ready = _prepare_source(source, name, vocabulary, options)
+        prepared.append(ready)
+        remarks.extend(_source_remarks(ready, vocabulary))
+    if not any(ready.n_kept for ready in prepared):
+        filtered = [ready.source for ready in prepared if ready.kept is not None]
+        values = "; ".join(f"{source.label}: {_listed(_filter_counts(source))}" for source in filtered)
+        total = sum(source.n_cells for source in sources)
+        msg = f"0 of {total:,} cells have `filter_pass` true. Values seen: {values}. Correct the column, or drop it."
+        raise NoCellsError(msg)
+    remarks.extend(_differing_genes(prepared))
+    return Preparation(tuple(prepared), tuple(columns), tuple(remarks))
+
+
+def _prepare_source(
+    source: CountSource, name: str, vocabulary: Vocabulary, options: TokenizeOptions
+) -> PreparedSource:
+    names: dict[str, Any] = {INDEX: source.var.index(0, source.n_genes)}
+    for column in source.var.names:
+        if source.var.kind(column) == pa.string() or column == options.gene_ids:
+            names[column] = source.var.texts(column)
+    # Ensembl ids are matched by the vocabulary's own tables alone, as published; symbols also by another's history.
+    match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
+    if match.kind != "ensembl" and not vocabulary.tables.has_aliases:
+        match = resolve_genes(names, vocabulary, options.gene_ids)
+    check_sample(source, options)
+    if source.matrix.seekable:
+        # Refuse early where whole cells have next to nothing in the vocabulary; the end decides exactly.
+        sample = source.sample()
+        values = np.nan_to_num(np.asarray(sample.values, dtype=np.float64), posinf=0.0, neginf=0.0)
+        counts = np.bincount(sample.genes, weights=values, minlength=source.n_genes)
+        check_matched_share(match, counts, options.min_matched / 2)
+    kept = kept_cells(source)
+    return PreparedSource(source, name, match, kept, given_totals(source, kept))
+
+
+def _source_remarks(ready: PreparedSource, vocabulary: Vocabulary) -> list[str]:
+    """What looks wrong with a source but is no reason to refuse it."""
+    source, remarks = ready.source, []
+    if source.n_genes < _FEW_GENES * len(vocabulary.genes):
+        remarks.append(
+            f"{source.label} has only {source.n_genes:,} genes: it looks reduced to chosen genes. Ranks compare all "
+            "genes of a cell; give the full matrix if there is one."
+        )
+    hashes = np.empty(source.n_cells, dtype=np.int64)
+    for start in range(0, source.n_cells, _CELLS_AT_ONCE):
+        names = source.cell_names(start, min(start + _CELLS_AT_ONCE, source.n_cells))
+        hashes[start : start + len(names)] = [hash(name) for name in names]
+    repeated = source.n_cells - len(np.unique(hashes))
+    if repeated:
+        remarks.append(
+            f"{source.label}: {repeated:,} cells share their name with another one; `cell_id` does not tell them apart."
+        )
+    if source.n_other_features:
+        remarks.append(f"{source.label}: {source.n_other_features:,} features that are no genes are left out.")
+    if ready.kept is not None and not ready.kept.any():
+        values = _listed(_filter_counts(source))
+        remarks.append(f"{source.label}: no cell has `filter_pass` true ({values}).")
+    return remarks
+
+
+def _differing_genes(prepared: list[PreparedSource]) -> list[str]:
+    """A remark where inputs measure clearly different genes: their zeros then differ in meaning."""
+    gene_sets = [np.unique(ready.match.positions[ready.match.positions >= 0]) for ready in prepared]
+    everywhere = reduce(np.intersect1d, gene_sets)
+    if len(everywhere) >= 0.9 * max(map(len, gene_sets)):
+        return []
+    listed = ", ".join(f"{ready.name} {len(genes):,}" for ready, genes in zip(prepared[:6], gene_sets[:6], strict=True))
+    return [
+        f"The inputs measure different genes ({listed}; {len(everywhere):,} in all of them): a gene missing from one "
+        "looks like a gene not expressed there."
+    ]
+
+
+def check_sample(source: CountSource, options: TokenizeOptions) -> None:
+    """Refuse a matrix a sample of which is not raw counts."""
+    sample = source.sample()
+    findings = _findings(sample.values)
+    if options.missing == "error" and findings.not_finite.any():
+        raise _not_finite(source, sample, findings)
+    if findings.negative.any():
+        raise _negative(source, sample, findings)
+    if findings.fractional.any() and not options.accept_normalized:
+        raise _fractional(source, sample, findings)
+
+
+def checked(
+    rows: CellRows, cells: NDArray[np.int64], source: CountSource, options: TokenizeOptions
+) -> tuple[CellRows, int]:
+    """The rows, missing values taken for zero where that was chosen, and how many there were."""
+    data = rows.data
+    kind = data.dtype.kind
+    if kind in "ub" or not len(data):
+        return rows, 0
+
+    def located() -> tuple[CountSource, Sample, _Findings]:
+        entries = triples(rows, 0)
+        return source, Sample(cells[entries.cells], entries.genes, entries.values), _findings(entries.values)
+
+    least = data.min()
+    n_missing = 0
+    if kind == "f" and not (np.isfinite(least) and np.isfinite(data.max())):
+        if options.missing == "error":
+            raise _not_finite(*located())
+        missing = ~np.isfinite(data)
+        n_missing = int(missing.sum())
+        data = np.where(missing, 0, data)
+        rows = CellRows(rows.indptr, rows.indices, data)
+        least = data.min()
+    if least < 0:
+        raise _negative(*located())
+    if kind == "f" and not options.accept_normalized and np.any(data != np.floor(data)):
+        raise _fractional(*located())
+    return rows, n_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,55 +226,10 @@ class _Findings:
     not_finite: NDArray[np.bool_]
 
 
-def check_sample(source: CountSource, options: TokenizeOptions) -> None:
-    """Refuse a matrix a sample of which is not raw counts."""
-    sample = source.sample()
-    found = _findings(sample.values)
-    if options.missing == "error" and found.not_finite.any():
-        raise _not_finite(source, sample, found)
-    if found.negative.any():
-        raise _negative(source, sample, found)
-    if found.fractional.any() and not options.accept_normalized:
-        raise _fractional(source, sample, found)
-
-
-def checked(
-    rows: CellRows, cells: NDArray[np.int64], source: CountSource, options: TokenizeOptions
-) -> tuple[CellRows, int]:
-    """The rows, missing values taken for zero where that was chosen, and how many there were."""
-    data = rows.data
-    kind = data.dtype.kind
-    if kind in "ub" or not len(data):
-        return rows, 0
-    least = data.min()
-    replaced = 0
-    if kind == "f" and not (np.isfinite(least) and np.isfinite(data.max())):
-        if options.missing == "error":
-            found = _located(rows, cells)
-            raise _not_finite(source, found, _findings(found.values))
-        missing = ~np.isfinite(data)
-        replaced = int(missing.sum())
-        data = np.where(missing, 0, data)
-        rows = CellRows(rows.indptr, rows.indices, data)
-        least = data.min()
-    if least < 0:
-        found = _located(rows, cells)
-        raise _negative(source, found, _findings(found.values))
-    if kind == "f" and not options.accept_normalized and np.any(data != np.floor(data)):
-        found = _located(rows, cells)
-        raise _fractional(source, found, _findings(found.values))
-    return rows, replaced
-
-
-def _located(rows: CellRows, cells: NDArray[np.int64]) -> Sample:
-    entries = triples(rows, 0)
-    return Sample(cells[entries.cells], entries.genes, entries.values)
-
-
-def looks_raw(sample: Sample) -> bool:
+def _looks_raw(sample: Sample) -> bool:
     """Whether a sample holds counts: some values, all of them whole and none negative."""
-    found = _findings(sample.values)
-    return found.n > 0 and not (found.fractional.any() or found.negative.any() or found.not_finite.any())
+    findings = _findings(sample.values)
+    return findings.n > 0 and not (findings.fractional.any() or findings.negative.any() or findings.not_finite.any())
 
 
 def _findings(values: NDArray[np.generic]) -> _Findings:
@@ -85,31 +239,37 @@ def _findings(values: NDArray[np.generic]) -> _Findings:
     return _Findings(int(np.sum(numbers != 0)), finite & ~whole, finite & (numbers < 0), ~finite)
 
 
-def _fractional(source: CountSource, sample: Sample, found: _Findings) -> NotRawCountsError:
+def _fractional(source: CountSource, sample: Sample, findings: _Findings) -> NotRawCountsError:
     values = np.asarray(sample.values, dtype=np.float64)
     largest = float(np.nanmax(np.where(np.isfinite(values), values, np.nan)))
-    share = found.fractional.sum() / max(found.n, 1)
     msg = (
-        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {found.n:,} nonzero values looked at "
-        f"are fractional, for example {_example(source, sample, found.fractional)}; the largest is {largest:.6g}."
+        f"{_not_raw(source, sample, findings, 'fractional')}; the largest is {largest:.6g}."
         f"{_kind_of_scaling(sample, largest)} {_where_raw(source)} "
         "Values that are no counts can be ranked all the same with --accept-normalized (accept_normalized=True)."
     )
     return NotRawCountsError(msg)
 
 
-def _negative(source: CountSource, sample: Sample, found: _Findings) -> NotRawCountsError:
-    share = found.negative.sum() / max(found.n, 1)
+def _negative(source: CountSource, sample: Sample, findings: _Findings) -> NotRawCountsError:
     msg = (
-        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {found.n:,} nonzero values looked at "
-        f"are negative, for example {_example(source, sample, found.negative)}: scaled or batch-corrected values have "
-        f"no rank. {_where_raw(source)}"
+        f"{_not_raw(source, sample, findings, 'negative')}: scaled or batch-corrected values have no rank. "
+        f"{_where_raw(source)}"
     )
     return NotRawCountsError(msg)
 
 
-def _not_finite(source: CountSource, sample: Sample, found: _Findings) -> NonFiniteCountsError:
-    where = np.flatnonzero(found.not_finite)
+def _not_raw(source: CountSource, sample: Sample, findings: _Findings, fault: str) -> str:
+    marks: NDArray[np.bool_] = getattr(findings, fault)
+    share = marks.sum() / max(findings.n, 1)
+    example = _entry(source, sample, int(np.flatnonzero(marks)[0]))
+    return (
+        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {findings.n:,} nonzero values looked "
+        f"at are {fault}, for example {example}"
+    )
+
+
+def _not_finite(source: CountSource, sample: Sample, findings: _Findings) -> NonFiniteCountsError:
+    where = np.flatnonzero(findings.not_finite)
     shown = ", ".join(_entry(source, sample, int(place)) for place in where[:_SHOWN])
     more = f" and {len(where) - _SHOWN:,} more" if len(where) > _SHOWN else ""
     msg = (
@@ -117,10 +277,6 @@ def _not_finite(source: CountSource, sample: Sample, found: _Findings) -> NonFin
         'for zero with --missing zero (missing="zero").'
     )
     return NonFiniteCountsError(msg)
-
-
-def _example(source: CountSource, sample: Sample, marked: NDArray[np.bool_]) -> str:
-    return _entry(source, sample, int(np.flatnonzero(marked)[0]))
 
 
 def _entry(source: CountSource, sample: Sample, place: int) -> str:
@@ -145,10 +301,113 @@ def _kind_of_scaling(sample: Sample, largest: float) -> str:
 
 
 def _where_raw(source: CountSource) -> str:
-    raw = [layer for layer, make in source.others.items() if looks_raw(make().sample(20_000))]
+    raw = [layer for layer in source.others if _looks_raw(source.sample(20_000, layer=layer))]
     if not raw:
         return "No other layer holds raw counts: give the matrix as the sequencing pipeline wrote it."
     places = " and ".join(place_of(layer) for layer in raw)
     verb = "holds" if len(raw) == 1 else "hold"
     name = raw[0] if raw[0] != RAW or len(raw) == 1 else raw[1]
     return f'{places} {verb} raw counts: choose with --layer {name} (layer="{name}").'
+
+
+def kept_cells(source: CountSource) -> NDArray[np.bool_] | None:
+    """Cells that `filter_pass` marks, ``(n,)``; None where there is no such column."""
+    if keys.FILTER_PASS not in source.obs.names:
+        return None
+    counts = _filter_counts(source)
+    unclear = {value: n for value, n in counts.items() if str(value).strip().lower() not in _YES | _NO}
+    if unclear:
+        msg = (
+            f"{source.label}: obs column `filter_pass` holds {_listed(unclear)}, which cannot be read as yes or no. "
+            "Use true and false, yes and no, 1 and 0, or pass and fail; or drop the column to keep all cells."
+        )
+        raise FilterPassError(msg)
+    kept = np.empty(source.n_cells, dtype=bool)
+    for start in range(0, source.n_cells, _CELLS_AT_ONCE):
+        stop = min(start + _CELLS_AT_ONCE, source.n_cells)
+        values = source.obs.column(keys.FILTER_PASS, start, stop).dictionary_encode()
+        verdicts = np.array([str(value).strip().lower() in _YES for value in values.dictionary.to_pylist()], dtype=bool)
+        kept[start : start + len(values)] = verdicts[values.indices.to_numpy()]
+    return kept
+
+
+def _filter_counts(source: CountSource) -> dict[object, int]:
+    """How often each value of `filter_pass` occurs."""
+    counts: dict[object, int] = {}
+    for start in range(0, source.n_cells, _CELLS_AT_ONCE):
+        values = source.obs.column(keys.FILTER_PASS, start, min(start + _CELLS_AT_ONCE, source.n_cells))
+        for entry in values.value_counts().to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    return counts
+
+
+def _listed(counts: dict[object, int]) -> str:
+    commonest = sorted(counts.items(), key=lambda item: -item[1])[:8]
+    more = ", …" if len(counts) > len(commonest) else ""
+    return ", ".join(f"{value!r} in {n:,} cells" for value, n in commonest) + more
+
+
+def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
+    """Totals in `n_counts`, ``(n,)``; None where there is no such column."""
+    if keys.N_COUNTS not in source.obs.names:
+        return None
+    try:
+        column = source.obs.column(keys.N_COUNTS, 0, source.n_cells)
+        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+            column = column.cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        msg = f"{source.label}: obs column `n_counts` does not hold numbers ({error}). Drop it to have it computed."
+        raise InvalidTotalsError(msg) from error
+    totals = np.asarray(values_of(column), dtype=np.float64)
+    wrong = ~(np.isfinite(totals) & (totals >= 0))
+    if kept is not None:
+        wrong &= kept
+    if wrong.any():
+        raise invalid_total(source, np.flatnonzero(wrong), totals)
+    return totals
+
+
+def invalid_total(source: CountSource, cells: NDArray[np.int64], totals: NDArray[np.float64]) -> InvalidTotalsError:
+    """The refusal of totals that cannot be."""
+    cell = int(cells[0])
+    name = source.cell_names(cell, cell + 1)[0]
+    msg = (
+        f'{source.label}: obs column `n_counts` is {totals[cell]:g} in cell "{name}" and wrong in {len(cells):,} cells '
+        "in all. A total is a number above zero. Correct it, or drop the column to have it computed from the counts."
+    )
+    return InvalidTotalsError(msg)
+
+
+def plan_columns(sources: Sequence[CountSource], keep: tuple[str, ...] | None) -> tuple[list[OutputColumn], list[str]]:
+    """Columns of `obs` that go into the dataset, with one type for all sources; and remarks on them."""
+    available = list(dict.fromkeys(name for source in sources for name in source.obs.names))
+    remarks = []
+    for name in keep or ():
+        lacking = [source.label for source in sources if name not in source.obs]
+        if len(lacking) == len(sources):
+            listed = ", ".join(available) or "no columns"
+            msg = f'No obs column "{name}". There is {listed}.{nearest(name, available)}'
+            raise UnknownColumnError(msg)
+        if lacking:
+            remarks.append(f'Column "{name}" is missing in {", ".join(lacking)} and left empty there.')
+    taken = set(keys.RESERVED)
+    columns = []
+    for name in available if keep is None else dict.fromkeys(keep):
+        written = name
+        while written in taken:
+            written = f"obs_{written}"
+        taken.add(written)
+        kinds = [source.obs.kind(name) for source in sources if name in source.obs]
+        columns.append(OutputColumn(written, name, _common_kind(kinds)))
+    return columns, remarks
+
+
+def _common_kind(kinds: list[pa.DataType]) -> pa.DataType:
+    """A type that holds the values of all sources."""
+    if len(set(kinds)) == 1:
+        return kinds[0]
+    if all(pa.types.is_integer(kind) for kind in kinds):
+        return pa.int64()
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return pa.float64()
+    return pa.string()

@@ -1,6 +1,6 @@
 """Open counts wherever they are: AnnData objects, and files of every kind that is read."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from geneformer.tokenization.readers.text import open_text
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["CountSource", "open_counts", "resolve_inputs"]
+__all__ = ["CountSource", "open_counts", "resolve_inputs", "source_names"]
 
 _HDF5 = (".h5ad", ".h5", ".hdf5", ".loom")
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -39,40 +39,35 @@ def open_counts(source: "str | Path | AnnData", layer: str | None = None) -> Cou
     name = path.name.lower()
     if name.endswith(_HDF5):
         return genes_only(_open_hdf5(path, layer))
-    single: Callable[[Path], CountSource] | None = None
-    if name.endswith(MATRIX_NAMES):
-        single = open_tenx_folder
-    elif name.endswith(_TEXT):
-        single = open_text
-    if single is None:
+    if not name.endswith((*MATRIX_NAMES, *_TEXT)):
         raise unknown_content(path, f'Its name ends in "{path.suffix}".')
     _refuse_layer(layer, path)
-    return genes_only(single(path))
+    return genes_only(open_tenx_folder(path) if name.endswith(MATRIX_NAMES) else open_text(path))
 
 
 def resolve_inputs(inputs: "Iterable[str | Path | AnnData]") -> "list[Path | AnnData]":
     """Every single source among the inputs, folders of files opened up, in order of their names."""
-    found: list[Any] = []
+    sources: list[Any] = []
     for item in inputs:
         if not isinstance(item, (str, Path)):
-            found.append(item)
+            sources.append(item)
             continue
         path = Path(item)
         if not path.is_dir() or _is_zarr(path):
             if not path.exists():
                 check_file(path)
-            found.append(path)
+            sources.append(path)
             continue
         members = _members(path)
         if not members:
             there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             msg = f'The folder "{path}" holds no counts (found: {there}). Accepted: {ACCEPTED}.'
             raise InputNotFoundError(msg)
-        found.extend(members)
-    if not found:
+        sources.extend(members)
+    if not sources:
         msg = f"There is nothing to read. Accepted: {ACCEPTED}."
         raise InputNotFoundError(msg)
-    return found
+    return sources
 
 
 def source_names(sources: Sequence[CountSource]) -> list[str]:

@@ -1,11 +1,11 @@
 """Loom files as a source of counts, read with h5py and never written to."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geneformer.tokenization.readers.matrices import ArrayFrame, DenseRows, RowMatrix
-from geneformer.tokenization.readers.source import CountSource, check_layer, place_of, reading
+from geneformer.tokenization.readers.matrices import DenseRows
+from geneformer.tokenization.readers.source import CountSource, Table, check_layer, place_of, reading
 
 _CELL_NAMES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes")
 _GENE_NAMES = ("ensembl_id", "Accession", "var_names", "gene_ids", "Gene", "gene")
@@ -21,17 +21,12 @@ def open_loom(root: Any, path: Path, layer: str | None = None) -> CountSource:
         matrix = DenseRows(stored[chosen], transposed=True)
         obs = _attributes(root["col_attrs"], matrix.shape[0], _CELL_NAMES)
         var = _attributes(root["row_attrs"], matrix.shape[1], _GENE_NAMES)
-    others = {name: _opener(stored[name]) for name in stored if name != chosen}
+    others = {name: partial(DenseRows, stored[name], transposed=True) for name in stored if name != chosen}
     return CountSource(path.stem, path, place_of(layer), matrix, obs, var, others, closers=(root.close,))
 
 
-def _opener(array: Any) -> Callable[[], RowMatrix]:
-    return lambda: DenseRows(array, transposed=True)
-
-
-def _attributes(group: Any, n_rows: int, names: tuple[str, ...]) -> ArrayFrame:
+def _attributes(group: Any, n_rows: int, names: tuple[str, ...]) -> Table:
     columns = {name: group[name] for name in group if group[name].shape == (n_rows,)}
-    found = next((name for name in names if name in columns), None)
-    index = columns[found] if found else None
-    hidden = (found,) if names is _CELL_NAMES and found else ()
-    return ArrayFrame(columns, index, n_rows=n_rows, hidden=hidden)
+    index = next((name for name in names if name in columns), None)
+    hidden = (index,) if names is _CELL_NAMES and index else ()
+    return Table(columns, columns[index] if index else None, n_rows=n_rows, hidden=hidden)

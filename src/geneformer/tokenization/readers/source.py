@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.errors import (
@@ -17,20 +18,288 @@ from geneformer.errors import (
     UnsupportedFormatError,
 )
 from geneformer.files import refuse_lfs_pointer, require
+from geneformer.genes import vocabulary as arrow
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
-from geneformer.tokenization.readers.matrices import (
-    Frame,
-    MemoryFrame,
-    RowMatrix,
-    Sample,
-    select_columns,
-    texts,
-    to_pandas,
-)
+from geneformer.tokenization.readers.matrices import RowMatrix, Sample
+from geneformer.tokens.dataset import arrow_column, arrow_type
 
 ACCEPTED = ".h5ad, .zarr, .loom, 10x .h5, a folder with matrix.mtx, .csv, .tsv (also .gz), or a folder of these"
 """What `open_counts` reads, for messages."""
+
+RAW = "raw"
+"""Name under which `adata.raw` is asked for."""
+
+_FEATURE_TYPES = ("feature_types", "feature_type")
+_GENES = "Gene Expression"
+
+
+@dataclass(frozen=True, slots=True)
+class CountSource:
+    """Counts of cells over genes; opened for reading only and read a few cells at a time.
+
+    `others` opens the other matrices by the name of their layer. `gene_columns` numbers the columns of the matrices
+    that are genes, ``(columns,)``, with -1 for other features; None where all are genes.
+    """
+
+    name: str
+    path: Path | None
+    place: str
+    matrix: RowMatrix
+    obs: "Table"
+    var: "Table"
+    others: Mapping[str, Callable[[], RowMatrix]] = field(default_factory=dict)
+    gene_columns: NDArray[np.int32] | None = None
+    companions: tuple[Path, ...] = ()
+    closers: tuple[Callable[[], object], ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Cells."""
+        return self.matrix.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """Genes, known to a vocabulary or not."""
+        return self.matrix.shape[1] - self.n_other_features
+
+    @property
+    def n_other_features(self) -> int:
+        """Columns of the matrix that are left out because they are no genes."""
+        return 0 if self.gene_columns is None else int((self.gene_columns < 0).sum())
+
+    @property
+    def label(self) -> str:
+        """The input in messages."""
+        return f'"{self.path}"' if self.path is not None else "adata"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files it is read from; none in memory."""
+        return () if self.path is None else (self.path, *self.companions)
+
+    def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[CellRows]:
+        """Cells `start` to `stop` in order, at most `size` at a time."""
+        with reading(self.path):
+            for rows in self.matrix.chunks(size, start, self.n_cells if stop is None else stop):
+                if self.gene_columns is None:
+                    yield rows
+                    continue
+                columns = self.gene_columns[rows.indices]
+                is_gene = columns >= 0
+                indptr = np.concatenate([[0], np.cumsum(is_gene)])[rows.indptr]
+                yield CellRows(indptr, columns[is_gene], rows.data[is_gene])
+
+    def sample(self, entries: int = 60_000, *, layer: str | None = None) -> Sample:
+        """A few entries from different places of the matrix, or of another layer."""
+        with reading(self.path):
+            sample = (self.matrix if layer is None else self.others[layer]()).sample(entries)
+        if self.gene_columns is None:
+            return sample
+        columns = self.gene_columns[sample.genes].astype(np.int64)
+        is_gene = columns >= 0
+        return Sample(sample.cells[is_gene], columns[is_gene], sample.values[is_gene])
+
+    def cell_names(self, start: int, stop: int) -> NDArray[np.object_]:
+        """Names of some cells."""
+        with reading(self.path):
+            return self.obs.index(start, stop)
+
+    def close(self) -> None:
+        """Close files and delete temporary ones."""
+        for close in self.closers:
+            close()
+
+
+def genes_only(source: CountSource) -> CountSource:
+    """The source without columns that its gene table marks as something else than gene expression."""
+    for name in _FEATURE_TYPES:
+        if name not in source.var.names:
+            continue
+        is_gene = np.array([kind == _GENES for kind in source.var.texts(name)], dtype=bool)
+        if is_gene.all() or not is_gene.any():
+            return source
+        columns = np.where(is_gene, np.cumsum(is_gene) - 1, -1).astype(np.int32)
+        others = {layer: make for layer, make in source.others.items() if layer != RAW}  # it has columns of its own
+        return replace(source, gene_columns=columns, var=source.var.select(is_gene), others=others)
+    return source
+
+
+class Table:
+    """`obs` or `var`, wherever its columns lie: pandas, NumPy, Arrow, HDF5 or Zarr; a few rows are read at a time.
+
+    `hidden` names columns that only hold the row names once more, for those who ask for them by name.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Any], index: Any = None, *, n_rows: int, hidden: tuple[str, ...] = ()
+    ) -> None:
+        self.n_rows = n_rows
+        self.names = tuple(name for name in columns if name not in hidden)
+        self._columns = dict(columns)
+        self._index = index
+        self._kinds: dict[str, pa.DataType] = {}
+        self._categories: dict[str, pa.Array] = {}
+
+    @classmethod
+    def of(cls, frame: Any) -> "Table":
+        """A pandas table; of columns with the same name the first counts."""
+        columns: dict[str, Any] = {}
+        for place, name in enumerate(frame.columns):
+            columns.setdefault(str(name), frame.iloc[:, place])
+        return cls(columns, frame.index, n_rows=len(frame))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a column can be read, one that holds the row names included."""
+        return name in self._columns
+
+    def index(self, start: int, stop: int) -> NDArray[np.object_]:
+        """Row names as text, ``(stop - start,)``; numbers where there are none."""
+        names = np.arange(start, stop) if self._index is None else _values(self._index, start, stop)
+        return np.array([str(name) for name in names], dtype=object)
+
+    def kind(self, name: str) -> pa.DataType:
+        """Type of a column; text for categories of text."""
+        if name not in self._kinds:
+            column, encoding = self._columns[name], _encoding(self._columns[name])
+            if encoding == "categorical":
+                kind = self._categories_of(name).type
+            elif encoding == "series":
+                kind = arrow_type(column)
+            else:
+                column = column["values"] if encoding.startswith("nullable-") else column
+                is_text = np.dtype(column.dtype).kind in "OSTU"
+                kind = pa.string() if is_text else pa.from_numpy_dtype(column.dtype)
+            self._kinds[name] = _portable(kind)
+        return self._kinds[name]
+
+    def column(self, name: str, start: int, stop: int) -> pa.Array:
+        """Values of a column, missing ones as nulls, ``(stop - start,)``."""
+        column, kind = self._columns[name], self.kind(name)
+        encoding = _encoding(column)
+        if encoding == "series":
+            return arrow_column(name, column.iloc[start:stop], kind)
+        if encoding == "categorical":
+            codes = np.asarray(column["codes"][start:stop])
+            values = self._categories_of(name).take(arrow.numbers(codes, missing=codes < 0))
+        elif encoding.startswith("nullable-"):
+            missing = np.asarray(column["mask"][start:stop], dtype=bool)
+            values = pa.array(_values(column["values"], start, stop), mask=missing)
+        else:
+            values = _arrow_array(_values(column, start, stop))
+        return values if values.type == kind else arrow_column(name, values, kind)
+
+    def texts(self, name: str) -> NDArray[np.object_]:
+        """A whole column as text, missing values as None, ``(rows,)``."""
+        column = self._columns[name]
+        if _is_hdf5_text(column) and _encoding(column) == "string-array":
+            return _values(column, 0, self.n_rows)
+        values = self.column(name, 0, self.n_rows).to_pylist()
+        return np.array([None if value is None else str(value) for value in values], dtype=object)
+
+    def select(self, rows: NDArray[np.bool_]) -> "Table":
+        """Some rows, in memory."""
+        import pandas as pd
+
+        columns = {name: self.column(name, 0, self.n_rows).to_pandas()[rows] for name in self.names}
+        index = pd.Index(self.index(0, self.n_rows)[rows], dtype=object)
+        return Table(columns, index, n_rows=len(index))
+
+    def _categories_of(self, name: str) -> pa.Array:
+        if name not in self._categories:
+            categories = self._columns[name]["categories"]
+            self._categories[name] = _arrow_array(_values(categories, 0, categories.shape[0]))
+        return self._categories[name]
+
+
+_READ_HERE = ("array", "string-array", "categorical", "nullable-integer", "nullable-boolean", "nullable-string-array")
+_TEXTS_AT_ONCE = 8_192
+"""Texts in HDF5 are read twice, as bytes and as text; this many of them."""
+
+
+def stored_table(group: Any) -> Table:
+    """The table in an HDF5 or Zarr group; one written before 2021, or by other rules, is read whole through AnnData."""
+    attributes = group.attrs
+    if hasattr(group, "keys") and _text(attributes.get("encoding-version")) == "0.2.0":
+        names = [str(_text(name)) for name in attributes["column-order"]]
+        if all(name in group and _encoding(group[name]) in _READ_HERE for name in names):
+            index = group[str(_text(attributes["_index"]))]
+            return Table({name: group[name] for name in names}, index, n_rows=int(index.shape[0]))
+    import pandas as pd
+    from anndata.io import read_elem
+
+    frame = read_elem(group)
+    if isinstance(frame, np.ndarray):  # AnnData before 0.7 kept a table as one array of records
+        frame = pd.DataFrame.from_records(frame).map(_text)
+        names = [name for name in ("index", "_index") if name in frame.columns]
+        frame = frame.set_index(names[0]) if names else frame
+    return Table.of(frame)
+
+
+def _encoding(column: Any) -> str:
+    """How AnnData stored a column; "series" for one of pandas."""
+    if hasattr(column, "iloc"):
+        return "series"
+    encoding = str(_text(column.attrs.get("encoding-type", ""))) if hasattr(column, "attrs") else ""
+    return encoding or ("array" if hasattr(column, "dtype") else "")
+
+
+def _values(array: Any, start: int, stop: int) -> NDArray[Any]:
+    """A slice of a stored array, text decoded."""
+    if _is_hdf5_text(array):
+        texts = np.empty(stop - start, dtype=object)
+        for first in range(start, stop, _TEXTS_AT_ONCE):
+            last = min(first + _TEXTS_AT_ONCE, stop)
+            texts[first - start : last - start] = array.asstr()[first:last]
+        return texts
+    values = np.asarray(array[start:stop])
+    if values.dtype.kind in "TSO":
+        return np.array([_text(value) for value in values], dtype=object)
+    return values
+
+
+def _arrow_array(values: NDArray[Any]) -> pa.Array:
+    """Stored values in Arrow; NaN is missing."""
+    if values.dtype.kind == "O":
+        plain = all(type(value) is str for value in values)
+        return arrow.texts(values.tolist()) if plain else pa.array(values, from_pandas=True)
+    return arrow.numbers(values, missing=np.isnan(values) if values.dtype.kind == "f" else None)
+
+
+def _portable(kind: pa.DataType) -> pa.DataType:
+    """Numbers, truth values and text pass; whatever else there is becomes text."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return kind if plain else pa.string()
+
+
+def _is_hdf5_text(array: Any) -> bool:
+    return hasattr(array, "asstr") and array.dtype.kind in "OS"
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def place_of(layer: str | None) -> str:
+    """How a matrix is called in messages."""
+    if layer in (None, "X"):
+        return "X"
+    return "raw.X" if layer == RAW else f'layers["{layer}"]'
+
+
+def check_layer(layer: str | None, available: list[str], where: str) -> None:
+    """Refuse a layer that is not there."""
+    if (layer or "X") in available:
+        return
+    listed = ", ".join(f'"{name}"' for name in available) or "no matrix at all"
+    if layer is None:
+        msg = f"{where} has no X. It has {listed}: choose one with --layer (layer= in Python)."
+    else:
+        msg = f'{where} has no layer "{layer}". It has {listed}.{nearest(layer, available)}'
+    raise UnknownColumnError(msg)
+
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CACHE_BYTES = 8 * 2**20
@@ -101,9 +370,9 @@ def reading(path: Path | None) -> Iterator[None]:
         raise UnreadableInputError(_damage(path, error)) from error
 
 
-def unknown_content(path: Path, found: str) -> UnsupportedFormatError:
+def unknown_content(path: Path, content: str) -> UnsupportedFormatError:
     """The refusal of a file whose content is none of the known kinds."""
-    msg = f'"{path}" is none of the kinds of count files that are read. {found} Accepted: {ACCEPTED}.'
+    msg = f'"{path}" is none of the kinds of count files that are read. {content} Accepted: {ACCEPTED}.'
     return UnsupportedFormatError(msg)
 
 
@@ -132,131 +401,3 @@ def _expected_size(path: Path) -> int | None:
     start = {0: 24, 1: 28}.get(version, 12) + 2 * width
     end = int.from_bytes(block[start : start + width], "little")
     return end if 0 < end < 1 << 62 else None
-
-
-RAW = "raw"
-"""Name under which `adata.raw` is asked for."""
-
-_FEATURE_TYPES = ("feature_types", "feature_type")
-_GENES = "Gene Expression"
-
-
-@dataclass(frozen=True, slots=True)
-class CountSource:
-    """Counts of cells over genes; opened for reading only and read a few cells at a time."""
-
-    name: str
-    path: Path | None
-    place: str
-    matrix: RowMatrix
-    obs: Frame
-    var: Frame
-    others: Mapping[str, Callable[[], RowMatrix]] = field(default_factory=dict)
-    n_other_features: int = 0
-    companions: tuple[Path, ...] = ()
-    closers: tuple[Callable[[], object], ...] = ()
-
-    @property
-    def n_cells(self) -> int:
-        """Cells."""
-        return self.matrix.shape[0]
-
-    @property
-    def n_genes(self) -> int:
-        """Genes, known to a vocabulary or not."""
-        return self.matrix.shape[1]
-
-    @property
-    def label(self) -> str:
-        """The input in messages."""
-        return f'"{self.path}"' if self.path is not None else "adata"
-
-    def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[CellRows]:
-        """Cells `start` to `stop` in order, at most `size` at a time."""
-        with reading(self.path):
-            yield from self.matrix.chunks(size, start, self.n_cells if stop is None else stop)
-
-    def sample(self, entries: int = 60_000) -> Sample:
-        """A few entries from different places of the matrix."""
-        with reading(self.path):
-            return self.matrix.sample(entries)
-
-    def cell_names(self, start: int, stop: int) -> NDArray[np.object_]:
-        """Names of some cells."""
-        with reading(self.path):
-            return self.obs.index(start, stop)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files it is read from; none in memory."""
-        return () if self.path is None else (self.path, *self.companions)
-
-    def close(self) -> None:
-        """Close files and delete temporary ones."""
-        for close in self.closers:
-            close()
-
-
-class SelectedColumns:
-    """A matrix without some of its columns."""
-
-    def __init__(self, matrix: RowMatrix, keep: NDArray[np.bool_]) -> None:
-        self.matrix = matrix
-        self.seekable = matrix.seekable
-        self.shape = (matrix.shape[0], int(keep.sum()))
-        self._renumbered = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-
-    def chunks(self, size: int, start: int, stop: int) -> Iterator[CellRows]:
-        """Cells `start` to `stop` in order, at most `size` at a time."""
-        for rows in self.matrix.chunks(size, start, stop):
-            yield select_columns(rows, self._renumbered)
-
-    def sample(self, entries: int) -> Sample:
-        """About `entries` entries."""
-        cells, genes, values = self.matrix.sample(entries)
-        renumbered = self._renumbered[genes].astype(np.int64)
-        kept = renumbered >= 0
-        return Sample(cells[kept], renumbered[kept], values[kept])
-
-
-def genes_only(source: CountSource) -> CountSource:
-    """The source without columns that its gene table marks as something else than gene expression."""
-    for name in _FEATURE_TYPES:
-        if name not in source.var.names:
-            continue
-        kinds = texts(source.var, name)
-        keep = np.array([kind == _GENES for kind in kinds], dtype=bool)
-        if keep.all() or not keep.any():
-            return source
-        others = {flag: _selected(make, keep) for flag, make in source.others.items() if flag != RAW}
-        return replace(
-            source,
-            matrix=SelectedColumns(source.matrix, keep),
-            var=MemoryFrame(to_pandas(source.var)[keep]),
-            others=others,
-            n_other_features=int((~keep).sum()),
-        )
-    return source
-
-
-def _selected(make: Callable[[], RowMatrix], keep: NDArray[np.bool_]) -> Callable[[], RowMatrix]:
-    return lambda: SelectedColumns(make(), keep)
-
-
-def place_of(layer: str | None) -> str:
-    """How a matrix is called in messages."""
-    if layer in (None, "X"):
-        return "X"
-    return "raw.X" if layer == RAW else f'layers["{layer}"]'
-
-
-def check_layer(layer: str | None, available: list[str], where: str) -> None:
-    """Refuse a layer that is not there."""
-    if (layer or "X") in available:
-        return
-    listed = ", ".join(f'"{name}"' for name in available) or "no matrix at all"
-    if layer is None:
-        msg = f"{where} has no X. It has {listed}: choose one with --layer (layer= in Python)."
-    else:
-        msg = f'{where} has no layer "{layer}". It has {listed}.{nearest(layer, available)}'
-    raise UnknownColumnError(msg)

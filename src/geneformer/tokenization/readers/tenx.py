@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
-from geneformer.tokenization.readers.matrices import BUCKET_ENTRIES, ArrayFrame, Sample, SortedOnDisk, SparseRows
-from geneformer.tokenization.readers.source import CountSource, check_file, reading
+from geneformer.tokenization.readers.matrices import BUCKET_ENTRIES, Sample, SortedOnDisk, SparseRows
+from geneformer.tokenization.readers.source import CountSource, Table, check_file, reading
 
 _FEATURES = {"id": "gene_ids", "name": "gene_symbol", "feature_type": "feature_types", "genome": "genome"}
 _HUMAN = ("GRCh38", "hg19", "hg38", "GRCh37")
@@ -19,8 +19,8 @@ MATRIX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
 
 def genomes_of(root: Any) -> list[str]:
     """Groups of an open HDF5 file that hold a 10x matrix."""
-    wanted = {"barcodes", "data", "indices", "indptr", "shape"}
-    return [name for name in root if hasattr(root[name], "keys") and wanted <= set(root[name].keys())]
+    members = {"barcodes", "data", "indices", "indptr", "shape"}
+    return [name for name in root if hasattr(root[name], "keys") and members <= set(root[name].keys())]
 
 
 def open_tenx_h5(root: Any, path: Path) -> CountSource:
@@ -39,8 +39,8 @@ def open_tenx_h5(root: Any, path: Path) -> CountSource:
         n_genes, n_cells = (int(length) for length in group["shape"][:])
         # Compressed columns of genes by cells are compressed rows of cells by genes.
         matrix = SparseRows(group["indptr"], group["indices"], group["data"], (n_cells, n_genes))
-    obs = ArrayFrame({}, group["barcodes"])
-    var = ArrayFrame(stored, stored["gene_ids"])
+    obs = Table({}, group["barcodes"], n_rows=n_cells)
+    var = Table(stored, stored["gene_ids"], n_rows=n_genes)
     return CountSource(path.stem, path, "X", matrix, obs, var, closers=(root.close,))
 
 
@@ -50,13 +50,13 @@ def matrix_files(folder: Path) -> list[Path]:
 
 
 def open_tenx_folder(matrix: Path) -> CountSource:
-    """Counts of a `matrix.mtx` with its barcodes and features beside it."""
+    """Counts of a `matrix.mtx` and the barcodes and features of its folder."""
     check_file(matrix)
     prefix = matrix.name.removesuffix(".gz").removesuffix("matrix.mtx")
     cell_file = _companion(matrix, prefix, ("barcodes.tsv",))
     gene_file = _companion(matrix, prefix, ("features.tsv", "genes.tsv"))
-    barcodes, features = _lines(cell_file), _lines(gene_file)
-    n_rows, n_columns, n_entries, n_skipped = _dimensions(matrix)
+    barcodes, features = _fields(cell_file), _fields(gene_file)
+    n_rows, n_columns, n_entries = _dimensions(matrix)
     by_gene = (n_rows, n_columns) == (len(features), len(barcodes))
     if not by_gene and (n_rows, n_columns) != (len(barcodes), len(features)):
         msg = (
@@ -64,24 +64,16 @@ def open_tenx_folder(matrix: Path) -> CountSource:
             f"{len(barcodes):,} barcodes beside it. Put together the three files of one sample."
         )
         raise UnreadableInputError(msg)
-    fields = [line.split("\t") for line in features]
-    columns = {"gene_ids": _column(fields, 0), "gene_symbol": _column(fields, 1)}
-    if all(len(field) > 2 for field in fields):
-        columns["feature_types"] = _column(fields, 2)
-
-    def entries() -> Iterator[Sample]:
-        return _entries(matrix, n_skipped, n_entries, by_gene=by_gene)
-
-    rows = SortedOnDisk(entries, (len(barcodes), len(features)), expected=n_entries)
+    columns = {"gene_ids": _column(features, 0), "gene_symbol": _column(features, 1)}
+    if all(len(fields) > 2 for fields in features):
+        columns["feature_types"] = _column(features, 2)
+    shape = (len(barcodes), len(features))
+    rows = SortedOnDisk(lambda: _entries(matrix, n_entries, by_gene=by_gene), shape, expected=n_entries)
     name = prefix.rstrip("._-") or matrix.absolute().parent.name
-    obs = ArrayFrame({}, np.array([line.split("\t")[0] for line in barcodes], dtype=object), n_rows=len(barcodes))
-    var = ArrayFrame(columns, columns["gene_ids"])
+    obs = Table({}, _column(barcodes, 0), n_rows=len(barcodes))
+    var = Table(columns, columns["gene_ids"], n_rows=len(features))
     companions = (cell_file, gene_file)
     return CountSource(name, matrix, "X", rows, obs, var, companions=companions, closers=(rows.close,))
-
-
-def _column(fields: list[list[str]], number: int) -> NDArray[np.object_]:
-    return np.array([field[min(number, len(field) - 1)] for field in fields], dtype=object)
 
 
 def _companion(matrix: Path, prefix: str, names: tuple[str, ...]) -> Path:
@@ -96,44 +88,45 @@ def _companion(matrix: Path, prefix: str, names: tuple[str, ...]) -> Path:
     raise UnreadableInputError(msg)
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+def _fields(path: Path) -> list[list[str]]:
+    """The fields of every line."""
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with reading(path), opened(path, "rt", encoding="utf-8") as file:
+        return [line.rstrip("\r\n").split("\t") for line in file if line.strip()]
 
 
-def _lines(path: Path) -> list[str]:
-    with reading(path), _opened(path) as file:
-        return [line.rstrip("\r\n") for line in file if line.strip()]
+def _column(lines: list[list[str]], number: int) -> NDArray[np.object_]:
+    return np.array([fields[min(number, len(fields) - 1)] for fields in lines], dtype=object)
 
 
-def _dimensions(path: Path) -> tuple[int, int, int, int]:
-    """Rows, columns, entries, and how many lines stand before the first entry."""
-    with reading(path), _opened(path) as file:
-        banner = file.readline()
-        words = banner.lower().split()
-        if words[:1] != ["%%matrixmarket"] or words[1:3] != ["matrix", "coordinate"] or "general" not in words:
-            msg = (
-                f'"{path}" does not begin as a sparse Matrix Market file does, but with {banner[:60]!r}. Get it again.'
-            )
-            raise UnreadableInputError(msg)
-        for number, line in enumerate(file, start=2):
-            if not line.startswith("%") and line.strip():
-                rows, columns, entries = (int(word) for word in line.split())
-                return rows, columns, entries, number
-    msg = f'"{path}" ends before its first entry. Get it again.'
-    raise UnreadableInputError(msg)
+def _dimensions(path: Path) -> tuple[int, int, int]:
+    """Rows, columns and entries."""
+    from scipy.io import mminfo
+
+    try:
+        with reading(path):
+            rows, columns, entries, layout, _, symmetry = mminfo(path)
+    except ValueError as error:
+        msg = f'"{path}" does not begin as a sparse Matrix Market file does ({error}). Get it again.'
+        raise UnreadableInputError(msg) from error
+    if (layout, symmetry) != ("coordinate", "general"):
+        msg = f'"{path}" is a Matrix Market file of the kind {layout} {symmetry}, not coordinate general. Get it again.'
+        raise UnreadableInputError(msg)
+    return int(rows), int(columns), int(entries)
 
 
-def _entries(path: Path, n_skipped: int, n_entries: int, *, by_gene: bool) -> Iterator[Sample]:
+def _entries(path: Path, n_entries: int, *, by_gene: bool) -> Iterator[Sample]:
+    """The entries, some at a time: a large matrix never is in memory."""
     import pandas as pd
 
-    found = 0
+    n_read = 0
     with reading(path):
         try:
             blocks = pd.read_csv(
                 path,
                 sep=r"\s+",
-                header=None,
-                skiprows=n_skipped,
+                comment="%",
+                header=0,  # the dimensions
                 names=["row", "column", "value"],
                 dtype={"row": np.int64, "column": np.int64, "value": np.float64},
                 chunksize=BUCKET_ENTRIES,
@@ -141,12 +134,11 @@ def _entries(path: Path, n_skipped: int, n_entries: int, *, by_gene: bool) -> It
             for block in blocks:
                 first, second = block["row"].to_numpy() - 1, block["column"].to_numpy() - 1
                 cells, genes = (second, first) if by_gene else (first, second)
-                found += len(cells)
+                n_read += len(cells)
                 yield Sample(cells, genes, block["value"].to_numpy())
         except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-            if n_entries:
-                msg = f'"{path}" cannot be read as numbers ({error}). It is damaged; get it again.'
-                raise UnreadableInputError(msg) from error
-    if found != n_entries:
-        msg = f'"{path}" announces {n_entries:,} entries but has {found:,}. It is incomplete; get it again.'
+            msg = f'"{path}" cannot be read as numbers ({error}). It is damaged; get it again.'
+            raise UnreadableInputError(msg) from error
+    if n_read != n_entries:
+        msg = f'"{path}" announces {n_entries:,} entries but has {n_read:,}. It is incomplete; get it again.'
         raise UnreadableInputError(msg)

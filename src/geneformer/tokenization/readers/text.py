@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
 from geneformer.tokenization.ranking import CellRows
-from geneformer.tokenization.readers.matrices import (
-    MAX_DENSE,
-    ArrayFrame,
-    Sample,
-    SortedOnDisk,
-    from_dense,
-    joined,
-    triples,
-)
-from geneformer.tokenization.readers.source import CountSource, check_file, reading
+from geneformer.tokenization.readers.matrices import MAX_DENSE, Sample, SortedOnDisk, from_dense, triples
+from geneformer.tokenization.readers.source import CountSource, Table, check_file, reading
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}", re.IGNORECASE)
 _LOOKED_AT = 3000
@@ -50,15 +43,14 @@ def open_text(path: Path) -> CountSource:
         )
         raise UnsupportedFormatError(msg)
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    columns, rows = (
+        Table({}, np.array(names, dtype=object), n_rows=len(names)) for names in (layout.columns, layout.rows)
+    )
     if as_columns >= as_rows:
-        obs = ArrayFrame({}, np.array(layout.rows, dtype=object), n_rows=len(layout.rows))
-        var = ArrayFrame({}, np.array(layout.columns, dtype=object), n_rows=len(layout.columns))
-        return CountSource(name, path, "X", _CellLines(layout), obs, var)
+        return CountSource(name, path, "X", _CellLines(layout), rows, columns)
     shape = (len(layout.columns), len(layout.rows))
     matrix = SortedOnDisk(lambda: _transposed(layout), shape, expected=_expected_entries(layout))
-    obs = ArrayFrame({}, np.array(layout.columns, dtype=object), n_rows=shape[0])
-    var = ArrayFrame({}, np.array(layout.rows, dtype=object), n_rows=shape[1])
-    return CountSource(name, path, "X", matrix, obs, var, closers=(matrix.close,))
+    return CountSource(name, path, "X", matrix, columns, rows, closers=(matrix.close,))
 
 
 class _CellLines:
@@ -76,17 +68,14 @@ class _CellLines:
             yield from_dense(block)
 
     def sample(self, entries: int) -> Sample:
-        """The first entries."""
+        """Entries of the first cells."""
         few = max(min(entries // max(self.shape[1], 1), 64), 8)
-        parts, first = [], 0
-        for rows in self.chunks(few, 0, min(few, self.shape[0])):
-            parts.append(triples(rows, first))
-            first += len(rows.indptr) - 1
-        return joined(parts)
+        return triples(next(self.chunks(few, 0, min(few, self.shape[0]))), 0)
 
 
 def _layout(path: Path) -> _Layout:
-    with reading(path), _opened(path) as file:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with reading(path), opened(path, "rt", encoding="utf-8-sig") as file:
         first = file.readline().rstrip("\r\n")
         preferred = "," if ".csv" in path.name.lower() else "\t"
         separator = preferred if preferred in first else max(_SEPARATORS, key=first.count)
@@ -111,12 +100,6 @@ def _layout(path: Path) -> _Layout:
     return _Layout(path, separator, columns, rows)
 
 
-def _opened(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")
-
-
 def _first_field(line: str, separator: str) -> str:
     if line.startswith('"'):
         return line[1 : line.find('"', 1)]
@@ -128,13 +111,13 @@ def _gene_share(names: Sequence[str]) -> float:
     from geneformer.genes.vocabulary import Vocabulary
 
     looked_at = names[:_LOOKED_AT]
-    known = Vocabulary.load("V1").aliases
-    hits = sum(bool(_ENSEMBL.search(name)) or name.strip().upper() in known for name in looked_at)
+    symbols = Vocabulary.load("V1").aliases
+    hits = sum(bool(_ENSEMBL.search(name)) or name.strip().upper() in symbols for name in looked_at)
     return hits / max(len(looked_at), 1)
 
 
-def _blocks(layout: _Layout, size: int, start: int, stop: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Numbers of lines `start` to `stop`, some lines at a time."""
+def _blocks(layout: _Layout, size: int, start: int, stop: int) -> Iterator[NDArray[np.float64]]:
+    """Numbers of lines `start` to `stop`, some lines at a time: a large table never is in memory."""
     import pandas as pd
 
     size = min(size, max(MAX_DENSE // 4 // max(len(layout.columns), 1), 1))
