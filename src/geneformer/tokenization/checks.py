@@ -114,9 +114,7 @@ def prepare(
     return Preparation(tuple(prepared), tuple(columns), tuple(remarks))
 
 
-def _prepare_source(
-    source: CountSource, name: str, vocabulary: Vocabulary, options: TokenizeOptions
-) -> PreparedSource:
+def _prepare_source(source: CountSource, name: str, vocabulary: Vocabulary, options: TokenizeOptions) -> PreparedSource:
     names: dict[str, Any] = {INDEX: source.var.index(0, source.n_genes)}
     for column in source.var.names:
         if source.var.kind(column) == pa.string() or column == options.gene_ids:

@@ -26,10 +26,10 @@ from geneformer.tokenization.readers.source import (
     RAW,
     CountSource,
     Table,
-    check_layer,
     open_zarr,
     place_of,
     reading,
+    require_layer,
     stored_table,
 )
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def open_anndata(adata: "AnnData", layer: str | None = None, *, name: str = "adata") -> CountSource:
     """Counts of an AnnData object, which is only read."""
     available = [*(["X"] if adata.X is not None else []), *adata.layers, *([RAW] if adata.raw is not None else [])]
-    check_layer(layer, available, "adata")
+    require_layer(layer, available, "adata")
     chosen = layer or "X"
     matrix = _layer_rows(adata, chosen)
     others = {other: partial(_layer_rows, adata, other) for other in available if other != chosen}
@@ -79,7 +79,7 @@ def open_stored(root: Any, path: Path, layer: str | None) -> CountSource:
     layers: Mapping[str, Any] = root["layers"] if "layers" in root else {}  # noqa: SIM401
     stored = {"X": root.get("X"), **{name: layers[name] for name in sorted(layers)}, RAW: raw.get("X")}
     stored = {name: element for name, element in stored.items() if element is not None}
-    check_layer(layer, list(stored), f'"{path}"')
+    require_layer(layer, list(stored), f'"{path}"')
     chosen = layer or "X"
     with reading(path):
         matrix = stored_matrix(stored[chosen], path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from geneformer.tokenization.readers.matrices import DenseRows
-from geneformer.tokenization.readers.source import CountSource, Table, check_layer, place_of, reading
+from geneformer.tokenization.readers.source import CountSource, Table, place_of, reading, require_layer
 
 _CELL_NAMES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes")
 _GENE_NAMES = ("ensembl_id", "Accession", "var_names", "gene_ids", "Gene", "gene")
@@ -14,7 +14,7 @@ _GENE_NAMES = ("ensembl_id", "Accession", "var_names", "gene_ids", "Gene", "gene
 def open_loom(root: Any, path: Path, layer: str | None = None) -> CountSource:
     """Counts of an open loom file; its matrix is genes by cells."""
     layers = sorted(root["layers"].keys()) if "layers" in root else []
-    check_layer(layer, ["X", *layers], f'"{path}"')
+    require_layer(layer, ["X", *layers], f'"{path}"')
     stored = {"X": root["matrix"], **{name: root["layers"][name] for name in layers}}
     chosen = layer or "X"
     with reading(path):

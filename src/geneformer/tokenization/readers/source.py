@@ -289,7 +289,7 @@ def place_of(layer: str | None) -> str:
     return "raw.X" if layer == RAW else f'layers["{layer}"]'
 
 
-def check_layer(layer: str | None, available: list[str], where: str) -> None:
+def require_layer(layer: str | None, available: list[str], where: str) -> None:
     """Refuse a layer that is not there."""
     if (layer or "X") in available:
         return
