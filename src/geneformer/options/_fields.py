@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError
 
@@ -91,6 +91,42 @@ def whole_number(option: str, value: Any, *, low: int, high: int | None = None) 
         raise OutOfRangeError(msg) from error
     check_range(option, number, low=low, high=high)
     return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a field takes, for `check_range`."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+
+Count = Annotated[int, Range(low=0)]
+Positive = Annotated[int, Range(low=1)]
+Layer = Annotated[int, Range(high=0)]
+NonNegative = Annotated[float, Range(low=0.0)]
+AboveZero = Annotated[float, Range(above=0.0)]
+Share = Annotated[float, Range(low=0.0, high=1.0)]
+PartialShare = Annotated[float, Range(low=0.0, high=0.9)]
+
+
+class Options:
+    """Options that are checked when they are made: each field by its type, then the rules between fields."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            if get_origin(hint) is Literal:
+                check_choice(name, getattr(self, name), get_args(hint))
+            elif get_origin(hint) is Annotated:
+                for bounds in hint.__metadata__:
+                    check_range(name, getattr(self, name), low=bounds.low, high=bounds.high, above=bounds.above)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse values that do not go together."""
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -4,37 +4,44 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from geneformer.errors import OptionError, OutOfRangeError
-from geneformer.options._fields import check_choice, check_range
-
-STRATEGIES = ("full", "last_layer", "extra_layer", "adapters", "lora", "head")
-POOLINGS = ("mean", "cls", "attention", "pooler")
-SCHEDULES = ("linear", "cosine", "polynomial", "constant_with_warmup")
+from geneformer.options._fields import (
+    AboveZero,
+    Count,
+    NonNegative,
+    Options,
+    PartialShare,
+    Positive,
+    Range,
+    Share,
+    check_choice,
+    check_range,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneOptions:
+class FinetuneOptions(Options):
     """How a pretrained encoder learns a task."""
 
     strategy: Literal["full", "last_layer", "extra_layer", "adapters", "lora", "head"] = "full"
     """Which parameters move, beside the head: all; those of the last layer; of one new layer on top; of bottleneck
     adapters in every layer; of low-rank updates (PEFT); none."""
 
-    freeze_layers: int = 0
+    freeze_layers: Count = 0
     """Lowest encoder layers kept as they are. With strategy "full"; the token embeddings go on learning."""
 
-    adapter_size: int = 32
+    adapter_size: Positive = 32
     """Width of the bottleneck of an adapter."""
 
-    lora_rank: int = 8
+    lora_rank: Positive = 8
     """Rank of the low-rank updates."""
 
-    lora_alpha: float = 16.0
+    lora_alpha: AboveZero = 16.0
     """Scale of the low-rank updates; they are multiplied by alpha over rank."""
 
-    lora_dropout: float = 0.0
+    lora_dropout: PartialShare = 0.0
     """Dropout on the input of the low-rank updates."""
 
     bits: Literal["full", "8bit", "4bit"] = "full"
@@ -47,100 +54,79 @@ class FinetuneOptions:
     """How a cell becomes one vector: mean over its genes, state of its first token, a learnt weighting, or the dense
     layer over the first token that published classifiers have."""
 
-    relative_positions: int = 0
+    relative_positions: Count = 0
     """Learn relative positions, clipped at this distance, in place of absolute ones; 0 keeps absolute positions."""
 
-    attention_window: int = 0
+    attention_window: Count = 0
     """Genes on either side that a gene attends to; 0 for all."""
 
-    dropout: float | None = None
+    dropout: Annotated[float | None, Range(low=0.0, high=0.9)] = None
     """Dropout of the encoder and before the head; as pretrained by default."""
 
     class_weights: Literal["none", "balanced"] = "none"
     """Count every class equally, however many cells it has, or every cell."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: PartialShare = 0.0
     """Share of the target given to the other classes."""
 
-    contrastive_weight: float = 0.0
+    contrastive_weight: NonNegative = 0.0
     """Weight of the contrastive term between each cell and itself with genes deleted; 0 switches it off."""
 
-    contrastive_temperature: float = 0.1
+    contrastive_temperature: AboveZero = 0.1
     """Temperature of the contrastive term."""
 
-    contrastive_delete: float = 0.15
+    contrastive_delete: PartialShare = 0.15
     """Share of a cell's genes deleted in its second view, unless genes are named."""
 
-    supervised_weight: float = 1.0
+    supervised_weight: NonNegative = 1.0
     """Weight of the labels' term; 0 learns from the contrastive term alone."""
 
-    epochs: float = 5.0
+    epochs: AboveZero = 5.0
     """Passes over the training cells."""
 
     max_steps: int = -1
     """Optimizer steps; overrides `epochs` when positive."""
 
-    tokens_per_batch: int = 8192
+    tokens_per_batch: Positive = 8192
     """Tokens in one batch and device."""
 
-    accumulation: int = 1
+    accumulation: Positive = 1
     """Batches per optimizer step."""
 
-    learning_rate: float = 3e-4
+    learning_rate: AboveZero = 3e-4
     """Peak learning rate."""
 
     schedule: Literal["linear", "cosine", "polynomial", "constant_with_warmup"] = "linear"
     """Shape of the learning rate after warm-up."""
 
-    warmup_ratio: float = 0.1
+    warmup_ratio: Share = 0.1
     """Share of the steps during which the learning rate rises."""
 
-    weight_decay: float = 0.001
+    weight_decay: NonNegative = 0.001
     """Decoupled weight decay."""
 
-    max_grad_norm: float = 1.0
+    max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
-    patience: int = 0
+    patience: Count = 0
     """Stop when so many evaluations in a row did not improve; 0 trains to the end. Either way the weights of the best
     evaluation are kept."""
 
-    eval_steps: int = 0
+    eval_steps: Count = 0
     """Optimizer steps between evaluations on the validation cells; 0 for once per pass."""
 
-    logging_steps: int = 10
+    logging_steps: Positive = 10
     """Optimizer steps between log lines."""
 
-    max_length: int | None = None
+    max_length: Annotated[int | None, Range(low=3)] = None
     """Tokens of a cell that are read. The model's positions by default."""
 
     seed: int = 0
     """Seed of new weights, dropout, order and views."""
 
-    def __post_init__(self) -> None:
-        check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("bits", self.bits, ("full", "8bit", "4bit"))
-        check_choice("weights", self.weights, ("pretrained", "random"))
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("class_weights", self.class_weights, ("none", "balanced"))
-        check_choice("schedule", self.schedule, SCHEDULES)
-        for name in ("freeze_layers", "relative_positions", "attention_window", "patience", "eval_steps"):
-            check_range(name, getattr(self, name), low=0)
-        for name in ("adapter_size", "lora_rank", "tokens_per_batch", "accumulation", "logging_steps"):
-            check_range(name, getattr(self, name), low=1)
-        for name in ("lora_alpha", "contrastive_temperature", "epochs", "learning_rate"):
-            check_range(name, getattr(self, name), above=0.0)
-        for name in ("contrastive_weight", "supervised_weight", "weight_decay", "max_grad_norm"):
-            check_range(name, getattr(self, name), low=0.0)
-        for name in ("lora_dropout", "label_smoothing", "contrastive_delete"):
-            check_range(name, getattr(self, name), low=0.0, high=0.9)
-        check_range("dropout", self.dropout, low=0.0, high=0.9)
-        check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
-        check_range("max_length", self.max_length, low=3)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifyOptions:
+class ClassifyOptions(Options):
     """Which cells and labels are used, and what a prediction is."""
 
     multi_label: bool = False
@@ -149,45 +135,35 @@ class ClassifyOptions:
     separator: str = ";"
     """What stands between the labels of one cell."""
 
-    rare_below: float = 0.0
+    rare_below: NonNegative = 0.0
     """Classes with less than this share of the labeled cells, or fewer cells than this number if it is 1 or more, are
     left out."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=2)] = None
     """Cells used, drawn at random. All by default."""
 
-    max_cells_per_class: int | None = None
+    max_cells_per_class: Annotated[int | None, Range(low=1)] = None
     """Cells used of any one class, drawn at random. All by default."""
 
     calibrate: bool = True
     """Fit a temperature on the validation cells, so that probabilities are shares of right answers."""
 
-    unknown_below: float = 0.0
+    unknown_below: Share = 0.0
     """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
     """What stands beside the model in its report: majority class, library size and logistic regression on variable
     genes, and with "all" the same network trained from random weights, which takes as long as the model."""
 
-    n_top_genes: int = 2000
+    n_top_genes: Annotated[int, Range(low=2)] = 2000
     """Variable genes the logistic regression sees."""
 
-    def __post_init__(self) -> None:
-        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
-        check_range("rare_below", self.rare_below, low=0.0)
-        check_range("max_cells", self.max_cells, low=2)
-        check_range("max_cells_per_class", self.max_cells_per_class, low=1)
-        check_range("unknown_below", self.unknown_below, low=0.0, high=1.0)
-        check_range("n_top_genes", self.n_top_genes, low=2)
 
-
-LOSSES = ("squared_error", "gaussian", "poisson", "negative_binomial")
 COUNT_LOSSES = ("poisson", "negative_binomial")
-ACTIVATIONS = ("auto", "linear", "relu", "softplus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RegressOptions:
+class RegressOptions(Options):
     """What is minimized, and what the predicted number goes through."""
 
     loss: Literal["squared_error", "gaussian", "poisson", "negative_binomial"] = "squared_error"
@@ -197,22 +173,17 @@ class RegressOptions:
     activation: Literal["auto", "linear", "relu", "softplus"] = "auto"
     """Output function: any number, or none below 0. "auto" is linear, and softplus for counts."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=2)] = None
     """Cells used, drawn at random. All by default."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
     """What stands beside the model in its report: mean of the training cells, library size and ridge regression on
     variable genes, and with "all" the same network trained from random weights, which takes as long as the model."""
 
-    n_top_genes: int = 2000
+    n_top_genes: Annotated[int, Range(low=2)] = 2000
     """Variable genes the ridge regression sees."""
 
-    def __post_init__(self) -> None:
-        check_choice("loss", self.loss, LOSSES)
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
-        check_range("max_cells", self.max_cells, low=2)
-        check_range("n_top_genes", self.n_top_genes, low=2)
+    def _check(self) -> None:
         if self.counts and self.activation == "linear":
             msg = (
                 f'activation="linear" may fall below 0, which loss="{self.loss}" has no likelihood for. Use "softplus".'
@@ -233,31 +204,31 @@ class RegressOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExpressionOptions:
+class ExpressionOptions(Options):
     """How genes are removed from cells, and how their values and ranks are learnt."""
 
-    share: float = 0.15
+    share: Annotated[float, Range(above=0.0, high=0.9)] = 0.15
     """Share of the genes of every cell that is removed from the input, drawn anew in every pass."""
 
-    removed_weight: float = 1.0
+    removed_weight: NonNegative = 1.0
     """Weight of the removed genes in what is minimized."""
 
-    visible_weight: float = 0.25
+    visible_weight: NonNegative = 0.25
     """Weight of the genes that stay in the input."""
 
-    value_weight: float = 1.0
+    value_weight: NonNegative = 1.0
     """Weight of the error of the values."""
 
-    rank_weight: float = 1.0
+    rank_weight: NonNegative = 1.0
     """Weight of the error of the ranks."""
 
-    decoder_size: int = 256
+    decoder_size: Positive = 256
     """Width of the decoder's two hidden layers."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=2)] = None
     """Cells used, drawn at random. All by default."""
 
-    report_cells: int = 1000
+    report_cells: Positive = 1000
     """Most cells a report is measured on, drawn at random; each brings a hundred numbers or more."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
@@ -265,10 +236,7 @@ class ExpressionOptions:
     effect of the cell, and with "all" the same network trained from random weights, which takes as long as the
     model."""
 
-    def __post_init__(self) -> None:
-        check_range("share", self.share, above=0.0, high=0.9)
-        for name in ("removed_weight", "visible_weight", "value_weight", "rank_weight"):
-            check_range(name, getattr(self, name), low=0.0)
+    def _check(self) -> None:
         for pair in (("removed_weight", "visible_weight"), ("value_weight", "rank_weight")):
             if not any(getattr(self, name) for name in pair):
                 msg = f"{pair[0]} and {pair[1]} are both 0, so nothing is learnt. Give one of them a weight above 0."
@@ -280,19 +248,19 @@ class ExpressionOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneClassifyOptions:
+class GeneClassifyOptions(Options):
     """Which genes and cells are used, and what stands beside the model."""
 
     unknown_genes: Literal["refuse", "drop"] = "refuse"
     """Refuse lists with names that are no genes of the vocabulary, or leave such names out and tell which."""
 
-    valid: float = 0.1
+    valid: Share = 0.1
     """Share of the genes learnt from that choose the best step instead; 0 for none."""
 
-    test: float = 0.0
+    test: Share = 0.0
     """Share of the genes that `fit` holds out and reports on. Cross-validation holds every gene out once anyway."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=1)] = None
     """Cells used, drawn at random among those with any of the labeled genes. All of them by default."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
@@ -300,12 +268,7 @@ class GeneClassifyOptions:
     detection, of its static embedding and of its embedding averaged over cells; with "all" also the same network
     trained from random weights, which takes as long as the model."""
 
-    def __post_init__(self) -> None:
-        check_choice("unknown_genes", self.unknown_genes, ("refuse", "drop"))
-        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
-        check_range("max_cells", self.max_cells, low=1)
-        for name in ("valid", "test"):
-            check_range(name, getattr(self, name), low=0.0, high=1.0)
+    def _check(self) -> None:
         if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
             msg = (
                 f"valid={self.valid} and test={self.test} leave no genes to learn from. They are shares of the genes "
@@ -315,7 +278,7 @@ class GeneClassifyOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiTaskOptions:
+class MultiTaskOptions(Options):
     """How tasks that share an encoder are weighed, and what a prediction is."""
 
     task_weights: tuple[float, ...] = ()
@@ -324,28 +287,27 @@ class MultiTaskOptions:
     learn_task_weights: bool = False
     """Learn the weights from the uncertainty of each task (Kendall et al., CVPR 2018) in place of fixed ones."""
 
-    rare_below: float = 0.0
+    rare_below: NonNegative = 0.0
     """Classes with at most this share of the labeled cells of their task, or this many cells if it is 1 or more, are
     left out of it; 0 keeps all."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=2)] = None
     """Cells used, drawn at random. All by default."""
 
     calibrate: bool = True
     """Fit a temperature per task on the validation cells, so that probabilities are shares of right answers."""
 
-    unknown_below: float = 0.0
+    unknown_below: Share = 0.0
     """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
     """What stands beside the model in its reports: majority class, library size and logistic regression on variable
     genes, and with "all" the same network trained from random weights, which takes as long as the model."""
 
-    n_top_genes: int = 2000
+    n_top_genes: Annotated[int, Range(low=2)] = 2000
     """Variable genes the logistic regression sees."""
 
-    def __post_init__(self) -> None:
-        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
+    def _check(self) -> None:
         object.__setattr__(self, "task_weights", tuple(self.task_weights))
         for weight in self.task_weights:
             check_range("task_weights", weight, low=0.0)
@@ -364,11 +326,8 @@ class MultiTaskOptions:
         check_range("n_top_genes", self.n_top_genes, low=2)
 
 
-METHODS = ("auto", "random", "stratified", "group", "ids", "balanced")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitOptions:
+class SplitOptions(Options):
     """Which cells are learnt from, which choose the best step, and which are only tested on."""
 
     method: Literal["auto", "random", "stratified", "group", "ids", "balanced"] = "auto"
@@ -376,10 +335,10 @@ class SplitOptions:
     draw ids until attributes are balanced. "auto" is "group" where groups are given, else "stratified" where every
     class has enough cells, else "random"."""
 
-    valid: float = 0.1
+    valid: Share = 0.1
     """Share of the cells that choose the best step and the temperature; of the ids with "balanced"."""
 
-    test: float = 0.1
+    test: Share = 0.1
     """Share of the cells that are only tested on; of the ids with "balanced". The rest is learnt from."""
 
     train_ids: tuple[str, ...] = ()
@@ -394,10 +353,10 @@ class SplitOptions:
     balance: tuple[str, ...] = ()
     """Attributes, such as age or sex, that the parts must not differ in. With method "balanced"."""
 
-    max_trials: int = 100
+    max_trials: Positive = 100
     """Draws of a balanced split; the best one is taken if none passes."""
 
-    p_threshold: float = 0.1
+    p_threshold: Share = 0.1
     """A balanced split is accepted when the p-value of every attribute reaches this."""
 
     allow_leakage: bool = False
@@ -406,10 +365,7 @@ class SplitOptions:
     seed: int = 0
     """Seed of the draw."""
 
-    def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
-        for name in ("valid", "test"):
-            check_range(name, getattr(self, name), low=0.0, high=1.0)
+    def _check(self) -> None:
         if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
             msg = (
                 f"valid={self.valid} and test={self.test} leave no cells to learn from. They are shares of the cells "
@@ -453,15 +409,11 @@ class SplitOptions:
             raise OptionError(msg)
 
 
-PRUNERS = ("median", "halving", "none")
-REFITS = ("train", "train_valid", "none")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SearchOptions:
+class SearchOptions(Options):
     """How many trials, what they are judged by, and where they are kept."""
 
-    trials: int = 20
+    trials: Positive = 20
     """Trials in all, however many processes work on the study."""
 
     metric: str = "auto"
@@ -475,33 +427,27 @@ class SearchOptions:
     study: str = "geneformer"
     """Name of the study; a storage may hold several."""
 
-    timeout: float | None = None
+    timeout: Annotated[float | None, Range(above=0.0)] = None
     """Seconds after which no further trial starts."""
 
     pruner: Literal["median", "halving", "none"] = "median"
     """Stop a trial whose evaluation is worse than the median of the others at that point; or all but the best part at
     growing intervals; or none."""
 
-    n_startup_trials: int = 10
+    n_startup_trials: Count = 10
     """Trials drawn at random before the others are drawn where the best ones were."""
 
-    prune_after: int = 5
+    prune_after: Count = 5
     """Trials that are finished before the median stops any."""
 
     refit: Literal["train", "train_valid", "none"] = "train"
     """Cells the best options are fitted on once more, before the test cells are looked at: those learnt from; the
     validation cells as well, without a best step or a temperature to choose by then; or none, for further processes."""
 
-    seed: int = 0
+    seed: Count = 0
     """Seed of the draws."""
 
-    def __post_init__(self) -> None:
-        check_range("trials", self.trials, low=1)
-        check_range("timeout", self.timeout, above=0.0)
-        check_choice("pruner", self.pruner, PRUNERS)
-        check_choice("refit", self.refit, REFITS)
-        for name in ("n_startup_trials", "prune_after", "seed"):
-            check_range(name, getattr(self, name), low=0)
+    def _check(self) -> None:
         for name in ("metric", "study"):
             if not getattr(self, name):
                 msg = f"{name} is empty. Give it a name, or leave it out."

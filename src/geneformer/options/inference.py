@@ -1,15 +1,13 @@
 """Knobs of the machine, shared by every task."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from geneformer.options._fields import check_choice, check_range
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from geneformer.options._fields import Layer, Options, Positive, Range, Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RuntimeOptions:
+class RuntimeOptions(Options):
     """Where and how a model runs; never changes what is computed beyond rounding."""
 
     device: str = "auto"
@@ -18,73 +16,53 @@ class RuntimeOptions:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the matrix products. "auto" takes bfloat16 where the device has instructions for it."""
 
-    tokens_per_batch: int | None = None
+    tokens_per_batch: Annotated[int | None, Range(low=1)] = None
     """Tokens in one forward pass. By default as many as the free memory allows, halved when it runs out."""
 
     progress: bool = True
     """Show a progress bar; where there is no terminal, a line a minute."""
 
-    def __post_init__(self) -> None:
-        check_choice("dtype", self.dtype, DTYPES)
-        check_range("tokens_per_batch", self.tokens_per_batch, low=1)
-
-
-POOLINGS = ("mean", "cls", "gene")
-PER = ("pair", "cell")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EmbedOptions:
+class EmbedOptions(Options):
     """What an embedding is."""
 
     pooling: Literal["mean", "cls", "gene"] = "mean"
     """One vector per cell as the mean over its genes, or the state of `<cls>`; or one vector per gene, averaged over
     the cells that express it."""
 
-    layer: int = -1
+    layer: Layer = -1
     """Encoder layer to read, counted back from the output: 0 is the last, -1 the one before it."""
 
     truncate: bool = False
     """Cut cells with more tokens than the model has positions, instead of refusing them."""
 
-    def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_range("layer", self.layer, high=0)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionOptions:
+class AttentionOptions(Options):
     """Which attention weights are read, and what they are averaged over."""
 
     per: Literal["pair", "cell"] = "pair"
     """One weight per "pair" of genes, averaged over the cells that express both; or, per "cell", one weight for each of
     its genes: the attention its genes pay to that one, on average. Both are averaged over heads."""
 
-    layer: int = 0
+    layer: Layer = 0
     """Layer whose attention is read, counted back from the output: 0 is the last, -1 the one before it."""
 
     genes: tuple[str, ...] = ()
     """Ensembl ids or symbols that both genes of a pair, or the genes a cell attends to, must be among. All by default,
     which takes memory for every pair that meets in a cell."""
 
-    min_weight: float = 0.0
+    min_weight: Share = 0.0
     """Pairs, or genes, are left out of the cells in which they weigh less; saves memory."""
-
-    def __post_init__(self) -> None:
-        check_choice("per", self.per, PER)
-        check_range("layer", self.layer, high=0)
-        check_range("min_weight", self.min_weight, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PredictOptions:
+class PredictOptions(Options):
     """Which genes are masked, and how many predictions are listed for each."""
 
     genes: tuple[str, ...] = ()
     """Ensembl ids or symbols of the genes to mask, each on its own, in every cell that expresses it."""
 
-    n_predictions: int = 10
+    n_predictions: Positive = 10
     """Genes listed in the place of a masked one, the most expected first."""
-
-    def __post_init__(self) -> None:
-        check_range("n_predictions", self.n_predictions, low=1)

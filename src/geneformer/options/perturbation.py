@@ -1,16 +1,16 @@
 """Knobs of in silico perturbation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from geneformer.errors import OptionError, StateError
-from geneformer.options._fields import check_choice, check_range
+from geneformer.options._fields import Count, Layer, Options, Positive, Range, Share
 
 EDITS = ("delete", "overexpress", "inhibit", "activate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PerturbOptions:
+class PerturbOptions(Options):
     """What is done to which cells, and what is read from them."""
 
     genes: tuple[str, ...] = ("all",)
@@ -21,20 +21,20 @@ class PerturbOptions:
     anchor: str | None = None
     """Gene that is perturbed together with each of the others."""
 
-    matched_genes: int = 0
+    matched_genes: Count = 0
     """For every gene that is named alone, as many others of like mean rank are perturbed the same way: what its p-value
     is drawn among."""
 
     edit: Literal["delete", "overexpress", "inhibit", "activate"] = "delete"
     """What happens to a gene: it is taken away, moved to the front, or moved down or up by `dose`."""
 
-    dose: float = 1.0
+    dose: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
     """Share of a cell's genes that "inhibit" and "activate" move a gene past: 0.25 is one quartile, 1 all of them."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """Embedding of a cell: the mean over its genes, or the state of `<cls>`."""
 
-    layer: int = -1
+    layer: Layer = -1
     """Encoder layer to read, counted back from the output: 0 is the last, -1 the one before it."""
 
     start: str | None = None
@@ -56,22 +56,22 @@ class PerturbOptions:
     """"exact" runs the network once per edit. "screen" estimates the deletion of every gene from one forward and a few
     backward passes, and runs exactly the `verify` genes it finds strongest."""
 
-    verify: int = 50
+    verify: Count = 50
     """Genes a screen runs exactly in all cells."""
 
-    check_cells: int = 8
+    check_cells: Count = 8
     """Cells a screen also runs exactly for every gene, to tell how good its estimates are."""
 
-    max_cells: int | None = None
+    max_cells: Annotated[int | None, Range(low=1)] = None
     """Cells perturbed, drawn at random. All by default."""
 
-    max_state_cells: int | None = 1000
+    max_state_cells: Annotated[int | None, Range(low=1)] = 1000
     """Cells the embedding of each state is averaged over, drawn at random."""
 
-    min_cells: int = 1
+    min_cells: Positive = 1
     """Genes found in fewer of the cells are passed over."""
 
-    cells_per_shard: int = 16
+    cells_per_shard: Positive = 16
     """Cells whose effects are written at once; a killed run repeats no more than that."""
 
     truncate: bool = False
@@ -85,19 +85,7 @@ class PerturbOptions:
         """States whose embeddings are needed: start, goal, alternates; none without a goal."""
         return () if self.start is None or self.goal is None else (self.start, self.goal, *self.alternates)
 
-    def __post_init__(self) -> None:
-        check_choice("edit", self.edit, EDITS)
-        check_choice("pooling", self.pooling, ("mean", "cls"))
-        check_choice("method", self.method, ("exact", "screen"))
-        check_range("dose", self.dose, above=0.0, high=1.0)
-        check_range("layer", self.layer, high=0)
-        check_range("matched_genes", self.matched_genes, low=0)
-        check_range("verify", self.verify, low=0)
-        check_range("check_cells", self.check_cells, low=0)
-        check_range("max_cells", self.max_cells, low=1)
-        check_range("max_state_cells", self.max_state_cells, low=1)
-        check_range("min_cells", self.min_cells, low=1)
-        check_range("cells_per_shard", self.cells_per_shard, low=1)
+    def _check(self) -> None:
         self._check_states()
         if not self.genes:
             msg = 'No gene is named. Pass genes="all", or entries such as "ISG15".'
@@ -121,11 +109,8 @@ class PerturbOptions:
             raise StateError(msg)
 
 
-MODES = ("auto", "goal_state_shift", "vs_null", "mixture_model", "aggregate", "aggregate_gene_shifts")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RankOptions:
+class RankOptions(Options):
     """How the effects of perturbations are tested and ranked."""
 
     mode: Literal["auto", "goal_state_shift", "vs_null", "mixture_model", "aggregate", "aggregate_gene_shifts"] = "auto"
@@ -133,39 +118,31 @@ class RankOptions:
     components; one row per cell; or one row per pair of genes. "auto" takes shifts where there are states, "vs_null"
     where a null run has the same perturbations, else components for 20 perturbations or more, and cells for fewer."""
 
-    fdr: float = 0.05
+    fdr: Annotated[float, Range(above=0.0, high=1.0)] = 0.05
     """False discovery rate below which a row is significant."""
 
     donor: str | None = None
     """Column of the cells with their donors. Then intervals are over donors, and there is a test over donors."""
 
-    permutations: int = 1000
+    permutations: Positive = 1000
     """Draws among matched genes for each p-value."""
 
-    matched: int = 100
+    matched: Positive = 100
     """Most genes of similar mean rank a gene is compared with."""
 
-    max_rank_difference: float = 0.1
+    max_rank_difference: Share = 0.1
     """Largest difference of the mean rank (0 = highest, 1 = lowest) of a matched gene."""
 
-    confidence: float = 0.95
+    confidence: Annotated[float, Range(low=0.5, high=0.999)] = 0.95
     """Coverage of intervals."""
 
-    min_detections: int = 1
+    min_detections: Positive = 1
     """Perturbations of fewer cells are left out."""
 
-    seed: int = 0
+    seed: Count = 0
     """Of every draw."""
 
-    def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
-        check_range("fdr", self.fdr, above=0.0, high=1.0)
-        check_range("permutations", self.permutations, low=1)
-        check_range("matched", self.matched, low=1)
-        check_range("max_rank_difference", self.max_rank_difference, low=0.0, high=1.0)
-        check_range("confidence", self.confidence, low=0.5, high=0.999)
-        check_range("min_detections", self.min_detections, low=1)
-        check_range("seed", self.seed, low=0)
+    def _check(self) -> None:
         if self.donor is not None and not self.donor:
             msg = 'donor is empty. Name a column of the cells, such as "donor", or leave it out.'
             raise OptionError(msg)

@@ -1,16 +1,27 @@
 """Knobs of masked language model pretraining."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 from geneformer.errors import OptionError
-from geneformer.options._fields import check_choice, check_range
+from geneformer.options._fields import (
+    AboveZero,
+    Count,
+    Layer,
+    NonNegative,
+    Options,
+    PartialShare,
+    Positive,
+    Range,
+    Share,
+    check_range,
+)
 
 _BEGINNINGS = ("architecture", "spectral_start", "relative_positions", "attention_window")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainOptions:
+class PretrainOptions(Options):
     """How an encoder learns from cells without labels."""
 
     architecture: str = "mini"
@@ -22,25 +33,25 @@ class PretrainOptions:
     vocabulary: str = "V1"
     """Vocabulary of the tokens; counts are tokenized with it on the way."""
 
-    max_length: int | None = None
+    max_length: Annotated[int | None, Range(low=3)] = None
     """Tokens of a cell that are read. The number of positions of the architecture by default."""
 
-    relative_positions: int = 0
+    relative_positions: Count = 0
     """Learn relative positions, clipped at this distance, in place of absolute ones; 0 leaves the architecture's."""
 
-    attention_window: int = 0
+    attention_window: Count = 0
     """Genes on either side that a gene attends to; 0 leaves the architecture's, which is all genes by default."""
 
-    mask_probability: float = 0.15
+    mask_probability: Annotated[float, Range(above=0.0, high=0.9)] = 0.15
     """Share of the genes of a cell that must be predicted."""
 
-    contrastive_weight: float = 0.0
+    contrastive_weight: NonNegative = 0.0
     """Weight of the contrastive term between two count-subsampled views of each cell; 0 switches it off."""
 
-    contrastive_temperature: float = 0.1
+    contrastive_temperature: AboveZero = 0.1
     """Temperature of the contrastive term."""
 
-    contrastive_layer: int = -1
+    contrastive_layer: Layer = -1
     """Encoder layer whose states the contrastive term compares, counted back from the output: 0 is the last, -1 the one
     before it, which embeddings are read from."""
 
@@ -53,31 +64,31 @@ class PretrainOptions:
     batch_by_source: bool = False
     """Cells of different sources never share a batch, so that the contrastive term compares cells, not experiments."""
 
-    epochs: float = 3.0
+    epochs: AboveZero = 3.0
     """Passes over the training cells."""
 
     max_steps: int = -1
     """Optimizer steps; overrides `epochs` when positive."""
 
-    tokens_per_batch: int = 8192
+    tokens_per_batch: Positive = 8192
     """Tokens in one optimizer step and device, before accumulation."""
 
-    accumulation: int = 1
+    accumulation: Positive = 1
     """Batches per optimizer step."""
 
-    learning_rate: float = 1e-3
+    learning_rate: AboveZero = 1e-3
     """Peak learning rate."""
 
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Shape of the learning rate after warm-up."""
 
-    warmup_ratio: float = 0.05
+    warmup_ratio: Share = 0.05
     """Share of the steps during which the learning rate rises."""
 
     weight_decay: float = 0.001
     """Decoupled weight decay."""
 
-    held_out: float = 0.1
+    held_out: PartialShare = 0.1
     """Share of the cells of every source kept for evaluation; never trained on."""
 
     hold_out_sources: tuple[str, ...] = ()
@@ -89,7 +100,7 @@ class PretrainOptions:
     eval_steps: int = 500
     """Optimizer steps between evaluations."""
 
-    eval_cells: int = 1024
+    eval_cells: Positive = 1024
     """Held-out cells scored while training; at the end all of them are."""
 
     logging_steps: int = 50
@@ -98,14 +109,7 @@ class PretrainOptions:
     seed: int = 0
     """Seed of weights, masks, views, order and split."""
 
-    def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
-        check_range("relative_positions", self.relative_positions, low=0)
-        check_range("attention_window", self.attention_window, low=0)
-        check_range("mask_probability", self.mask_probability, above=0.0, high=0.9)
-        check_range("contrastive_weight", self.contrastive_weight, low=0.0)
-        check_range("contrastive_temperature", self.contrastive_temperature, above=0.0)
-        check_range("contrastive_layer", self.contrastive_layer, high=0)
+    def _check(self) -> None:
         low, high = self.subsample_counts
         check_range("subsample_counts[0]", low, above=0.0, high=high)
         check_range("subsample_counts[1]", high, above=0.0, high=1.0)

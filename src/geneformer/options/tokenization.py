@@ -1,13 +1,13 @@
 """Knobs of turning counts into tokens."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from geneformer.options._fields import check_choice, check_range
+from geneformer.options._fields import Options, Positive, Range, Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeOptions:
+class TokenizeOptions(Options):
     """How counts become rank value encodings."""
 
     vocabulary: str = "V1"
@@ -28,24 +28,17 @@ class TokenizeOptions:
     counts: bool = False
     """Also write each token's count scaled to 10,000 per cell."""
 
-    max_length: int | None = None
+    max_length: Annotated[int | None, Range(low=3)] = None
     """Tokens kept per cell, special tokens included. The vocabulary's input size by default."""
 
-    min_matched: float = 0.3
+    min_matched: Share = 0.3
     """Least share of the counts that must lie in genes of the vocabulary."""
 
     accept_normalized: bool = False
     """Rank values that are not raw counts, and record that in the manifest."""
 
-    chunk_size: int = 2048
+    chunk_size: Positive = 2048
     """Cells read at a time."""
 
-    workers: int = 1
+    workers: Positive = 1
     """Threads that rank cells side by side. The result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        check_choice("missing", self.missing, ("error", "zero"))
-        check_range("max_length", self.max_length, low=3)
-        check_range("min_matched", self.min_matched, low=0.0, high=1.0)
-        check_range("chunk_size", self.chunk_size, low=1)
-        check_range("workers", self.workers, low=1)
