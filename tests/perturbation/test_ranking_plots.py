@@ -16,7 +16,7 @@ from geneformer.keys import PERTURBATION as SLOT
 from geneformer.options import RankOptions
 from geneformer.perturbation.effects import to_uns
 from geneformer.perturbation.statistics import rank_effects
-from geneformer.pl._perturbation import DOWN, GRAY, UP
+from geneformer.pl._perturbation import DOWN, NEITHER, UP
 from small_perturbations import made_run
 
 mpl.use("agg")
@@ -112,7 +112,7 @@ def test_a_volcano_shows_every_perturbation(ranking):
     }
     significant = frame["Goal_end_FDR"] < 0.05
     for color, some in (
-        (GRAY, frame[~significant]),
+        (NEITHER, frame[~significant]),
         (UP, frame[significant & (frame["effect"] > 0)]),
         (DOWN, frame[significant & (frame["effect"] <= 0)]),
     ):

@@ -1,4 +1,4 @@
-"""`gf.pl.confusion_matrix`."""
+"""`gf.pl.confusion_matrix`, `gf.pl.roc` and `gf.pl.predictions`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,18 @@ from geneformer.errors import DatasetError, OptionError
 from geneformer.options._fields import check_choice
 from geneformer.pl._figures import (
     FAINT,
+    GRAY,
     INK,
     NO_LABEL,
     SAFE,
     check_save,
-    plotting_library,
+    figure_axes,
+    label_axes,
+    matrix_frame,
+    open_frame,
     save_figure,
     sequential,
+    side_legend,
     spread,
 )
 
@@ -30,45 +35,16 @@ FULL_TEXT, SMALL_TEXT = 12, 25
 """Most classes with values of full size, and with values at all, in a matrix."""
 
 
-def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
-    """A report, read from its folder if need be."""
-    from geneformer.finetuning.reports import ClassificationReport
+LEGEND_ROWS = 14
+"""Entries in one column of the legend."""
 
-    return ClassificationReport.load(report) if isinstance(report, str | Path) else report
+GRID = np.linspace(0, 1, 401)
+"""Where curves are averaged."""
 
+Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
 
-def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerClass":
-    """Figures of a report, or what is given if it is figures."""
-    from geneformer.finetuning.reports import PerClass
-
-    return report if isinstance(report, PerClass) else report_of(report).evaluation
-
-
-def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:
-    """Positions of the classes in the order they are drawn in."""
-    if order is None:
-        return list(range(len(classes)))
-    for name in order:
-        check_choice("order", name, classes)
-    if sorted(order) != sorted(classes):
-        missing = [name for name in classes if name not in order]
-        msg = f"order names {len(order)} classes of {len(classes)}, without {missing}. Name every class once."
-        raise OptionError(msg)
-    return [list(classes).index(name) for name in order]
-
-
-def name_columns(ax: "Axes", names: Sequence[str]) -> None:
-    """Names of the classes below their columns, slanted where they would not fit side by side."""
-    from geneformer.pl._figures import INK
-
-    fits = max(len(name) for name in names) <= 4
-    slant: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(names)), names, fontsize=label_size(len(names)), color=INK, **slant)
-
-
-def label_size(n_classes: int) -> float:
-    """Size of the names of that many classes."""
-    return 10.0 if n_classes <= FULL_TEXT else 8.5 if n_classes <= SMALL_TEXT else 7.0
+LINES, GAP = 60, 4
+"""Lines of one block of predictions, and blank lines between two."""
 
 
 def confusion_matrix(
@@ -82,7 +58,7 @@ def confusion_matrix(
 ) -> "Axes":
     """Confusion matrix: classes in truth as rows, classes predicted as columns.
 
-    Colors are shares of the cells of a row. The number of cells of each class stands beside its name; rows of classes
+    Colors are shares of the cells of a row. The number of cells of each class stands by its name; rows of classes
     without cells are gray. An empty place is an exact zero. Values are written for up to 25 classes.
 
     Parameters
@@ -113,8 +89,8 @@ def confusion_matrix(
     --------
     >>> import geneformer as gf
     >>> from geneformer.finetuning.metrics import evaluate_classes
-    >>> found = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
-    >>> axes = gf.pl.confusion_matrix(found)
+    >>> evaluation = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
+    >>> axes = gf.pl.confusion_matrix(evaluation)
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['B  n=2', 'T  n=1']
     """
@@ -127,16 +103,18 @@ def confusion_matrix(
     counts = evaluation.confusion[np.ix_(drawn, drawn)]
     totals = counts.sum(axis=1)
     shares = np.where(totals[:, None] > 0, counts / np.maximum(totals, 1)[:, None], np.nan)
-    pyplot = plotting_library("matplotlib.pyplot")
-    if ax is None:
-        side = 2.2 + max(0.45 if len(names) <= FULL_TEXT else 0.28, 1.6 / len(names)) * len(names)
-        ax = pyplot.subplots(figsize=(side + 1.1, side), layout="constrained")[1]
+    side = 2.2 + max(0.45 if len(names) <= FULL_TEXT else 0.28, 1.6 / len(names)) * len(names)
+    ax = figure_axes(ax, (side + 1.1, side))
     image = ax.imshow(np.ma.masked_invalid(shares), vmin=0, vmax=1, cmap=sequential(bad=FAINT))
     _write_values(ax, shares, counts, normalize=normalize)
     name_columns(ax, names)
     labels = [f"{name}  n={total:,}" for name, total in zip(names, totals, strict=True)]
     ax.set_yticks(range(len(names)), labels, fontsize=label_size(len(names)), color=INK)
-    _dress(ax, image, title)
+    for middle in np.arange(len(names) - 1) + 0.5:
+        ax.axhline(middle, color="white", linewidth=1)
+        ax.axvline(middle, color="white", linewidth=1)
+    label_axes(ax, "predicted", "truth", title, pad=10)
+    matrix_frame(ax, image, "share of the row")
     save_figure(ax.figure, save)
     return ax
 
@@ -149,35 +127,9 @@ def _write_values(ax: "Axes", shares: NDArray[np.float64], counts: NDArray[np.in
     if not normalize:
         size = min(size, 40 / len(f"{counts.max():,}"))
     for row, column in np.argwhere(counts > 0):
-        told = f"{shares[row, column]:.2f}" if normalize else f"{counts[row, column]:,}"
+        value = f"{shares[row, column]:.2f}" if normalize else f"{counts[row, column]:,}"
         shade = "white" if shares[row, column] > 0.55 else INK
-        ax.text(column, row, told, ha="center", va="center", fontsize=size, color=shade)
-
-
-def _dress(ax: "Axes", image: Any, title: str | None) -> None:
-    ax.set_xlabel("predicted", color=INK, fontsize=11)
-    ax.set_ylabel("truth", color=INK, fontsize=11)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    n = len(ax.get_xticks())
-    for middle in np.arange(n - 1) + 0.5:
-        ax.axhline(middle, color="white", linewidth=1)
-        ax.axvline(middle, color="white", linewidth=1)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
-    bar.set_label("share of the row", color=INK, fontsize=9)
-    if title:
-        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=10)
-
-
-LEGEND_ROWS = 14
-"""Entries in one column of the legend."""
-
-GRID = np.linspace(0, 1, 401)
-"""Where curves are averaged."""
-
-Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
+        ax.text(column, row, value, ha="center", va="center", fontsize=size, color=shade)
 
 
 def roc(
@@ -189,10 +141,10 @@ def roc(
     ax: "Axes | None" = None,
     save: str | Path | None = None,
 ) -> "Axes":
-    """ROC or precision-recall curves: of every class of a model, or of several models beside each other.
+    """ROC or precision-recall curves: of every class of a model, or of several models.
 
-    Each class is told from all others by its probability. Several models are drawn as the unweighted mean over classes
-    of their curves, with the unweighted mean of the areas. Classes without cells have no curve.
+    Each class is set against all others by its probability. Several models are drawn as the unweighted mean over
+    classes of their curves, with the unweighted mean of the areas. Classes without cells have no curve.
 
     Parameters
     ----------
@@ -224,8 +176,8 @@ def roc(
     --------
     >>> import geneformer as gf
     >>> from geneformer.finetuning.metrics import evaluate_classes
-    >>> found = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
-    >>> axes = gf.pl.roc(found)
+    >>> evaluation = evaluate_classes([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["B", "T"], n_boot=0)
+    >>> axes = gf.pl.roc(evaluation)
     >>> [text.get_text() for text in axes.get_legend().get_texts()]
     ['B  1.000', 'T  1.000']
     """
@@ -238,16 +190,29 @@ def roc(
         lines = [_mean_line(name, figures_of(one), classes, curve) for name, one in report.items()]
     else:
         lines = _class_lines(figures_of(report), classes, curve)
-    pyplot = plotting_library("matplotlib.pyplot")
-    if ax is None:
-        beside = _columns(len(lines)) * (0.7 + 0.075 * max(len(label) for label, _, _ in lines))
-        ax = pyplot.subplots(figsize=(5.2 + beside, 4.8), layout="constrained")[1]
+    n_columns = -(-len(lines) // LEGEND_ROWS)
+    legend_width = n_columns * (0.7 + 0.075 * max(len(label) for label, _, _ in lines))
+    ax = figure_axes(ax, (5.2 + legend_width, 4.8))
     if curve == "roc":
-        ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
+        ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color=GRAY)
     for (label, x, y), color in zip(lines, spread(len(lines)), strict=True):
         style = "steps-pre" if curve == "precision_recall" else "default"
         ax.plot(x, y, color=color, linewidth=1.8, label=label, drawstyle=style, solid_capstyle="round")
-    _roc_dress(ax, curve, title)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
+    names = ("false positive rate", "true positive rate") if curve == "roc" else ("recall", "precision")
+    label_axes(ax, *names, title)
+    open_frame(ax)
+    ax.grid(color="#eeeeee")
+    legend = side_legend(
+        ax,
+        title="area under the curve" if curve == "roc" else "average precision",
+        bbox_to_anchor=(1.02, 0.5),
+        fontsize=9 if len(ax.get_legend_handles_labels()[0]) <= len(SAFE) else 8,
+        title_fontsize=9,
+        alignment="left",
+        ncols=n_columns,
+    )
+    legend.get_title().set_color(INK)
     save_figure(ax.figure, save)
     return ax
 
@@ -258,30 +223,25 @@ def _curves(
     """x, y and area by class, for the classes asked for that have a curve."""
     for name in classes or ():
         check_choice("classes", name, figures.classes)
-    wanted = figures.classes if classes is None else classes
+    names = figures.classes if classes is None else classes
     source = figures.roc if curve == "roc" else figures.pr
-    found = {name: _drawn(source[name], curve) for name in wanted if name in source}
-    if not found:
+    curves = {name: _drawn(source[name], curve) for name in names if name in source}
+    if not curves:
         msg = (
-            f"None of the classes {list(wanted)} has a curve: it takes cells of the class and cells of others. "
+            f"None of the classes {list(names)} has a curve: it takes cells of the class and cells of others. "
             "Measure on cells of several classes."
         )
         raise DatasetError(msg)
-    return found
+    return curves
 
 
-def _drawn(found: "RocCurve | PrCurve", curve: str) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """A curve as it is drawn: of precision and recall what cells tell, without the ends that are set by convention."""
-    x, y, area = found
+def _drawn(measured: "RocCurve | PrCurve", curve: str) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """A curve as it is drawn: of precision and recall without the ends that are set by convention."""
+    x, y, area = measured
     if curve == "roc":
         return x, y, area
     stop = int(np.searchsorted(x, x[-1])) + 1
     return x[:stop], np.append(y[1], y[1:stop]), area
-
-
-def _columns(n: int) -> int:
-    """Columns of a legend with that many entries."""
-    return -(-n // LEGEND_ROWS)
 
 
 def _class_lines(figures: "PerClass", classes: Sequence[str] | None, curve: str) -> list[Line]:
@@ -290,50 +250,19 @@ def _class_lines(figures: "PerClass", classes: Sequence[str] | None, curve: str)
 
 def _mean_line(name: str, figures: "PerClass", classes: Sequence[str] | None, curve: str) -> Line:
     """Unweighted mean over classes; of areas with its interval where it is over all classes."""
-    found = _curves(figures, classes, curve)
+    curves = _curves(figures, classes, curve)
     if curve == "roc":
-        heights = [np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y, _ in found.values()]
+        heights = [np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y, _ in curves.values()]
     else:
         # The precision of a recall is that of the first point that reaches it.
-        heights = [y[np.minimum(np.searchsorted(x, np.maximum(GRID, 1e-9)), len(y) - 1)] for x, y, _ in found.values()]
-    area = f"{np.mean([area for _, _, area in found.values()]):.3f}"
+        heights = [y[np.minimum(np.searchsorted(x, np.maximum(GRID, 1e-9)), len(y) - 1)] for x, y, _ in curves.values()]
+    area = f"{np.mean([area for _, _, area in curves.values()]):.3f}"
     metric = "roc_auc" if curve == "roc" else "average_precision"
     if classes is None and metric in figures.metrics:
         area = str(figures.metrics[metric])
     height = np.mean(heights, axis=0)
     start = 0.0 if curve == "roc" else height[0]
     return f"{name}  {area}", np.append(0, GRID), np.append(start, height)
-
-
-def _roc_dress(ax: "Axes", curve: str, title: str | None) -> None:
-    names = ("false positive rate", "true positive rate") if curve == "roc" else ("recall", "precision")
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
-    for label, name in zip((ax.xaxis.label, ax.yaxis.label), names, strict=True):
-        label.set(text=name, color=INK, fontsize=11)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color("#999999")
-    ax.tick_params(colors=INK, labelsize=9)
-    ax.grid(color="#eeeeee")
-    ax.set_axisbelow(True)
-    n = len(ax.get_legend_handles_labels()[0])
-    legend = ax.legend(
-        title="area under the curve" if curve == "roc" else "average precision",
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-        fontsize=9 if n <= len(SAFE) else 8,
-        title_fontsize=9,
-        labelcolor=INK,
-        alignment="left",
-        ncols=_columns(n),
-    )
-    legend.get_title().set_color(INK)
-    if title:
-        ax.set_title(title, fontsize=13, color=INK, loc="left")
-
-
-LINES, GAP = 60, 4
-"""Lines of one block, and blank lines between two."""
 
 
 def predictions(
@@ -379,7 +308,7 @@ def predictions(
     >>> from geneformer.finetuning.reports import ClassificationReport
     >>> from geneformer.finetuning.metrics import evaluate_classes
     >>> truth, proba = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
-    >>> found = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
+    >>> evaluation = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
     >>> report = ClassificationReport(evaluation=found, truth=truth, predicted=proba.argmax(axis=1), proba=proba)
     >>> axes = gf.pl.predictions(report)
     >>> [label.get_text() for label in axes.get_yticklabels()]
@@ -390,11 +319,8 @@ def predictions(
     drawn = order_of(report.evaluation.classes, order)
     names = [report.evaluation.classes[code] for code in drawn]
     blocks = _blocks(report, drawn)
-    pyplot = plotting_library("matplotlib.pyplot")
-    if ax is None:
-        step = 0.5 if len(names) <= FULL_TEXT else 0.3
-        size = (3.2 + step * len(names), 1.6 + max(2.2, step * len(blocks)))
-        ax = pyplot.subplots(figsize=size, layout="constrained")[1]
+    step = 0.5 if len(names) <= FULL_TEXT else 0.3
+    ax = figure_axes(ax, (3.2 + step * len(names), 1.6 + max(2.2, step * len(blocks))))
     gap = np.full((GAP, len(names)), np.nan)
     lines = np.concatenate([part for _, _, rows in blocks for part in (report.proba[rows][:, drawn], gap)][:-1])
     image = ax.imshow(
@@ -402,7 +328,8 @@ def predictions(
     )
     _name_blocks(ax, blocks, names)
     name_columns(ax, names)
-    _predictions_dress(ax, image, title)
+    label_axes(ax, "probability of", "truth", title, pad=10)
+    matrix_frame(ax, image, "probability")
     save_figure(ax.figure, save)
     return ax
 
@@ -441,14 +368,46 @@ def _name_blocks(ax: "Axes", blocks: list[tuple[int | None, int, NDArray[np.intp
     ax.set_yticks(middles, labels, fontsize=label_size(len(names)), color=INK)
 
 
-def _predictions_dress(ax: "Axes", image: Any, title: str | None) -> None:
-    ax.set_xlabel("probability of", color=INK, fontsize=11)
-    ax.set_ylabel("truth", color=INK, fontsize=11)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
-    bar.set_label("probability", color=INK, fontsize=9)
-    if title:
-        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=10)
+def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
+    """A report, read from its folder if need be."""
+    from geneformer.finetuning.reports import ClassificationReport, load_report
+
+    if not isinstance(report, str | Path):
+        return report
+    loaded = load_report(report)
+    if not isinstance(loaded, ClassificationReport):
+        msg = f'"{report}" holds no report of one class per cell or gene, which this plot draws.'
+        raise DatasetError(msg)
+    return loaded
+
+
+def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerClass":
+    """Figures of a report, or what is given if it is figures."""
+    from geneformer.finetuning.reports import PerClass
+
+    return report if isinstance(report, PerClass) else report_of(report).evaluation
+
+
+def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:
+    """Positions of the classes in the order they are drawn in."""
+    if order is None:
+        return list(range(len(classes)))
+    for name in order:
+        check_choice("order", name, classes)
+    if sorted(order) != sorted(classes):
+        missing = [name for name in classes if name not in order]
+        msg = f"order names {len(order)} classes of {len(classes)}, without {missing}. Name every class once."
+        raise OptionError(msg)
+    return [list(classes).index(name) for name in order]
+
+
+def name_columns(ax: "Axes", names: Sequence[str]) -> None:
+    """Names of the classes below their columns, slanted where they would not fit side by side."""
+    fits = max(len(name) for name in names) <= 4
+    slant: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(names)), names, fontsize=label_size(len(names)), color=INK, **slant)
+
+
+def label_size(n_classes: int) -> float:
+    """Size of the names of that many classes."""
+    return 10.0 if n_classes <= FULL_TEXT else 8.5 if n_classes <= SMALL_TEXT else 7.0

@@ -1,4 +1,4 @@
-"""`gf.pl.embedding`."""
+"""`gf.pl.embedding` and `gf.pl.heatmap`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from geneformer.pl._figures import (
     is_numeric,
     plotting_library,
     save_figure,
+    side_legend,
 )
 
 if TYPE_CHECKING:
@@ -165,38 +166,27 @@ def _draw(
     if values is None:
         _points(ax, xy_n2, size, color="#4a6fa5")
     elif is_numeric(values):
-        _draw_quantity(ax, xy_n2, np.asarray(values, dtype=np.float64), size)
+        numbers = np.asarray(values, dtype=np.float64)
+        is_number = np.isfinite(numbers)
+        _points(ax, xy_n2[~is_number], size, color=FAINT)
+        points = _points(ax, xy_n2[is_number], size, c=numbers[is_number], cmap="viridis")
+        ax.figure.colorbar(points, ax=ax, shrink=0.6, pad=0.02).outline.set_visible(False)
     else:
-        _draw_categories(ax, xy_n2, Categories(values, colors), size)
+        categories = Categories(values, colors)
+        has_label = np.array([name != NO_LABEL for name in categories.names])[categories.codes]
+        _points(ax, xy_n2[~has_label], size, color=FAINT)
+        xy_n2, codes = xy_n2[has_label], categories.codes[has_label]
+        _number(ax, xy_n2, categories, codes)
+        _points(ax, xy_n2, size, c=np.array(categories.colors)[codes])
+        _legend(ax, categories)
 
 
 def _points(ax: "Axes", xy_n2: NDArray[np.float32], size: float, **style: Any) -> Any:
     return ax.scatter(xy_n2[:, 0], xy_n2[:, 1], s=size, linewidths=0, rasterized=True, **style)
 
 
-def _draw_quantity(ax: "Axes", xy_n2: NDArray[np.float32], values: NDArray[np.float64], size: float) -> None:
-    known = np.isfinite(values)
-    _points(ax, xy_n2[~known], size, color=FAINT)
-    drawn = _points(ax, xy_n2[known], size, c=values[known], cmap="viridis")
-    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.6, pad=0.02)
-    bar.outline.set_visible(False)
-
-
-def _draw_categories(ax: "Axes", xy_n2: NDArray[np.float32], categories: Categories, size: float) -> None:
-    faint = categories.codes == len(categories.names) - 1 if NO_LABEL in categories.names else None
-    colors = np.array(categories.colors)[categories.codes]
-    if faint is not None:
-        _points(ax, xy_n2[faint], size, color=FAINT)
-        xy_n2, colors = xy_n2[~faint], colors[~faint]
-        _number(ax, xy_n2, categories, categories.codes[~faint])
-    else:
-        _number(ax, xy_n2, categories, categories.codes)
-    _points(ax, xy_n2, size, c=colors)
-    _legend(ax, categories)
-
-
 def _number(ax: "Axes", xy_n2: NDArray[np.float32], categories: Categories, codes: NDArray[np.int64]) -> None:
-    """Write the number or short name of each category where it lies, if colors do not tell enough."""
+    """Write the number or short name of each category where it lies, if there are more than colors can distinguish."""
     if not categories.are_numbered:
         return
     from matplotlib.patheffects import withStroke
@@ -219,15 +209,12 @@ def _legend(ax: "Axes", categories: Categories) -> None:
         return
     marks = [Line2D([], [], linestyle="", marker="o", markersize=7, color=color) for color in categories.colors]
     columns = 1 if n <= LEGEND_ROWS else max(2, -(-n // (2 * LEGEND_ROWS)))
-    ax.legend(
+    side_legend(
+        ax,
         marks,
         categories.labels(),
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
         ncols=columns,
         fontsize=10 if n <= LEGEND_ROWS else 7.5,
-        labelcolor=INK,
         handletextpad=0.2,
         columnspacing=1.0,
     )
@@ -259,7 +246,7 @@ def heatmap(
     title: str | None = None,
     save: str | Path | None = None,
 ) -> Any:
-    """Clustered heatmap of an embedding: cells as rows, dimensions as columns, labels as colors beside the rows.
+    """Clustered heatmap of an embedding: cells as rows, dimensions as columns, labels as colors along the rows.
 
     Every dimension is centered and divided by its standard deviation over the cells shown; rows and columns are
     clustered by Ward's method. `adata` is not modified.
@@ -269,7 +256,7 @@ def heatmap(
     adata
         Cells with an embedding.
     groupby
-        Column of `obs` to show beside the rows, or several.
+        Column of `obs` to show along the rows, or several.
     basis
         Slot of `obsm` to draw.
     n_cells

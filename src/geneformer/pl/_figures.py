@@ -1,4 +1,4 @@
-"""What every plot needs: matplotlib or a word about how to get it, the embedding to draw, and a place to save to."""
+"""What plots share: matplotlib, colors and categories, the look of axes, the embedding to draw, files."""
 
 from pathlib import Path
 from types import ModuleType
@@ -16,20 +16,62 @@ from geneformer.options._fields import check_choice, nearest
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure, SubFigure
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".tif")
 """Files figures are saved to."""
 
-INK, FAINT = "#333333", "#d9d9d9"
-"""Color of text and axes, and of cells nothing is known about."""
+INK, FAINT, GRAY = "#333333", "#d9d9d9", "#999999"
+"""Colors of text, of cells without a value, and of axes."""
 
 
 def plotting_library(name: str) -> ModuleType:
     """An optional library, imported."""
     library: ModuleType = require(name, "Drawing", extra="plot")
     return library
+
+
+def figure_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+    """The axes given, or those of a new figure of that many inches."""
+    if ax is not None:
+        return ax
+    axes: Axes = plotting_library("matplotlib.pyplot").subplots(figsize=size, layout="constrained")[1]
+    return axes
+
+
+def label_axes(ax: "Axes", x: str, y: str | None, title: str | None = None, *, pad: float | None = None) -> None:
+    """Names of the axes, and a heading on the left."""
+    ax.set_xlabel(x, color=INK, fontsize=11)
+    if y is not None:
+        ax.set_ylabel(y, color=INK, fontsize=11)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=pad)
+
+
+def open_frame(ax: "Axes") -> None:
+    """A frame of two sides, for curves and points."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GRAY)
+    ax.tick_params(colors=INK, labelsize=9)
+    ax.set_axisbelow(True)
+
+
+def matrix_frame(ax: "Axes", image: Any, bar: str) -> None:
+    """No frame, and a bar that explains the colors, for matrices."""
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    colorbar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
+    colorbar.outline.set_visible(False)
+    colorbar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    colorbar.set_label(bar, color=INK, fontsize=9)
+
+
+def side_legend(ax: "Axes", *entries: Any, **style: Any) -> Any:
+    """A legend to the right of the axes."""
+    usual = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False, "labelcolor": INK}
+    return ax.legend(*entries, **usual | style)
 
 
 def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
@@ -69,8 +111,8 @@ def save_figure(figure: "Figure | SubFigure", save: str | Path | None) -> None:
     if save is None:
         return
     with atomic_file(save, overwrite=True) as temporary:
-        whole: Any = figure.figure  # axes may stand in a part of a figure
-        whole.savefig(temporary, dpi=150, bbox_inches="tight", facecolor="white")
+        root: Any = figure.figure  # axes may stand in a part of a figure
+        root.savefig(temporary, dpi=150, bbox_inches="tight", facecolor="white")
 
 
 SAFE = ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
@@ -87,11 +129,11 @@ class Categories:
         import pandas as pd
 
         column = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype(object).astype("category")
-        known = [str(category) for category in column.cat.categories]
-        chosen = colors if colors is not None and len(colors) == len(known) else None
+        names = [str(category) for category in column.cat.categories]
+        chosen = colors if colors is not None and len(colors) == len(names) else None
         codes = np.asarray(column.cat.codes, dtype=np.int64)
         used = np.unique(codes[codes >= 0])
-        self.names = [known[code] for code in used]
+        self.names = [names[code] for code in used]
         self.colors = [chosen[code] for code in used] if chosen else spread(len(used))
         self.codes: NDArray[np.int64] = np.where(codes < 0, len(used), np.searchsorted(used, codes))
         if (codes < 0).any():
@@ -100,7 +142,7 @@ class Categories:
 
     @property
     def are_numbered(self) -> bool:
-        """Whether colors alone do not tell them apart."""
+        """Whether there are more than colors can distinguish."""
         return len(self.names) - (NO_LABEL in self.names) > len(SAFE)
 
     @property
@@ -138,8 +180,8 @@ def sequential(*, bad: str) -> "Colormap":
 
 def chosen_colors(adata: "AnnData", column: str) -> list[str] | None:
     """Colors that scanpy keeps for the categories of a column."""
-    found = adata.uns.get(f"{column}_colors")
-    return None if found is None else [str(color) for color in found]
+    colors = adata.uns.get(f"{column}_colors")
+    return None if colors is None else [str(color) for color in colors]
 
 
 def is_numeric(values: "pd.Series[Any]") -> bool:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
-from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,14 +17,28 @@ from geneformer.options import RankOptions
 from geneformer.options._fields import check_choice, check_range, nearest
 from geneformer.perturbation.effects import PerturbationEffects, PerturbationRanking, effects_of
 from geneformer.pl._classification import SMALL_TEXT, name_columns
-from geneformer.pl._figures import FAINT, INK, SAFE, check_save, plotting_library, save_figure, spread
+from geneformer.pl._figures import (
+    FAINT,
+    GRAY,
+    INK,
+    SAFE,
+    check_save,
+    figure_axes,
+    label_axes,
+    matrix_frame,
+    open_frame,
+    plotting_library,
+    save_figure,
+    side_legend,
+    spread,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-UP, DOWN, GRAY = SAFE[6], SAFE[3], "#b5b5b5"
+UP, DOWN, NEITHER = SAFE[6], SAFE[3], "#b5b5b5"
 LONGEST = 26
 """Letters of a name that are shown."""
 
@@ -57,7 +71,7 @@ class Shown:
 
     @property
     def significant(self) -> NDArray[np.bool_]:
-        """Which are."""
+        """Which have a rate below the threshold."""
         return self.fdr < self.threshold
 
     @property
@@ -88,191 +102,149 @@ def gene_name(entry: Any) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-class Kind(ABC):
-    """One kind of plot."""
-
-    @abstractmethod
-    def select(self, shown: Shown) -> Any:
-        """What is drawn, or an error where it is not there."""
-
-    @abstractmethod
-    def size(self, found: Any) -> tuple[float, float]:
-        """Width and height of a figure, in inches."""
-
-    @abstractmethod
-    def draw(self, ax: "Axes", found: Any, shown: Shown) -> None:
-        """Draw it."""
-
-
-class Ranked(Kind):
+def _draw_ranked(shown: Shown, ax: "Axes | None") -> "Axes":
     """Strongest effects with their intervals, as rows."""
-
-    def select(self, shown: Shown) -> NDArray[np.intp]:
-        return shown.strongest()
-
-    def size(self, found: NDArray[np.intp]) -> tuple[float, float]:
-        return 6.0, 1.3 + 0.24 * max(len(found), 4)
-
-    def draw(self, ax: "Axes", found: NDArray[np.intp], shown: Shown) -> None:
-        names, significant = shown.names(), shown.significant
-        ax.axvline(0, color="#999999", linewidth=1, zorder=0)
-        for place, row in enumerate(found):
-            color = UP if shown.effect[row] >= 0 else DOWN
-            if shown.interval is not None and np.isfinite(shown.interval[row]).all():
-                ax.plot(shown.interval[row], [place, place], color=color, linewidth=1.8, solid_capstyle="round")
-            fill = color if significant[row] else "white"
-            ax.plot(shown.effect[row], place, marker="o", markersize=6, color=color, markerfacecolor=fill)
-        ax.set_yticks(range(len(found)), [names[row] for row in found], fontsize=9, color=INK)
-        ax.set_ylim(len(found) - 0.4, -0.6)
-        _dress(ax, shown.axis, None)
-        ax.grid(axis="x", color="#eeeeee")
-        if significant[found].any():
-            ax.text(1, 1.005, f"full: FDR < {shown.threshold:g}", transform=ax.transAxes, **_small("right"))
+    rows, names, significant = shown.strongest(), shown.names(), shown.significant
+    ax = figure_axes(ax, (6.0, 1.3 + 0.24 * max(len(rows), 4)))
+    ax.axvline(0, color=GRAY, linewidth=1, zorder=0)
+    for place, row in enumerate(rows):
+        color = UP if shown.effect[row] >= 0 else DOWN
+        if shown.interval is not None and np.isfinite(shown.interval[row]).all():
+            ax.plot(shown.interval[row], [place, place], color=color, linewidth=1.8, solid_capstyle="round")
+        fill = color if significant[row] else "white"
+        ax.plot(shown.effect[row], place, marker="o", markersize=6, color=color, markerfacecolor=fill)
+    ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    _dress(ax, shown.axis, None)
+    ax.grid(axis="x", color="#eeeeee")
+    if significant[rows].any():
+        _corner(ax, f"full: FDR < {shown.threshold:g}")
+    return ax
 
 
-class Volcano(Kind):
+def _draw_volcano(shown: Shown, ax: "Axes | None") -> "Axes":
     """All effects against their false discovery rates."""
-
-    def select(self, shown: Shown) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        fdr = shown.fdr
-        if not np.isfinite(fdr).any():
-            msg = (
-                "There are no false discovery rates to draw: no perturbation has any. Rank with a null run, more genes "
-                'or donors, or draw kind="ranked".'
-            )
-            raise DatasetError(msg)
-        rows = np.flatnonzero(np.isfinite(fdr) & np.isfinite(shown.effect))
-        return rows, -np.log10(np.maximum(fdr[rows], 1e-300))
-
-    def size(self, found: Any) -> tuple[float, float]:
-        return 6.4, 5.2
-
-    def draw(self, ax: "Axes", found: tuple[NDArray[np.intp], NDArray[np.float64]], shown: Shown) -> None:
-        rows, height = found
-        effect, significant = shown.effect[rows], shown.significant[rows]
-        ax.axhline(-np.log10(shown.threshold), color="#999999", linewidth=1, linestyle="--", zorder=0)
-        ax.axvline(0, color=FAINT, linewidth=1, zorder=0)
-        sides = (~significant, GRAY), (significant & (effect > 0), UP), (significant & (effect <= 0), DOWN)
-        for some, color in sides:
-            ax.scatter(effect[some], height[some], s=16, color=color, linewidths=0, alpha=0.9)
-        names = shown.names()
-        wanted = np.lexsort((-np.abs(effect), -height))[: shown.n_genes]
-        ax.margins(x=0.18, y=0.06)
-        ax.set_ylim(bottom=-0.02 * max(float(height.max()), 1.0))
-        _name_points(ax, effect[wanted], height[wanted], [names[row] for row in rows[wanted]])
-        tested = {"matched_fdr": "matched genes", "donor_fdr": "donors"}.get(str(shown.rates), "rank-sum test")
-        _dress(ax, shown.axis, f"-log10 of the FDR ({tested})")
-        ax.text(1, 1.005, f"FDR < {shown.threshold:g}: {significant.sum():,} of {len(rows):,}",
-                transform=ax.transAxes, **_small("right"))  # fmt: skip
+    fdr = shown.fdr
+    if not np.isfinite(fdr).any():
+        msg = (
+            "There are no false discovery rates to draw: no perturbation has any. Rank with a null run, more genes "
+            'or donors, or draw kind="ranked".'
+        )
+        raise DatasetError(msg)
+    rows = np.flatnonzero(np.isfinite(fdr) & np.isfinite(shown.effect))
+    height = -np.log10(np.maximum(fdr[rows], 1e-300))
+    effect, significant = shown.effect[rows], shown.significant[rows]
+    ax = figure_axes(ax, (6.4, 5.2))
+    ax.axhline(-np.log10(shown.threshold), color=GRAY, linewidth=1, linestyle="--", zorder=0)
+    ax.axvline(0, color=FAINT, linewidth=1, zorder=0)
+    sides = (~significant, NEITHER), (significant & (effect > 0), UP), (significant & (effect <= 0), DOWN)
+    for some, color in sides:
+        ax.scatter(effect[some], height[some], s=16, color=color, linewidths=0, alpha=0.9)
+    names = shown.names()
+    named = np.lexsort((-np.abs(effect), -height))[: shown.n_genes]
+    ax.margins(x=0.18, y=0.06)
+    ax.set_ylim(bottom=-0.02 * max(float(height.max()), 1.0))
+    _name_points(ax, effect[named], height[named], [names[row] for row in rows[named]])
+    test = {"matched_fdr": "matched genes", "donor_fdr": "donors"}.get(str(shown.rates), "rank-sum test")
+    _dress(ax, shown.axis, f"-log10 of the FDR ({test})")
+    _corner(ax, f"FDR < {shown.threshold:g}: {significant.sum():,} of {len(rows):,}")
+    return ax
 
 
-class Response(Kind):
+def _draw_response(shown: Shown, ax: "Axes | None") -> "Axes":
     """Effects of each gene against the dose."""
-
-    def select(self, shown: Shown) -> list[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
-        edits = shown.frame["edit"].astype(str).tolist()
-        dose = np.array([_place_of(edit) for edit in edits])
-        names = np.array([gene_name(entry) for entry in shown.frame["Gene_name"]], dtype=object)
-        lines = []
-        for name in dict.fromkeys(names):
-            rows = np.flatnonzero((names == name) & np.isfinite(dose) & np.isfinite(shown.effect))
-            if len({dose[row] for row in rows}) > 1:
-                rows = rows[np.argsort(dose[rows], kind="stable")]
-                lines.append((str(name), rows, dose[rows]))
-        if not lines:
-            msg = (
-                f"No gene was perturbed in more than one dose; the edits are {sorted(set(edits))[:8]}. Perturb it as "
-                "inhibit@0.25:GENE, inhibit@0.5:GENE and so on."
-            )
-            raise DatasetError(msg)
-        return sorted(lines, key=lambda line: -np.abs(shown.effect[line[1]]).max())[: shown.n_genes]
-
-    def size(self, found: Any) -> tuple[float, float]:
-        return 7.4, 4.6
-
-    def draw(self, ax: "Axes", found: list[tuple[str, NDArray[np.intp], NDArray[np.float64]]], shown: Shown) -> None:
-        ax.axhline(0, color="#999999", linewidth=1, zorder=0)
-        for (name, rows, dose), color in zip(found, spread(len(found)), strict=True):
-            effect = shown.effect[rows]
-            within = np.abs(dose) <= 1
-            # An edit that moves nothing has no effect.
-            curve = np.append(dose[within], 0.0), np.append(effect[within], 0.0)
-            order = np.argsort(curve[0], kind="stable")
-            ax.plot(curve[0][order], curve[1][order], color=color, linewidth=1.8, label=name)
-            ax.plot(dose, effect, linestyle="none", marker="o", markersize=5, color=color)
-            if shown.interval is not None:
-                ax.vlines(dose, *shown.interval[rows].T, color=color, linewidth=1.2, alpha=0.7)
-        self._ticks(ax, np.concatenate([dose for _, _, dose in found]))
-        _dress(ax, "share of the cell's genes moved past: down (inhibit), up (activate)", shown.axis)
-        ax.grid(color="#eeeeee")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, labelcolor=INK)
-
-    def _ticks(self, ax: "Axes", doses: NDArray[np.float64]) -> None:
-        places = sorted({*np.round(doses, 6).tolist(), 0.0})
-        told = {place: edit for edit, place in ENDS.items()}
-        ax.set_xticks(places, [told.get(place, f"{place:+g}" if place else "0") for place in places])
+    lines = _dose_lines(shown)
+    ax = figure_axes(ax, (7.4, 4.6))
+    ax.axhline(0, color=GRAY, linewidth=1, zorder=0)
+    for (name, rows, dose), color in zip(lines, spread(len(lines)), strict=True):
+        effect = shown.effect[rows]
+        within = np.abs(dose) <= 1
+        # An edit that moves nothing has no effect.
+        curve = np.append(dose[within], 0.0), np.append(effect[within], 0.0)
+        order = np.argsort(curve[0], kind="stable")
+        ax.plot(curve[0][order], curve[1][order], color=color, linewidth=1.8, label=name)
+        ax.plot(dose, effect, linestyle="none", marker="o", markersize=5, color=color)
+        if shown.interval is not None:
+            ax.vlines(dose, *shown.interval[rows].T, color=color, linewidth=1.2, alpha=0.7)
+    places = sorted({*np.round(np.concatenate([dose for _, _, dose in lines]), 6).tolist(), 0.0})
+    edit_at = {place: edit for edit, place in ENDS.items()}
+    ax.set_xticks(places, [edit_at.get(place, f"{place:+g}" if place else "0") for place in places])
+    _dress(ax, "share of the cell's genes moved past: down (inhibit), up (activate)", shown.axis)
+    ax.grid(color="#eeeeee")
+    side_legend(ax, fontsize=9)
+    return ax
 
 
-class Heatmap(Kind):
-    """Mean shifts of the strongest perturbations towards every state."""
-
-    def select(self, shown: Shown) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        if shown.goal is None and len(shown.states) < 2:
-            msg = 'kind="heatmap" draws shifts towards states, and there are none. Perturb cells with start and goal.'
-            raise DatasetError(msg)
-        rows = shown.strongest()
-        return rows, shown.frame[list(shown.states.values())].to_numpy(dtype=float)[rows]
-
-    def size(self, found: tuple[NDArray[np.intp], NDArray[np.float64]]) -> tuple[float, float]:
-        n_rows, n_columns = found[1].shape
-        return 2.8 + 0.95 * n_columns, 1.8 + 0.26 * max(n_rows, 4)
-
-    def draw(self, ax: "Axes", found: tuple[NDArray[np.intp], NDArray[np.float64]], shown: Shown) -> None:
-        rows, values = found
-        most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-        image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=_diverging(), vmin=-most, vmax=most)
-        names = shown.names()
-        ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
-        name_columns(ax, list(shown.states))
-        if len(rows) <= SMALL_TEXT:
-            power = int(np.floor(np.log10(most)))
-            for place in np.argwhere(np.isfinite(values)):
-                shade = "white" if abs(values[tuple(place)]) > 0.65 * most else INK
-                told = f"{round(values[tuple(place)] / 10.0**power, 1) + 0.0:.1f}"
-                ax.text(place[1], place[0], told, ha="center", va="center", fontsize=7.5, color=shade)
-            ax.text(1, 1.005, f"numbers in 1e{power}", transform=ax.transAxes, **_small("right"))
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
-        bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=8, colors=INK, length=0)
-        bar.set_label("change of cosine", color=INK, fontsize=9)
+def _dose_lines(shown: Shown) -> list[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
+    """Name, rows and doses of each gene with several doses, the strongest first."""
+    edits = shown.frame["edit"].astype(str).tolist()
+    dose = np.array([_dose_of(edit) for edit in edits])
+    names = np.array([gene_name(entry) for entry in shown.frame["Gene_name"]], dtype=object)
+    lines = []
+    for name in dict.fromkeys(names):
+        rows = np.flatnonzero((names == name) & np.isfinite(dose) & np.isfinite(shown.effect))
+        if len({dose[row] for row in rows}) > 1:
+            rows = rows[np.argsort(dose[rows], kind="stable")]
+            lines.append((str(name), rows, dose[rows]))
+    if not lines:
+        msg = (
+            f"No gene was perturbed in more than one dose; the edits are {sorted(set(edits))[:8]}. Perturb it as "
+            "inhibit@0.25:GENE, inhibit@0.5:GENE and so on."
+        )
+        raise DatasetError(msg)
+    return sorted(lines, key=lambda line: -np.abs(shown.effect[line[1]]).max())[: shown.n_genes]
 
 
-DRAWN: dict[str, Kind] = {"ranked": Ranked(), "volcano": Volcano(), "response": Response(), "heatmap": Heatmap()}
-
-
-def _place_of(edit: str) -> float:
+def _dose_of(edit: str) -> float:
     """Where an edit stands on the axis of doses; NaN for edits one after the other."""
-    found = _DOSE.fullmatch(edit)
-    if found is None:
+    dosed = _DOSE.fullmatch(edit)
+    if dosed is None:
         return ENDS.get(edit, np.nan)
-    return float(found[2]) * (-1 if found[1] == "inhibit" else 1)
+    return float(dosed[2]) * (-1 if dosed[1] == "inhibit" else 1)
 
 
-def _diverging() -> Any:
+def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
+    """Mean shifts of the strongest perturbations towards every state."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colors = ["#882255", DOWN, "#f7f7f7", UP, "#117733"]
-    return LinearSegmentedColormap.from_list("geneformer_shifts", colors).with_extremes(bad=FAINT)
+    if shown.goal is None and len(shown.states) < 2:
+        msg = 'kind="heatmap" draws shifts towards states, and there are none. Perturb cells with start and goal.'
+        raise DatasetError(msg)
+    rows, names = shown.strongest(), shown.names()
+    values = shown.frame[list(shown.states.values())].to_numpy(dtype=float)[rows]
+    ax = figure_axes(ax, (2.8 + 0.95 * values.shape[1], 1.8 + 0.26 * max(len(rows), 4)))
+    most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    colors = LinearSegmentedColormap.from_list("geneformer_shifts", ["#882255", DOWN, "#f7f7f7", UP, "#117733"])
+    colors = colors.with_extremes(bad=FAINT)
+    image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=colors, vmin=-most, vmax=most)
+    ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
+    name_columns(ax, list(shown.states))
+    if len(rows) <= SMALL_TEXT:
+        power = int(np.floor(np.log10(most)))
+        for row, column in np.argwhere(np.isfinite(values)):
+            shade = "white" if abs(values[row, column]) > 0.65 * most else INK
+            number = f"{round(values[row, column] / 10.0**power, 1) + 0.0:.1f}"
+            ax.text(column, row, number, ha="center", va="center", fontsize=7.5, color=shade)
+        _corner(ax, f"numbers in 1e{power}")
+    matrix_frame(ax, image, "change of cosine")
+    return ax
 
 
-def _small(side: str) -> dict[str, Any]:
-    return {"ha": side, "va": "bottom", "fontsize": 8, "color": INK}
+DRAWN: dict[str, Callable[[Shown, "Axes | None"], "Axes"]] = {
+    "ranked": _draw_ranked,
+    "volcano": _draw_volcano,
+    "response": _draw_response,
+    "heatmap": _draw_heatmap,
+}
+
+
+def _corner(ax: "Axes", text: str) -> None:
+    """A small line above the axes, on the right."""
+    ax.text(1, 1.005, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=INK)
 
 
 def _name_points(ax: "Axes", x: NDArray[np.float64], y: NDArray[np.float64], names: list[str]) -> None:
-    """Names beside their points, moved up or down until none of a side covers another."""
+    """Names next to their points, moved up or down until none of a side covers another."""
     low, high = ax.get_ylim()
     least = 0.034 * (high - low)
     for sign in (1, -1):
@@ -297,15 +269,10 @@ def _name_points(ax: "Axes", x: NDArray[np.float64], y: NDArray[np.float64], nam
 def _dress(ax: "Axes", x: str, y: str | None) -> None:
     from matplotlib.ticker import AutoLocator
 
-    ax.set_xlabel(x, color=INK, fontsize=11)
-    if y is not None:
-        ax.set_ylabel(y, color=INK, fontsize=11)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color("#999999")
-    ax.tick_params(colors=INK, labelsize=9)
+    label_axes(ax, x, y)
+    open_frame(ax)
     if isinstance(ax.xaxis.get_major_locator(), AutoLocator):
         ax.locator_params(axis="x", nbins=6)  # small effects have long numbers
-    ax.set_axisbelow(True)
 
 
 FDR_COLUMNS = {
@@ -385,14 +352,9 @@ def perturbation(
     check_choice("kind", kind, DRAWN)
     check_choice("test", test, ("auto", *FDR_COLUMNS))
     check_range("n_genes", n_genes, low=1)
-    ranked = _ranked(ranking, key, goal)
-    shown = _shown(ranked, goal, test, n_genes)
-    draw = DRAWN[kind]
-    found = draw.select(shown)
-    pyplot = plotting_library("matplotlib.pyplot")
-    if ax is None:
-        ax = pyplot.subplots(figsize=draw.size(found), layout="constrained")[1]
-    draw.draw(ax, found, shown)
+    shown = _shown(_ranked(ranking, key, goal), goal, test, n_genes)
+    plotting_library("matplotlib.pyplot")
+    ax = DRAWN[kind](shown, ax)
     if title:
         ax.set_title(title, fontsize=13, color=INK, loc="left")
     save_figure(ax.figure, save)
@@ -439,7 +401,7 @@ def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: i
         )
         raise StateError(msg)
     is_own = goal is None or goal == own
-    known = is_own and {"ci_low", "ci_high"} <= set(frame.columns)
+    has_interval = is_own and {"ci_low", "ci_high"} <= set(frame.columns)
     names = FDR_COLUMNS if test == "auto" else {test: FDR_COLUMNS[test]}
     columns = [column for some in names.values() for column in some if column in frame and is_own]
     rates = next((column for column in columns if frame[column].notna().any()), None)
@@ -450,7 +412,7 @@ def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: i
     return Shown(
         frame=frame,
         effect=frame["effect" if is_own else ranking.states[str(goal)]].to_numpy(dtype=float),
-        interval=frame[["ci_low", "ci_high"]].to_numpy(dtype=float) if known else None,
+        interval=frame[["ci_low", "ci_high"]].to_numpy(dtype=float) if has_interval else None,
         rates=rates,
         threshold=float(options.get("fdr", 0.05)),
         goal=own if goal is None else goal,

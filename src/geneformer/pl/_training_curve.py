@@ -36,7 +36,7 @@ def training_curve(
 ) -> "list[Axes]":
     """Loss and accuracy over the steps of a run: of pretraining, or of fine-tuning.
 
-    Of pretraining, accuracy at masked genes is drawn beside its baseline, a dashed line, which guesses the genes
+    Of pretraining, accuracy at masked genes is drawn with its baseline, a dashed line, which guesses the genes
     commonest at the rank of the masked one. Of fine-tuning, macro-averaged F1 and accuracy on validation cells, or
     what else was measured there.
 
@@ -86,8 +86,8 @@ def training_curve(
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
     if held_out := _series(lines, "eval_loss"):
-        told = "held-out cells" if pretrained else "validation cells"
-        left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label=told)
+        label = "held-out cells" if pretrained else "validation cells"
+        left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label=label)
     if pretrained:
         left.set(title="Loss at masked genes", ylabel="cross-entropy (nats)")
         _draw_accuracy(right, lines, content.get("metrics", {}))
@@ -104,11 +104,11 @@ def training_curve(
 
 def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        there = [path / name for name in HISTORIES if (path / name).is_file()]
-        if not there:
-            msg = f'"{path}" holds no {" or ".join(HISTORIES)}. They are written beside the weights when a run ends.'
+        present = [path / name for name in HISTORIES if (path / name).is_file()]
+        if not present:
+            msg = f'"{path}" holds no {" or ".join(HISTORIES)}. They are written with the weights when a run ends.'
             raise InputNotFoundError(msg)
-        path = there[0]
+        path = present[0]
     if not path.is_file():
         msg = f'There is no "{path}". Give a folder with {" or ".join(HISTORIES)}, or such a file.'
         raise InputNotFoundError(msg)
@@ -122,20 +122,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _series(lines: list[Any], name: str) -> tuple[list[float], list[float]] | None:
     """Steps and values of one quantity, or None where it was not logged."""
-    found = {line["step"]: line[name] for line in lines if name in line}
-    return (list(found), list(found.values())) if found else None
+    series = {line["step"]: line[name] for line in lines if name in line}
+    return (list(series), list(series.values())) if series else None
 
 
 def _draw_accuracy(ax: "Axes", lines: list[Any], metrics: Mapping[str, float]) -> None:
     """Share of masked genes guessed right among the first one and the first ten, with the baselines."""
     for among, style in (("top10", "-"), ("top1", "-")):
         shade = 1.0 if among == "top10" else 0.55
-        told = "first 10 guesses" if among == "top10" else "first guess"
+        label = "first 10 guesses" if among == "top10" else "first guess"
         if series := _series(lines, f"eval_{among}"):
-            ax.plot(*series, style, color=HELD_OUT, alpha=shade, linewidth=2, marker="o", markersize=3, label=told)
+            ax.plot(*series, style, color=HELD_OUT, alpha=shade, linewidth=2, marker="o", markersize=3, label=label)
         if f"baseline_{among}" in metrics:
             ax.axhline(
-                metrics[f"baseline_{among}"], linestyle="--", color=BASELINE, alpha=shade, label=f"{told}, baseline"
+                metrics[f"baseline_{among}"], linestyle="--", color=BASELINE, alpha=shade, label=f"{label}, baseline"
             )
     ax.set(title="Masked genes found in held-out cells", ylabel="share")
     ax.set_ylim(bottom=0)
@@ -143,14 +143,14 @@ def _draw_accuracy(ax: "Axes", lines: list[Any], metrics: Mapping[str, float]) -
 
 def _draw_shares(ax: "Axes", lines: list[Any]) -> None:
     """Figures of the validation cells."""
-    found = {told: series for name, told in SHARES.items() if (series := _series(lines, name))}
-    for (told, series), color in zip(found.items(), spread(len(found)), strict=True):
-        ax.plot(*series, color=color, linewidth=2, marker="o", markersize=3, label=told)
-    ax.set(title="Validation cells", ylabel="share" if found else "")
-    if not found:
+    drawn = {label: series for name, label in SHARES.items() if (series := _series(lines, name))}
+    for (label, series), color in zip(drawn.items(), spread(len(drawn)), strict=True):
+        ax.plot(*series, color=color, linewidth=2, marker="o", markersize=3, label=label)
+    ax.set(title="Validation cells", ylabel="share" if drawn else "")
+    if not drawn:
         ax.text(0.5, 0.5, "nothing measured", transform=ax.transAxes, ha="center", color=INK, fontsize=10)
         return
-    lowest = min(min(series[1]) for series in found.values())
+    lowest = min(min(series[1]) for series in drawn.values())
     ax.set_ylim(min(0.0, lowest), 1.02)
 
 
