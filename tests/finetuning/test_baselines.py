@@ -12,19 +12,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from geneformer.errors import NoCellsError, OptionError
 from geneformer.finetuning import baselines
-from geneformer.finetuning import baselines as expression
-from geneformer.finetuning import baselines as number_baselines
 from geneformer.finetuning.baselines import (
-    ExpressionFeatures,
+    LOGISTIC,
+    MAJORITY,
+    classify_by_baselines,
     draw_parts,
-    label_shares,
     library_size,
     log_normalized,
-    logistic_label_sets,
     logistic_regression,
     majority,
     mean_value,
     ridge_regression,
+    train_and_test,
     variable_genes,
 )
 
@@ -68,16 +67,17 @@ def test_genes_that_never_vary_are_never_chosen():
     counts = np.array([[5, 0, 5, 0], [5, 0, 1, 4], [5, 0, 4, 1]])
     assert variable_genes(log_normalized(counts), 10).tolist() == [2, 3]
     with pytest.raises(NoCellsError, match="No gene differs among the 2"):
-        ExpressionFeatures.fit(log_normalized([[1, 1], [1, 1]]))
+        train_and_test(np.ones((2, 2)), np.ones((1, 2)), 10)
 
 
-def test_features_are_standardized_by_the_cells_they_were_chosen_in(cells):
-    train, test = log_normalized(cells[0][:200]), log_normalized(cells[0][200:])
-    features = ExpressionFeatures.fit(train, n_top_genes=30)
-    seen = train.toarray()[:, features.genes]
-    for logged in (train, test):
-        expected = np.clip((logged.toarray()[:, features.genes] - seen.mean(axis=0)) / seen.std(axis=0), -10, 10)
-        np.testing.assert_allclose(features.transform(logged), expected, rtol=1e-3, atol=1e-4)
+def test_features_are_standardized_by_the_training_cells(cells):
+    counts = cells[0][:200], cells[0][200:]
+    train, test = (log_normalized(part) for part in counts)
+    genes = variable_genes(train, 30)
+    fitted = train.toarray()[:, genes]
+    for logged, features in zip((train, test), train_and_test(*counts, 30), strict=True):
+        expected = np.clip((logged.toarray()[:, genes] - fitted.mean(axis=0)) / fitted.std(axis=0), -10, 10)
+        np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
 
 
 @settings(deadline=None)
@@ -96,7 +96,7 @@ def test_parts_keep_groups_whole_and_are_about_equal(n, n_groups, seed):
 
 
 def test_of_many_cells_a_sample_takes_part(monkeypatch):
-    monkeypatch.setattr(expression, "CELLS_TO_CHOOSE", 10)
+    monkeypatch.setattr(baselines, "CELLS_TO_CHOOSE", 10)
     parts = draw_parts(np.arange(40), None, 40, 0)
     assert (parts == -1).sum() == 30
     with pytest.raises(OptionError, match=r"groups has the shape \(3,\) for 40 cells"):
@@ -134,7 +134,7 @@ def test_logistic_regression_is_that_of_scikit_learn_at_the_penalty_that_held_ou
     rng = np.random.default_rng(0)
     codes = np.where(rng.random(300) < 0.2, rng.integers(3, size=300), exact)
     found = logistic_regression(counts[:200], codes[:200], counts[200:], 3, n_top_genes=50)
-    train, test = expression.train_and_test(counts[:200], counts[200:], 50)
+    train, test = train_and_test(counts[:200], counts[200:], 50)
     parts = draw_parts(np.arange(200), None, 200, 0)
     losses = {}
     for strength in baselines.PENALTIES:
@@ -189,11 +189,13 @@ def test_a_penalty_is_chosen_across_groups_where_they_are_known(monkeypatch, cel
     counts, codes = cells
     seen = {}
 
-    def note(train, codes, parts, n_classes):
-        seen["parts"] = parts
-        return 0.01
+    tuned = baselines._tuned_logistic
 
-    monkeypatch.setattr(baselines, "_best_strength", note)
+    def note(train, codes, parts):
+        seen["parts"] = parts
+        return tuned(train, codes, parts)
+
+    monkeypatch.setattr(baselines, "_tuned_logistic", note)
     donors = np.arange(200) % 7
     codes = np.where(np.arange(300) % 5 == 0, -1, codes)
     logistic_regression(counts[:200], codes[:200], counts[200:], 3, groups=donors, n_top_genes=50)
@@ -206,16 +208,12 @@ def test_each_label_of_a_set_has_a_regression_of_its_own(cells):
     counts, codes = cells
     truth = np.column_stack([codes == 0, codes > 0, np.ones(300), np.zeros(300)]).astype(float)
     truth[:5] = np.nan
-    found = logistic_label_sets(counts[:200], truth[:200], counts[200:], n_top_genes=50)
+    by_baseline = classify_by_baselines(counts[:200], truth[:200], counts[200:], n_classes=4, n_top_genes=50)
     one = logistic_regression(counts[5:200], (codes[5:200] == 0).astype(int), counts[200:], 2, n_top_genes=50)
-    np.testing.assert_allclose(found[:, 0], one[:, 1], atol=0.02)
-    assert (found[:, 2] == 1).all()
-    assert (found[:, 3] == 0).all()
-    np.testing.assert_allclose(label_shares(truth[:200], 2), [truth[5:200].mean(axis=0)] * 2)
-    with pytest.raises(NoCellsError, match="labels that are known"):
-        label_shares([[np.nan, 1.0]], 2)
-    with pytest.raises(OptionError, match="has 199 rows for 200 rows"):
-        logistic_label_sets(counts[:199], truth[:200], counts[200:])
+    np.testing.assert_allclose(by_baseline[LOGISTIC][:, 0], one[:, 1], atol=0.02)
+    assert (by_baseline[LOGISTIC][:, 2] == 1).all()
+    assert (by_baseline[LOGISTIC][:, 3] == 0).all()
+    np.testing.assert_allclose(by_baseline[MAJORITY], [truth[5:200].mean(axis=0)] * 100)
 
 
 def test_ridge_regression_is_that_of_scikit_learn_at_the_penalty_that_held_out_cells_prefer(cells):
@@ -223,11 +221,11 @@ def test_ridge_regression_is_that_of_scikit_learn_at_the_penalty_that_held_out_c
     values = codes + np.random.default_rng(1).normal(size=300) * 0.3
     values[:10] = np.nan
     found = ridge_regression(counts[:200], values[:200], counts[200:], n_top_genes=50)
-    train, test = expression.train_and_test(counts[10:200], counts[200:], 50)
+    train, test = train_and_test(counts[10:200], counts[200:], 50)
     parts = draw_parts(np.arange(10, 200), None, 200, 0)
     kept = values[10:200]
     errors = {}
-    for strength in number_baselines.SHRINKAGES:
+    for strength in baselines.SHRINKAGES:
         errors[strength] = 0.0
         for part in range(3):
             model = Ridge(alpha=strength).fit(train[parts != part], kept[parts != part])
