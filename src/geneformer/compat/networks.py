@@ -182,7 +182,7 @@ def fill_bert_classifier(network: BertClassifier, weights: Mapping[str, Tensor],
         )
     except RuntimeError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        msg = f"{where}: the weights do not fit {CONFIG} and a {network.published_name}. {reason}"
+        msg = f"{where}: the weights do not fit {CONFIG} and a {network.published_name}. {reason[:400]}"
         raise CheckpointError(msg) from error
     return network.train(False)
 
@@ -248,7 +248,7 @@ def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> 
     try:
         unknown = library.set_peft_model_state_dict(network, entries).unexpected_keys
     except RuntimeError as error:  # of another shape
-        unknown = [str(error)]
+        unknown = [line.strip() for line in str(error).splitlines()[1:]]
     if unknown:
         msg = f"{folder}: adapters for {unknown[:3]}, which the network does not have. Give the folder they belong to."
         raise CheckpointError(msg)

@@ -369,32 +369,31 @@ def write_perturbation_dictionary(cos_sims_dict: Mapping[Any, Any], output_path_
 
 @dataclass(slots=True)
 class _CellEffects:
-    """Effects on one cell, by the tokens that were perturbed: on itself, towards states, on its other genes."""
+    """Effects on one cell, on itself, on its other genes: by the token, or tuple, that was perturbed."""
 
-    similarity: dict[Tokens, float] = field(default_factory=dict)
-    shifts: dict[Tokens, dict[str, float]] = field(default_factory=dict)
-    genes: dict[Tokens, dict[int, float]] = field(default_factory=dict)
+    similarity: dict[Any, float] = field(default_factory=dict)
+    shifts: dict[Any, dict[str, float]] = field(default_factory=dict)
+    genes: dict[Any, dict[int, float]] = field(default_factory=dict)
 
     def on_cell(self, states: Mapping[str, Any]) -> Raw:
         """Effects on the cell as they are stored; with states, by state."""
         if not states:
-            return {(_key(tokens), CELL): [value] for tokens, value in self.similarity.items()}
+            return {(perturbed, CELL): [value] for perturbed, value in self.similarity.items()}
         return {
-            state: {(_key(tokens), CELL): [shifts[name]] for tokens, shifts in self.shifts.items()}
+            state: {(perturbed, CELL): [shifts[name]] for perturbed, shifts in self.shifts.items()}
             for name, state in states.items()
         }
 
     def on_genes(self) -> Raw:
         """Effects on the other genes of the cell as they are stored."""
         return {
-            (_key(tokens), affected): [value]
-            for tokens, others in self.genes.items()
+            (perturbed, affected): [value]
+            for perturbed, others in self.genes.items()
             for affected, value in others.items()
         }
 
 
-def _key(tokens: Tokens) -> Any:
-    """One token as it is, several as a tuple."""
+def _one_or_tuple(tokens: Tokens) -> Any:
     return tokens[0] if len(tokens) == 1 else tokens
 
 
@@ -422,11 +421,11 @@ class _Run:
         deletes = options.edit == "delete"
         # Of a cell without any other gene a deletion leaves nothing to compare.
         unchanged = float("nan") if deletes else _UNCHANGED
-        key = (_key(tokens), CELL)
-        on_cells: Raw = {key: [cell.similarity.get(tokens, unchanged) for cell in cells]}
+        perturbed = _one_or_tuple(tokens)
+        on_cells: Raw = {(perturbed, CELL): [cell.similarity.get(perturbed, unchanged) for cell in cells]}
         if self.states:
             on_cells = {
-                state: {key: [cell.shifts.get(tokens, {}).get(name, unchanged - 1) for cell in cells]}
+                state: {(perturbed, CELL): [cell.shifts.get(perturbed, {}).get(name, unchanged - 1) for cell in cells]}
                 for name, state in self.states.items()
             }
         write_raw(on_cells, self.files.of_group("cell", tokens))
@@ -435,11 +434,11 @@ class _Run:
         ignored = {*tokens, *self.model.vocabulary.special_ids.tolist()}
         on_genes: Raw = {}
         for row, cell in enumerate(cells):
-            effects = cell.genes.get(tokens, {})
-            if not deletes and tokens not in cell.genes:
+            effects = cell.genes.get(perturbed, {})
+            if not deletes and perturbed not in cell.genes:
                 effects = {token: unchanged for token in self.cells[row].tolist() if token not in ignored}
             for affected, value in effects.items():
-                on_genes.setdefault((key[0], affected), []).append(value)
+                on_genes.setdefault((perturbed, affected), []).append(value)
         write_raw(on_genes, self.files.of_group("gene", tokens))
 
     def perturb_each(self, options: PerturbOptions) -> None:
@@ -454,9 +453,9 @@ class _Run:
             cell, on_cell = effects[-1], effects[-1].on_cell(self.states)
             if not self.states:
                 alone = effects[0].similarity
-                of_anchor = alone.get((anchor,), _UNCHANGED)
+                of_anchor = alone.get(anchor, _UNCHANGED)
                 on_cell = {
-                    (gene, CELL): [(of_anchor, alone.get((gene,), _UNCHANGED), together)]
+                    (gene, CELL): [(of_anchor, alone.get(gene, _UNCHANGED), together)]
                     for (_, gene), together in cell.similarity.items()
                 }
             self._write(number, on_cell, cell.on_genes())
@@ -491,20 +490,20 @@ class _Run:
         """Effects of a table whose cells are called by their numbers, one entry per cell."""
         token_of = self.model.vocabulary.token_of
         cells = [_CellEffects() for _ in numbers]
-        tokens_of: dict[str, Tokens] = {}
+        key_of: dict[str, Any] = {}
         names = ("cell_id", "genes", "effect", "target", "value")
         for cell, genes, kind, target, value in zip(*(effects.column(n).to_pylist() for n in names), strict=True):
-            if genes not in tokens_of:
-                tokens_of[genes] = tuple(int(token_of[gene]) for gene in genes.split("+"))
-                if anchor is not None:
-                    tokens_of[genes] = tuple(sorted(tokens_of[genes], key=lambda token: token != anchor))
-            tokens, entry = tokens_of[genes], cells[int(cell) - numbers.start]
+            if genes not in key_of:
+                tokens = (int(token_of[gene]) for gene in genes.split("+"))
+                ordered = tokens if anchor is None else sorted(tokens, key=lambda token: token != anchor)
+                key_of[genes] = _one_or_tuple(tuple(ordered))
+            perturbed, entry = key_of[genes], cells[int(cell) - numbers.start]
             if kind == SIMILARITY:
-                entry.similarity[tokens] = value
+                entry.similarity[perturbed] = value
             elif kind == SHIFT:
-                entry.shifts.setdefault(tokens, {})[target] = value
+                entry.shifts.setdefault(perturbed, {})[target] = value
             elif kind == GENE_SIMILARITY:
-                entry.genes.setdefault(tokens, {})[int(token_of[target])] = value
+                entry.genes.setdefault(perturbed, {})[int(token_of[target])] = value
         return cells
 
     def _write(self, cell: int, on_cell: Raw, on_genes: Raw) -> None:
