@@ -1,6 +1,7 @@
 """Parts of the perturbation under their published names: cells, networks, padded tensors, cosines, files."""
 
 import inspect
+import sys
 from collections import defaultdict
 
 import datasets
@@ -145,10 +146,7 @@ def test_folders_are_read_and_filtered_and_nothing_is_left_beside_them(published
 
 
 def test_without_datasets_its_extra_is_named(published_inputs, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr("geneformer.compat.cells.import_module", missing)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(errors.MissingExtraError, match=r"geneformer\[published\]"):
         perturber_utils.load_and_filter(None, 1, published_inputs / "V1.dataset")
 

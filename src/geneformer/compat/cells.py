@@ -103,11 +103,6 @@ def read_cell_states(states: Any) -> CellStates:
 # Functions of the published package over a `datasets.Dataset`.
 
 
-def datasets_library() -> Any:
-    """The module `datasets`."""
-    return require("datasets", "This", extra="published")
-
-
 def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_data_file: str | Path) -> "Dataset":
     """The dataset in a folder, in the order of the file, reduced to cells with accepted values.
 
@@ -120,7 +115,7 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
     input_data_file
         Folder of the dataset.
     """
-    library = datasets_library()
+    library = require("datasets", "load_and_filter", extra="published")
     read_dataset(input_data_file)  # which says what is wrong with a folder
     data = library.load_from_disk(str(input_data_file))
     return filter_by_dict(data, filter_data, nproc) if filter_data else data
@@ -180,11 +175,8 @@ def slice_by_inds_to_perturb(filtered_input_data: "Dataset", cell_inds_to_pertur
 def downsample_and_sort(data: "Dataset", max_ncells: int | None) -> "Dataset":
     """At most `max_ncells` cells, drawn with seed 42 where there are more, longest first; equal lengths keep order."""
     check_range("max_ncells", max_ncells, low=1)
-    rows = list(range(len(data)))
-    if max_ncells is not None and len(data) > max_ncells:
-        rows = drawn_rows(len(data), max_ncells).tolist()
-    lengths = list(data[_checked(data, keys.LENGTH)])
-    return data.select(sorted(rows, key=lambda row: -lengths[row]))
+    lengths = np.asarray(list(data[_checked(data, keys.LENGTH)]), dtype=np.int64)
+    return data.select(longest_first(lengths, np.arange(len(data)), max_ncells).tolist())
 
 
 def downsample_and_shuffle(
@@ -221,8 +213,11 @@ def downsample_and_shuffle(
 def subsample_by_class(labels: Sequence[Any], N: int) -> list[int]:
     """Rows with at most `N` of each label, drawn with seed 42, grouped by label in the order of first appearance."""
     check_range("N", N, low=1)
-    rows: list[int] = cap_classes(labels, N).tolist()
-    return rows
+    by_label: dict[Any, list[int]] = {}
+    for row, label in enumerate(labels):
+        by_label.setdefault(label, []).append(row)
+    rng = random.Random(SEED)  # noqa: S311  the published draw
+    return [row for rows in by_label.values() for row in (rng.sample(rows, N) if len(rows) > N else rows)]
 
 
 def rename_cols(data: "Dataset", state_key: str) -> "Dataset":
@@ -285,11 +280,11 @@ def drawn_rows(n: int, size: int | None = None) -> Ints:
     return np.random.default_rng(SEED).permutation(n)[: n if size is None else size]
 
 
-def longest_first(dataset: TokenizedDataset, rows: Ints, max_cells: int | None) -> Ints:
+def longest_first(lengths: Ints, rows: Ints, max_cells: int | None) -> Ints:
     """At most `max_cells` of the rows, drawn where there are more, by descending length; equal lengths keep order."""
     if max_cells is not None and len(rows) > max_cells:
         rows = rows[drawn_rows(len(rows), max_cells)]
-    return rows[np.argsort(-dataset.lengths[rows], kind="stable")]
+    return rows[np.argsort(-lengths[rows], kind="stable")]
 
 
 def published_cells(
@@ -316,7 +311,7 @@ def published_cells(
                 "Name fewer genes, overexpress them, or choose other cells."
             )
             raise AbsentGeneError(msg)
-    rows = longest_first(tokens, rows, max_cells)
+    rows = longest_first(tokens.lengths, rows, max_cells)
     if part is None:
         return rows
     start, end = part
@@ -425,16 +420,6 @@ def without_rare(values: ArrayLike, threshold: float) -> Ints:
         msg = f"rare_threshold={threshold} leaves no cell: every state is that rare. Lower it."
         raise NoCellsError(msg)
     return rows
-
-
-def cap_classes(values: Sequence[Any], most: int) -> Ints:
-    """Rows with at most so many of each value, drawn; grouped by value in order of appearance."""
-    by_value: dict[Any, list[int]] = {}
-    for row, value in enumerate(values):
-        by_value.setdefault(value, []).append(row)
-    rng = random.Random(SEED)  # noqa: S311  the published draw
-    chosen = [row for rows in by_value.values() for row in (rng.sample(rows, most) if len(rows) > most else rows)]
-    return np.array(chosen, dtype=np.int64)
 
 
 def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[Ints, Ints]:

@@ -12,10 +12,10 @@ from typing import Any
 from geneformer.compat.cells import (
     balanced_classes,
     blocks,
-    cap_classes,
     fold_count,
     gene_folds,
     rows_with,
+    subsample_by_class,
     without_rare,
 )
 from geneformer.compat.classifier_data import (
@@ -312,7 +312,7 @@ class Classifier:
             data = data.take(without_rare(data.column(state_key), self.rare_threshold))
         data = shuffled(data, self.max_ncells)
         if self.max_ncells_per_class is not None:
-            data = data.take(cap_classes(data.column(state_key).tolist(), self.max_ncells_per_class))
+            data = data.take(subsample_by_class(data.column(state_key).tolist(), self.max_ncells_per_class))
         return label_cells(data, state_key, classes)
 
     def _label_genes(

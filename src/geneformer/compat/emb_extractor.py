@@ -357,7 +357,7 @@ class EmbExtractor:
         if cell_state:
             dataset = dataset.take(rows)
             rows = rows_with(dataset, {name: listed(values) for name, values in cell_state.items()})
-        return dataset.take(longest_first(dataset, rows, self.max_ncells))
+        return dataset.take(longest_first(dataset.lengths, rows, self.max_ncells))
 
     def _model(self, folder: str | Path) -> LoadedModel:
         try:

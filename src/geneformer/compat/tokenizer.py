@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer import keys
-from geneformer.compat.cells import datasets_library
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
 from geneformer.errors import (
     GeneformerWarning,
@@ -24,6 +23,7 @@ from geneformer.errors import (
     OptionError,
     UnsupportedArgumentError,
 )
+from geneformer.files import require
 from geneformer.files.atomic import output_errors
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary, lists
@@ -324,7 +324,7 @@ class TranscriptomeTokenizer:
             uncropped = pa.array([list(cell) for cell in tokenized_cells], columns[keys.INPUT_IDS].type)
             columns[f"{keys.INPUT_IDS}_uncropped"] = uncropped
             columns[f"{keys.LENGTH}_uncropped"] = pa.array(map(len, tokenized_cells), pa.int64())
-        dataset: Dataset = datasets_library().Dataset(pa.table(columns))
+        dataset: Dataset = require("datasets", "create_dataset", extra="published").Dataset(pa.table(columns))
         return dataset
 
     @property
