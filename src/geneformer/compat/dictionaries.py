@@ -16,15 +16,6 @@ from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.genes.vocabulary import BUNDLED, CLS, SPECIAL, MemoryTables, Vocabulary
 from geneformer.options._fields import check_choice
 
-GENE_MEDIAN_FILE: Path
-TOKEN_DICTIONARY_FILE: Path
-ENSEMBL_DICTIONARY_FILE: Path
-ENSEMBL_MAPPING_FILE: Path
-GENE_MEDIAN_FILE_30M: Path
-TOKEN_DICTIONARY_FILE_30M: Path
-ENSEMBL_DICTIONARY_FILE_30M: Path
-ENSEMBL_MAPPING_FILE_30M: Path
-
 _TABLES = {
     "GENE_MEDIAN_FILE": "gene_median_dictionary",
     "TOKEN_DICTIONARY_FILE": "token_dictionary",
@@ -91,7 +82,8 @@ def _expanded(path: Path) -> Path:
         return path
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Path:
+    """A published path constant; its file is written first if it is missing."""
     if name not in FILES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

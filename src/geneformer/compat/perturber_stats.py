@@ -309,27 +309,22 @@ class RawEffects:
     states: tuple[str, ...] = ()
     triples: bool = False
     anchor: int | None = None
-    # One entry each for the numbers of one perturbation in one file.
-    _genes: list[str] = field(default_factory=list)
-    _kinds: list[str] = field(default_factory=list)
-    _targets: list[str] = field(default_factory=list)
-    _counts: list[int] = field(default_factory=list)
-    # One entry each for a number, a cell, a gene.
+    _entries: list[tuple[str, str, str, int]] = field(default_factory=list)  # genes, kind, target, how many numbers
     _values: "array[float]" = field(default_factory=lambda: array("d"))
-    _cells: "array[int]" = field(default_factory=lambda: array("q"))
+    _cells: "array[int]" = field(default_factory=lambda: array("q"))  # of each number
     _cell_names: list[str | None] = field(default_factory=list)
-    _tokens: dict[str, int] = field(default_factory=dict)
+    _tokens: dict[str, int] = field(default_factory=dict)  # of each gene
 
     def read(self, files: Iterable[RawFile]) -> PerturbationEffects:
         """Everything the files hold, as one run."""
         for file in files:
-            first = len(self._counts)
+            first = len(self._entries)
             for state, entries in file.by_state.items():
                 for (perturbed, affected), values in entries.items():
                     if values:
                         self._add(file, state, perturbed, affected, values)
             # The first numbers of all entries of a file are of the same cell, and so on.
-            widest = max(self._counts[first:], default=0)
+            widest = max((n for *_, n in self._entries[first:]), default=0)
             is_named = file.cell_ids is not None and len(file.cell_ids) == widest
             self._cell_names.extend(file.cell_ids if file.cell_ids and is_named else [None] * widest)
         return self._effects()
@@ -370,9 +365,7 @@ class RawEffects:
             raise DatasetError(msg) from error
         n, first_cell = len(values), len(self._cell_names)
         self._cells.extend(range(first_cell, first_cell + n))
-        for column, entry in ((self._genes, genes), (self._kinds, kind), (self._targets, target)):
-            column.append(entry)
-        self._counts.append(n)
+        self._entries.append((genes, kind, target, n))
 
     def _gene_names(self, tokens: Any, file: RawFile) -> str:
         """Genes of one token or of several, joined by +."""
@@ -393,14 +386,15 @@ class RawEffects:
     def _effects(self) -> PerturbationEffects:
         vocabulary, n = self.vocabulary, len(self._values)
         cells = pa.array([str(number) for number in range(len(self._cell_names))], pa.string())
-        genes = _repeated(self._genes, self._counts)
+        names, kinds, targets, counts = zip(*self._entries, strict=True) if self._entries else ((),) * 4
+        genes = _repeated(names, counts)
         columns = {
             "cell_id": pa.DictionaryArray.from_arrays(pa.array(np.asarray(self._cells, np.int32)), cells),
             "perturbation": genes,
             "genes": genes,
             "edit": _repeated([""], [n]),
-            "effect": _repeated(self._kinds, self._counts),
-            "target": _repeated(self._targets, self._counts),
+            "effect": _repeated(kinds, counts),
+            "target": _repeated(targets, counts),
             "value": pa.array(np.asarray(self._values)),
             "method": _repeated([EXACT], [n]),
         }
@@ -417,7 +411,7 @@ class RawEffects:
 def _repeated(entries: Sequence[str], counts: Sequence[int]) -> pa.DictionaryArray:
     """Each text as often as its count says, stored once."""
     encoded = pa.array(entries, pa.string()).dictionary_encode()
-    codes = np.repeat(np.asarray(encoded.indices), counts)
+    codes = np.repeat(np.asarray(encoded.indices), np.asarray(counts, dtype=np.int64))
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), encoded.dictionary)
 
 
