@@ -9,70 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from geneformer.compat.cells import (
-    balanced_classes,
-    blocks,
-    fold_count,
-    gene_folds,
-    rows_with,
-    subsample_by_class,
-    without_rare,
-)
-from geneformer.compat.classifier_data import (
-    CellSplit,
-    as_tokens,
-    checked_filter,
-    checked_genes,
-    checked_shares,
-    checked_states,
-    label_cells,
-    label_genes,
-    made_folder,
-    read_classes,
-    save_labeled,
-    shuffled,
-)
-from geneformer.compat.classifier_reports import (
-    get_metrics,
-    metrics_of_splits,
-    metrics_of_test,
-    plot_confusion_matrices,
-    plot_predictions,
-    plot_ROC,
-    predict_labels,
-)
-from geneformer.compat.classifier_training import (
-    LABELS,
-    FixedBatchTrainer,
-    check_fit,
-    check_vocabulary,
-    load_trained,
-    new_network,
-    open_base,
-    placed_arguments,
-    predict,
-    published_arguments,
-    train_network,
-)
+from geneformer import errors
+from geneformer.compat import classifier_data as cells
+from geneformer.compat import classifier_reports as reports
+from geneformer.compat import classifier_training as training
+from geneformer.compat.cells import balanced_classes, blocks, fold_count, gene_folds, rows_with, subsample_by_class, without_rare
 from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.compat.networks import (
-    check_low_bit,
-    checked_quantize,
-    published_runtime,
-)
+from geneformer.compat.networks import check_low_bit, checked_quantize, published_runtime
 from geneformer.compat.search_space import read_ray_space
-from geneformer.errors import (
-    DatasetError,
-    GeneformerWarning,
-    GeneListError,
-    NoCellsError,
-    OptionError,
-    OutputExistsError,
-    TrainingError,
-    UnknownClassError,
-    UnsupportedArgumentError,
-    VocabularyMismatchError,
-)
 from geneformer.files import require
 from geneformer.files.pickles import write_pickle
 from geneformer.finetuning.training import count_cells
@@ -185,7 +129,7 @@ class Classifier:
         self.num_crossval_splits = int(num_crossval_splits)
         if max_ncells_per_class is not None and classifier == "gene":
             msg = 'max_ncells_per_class is about states of cells; with classifier="gene" use max_ncells.'
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         if kind == "cell":
             _warn_unused(kind, gene_class_dict=gene_class_dict)
         else:
@@ -195,16 +139,16 @@ class Classifier:
         self.vocabulary = published_vocabulary(model_version, token_dictionary_file)
         self.quantize, self.ray_config = quantize, ray_config
         self.adapters, self.bits = checked_quantize(quantize)
-        self.cell_state_dict = checked_states(kind, cell_state_dict)
-        self.gene_class_dict = checked_genes(kind, gene_class_dict, self.vocabulary)
-        self.filter_data = checked_filter(filter_data, self.cell_state_dict)
+        self.cell_state_dict = cells.checked_states(kind, cell_state_dict)
+        self.gene_class_dict = cells.checked_genes(kind, gene_class_dict, self.vocabulary)
+        self.filter_data = cells.checked_filter(filter_data, self.cell_state_dict)
         self.rare_threshold = rare_threshold
         arguments: Any = training_args
         if not isinstance(arguments, Mapping | None):
             msg = f"training_args={arguments!r} takes a dictionary of arguments of transformers.TrainingArguments."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         self.training_args = None if arguments is None else dict(arguments)
-        self.split_sizes = checked_shares(split_sizes)
+        self.split_sizes = cells.checked_shares(split_sizes)
         self.train_size, self.oos_test_size = self.split_sizes["train"], self.split_sizes["test"]
         self.eval_size = self.split_sizes["valid"] / (self.split_sizes["train"] + self.split_sizes["valid"])
         self.stratify_splits_col, self.no_eval = stratify_splits_col, no_eval
@@ -250,36 +194,32 @@ class Classifier:
 
         Raises
         ------
-        CountsError, DatasetError
-            The cells cannot be read, or none are left.
-        LabelError
-            States that cannot be used.
-        OptionError
-            Arguments that contradict each other.
+        CountsError, DatasetError, LabelError, OptionError
+            No cells to be read or left, states that cannot be used, or arguments that contradict each other.
         """
-        split = CellSplit(
-            split_id_dict=split_id_dict, attr_to_split=attr_to_split, attr_to_balance=attr_to_balance,
-            max_trials=max_trials, pval_threshold=pval_threshold,
+        stem = str(Path(output_directory) / output_prefix)
+        split = cells.CellSplit(
+            "test", split_id_dict, attr_to_split, attr_to_balance, max_trials, pval_threshold,
+            trials_file=Path(f"{stem}_train_test_balance_df.csv"),
         )  # fmt: skip
-        data = as_tokens(input_data_file)
-        for name in LABELS.values():
+        data = cells.as_tokens(input_data_file)
+        for name in training.LABELS.values():
             if name in data.columns:
                 msg = (
                     f"The data set has a column {name!r} already, which is the name of the labels to be "
                     "made. Rename it."
                 )
-                raise DatasetError(msg)
+                raise errors.DatasetError(msg)
         if self.filter_data:
             data = data.take(rows_with(data, self.filter_data))
-        classes = None if id_class_dict_path is None else read_classes(id_class_dict_path)
-        stem = str(made_folder(output_directory) / output_prefix)
+        classes = None if id_class_dict_path is None else cells.read_classes(id_class_dict_path)
         if self.classifier == "gene":
             if split.attr_to_split is not None or test_size:
                 msg = (
                     "Genes are split, not cells, when they are validated. Leave out attr_to_split and test_size; "
                     "split_id_dict keeps cells apart."
                 )
-                raise UnsupportedArgumentError(msg)
+                raise errors.UnsupportedArgumentError(msg)
             share = 0.0
             labeled, classes = self._label_genes(data, classes)
         else:
@@ -288,11 +228,10 @@ class Classifier:
             labeled, classes = self._label_cells(data, classes)
         write_pickle(classes, f"{stem}_id_class_dict.pkl")
         if split.is_at_random and not 0 < share < 1:
-            save_labeled(labeled, Path(f"{stem}_labeled.dataset"))
+            cells.save_labeled(labeled, Path(f"{stem}_labeled.dataset"))
             return
-        parts = self._split_cells(labeled, classes, split, share, "test", Path(f"{stem}_train_test_balance_df.csv"))
-        for part, name in zip(parts, ("train", "test"), strict=True):
-            save_labeled(part, Path(f"{stem}_labeled_{name}.dataset"))
+        for part, name in zip(self._split_cells(labeled, classes, split, share), ("train", "test"), strict=True):
+            cells.save_labeled(part, Path(f"{stem}_labeled_{name}.dataset"))
 
     def _label_cells(
         self, data: TokenizedDataset, classes: dict[int, Any] | None
@@ -307,13 +246,13 @@ class Classifier:
                 f"No cell has {state_key!r} among {absent}, which cell_state_dict lists; the classes are the other "
                 "states."
             )
-            warnings.warn(msg, GeneformerWarning, stacklevel=3)
+            warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
         if self.rare_threshold > 0:
             data = data.take(without_rare(data.column(state_key), self.rare_threshold))
-        data = shuffled(data, self.max_ncells)
+        data = cells.shuffled(data, self.max_ncells)
         if self.max_ncells_per_class is not None:
             data = data.take(subsample_by_class(data.column(state_key).tolist(), self.max_ncells_per_class))
-        return label_cells(data, state_key, classes)
+        return cells.label_cells(data, state_key, classes)
 
     def _label_genes(
         self, data: TokenizedDataset, classes: dict[int, Any] | None
@@ -324,27 +263,24 @@ class Classifier:
                 f"The cells were tokenized with another vocabulary than {self.vocabulary.name}, where the genes were "
                 "looked up. Construct the Classifier with the model_version of the cells."
             )
-            raise VocabularyMismatchError(msg)
+            raise errors.VocabularyMismatchError(msg)
         classes = dict(enumerate(self.gene_class_dict or {})) if classes is None else classes
-        labeled = label_genes(data, self._class_of_genes(classes))
+        labeled = cells.label_genes(data, self._class_of_genes(classes))
         if not len(labeled):
             msg = "None of the cells has any of the genes of gene_class_dict."
-            raise GeneListError(msg)
+            raise errors.GeneListError(msg)
         return labeled, classes
 
     def _split_cells(
-        self, data: TokenizedDataset, classes: Mapping[int, Any], split: CellSplit, share: float, held_out: str,
-        trials_file: Path,
-    ) -> tuple[TokenizedDataset, TokenizedDataset]:  # fmt: skip
+        self, data: TokenizedDataset, classes: Mapping[int, Any], split: cells.CellSplit, share: float
+    ) -> tuple[TokenizedDataset, TokenizedDataset]:
         """Cells to learn from and cells held out; the state column is called `label` by now."""
         stratify, state_names = self.stratify_splits_col, {}
         if self.cell_state_dict is not None:
             state_key = self.cell_state_dict["state_key"]
-            stratify = LABELS["cell"] if stratify == state_key else stratify
-            state_names[state_key] = [str(classes[code]) for code in data.column(LABELS["cell"]).tolist()]
-        return split.draw(
-            data, share, held_out=held_out, trials_file=trials_file, state_names=state_names, stratify=stratify
-        )
+            stratify = training.LABELS["cell"] if stratify == state_key else stratify
+            state_names[state_key] = [str(classes[code]) for code in data.column(training.LABELS["cell"]).tolist()]
+        return split.draw(data, share, state_names, stratify)
 
     def _class_of_genes(self, classes: Mapping[int, Any]) -> dict[int, int]:
         """Class id of every gene by its token, class by class."""
@@ -353,7 +289,7 @@ class Classifier:
         unknown = [label for label in genes if label not in id_of]
         if unknown:
             msg = f"The dictionary of classes has no {unknown[0]!r}; it has {list(id_of)}. Use that of prepare_data."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         return {token: id_of[label] for label, tokens in genes.items() for token in tokens}
 
     def train_all_data(  # noqa: PLR0917  the published signature
@@ -387,12 +323,12 @@ class Classifier:
         self._check_balance(gene_balance)
         run = self._run_folder(output_directory, output_prefix)
         _refuse_trained(run)
-        classes = read_classes(id_class_dict_file)
-        data = as_tokens(prepared_input_data_file)
+        classes = cells.read_classes(id_class_dict_file)
+        data = cells.as_tokens(prepared_input_data_file)
         if self.classifier == "gene":
             data = self._cells_of_genes(data, self._class_of_genes(classes), balance=gene_balance)
         else:
-            data = shuffled(data)
+            data = cells.shuffled(data)
         return self.train_classifier(model_directory, len(classes), data, None, run)
 
     def _run_folder(self, output_directory: str | Path, prefix: str) -> Path:
@@ -402,10 +338,10 @@ class Classifier:
     def _check_balance(self, gene_balance: bool) -> None:
         if gene_balance and self.classifier == "cell":
             msg = 'gene_balance is about classes of genes; with classifier="cell" use max_ncells_per_class.'
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         if gene_balance and len(self.gene_class_dict or {}) != 2:
             msg = f"gene_balance takes two classes of genes; there are {len(self.gene_class_dict or {})}."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
 
     def _cells_of_genes(self, data: TokenizedDataset, class_of: dict[int, int], *, balance: bool) -> TokenizedDataset:
         """Cells with any of the genes, drawn, with the labels of these genes only."""
@@ -413,7 +349,7 @@ class Classifier:
             size = max(*class_of, self.vocabulary.size - 1) + 1
             counts = count_cells(data, size, int(data.lengths.max()))
             class_of = balanced_classes(dict(enumerate(counts.tolist())), class_of)
-        return shuffled(label_genes(data, class_of), self.max_ncells)
+        return cells.shuffled(cells.label_genes(data, class_of), self.max_ncells)
 
     def validate(  # noqa: PLR0913, PLR0917  the published signature
         self,
@@ -478,16 +414,13 @@ class Classifier:
         ------
         OutputExistsError
             The folder holds a trained model.
-        PairingError
-            Model and cells do not belong together.
-        LabelError
-            Cells or genes that cannot be split so.
-        OptionError
-            Arguments that cannot be honored.
+        PairingError, LabelError, OptionError
+            Model and cells do not fit together, they cannot be split so, or arguments cannot be honored.
         """
-        split = CellSplit(
-            split_id_dict=split_id_dict, attr_to_split=attr_to_split, attr_to_balance=attr_to_balance,
-            max_trials=max_trials, pval_threshold=pval_threshold,
+        run = self._run_folder(output_directory, output_prefix)
+        split = cells.CellSplit(
+            "eval", split_id_dict, attr_to_split, attr_to_balance, max_trials, pval_threshold,
+            trials_file=run / f"{output_prefix}_train_valid_balance_df.csv",
         )  # fmt: skip
         self._check_balance(gene_balance)
         if self.classifier == "cell":
@@ -495,10 +428,8 @@ class Classifier:
         else:
             _warn_unused("gene", predict_trainer=predict_trainer)
         n_hyperopt_trials = whole_number("n_hyperopt_trials", n_hyperopt_trials, low=0)
-        run = self._run_folder(output_directory, output_prefix)
-        classes = read_classes(id_class_dict_file)
-        trials_file = run / f"{output_prefix}_train_valid_balance_df.csv"
-        splits = self._splits(as_tokens(prepared_input_data_file), classes, split, trials_file, gene_balance)
+        classes = cells.read_classes(id_class_dict_file)
+        splits = self._splits(cells.as_tokens(prepared_input_data_file), classes, split, gene_balance)
         results = []
         for number, (train, valid, test) in enumerate(splits, start=1):
             if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
@@ -521,48 +452,46 @@ class Classifier:
                 )
         if self.no_eval:
             return None
-        metrics = metrics_of_splits(results, list(classes.values()))
+        metrics = reports.metrics_of_splits(results, list(classes.values()))
         if save_eval_output:
             write_pickle(metrics, Path(output_directory) / f"{output_prefix}_eval_metrics_dict.pkl")
         return metrics
 
     def _splits(
-        self, data: TokenizedDataset, classes: dict[int, Any], split: CellSplit, trials_file: Path, gene_balance: bool
+        self, data: TokenizedDataset, classes: dict[int, Any], split: cells.CellSplit, gene_balance: bool
     ) -> Iterator[Split]:
         """Cells to learn from, to evaluate on and to test on, of each split."""
         if self.num_crossval_splits == 0:
             msg = "num_crossval_splits=0 is for train_all_data. Construct the Classifier with 1 or 5 to validate."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         if self.classifier == "cell":
-            return self._cell_splits(data, classes, split, trials_file)
+            return self._cell_splits(data, classes, split)
         if not split.is_at_random:
             msg = "Genes are split, not cells. Leave out split_id_dict and attr_to_split, or split in prepare_data."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         return self._gene_splits(data, classes, gene_balance)
 
-    def _cell_splits(
-        self, data: TokenizedDataset, classes: dict[int, Any], split: CellSplit, trials_file: Path
-    ) -> Iterator[Split]:
+    def _cell_splits(self, data: TokenizedDataset, classes: dict[int, Any], split: cells.CellSplit) -> Iterator[Split]:
         """One split by ids, balanced or at random; or five blocks that cover every cell once."""
-        data = shuffled(data)
+        data = cells.shuffled(data)
         if self.stratify_splits_col is not None and (self.num_crossval_splits > 1 or not split.is_at_random):
             msg = "stratify_splits_col is about one random split, and has no effect on this one."
-            warnings.warn(msg, GeneformerWarning, stacklevel=4)
+            warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
         if self.num_crossval_splits == 1:
-            yield *self._split_cells(data, classes, split, self.eval_size, "eval", trials_file), None
+            yield *self._split_cells(data, classes, split, self.eval_size), None
             return
         if not split.is_at_random:
             msg = (
                 f"num_crossval_splits={self.num_crossval_splits} deals out single cells, so split_id_dict and "
                 "attr_to_split have no effect. Use num_crossval_splits=1 with them."
             )
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         for train_rows, eval_rows in blocks(len(data), self.num_crossval_splits):
             yield data.take(train_rows), data.take(eval_rows), None
 
     def _gene_splits(self, data: TokenizedDataset, classes: dict[int, Any], gene_balance: bool) -> Iterator[Split]:
         """Folds of genes: cells with genes that are learnt from, that validate, and that are tested on."""
-        data, class_of = shuffled(data), self._class_of_genes(classes)
+        data, class_of = cells.shuffled(data), self._class_of_genes(classes)
         tokens, codes = list(class_of), list(class_of.values())
         held_out = self.eval_size + self.oos_test_size
         test_share = self.oos_test_size / held_out if held_out else 0.0
@@ -599,26 +528,24 @@ class Classifier:
 
         Raises
         ------
-        TrainingError
-            Every trial failed.
+        TrainingError, OptionError
+            Every trial failed, or nothing can be drawn from the search space.
         MissingExtraError
             Optuna is not installed.
-        OptionError
-            A search space that cannot be drawn from.
         """
         optuna = require("optuna", "A search", extra="train")
         n_trials = whole_number("n_trials", n_trials, low=1)
         space = read_ray_space(self.ray_config)
         folder = Path(output_directory)
         _refuse_trained(folder)
-        train, valid = as_tokens(train_data), None if eval_data is None else as_tokens(eval_data)
+        train, valid = cells.as_tokens(train_data), None if eval_data is None else cells.as_tokens(eval_data)
         if valid is None or not len(valid):
             msg = (
                 "A search compares its trials on the cells of eval_data, but there are none. "
                 "Construct with no_eval=False."
             )
-            raise OptionError(msg)
-        made_folder(folder)
+            raise errors.OptionError(msg)
+        cells.made_folder(folder)
         sampler = optuna.samplers.TPESampler(seed=int((self.training_args or {}).get("seed", 42)))
         study = optuna.create_study(direction="maximize", sampler=sampler)
         best: Any = None
@@ -631,7 +558,7 @@ class Classifier:
             single.training_args = {**(self.training_args or {}), **drawn}
             try:
                 trainer = single.train_classifier(model_directory, num_classes, train, valid, folder / f"run-{number}")
-            except TrainingError as error:
+            except errors.TrainingError as error:
                 failure = error
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 continue
@@ -642,7 +569,7 @@ class Classifier:
                 best_value, best = max(scores), trainer
         if best is None:
             msg = f"All {n_trials} trials failed, the last one: {failure}"
-            raise TrainingError(msg)
+            raise errors.TrainingError(msg)
         study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
         for file in Path(best.args.output_dir).iterdir():
             if file.is_file():
@@ -662,10 +589,8 @@ class Classifier:
 
         Parameters
         ----------
-        model_directory
-            Pretrained model.
-        num_classes
-            Classes.
+        model_directory, num_classes
+            Pretrained model, and how many classes it learns.
         train_data, eval_data
             Cells with a column `label`, or `labels` for genes: a folder, or a `datasets.Dataset`. None for `eval_data`
             trains without evaluation.
@@ -683,43 +608,45 @@ class Classifier:
         """
         folder = Path(output_directory)
         _refuse_trained(folder)
-        train, valid = as_tokens(train_data), None if eval_data is None else as_tokens(eval_data)
-        base = open_base(model_directory, self.classifier, self.vocabulary)
-        for cells in (train, valid):
-            if cells is not None:
-                check_vocabulary(cells, base)
-                check_fit(cells, base.vocabulary.size, base.max_length)
+        train, valid = cells.as_tokens(train_data), None if eval_data is None else cells.as_tokens(eval_data)
+        base = training.open_base(model_directory, self.classifier, self.vocabulary)
+        for data in (train, valid):
+            if data is not None:
+                training.check_vocabulary(data, base)
+                training.check_fit(data, base.vocabulary.size, base.max_length)
         if not len(train):
             msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
-            raise NoCellsError(msg)
-        arguments = published_arguments(
+            raise errors.NoCellsError(msg)
+        arguments = training.published_arguments(
             self.training_args,
             kind=self.classifier,
             n_layers=base.n_layers,
             n_train=len(train),
             evaluate=valid is not None,
         )
-        settings = placed_arguments(made_folder(folder), arguments)
+        settings = training.placed_arguments(cells.made_folder(folder), arguments)
         check_low_bit(self.bits, settings.device)
-        network = new_network(
+        network = training.new_network(
             base, self.classifier, num_classes, seed=int(settings.seed), freeze_layers=self.freeze_layers,
             adapters=self.adapters, bits=self.bits,
         )  # fmt: skip
-        trainer = train_network(network, settings, train, valid)
+        trainer = training.train_network(network, settings, train, valid)
         if predict:
             self._write_trainer_predictions(trainer, valid, folder)
         return trainer
 
     def _write_trainer_predictions(
-        self, trainer: FixedBatchTrainer, cells: TokenizedDataset | None, folder: Path
+        self, trainer: training.FixedBatchTrainer, data: TokenizedDataset | None, folder: Path
     ) -> None:
         """For cells: `predictions.pkl`, as the Trainer of `transformers` would hand it out, and `eval_results.json`."""
         from transformers.trainer_utils import PredictionOutput
 
-        if cells is None or self.classifier == "gene":
+        if data is None or self.classifier == "gene":
             return
         network: Any = trainer.model
-        predictions = predict(network, cells, published_runtime(network, self.forward_batch_size, progress=False))
+        predictions = training.predict(
+            network, data, published_runtime(network, self.forward_batch_size, progress=False)
+        )
         metrics = {name.replace("eval_", "test_", 1): value for name, value in trainer.evaluate().items()}
         output = PredictionOutput(predictions=predictions.logits, label_ids=predictions.truth, metrics=metrics)
         write_pickle(output, folder / "predictions.pkl")
@@ -742,10 +669,8 @@ class Classifier:
         ----------
         model
             Of a trainer of this class, or of plain `transformers`.
-        num_classes
-            Classes; as many as the model has.
-        id_class_dict
-            Labels by class id, in the order of the confusion matrix.
+        num_classes, id_class_dict
+            Classes, as many as the model has, and their labels by class id in the order of the confusion matrix.
         eval_data
             Labeled cells.
         predict, output_directory, output_prefix
@@ -765,11 +690,11 @@ class Classifier:
         """
         if num_classes != len(set(id_class_dict.values())):
             msg = f"num_classes={num_classes}, but id_class_dict has {len(set(id_class_dict.values()))} labels."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         if predict and (output_directory is None or output_prefix is None):
             msg = "predict=True writes <output_prefix>_pred_dict.pkl. Give output_directory and output_prefix."
-            raise OptionError(msg)
-        predictions, metadata = predict_labels(
+            raise errors.OptionError(msg)
+        predictions, metadata = reports.predict_labels(
             model, self.classifier, eval_data, self.forward_batch_size, predict_metadata
         )
         ids, n_classes = list(id_class_dict), predictions.logits.shape[1]
@@ -779,8 +704,8 @@ class Classifier:
                 f"The data has classes up to {highest}, the dictionary the classes {sorted(ids)}, the model "
                 f"{n_classes} classes. Use the data set, the dictionary and the model that belong together."
             )
-            raise UnknownClassError(msg)
-        table, macro_f1, accuracy, roc = get_metrics(
+            raise errors.UnknownClassError(msg)
+        table, macro_f1, accuracy, roc = reports.get_metrics(
             predictions.predicted.tolist(), predictions.truth.tolist(), predictions.logits, n_classes, ids
         )
         if predict:
@@ -826,13 +751,13 @@ class Classifier:
         PairingError, LabelError
             Model, classes and cells do not belong together.
         """
-        classes = read_classes(id_class_dict_file)
-        network = load_trained(Path(model_directory), self.classifier, len(classes))
+        classes = cells.read_classes(id_class_dict_file)
+        network = training.load_trained(Path(model_directory), self.classifier, len(classes))
         result = self.evaluate_model(
             network, len(set(classes.values())), classes, test_data_file, predict, output_directory, output_prefix,
             predict_metadata,
         )  # fmt: skip
-        metrics = metrics_of_test(result, list(classes.values()))
+        metrics = reports.metrics_of_test(result, list(classes.values()))
         write_pickle(metrics, Path(output_directory) / f"{output_prefix}_test_metrics_dict.pkl")
         return metrics
 
@@ -854,7 +779,7 @@ class Classifier:
         custom_class_order
             Classes in the order to draw them.
         """
-        plot_confusion_matrices(conf_mat_dict, output_directory, output_prefix, custom_class_order)
+        reports.plot_confusion_matrices(conf_mat_dict, output_directory, output_prefix, custom_class_order)
 
     def plot_roc(
         self,
@@ -872,12 +797,10 @@ class Classifier:
             `all_roc_metrics`, as `validate` returns them, by the name of the model.
         model_style_dict
             `color` and `linestyle` by the name of the model.
-        title
-            Heading.
-        output_directory, output_prefix
-            Where the file goes.
+        title, output_directory, output_prefix
+            Heading, and where the file goes.
         """
-        plot_ROC(roc_metric_dict, model_style_dict, title, output_directory, output_prefix)
+        reports.plot_ROC(roc_metric_dict, model_style_dict, title, output_directory, output_prefix)
 
     def plot_predictions(  # noqa: PLR0917  the published signature
         self,
@@ -897,16 +820,12 @@ class Classifier:
             `<prefix>_pred_dict.pkl`, or `predictions.pkl` of the Trainer.
         id_class_dict_file
             Labels by class id.
-        title
-            Heading.
-        output_directory, output_prefix
-            Where the file goes.
-        custom_class_order
-            Classes in the order to draw them.
-        kwargs_dict
-            Settings of `seaborn.clustermap`.
+        title, output_directory, output_prefix
+            Heading, and where the file goes.
+        custom_class_order, kwargs_dict
+            Classes in the order to draw them, and settings of `seaborn.clustermap`.
         """
-        plot_predictions(
+        reports.plot_predictions(
             predictions_file,
             id_class_dict_file,
             title,
@@ -922,13 +841,13 @@ def _refuse_trained(folder: Path) -> None:
     trained = [name for name in WEIGHT_FILES if (folder / name).exists()]
     if trained:
         msg = f'"{folder}" holds a trained model already ({trained[0]}). Choose another output_prefix, or move it away.'
-        raise OutputExistsError(msg)
+        raise errors.OutputExistsError(msg)
 
 
 def _save_gene_split(stem: Path, number: int, **parts: TokenizedDataset | None) -> None:
     for name, part in parts.items():
         if part is not None:
-            save_labeled(part, stem.with_name(f"{stem.name}_{name}_gene_labeled_ksplit{number}.dataset"))
+            cells.save_labeled(part, stem.with_name(f"{stem.name}_{name}_gene_labeled_ksplit{number}.dataset"))
 
 
 def _warn_unused(kind: str, **arguments: Any) -> None:
@@ -936,4 +855,4 @@ def _warn_unused(kind: str, **arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value]
     if given:
         msg = f'{", ".join(given)} has no meaning for classifier="{kind}" and is left out.'
-        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)

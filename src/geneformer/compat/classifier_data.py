@@ -10,19 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from geneformer import errors
 from geneformer.compat.cells import drawn_rows, listed, rows_with, split_rows
 from geneformer.compat.classifier_training import LABELS, highest_token
-from geneformer.errors import (
-    ConstantLabelError,
-    DatasetError,
-    GeneformerWarning,
-    GeneListError,
-    MissingLabelError,
-    OptionError,
-    OutOfRangeError,
-    UnknownClassError,
-    UnsupportedArgumentError,
-)
 from geneformer.files.atomic import output_errors
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.splits import draw_split
@@ -47,7 +37,7 @@ def as_tokens(data: Any) -> TokenizedDataset:
     if hasattr(data, "with_format") and hasattr(data, "column_names"):
         return TokenizedDataset(data.with_format("arrow")[:])
     msg = f"The cells are a {type(data).__name__}. Give a folder, or a datasets.Dataset."
-    raise DatasetError(msg)
+    raise errors.DatasetError(msg)
 
 
 def shuffled(data: TokenizedDataset, most: int | None = None) -> TokenizedDataset:
@@ -74,10 +64,10 @@ def read_classes(path: str | Path) -> dict[int, Any]:
     classes = read_pickle(path)
     if not isinstance(classes, dict) or not classes or not all(isinstance(key, int) for key in classes):
         msg = f'"{path}" is no dictionary of class ids and labels. Give the _id_class_dict.pkl of prepare_data.'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     if sorted(classes) != list(range(len(classes))):
         msg = f'"{path}" numbers its classes {sorted(classes)}. They must be numbered from 0 without gaps.'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     return classes
 
 
@@ -88,19 +78,19 @@ def label_cells(
     states = data.column(state_key).tolist()
     if any(state is None or state != state for state in states):  # noqa: PLR0124  NaN
         msg = f"Some cells have no value of {state_key!r}. Leave them out with filter_data."
-        raise MissingLabelError(msg)
+        raise errors.MissingLabelError(msg)
     if classes is None:
         classes = dict(enumerate(sorted(set(states), key=lambda state: (isinstance(state, str), state))))
         if len(classes) == 1:
             msg = (
                 f"All cells left have {state_key!r} {classes[0]!r}: there is nothing to tell apart. Choose other cells."
             )
-            raise ConstantLabelError(msg)
+            raise errors.ConstantLabelError(msg)
     id_of = {label: number for number, label in classes.items()}
     unknown = sorted({str(state) for state in states if state not in id_of})
     if unknown:
         msg = f"States that the dictionary of classes does not have: {', '.join(unknown[:5])}. It has {list(id_of)}."
-        raise UnknownClassError(msg)
+        raise errors.UnknownClassError(msg)
     codes = pa.chunked_array([pa.array([id_of[state] for state in states], pa.int64())])
     return _with_column(data, LABELS["cell"], codes, in_place_of=state_key), dict(classes)
 
@@ -137,23 +127,25 @@ def _with_column(data: TokenizedDataset, name: str, values: Any, *, in_place_of:
     return TokenizedDataset(table, vocabulary=data.vocabulary, path=data.path)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class CellSplit:
-    """The published arguments that say how cells are split."""
+    """The published arguments that say how cells are split, and what the side that is not learnt from is called."""
 
+    held_out: str
     split_id_dict: Mapping[str, Any] | None
     attr_to_split: str | None
     attr_to_balance: Any
     max_trials: int
     pval_threshold: float
+    trials_file: Path
 
     def __post_init__(self) -> None:
         if self.split_id_dict is not None and self.attr_to_split is not None:
             msg = "split_id_dict and attr_to_split are two ways to split. Give one of them."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         if (self.attr_to_split is None) is not (self.attr_to_balance is None):
             msg = "attr_to_split (a column of ids) and attr_to_balance (columns to balance) go together. Give both."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
 
     @property
     def is_at_random(self) -> bool:
@@ -161,25 +153,18 @@ class CellSplit:
         return self.split_id_dict is None and self.attr_to_split is None
 
     def draw(
-        self,
-        data: TokenizedDataset,
-        share: float,
-        *,
-        held_out: str,
-        trials_file: Path,
-        state_names: Mapping[str, list[str]],
-        stratify: str | None,
+        self, data: TokenizedDataset, share: float, state_names: Mapping[str, list[str]], stratify: str | None
     ) -> tuple[TokenizedDataset, TokenizedDataset]:
         """Cells to learn from and cells held out: by lists of ids, by balanced ids, or one by one as published."""
         if self.split_id_dict is not None:
-            return _split_by_ids(data, self.split_id_dict, held_out)
+            return _split_by_ids(data, self.split_id_dict, self.held_out)
         if self.attr_to_split is not None:
-            return self._draw_balanced(data, share, trials_file, state_names)
+            return self._draw_balanced(data, share, state_names)
         rows = split_rows(len(data), share, None if stratify is None else data.column(stratify))
         return data.take(rows[0]), data.take(rows[1])
 
     def _draw_balanced(
-        self, data: TokenizedDataset, share: float, trials_file: Path, state_names: Mapping[str, list[str]]
+        self, data: TokenizedDataset, share: float, state_names: Mapping[str, list[str]]
     ) -> tuple[TokenizedDataset, TokenizedDataset]:
         """Ids drawn so that the sides do not differ in the attributes; all draws go to a file."""
         import pandas as pd
@@ -205,8 +190,8 @@ class CellSplit:
                 row[f"{name}_eval_mean_or_counts"] = trial[f"{name}_held_out"]
                 row[f"{name}_pval"] = trial[f"{name}_p"]
             rows.append(row | {"mean_pval": trial["mean_p"], "accepted": trial["accepted"]})
-        made_folder(trials_file.parent)
-        pd.DataFrame(rows).to_csv(trials_file)
+        made_folder(self.trials_file.parent)
+        pd.DataFrame(rows).to_csv(self.trials_file)
         return data.take(split.train), data.take(split.test)
 
 
@@ -216,12 +201,12 @@ def _split_by_ids(
     """Cells by lists of ids, in the order of the file."""
     if set(split_id_dict) != {"attr_key", "train", held_out}:
         msg = f"split_id_dict has the keys {sorted(split_id_dict)}. It takes attr_key, train and {held_out}."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     train, other = listed(split_id_dict["train"]), listed(split_id_dict[held_out])
     both = sorted({str(entry) for entry in train} & {str(entry) for entry in other})
     if both:
         msg = f"split_id_dict has ids on both sides: {', '.join(both[:5])}. Scores come out too high."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
     key = split_id_dict["attr_key"]
     return data.take(rows_with(data, {key: train})), data.take(rows_with(data, {key: other}))
 
@@ -235,13 +220,13 @@ def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
             'classifier="cell" takes cell_state_dict={"state_key": a column, "states": a list of values or "all"}; '
             f"got {states!r}."
         )
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     listed_states = listed(states["states"])
     if listed_states == ["all"]:
         return {"state_key": states["state_key"], "states": "all"}
     if len(set(listed_states)) < 2:
         msg = f'cell_state_dict["states"] is {states["states"]!r}. It takes "all", or a list of two values or more.'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     return {"state_key": states["state_key"], "states": listed_states}
 
 
@@ -253,7 +238,7 @@ def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[A
         msg = (
             f'classifier="gene" takes gene_class_dict={{label: [Ensembl ids]}} with two classes or more; got {genes!r}.'
         )
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     tokens: dict[Any, list[int]] = {}
     unknown: list[str] = []
     for label, members in genes.items():
@@ -262,17 +247,17 @@ def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[A
         tokens[label] = list({int(vocabulary.token_of[name]) for name in names if name in vocabulary.token_of})
         if not tokens[label]:
             msg = f"None of the {len(names)} genes of class {label!r} has a token in vocabulary {vocabulary.name}."
-            raise GeneListError(msg)
+            raise errors.GeneListError(msg)
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         msg = f"{len(unknown)} genes of gene_class_dict have no token and are left out: {shown}."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
     owner: dict[int, Any] = {}
     for label, token in ((label, token) for label, numbers in tokens.items() for token in numbers):
         if owner.setdefault(token, label) != label:
             gene = vocabulary.gene_of[token]
             msg = f"Gene {gene} is in class {owner[token]!r} and in class {label!r}. Leave it in one of them."
-            raise GeneListError(msg)
+            raise errors.GeneListError(msg)
     return tokens
 
 
@@ -280,7 +265,7 @@ def checked_filter(filter_data: Any, states: Mapping[str, Any] | None) -> dict[s
     """`filter_data` with lists of values, and with the states where they are listed; a copy."""
     if filter_data is not None and not isinstance(filter_data, Mapping):
         msg = f"filter_data={filter_data!r} takes a dictionary of columns and lists of values."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     accepted = {name: listed(value) for name, value in (filter_data or {}).items()}
     if states is not None and states["states"] != "all":
         accepted[states["state_key"]] = list(states["states"])
@@ -292,13 +277,13 @@ def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
     shares = dict(SPLIT_SIZES if split_sizes is None else split_sizes)
     if set(shares) != set(SPLIT_SIZES):
         msg = f"split_sizes names {sorted(shares)}. It takes train, valid and test."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     for name, share in shares.items():
         check_range(f"split_sizes[{name!r}]", share, low=0.0, high=1.0)
     if abs(sum(shares.values()) - 1.0) > 1e-6:
         msg = f"split_sizes adds up to {sum(shares.values()):.6g}: {shares}. Make it 1."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     if shares["train"] == 0:
         msg = "split_sizes leaves nothing to learn from: train is 0."
-        raise OutOfRangeError(msg)
+        raise errors.OutOfRangeError(msg)
     return shares

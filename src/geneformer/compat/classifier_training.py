@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from geneformer import keys
+from geneformer import errors, keys
 from geneformer.compat.networks import (
     KINDS,
     BertClassifier,
@@ -44,19 +44,6 @@ from geneformer.engine.training import (
     quiet_library,
     training_arguments,
 )
-from geneformer.errors import (
-    CheckpointError,
-    DatasetError,
-    GeneformerWarning,
-    NoCellsError,
-    OptionError,
-    OutOfRangeError,
-    SequenceTooLongError,
-    UnknownOptionError,
-    UnknownVocabularyError,
-    UnsupportedArgumentError,
-    VocabularyMismatchError,
-)
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.finetuned import apply_strategy, build_network
@@ -75,14 +62,14 @@ def open_base(model_directory: str | Path, kind: str, vocabulary: Vocabulary) ->
     folder = readable_folder(model_directory)
     try:
         base = load_model(folder)
-    except UnknownVocabularyError:
+    except errors.UnknownVocabularyError:
         base = load_model(folder, vocabulary=vocabulary)
     if kind == "gene" and dict(vocabulary.token_of) != dict(base.vocabulary.token_of):
         msg = (
             f"The classes of genes were looked up in vocabulary {vocabulary.name}, but the model has "
             f'{base.vocabulary.name}. Construct the Classifier with model_version="{base.vocabulary.name}".'
         )
-        raise VocabularyMismatchError(msg)
+        raise errors.VocabularyMismatchError(msg)
     return base
 
 
@@ -127,7 +114,7 @@ def new_network(
     """A network with the pretrained encoder and a new head, ready to be trained."""
     if not 0 <= freeze_layers <= base.n_layers:
         msg = f"freeze_layers={freeze_layers} is out of range: the encoder has {base.n_layers} layers."
-        raise OutOfRangeError(msg)
+        raise errors.OutOfRangeError(msg)
     options = FinetuneOptions(freeze_layers=freeze_layers, seed=seed)
     with torch.random.fork_rng(devices=[]):
         set_seed(seed)
@@ -205,7 +192,7 @@ def _cell_labels(dataset: TokenizedDataset) -> NDArray[np.int64]:
     values = dataset.column(LABELS["cell"])
     if not np.issubdtype(values.dtype, np.integer):
         msg = f"Column `label` holds {values.dtype}, not class numbers. Make the data set with `prepare_data`."
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return values.astype(np.int64)
 
 
@@ -214,18 +201,18 @@ def _token_labels(dataset: TokenizedDataset) -> TokenizedDataset:
     name = LABELS["gene"]
     if name not in dataset.table.column_names:
         msg = f"No column `labels`; the data set has {dataset.columns}. Make it with `prepare_data`."
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     column = dataset.table.column(name)
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         msg = (
             f"Column `labels` holds {column.type}, not one class number per gene. "
             "Make the data set with `prepare_data`."
         )
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     labels = TokenizedDataset(pa.table({keys.INPUT_IDS: column}))
     if not np.array_equal(labels.lengths, dataset.lengths):
         msg = "Column `labels` has another number of entries than `input_ids`. The data set is damaged; make it again."
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return labels
 
 
@@ -249,7 +236,7 @@ def load_trained(folder: Path, kind: str, n_classes: int) -> BertClassifier:
             f"{folder} holds adapters, but not {lost}, which was drawn at random before "
             "the training and is lost. Train the classifier again; this package writes whole models."
         )
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     fill_bert_classifier(network, weights, str(base))
     read_adapters(network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads})
     return network
@@ -300,7 +287,7 @@ def check_vocabulary(data: TokenizedDataset, base: LoadedModel) -> None:
             f"The cells were tokenized with another vocabulary than {base.vocabulary.name}, that of the model. "
             "Tokenize them with the vocabulary of the model."
         )
-        raise VocabularyMismatchError(msg)
+        raise errors.VocabularyMismatchError(msg)
 
 
 def check_fit(cells: TokenizedDataset, size: int, longest: int) -> None:
@@ -312,11 +299,11 @@ def check_fit(cells: TokenizedDataset, size: int, longest: int) -> None:
             f"A cell has {int(cells.lengths.max()):,} tokens, the model positions for {longest:,}. Tokenize with "
             f"model_input_size={longest}."
         )
-        raise SequenceTooLongError(msg)
+        raise errors.SequenceTooLongError(msg)
     top = highest_token(cells)
     if top >= size:
         msg = f"The cells have token {top:,}, the model knows {size:,}. They were made with another dictionary."
-        raise VocabularyMismatchError(msg)
+        raise errors.VocabularyMismatchError(msg)
 
 
 def highest_token(cells: TokenizedDataset) -> int:
@@ -345,7 +332,7 @@ def accuracy_and_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, floa
 
     if not np.size(truth):
         msg = "There is nothing to score: no cell or gene with a label. Check the data set."
-        raise NoCellsError(msg)
+        raise errors.NoCellsError(msg)
     return float(accuracy_score(truth, predicted)), float(f1_score(truth, predicted, average="macro"))
 
 
@@ -419,7 +406,7 @@ def placed_arguments(folder: Path, arguments: Mapping[str, Any]) -> PlacedArgume
         return training_arguments(folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments)
     except (TypeError, ValueError) as error:
         msg = f"training_args cannot be used: {error}"
-        raise OptionError(msg) from error
+        raise errors.OptionError(msg) from error
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,10 +415,10 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name == "output_dir":
             msg = f"training_args sets output_dir={value!r}; files go to the output_directory of the method instead."
-            warnings.warn(msg, GeneformerWarning, stacklevel=4)
+            warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
         elif name in REFUSED and value not in (None, False, "", [], {}):
             msg = f"training_args sets {name}={value!r}, which is not supported here. {REFUSED[name]}."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         elif name not in UNNEEDED and name not in REFUSED:
             # The one old argument that begins with "no_" asks for the CPU.
             chosen["use_cpu" if name.startswith("no_") else RENAMED.get(name, name)] = value
@@ -446,7 +433,7 @@ def _installed(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments.setdefault("train_sampling_strategy", "group_by_length" if by_length else "random")
     if arguments.get("train_sampling_strategy") == "batch_rebalance":
         msg = 'training_args sets train_sampling_strategy="batch_rebalance". Choose "random" or "group_by_length".'
-        raise UnsupportedArgumentError(msg)
+        raise errors.UnsupportedArgumentError(msg)
     if "warmup_ratio" in arguments and "warmup_ratio" not in known:
         ratio = arguments.pop("warmup_ratio")
         arguments.setdefault("warmup_steps", ratio)  # a share of the steps, where it is below one
@@ -456,7 +443,7 @@ def _installed(arguments: dict[str, Any]) -> dict[str, Any]:
             f"training_args sets {unknown[0]!r}, which the installed transformers does not have."
             f"{nearest(unknown[0], known)}"
         )
-        raise UnknownOptionError(msg)
+        raise errors.UnknownOptionError(msg)
     return arguments
 
 

@@ -109,18 +109,13 @@ class GeneformerPreCollator:
         ----------
         encoded_inputs
             Rows with `input_ids`, or a table of columns.
-        padding
-            True or "longest" for the longest row, "max_length" for `max_length`, False for none.
-        max_length
-            Length to pad to; rows are never cut.
-        pad_to_multiple_of
-            Round the length up to a multiple of it.
-        return_attention_mask
-            False leaves it out.
-        return_tensors
-            None for lists, "pt" for tensors, "np" for arrays.
+        padding, max_length, pad_to_multiple_of
+            True or "longest" for the longest row, "max_length" for `max_length`, False for none; rounded up to a
+            multiple. Rows are never cut.
+        return_attention_mask, return_tensors
+            False leaves it out. None for lists, "pt" for tensors, "np" for arrays.
         verbose
-            Nothing is told either way.
+            Has nothing to do.
         """
         columns = _columns(encoded_inputs)
         rows = [[int(token) for token in row] for row in columns["input_ids"]]

@@ -17,31 +17,10 @@ import torch.distributed
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from geneformer.compat.mtl_files import (
-    Classes,
-    TaskPredictions,
-    head_specs,
-    load_tasks,
-    read_mappings,
-    save_encoder,
-    save_tasks,
-    task_names,
-    test_table,
-    validation_table,
-    write_mappings,
-    write_text,
-)
+from geneformer import errors
+from geneformer.compat import mtl_files as files
 from geneformer.compat.networks import readable_folder
 from geneformer.compat.search_space import distribution
-from geneformer.errors import (
-    DeviceMemoryError,
-    GeneformerWarning,
-    LabelError,
-    MissingLabelError,
-    OptionError,
-    UnknownOptionError,
-    UnsupportedArgumentError,
-)
 from geneformer.files import require
 from geneformer.files.progress import progress_bar
 from geneformer.finetuning.search import Study, suggest
@@ -116,25 +95,19 @@ class MTLClassifier:
     hyperparameters
         What a study draws from, by name: `{"type": "float", "low": …, "high": …, "log": True}`, "int" likewise, or
         `{"type": "categorical", "choices": […]}`. What is not drawn is as published for manual runs.
-    manual_hyperparameters
-        Those of a manual run; what is left out is as published.
-    use_manual_hyperparameters
-        Whether `run_manual_tuning` may be called.
+    manual_hyperparameters, use_manual_hyperparameters
+        Those of a manual run, where what is left out is as published; and whether there may be one.
     use_wandb, wandb_project
         Log to Weights & Biases too, and the project there.
-    gradient_clipping, max_grad_norm
-        Whether gradients are scaled down to that norm.
-    gradient_accumulation_steps
-        Batches of one optimizer step.
+    gradient_clipping, max_grad_norm, gradient_accumulation_steps
+        Whether gradients are scaled down to that norm, and how many batches make one optimizer step.
     seed
         Of new weights, dropout, order, and the draws of a study.
 
     Raises
     ------
-    OptionError
-        A value that an argument does not take.
-    MissingExtraError
-        `use_wandb`, but the library is not installed.
+    OptionError, MissingExtraError
+        A value that an argument does not take, or `use_wandb` without the library.
 
     Examples
     --------
@@ -208,10 +181,8 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError
-            A path is missing.
-        LabelError
-            Training and validation cells have other labels.
+        OptionError, LabelError
+            A path is missing, or training and validation cells have other labels.
         MissingExtraError
             Optuna is not installed.
         """
@@ -235,7 +206,7 @@ class MTLClassifier:
                     best = loss, network, drawn
             trials = study.table()
         if self.trials_result_path is not None and is_first():
-            write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
+            files.write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
         return self._save(best[1], best[2])
 
     def run_manual_tuning(self) -> Path:
@@ -243,14 +214,13 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError
-            `use_manual_hyperparameters` is not set, a path is missing, or there is not one weight per task.
-        LabelError
-            Training and validation cells have other labels.
+        OptionError, LabelError
+            `use_manual_hyperparameters` is not set, a path is missing, there is not one weight per task, or training
+            and validation cells have other labels.
         """
         if not self.use_manual_hyperparameters:
             msg = "Manual hyperparameters are not enabled. Pass use_manual_hyperparameters=True."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         cells = self._open_cells()
         chosen = self._manual(cells.base.n_layers)
         network, predictions = self._train(cells, chosen, "manual_run")
@@ -272,29 +242,27 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError
-            A path is missing.
-        CheckpointError
-            There is no network, or it is one for other tasks.
-        PairingError
-            Cells that the network cannot read.
+        OptionError, CheckpointError, PairingError
+            A path is missing, there is no network or one for other tasks, or it cannot read the cells.
         """
         paths = self._paths("test_path", "model_save_path", "results_dir")
         mappings = paths["results_dir"] / TRAIN_MAPPINGS
         if mappings.is_file():
-            classes = read_mappings(mappings, self.task_columns)
+            classes = files.read_mappings(mappings, self.task_columns)
         else:
             classes = column_classes(read_dataset(self._paths("train_path")["train_path"]), self.task_columns)
-        network, pairing = load_tasks(paths["model_save_path"] / FOLDER, classes)
+        network, pairing = files.load_tasks(paths["model_save_path"] / FOLDER, classes)
         tokens = read_dataset(paths["test_path"])
         check_pairing(tokens, pairing, truncate=False)
-        runtime = runtime_of(self.batch_size, pairing.max_length)
+        runtime = self._runtime(pairing.max_length)
         predictions = predict_tasks(network, tokens, classes, runtime, max_length=pairing.max_length)
         figures = predictions.figures()
         if is_first():
-            write_text(test_table(predictions, tokens).to_csv(index=False), paths["results_dir"] / "test_preds.csv")
+            files.write_text(
+                files.test_table(predictions, tokens).to_csv(index=False), paths["results_dir"] / "test_preds.csv"
+            )
             text = json.dumps(figures, indent=2, default=str) + "\n"
-            write_text(text, paths["results_dir"] / "test_metrics.json")
+            files.write_text(text, paths["results_dir"] / "test_metrics.json")
         agreed(None)
         return figures
 
@@ -303,13 +271,11 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError
-            `model_save_path` is missing.
-        CheckpointError
-            There is no network.
+        OptionError, CheckpointError
+            `model_save_path` is missing, or there is no network in it.
         """
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
-        return save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
+        return files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
 
     def _check(self) -> None:
         """Refuse values that an argument does not take, before any work."""
@@ -317,7 +283,7 @@ class MTLClassifier:
         check_range("max_grad_norm", self.max_grad_norm, above=0.0)
         if self.gradient_clipping and self.max_grad_norm is None:
             msg = "gradient_clipping=True needs the norm to clip at. Pass max_grad_norm, such as 1.0."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         _check_space(self.hyperparameters)
         self._manual(None)
         frozen = self.max_layers_to_freeze
@@ -328,19 +294,19 @@ class MTLClassifier:
             whole_number('max_layers_to_freeze["max"]', frozen["max"], low=low)
         else:
             msg = f'max_layers_to_freeze={dict(frozen)} takes a number, or a table with both "min" and "max".'
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         if self.use_wandb:
-            import_wandb()
+            _import_wandb()
         for name, switch in (("max_grad_norm", "gradient_clipping"), ("wandb_project", "use_wandb")):
             if getattr(self, name) is not None and not getattr(self, switch):
-                warnings.warn(f"{name} has no effect without {switch}=True.", GeneformerWarning, stacklevel=3)
+                warnings.warn(f"{name} has no effect without {switch}=True.", errors.GeneformerWarning, stacklevel=3)
 
     def _paths(self, *names: str) -> dict[str, Path]:
         """Paths among the arguments, all of them given."""
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             msg = f"MTLClassifier has no {', no '.join(missing)}, which this needs. Pass every path by its name."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         return {name: Path(getattr(self, name)).expanduser() for name in names}
 
     def _open_cells(self) -> "TaskCells":
@@ -351,15 +317,15 @@ class MTLClassifier:
         cells = TaskCells.open(str(self.pretrained_path), paths["train_path"], paths["val_path"], self.task_columns)
         if is_first():
             for name in (TRAIN_MAPPINGS, VALID_MAPPINGS):
-                write_mappings(cells.classes, paths["results_dir"] / name)
+                files.write_mappings(cells.classes, paths["results_dir"] / name)
             self._log_folder = log_folder(self.tensorboard_log_dir, paths["results_dir"])
         return cells
 
     def _train(
         self, cells: "TaskCells", hyperparameters: "Hyperparameters", name: str
-    ) -> tuple[GeneformerForCells, TaskPredictions]:
+    ) -> tuple[GeneformerForCells, files.TaskPredictions]:
         """A network trained from the pretrained weights, and its predictions for the validation cells."""
-        runtime = runtime_of(self.batch_size, cells.base.max_length)
+        runtime = self._runtime(cells.base.max_length)
         project = {"project": self.wandb_project} if self.use_wandb and is_first() else None
         with run_log(self._log_folder, name, project) as log, progress_bar(name) as update:
             try:
@@ -380,13 +346,13 @@ class MTLClassifier:
                     callbacks=log.callbacks,
                     progress=update,
                 )
-            except DeviceMemoryError as error:
+            except errors.DeviceMemoryError as error:
                 msg = (
                     f"A batch of {self.batch_size} cells does not fit into memory. Lower batch_size, and raise "
                     f"gradient_accumulation_steps (now {self.gradient_accumulation_steps}) by the same factor; or "
                     "freeze more layers."
                 )
-                raise DeviceMemoryError(msg) from error
+                raise errors.DeviceMemoryError(msg) from error
             predictions = predict_tasks(network, cells.valid, cells.classes, runtime, max_length=cells.base.max_length)
             measures = {
                 f"val/{task}/{measure}": float(figures[measure])
@@ -396,12 +362,16 @@ class MTLClassifier:
             log.write({"val/loss": predictions.loss(), **measures}, result.steps)
         return network, predictions
 
+    def _runtime(self, positions: int) -> RuntimeOptions:
+        """Arithmetic in float32, and passes of at most so many of the longest cells as a batch has."""
+        return RuntimeOptions(dtype="float32", tokens_per_batch=self.batch_size * positions)
+
     def _space(self, n_layers: int) -> dict[str, Any]:
         """What a trial draws: one weight per task, and the number of frozen layers unless it is fixed."""
         space = {name: entry for name, entry in self.hyperparameters.items() if name not in (TASK_WEIGHTS, FREEZE)}
         if self.use_task_weights and TASK_WEIGHTS in self.hyperparameters:
             weight = self.hyperparameters[TASK_WEIGHTS]
-            space |= {f"{task}_weight": weight for task in task_names(self.task_columns)}
+            space |= {f"{task}_weight": weight for task in files.task_names(self.task_columns)}
         frozen = self.max_layers_to_freeze
         if frozen is None:
             frozen = {"min": min(1, n_layers - 1), "max": n_layers - 1}
@@ -419,7 +389,7 @@ class MTLClassifier:
 
     def _drawn(self, params: Mapping[str, Any]) -> "Hyperparameters":
         """The hyperparameters of a trial; the weights of the tasks add up to 1."""
-        weight_names = [f"{task}_weight" for task in task_names(self.task_columns)]
+        weight_names = [f"{task}_weight" for task in files.task_names(self.task_columns)]
         weights = [float(params[name]) for name in weight_names if name in params]
         shares = [weight / sum(weights) for weight in weights] if weights else [1.0] * len(weight_names)
         others = {name: value for name, value in params.items() if name not in weight_names}
@@ -448,19 +418,19 @@ class MTLClassifier:
                 f"task_weights={list(chosen.task_weights)} has {len(chosen.task_weights)} weights for the "
                 f"{len(self.task_columns)} tasks {self.task_columns}. Give one for each, or use_task_weights=False."
             )
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         return chosen
 
-    def _write_validation(self, predictions: TaskPredictions, cells: "TaskCells", name: str) -> None:
+    def _write_validation(self, predictions: files.TaskPredictions, cells: "TaskCells", name: str) -> None:
         if is_first():
-            text = validation_table(predictions, cells.valid).to_csv(index=False)
-            write_text(text, self._paths("results_dir")["results_dir"] / name)
+            text = files.validation_table(predictions, cells.valid).to_csv(index=False)
+            files.write_text(text, self._paths("results_dir")["results_dir"] / name)
 
     def _save(self, network: GeneformerForCells, hyperparameters: "Hyperparameters") -> Path:
         """Keep a network; returns its folder, once it is there."""
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
         if is_first():
-            save_tasks(network, folder, hyperparameters.to_dict())
+            files.save_tasks(network, folder, hyperparameters.to_dict())
         return agreed(folder)
 
 
@@ -468,10 +438,10 @@ def _checked_columns(columns: Sequence[str] | None) -> list[str]:
     names = [columns] if isinstance(columns, str) else list(columns or ())
     if not names or not all(isinstance(name, str) for name in names):
         msg = f'task_columns={columns!r} names no column. Give a list, such as ["cell_type", "disease_state"].'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     if len(set(names)) < len(names):
         msg = f"task_columns={names} names a column twice. Name each one once."
-        raise LabelError(msg)
+        raise errors.LabelError(msg)
     return names
 
 
@@ -527,7 +497,7 @@ def _check_space(space: Mapping[str, Any]) -> None:
                 f'hyperparameters[{name!r}]={entry!r} cannot be drawn from. Give {{"type": "float", "low": …, "high": '
                 '…}, with "log": True if wanted, "int" likewise, or {"type": "categorical", "choices": […]}.'
             )
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
 
 
 def _check_names(argument: str, given: Mapping[str, Any]) -> None:
@@ -535,7 +505,7 @@ def _check_names(argument: str, given: Mapping[str, Any]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         msg = f"{argument} names {unknown[0]!r}. Hyperparameters are {', '.join(known)}.{nearest(unknown[0], known)}"
-        raise UnknownOptionError(msg)
+        raise errors.UnknownOptionError(msg)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -545,7 +515,7 @@ class TaskCells:
     base: LoadedModel
     train: TokenizedDataset
     valid: TokenizedDataset
-    classes: Classes
+    classes: files.Classes
 
     @classmethod
     def open(cls, model: str | Path, train: str | Path, valid: str | Path, columns: list[str]) -> "TaskCells":
@@ -561,11 +531,11 @@ class TaskCells:
                 extra = {"train_path": ours - theirs, "val_path": theirs - ours}
                 only = [f"{sorted(values, key=str)[:5]} only in {side}" for side, values in extra.items() if values]
                 msg = f"Labels of {name!r} differ: {'; '.join(only)}. Both need all labels; split the cells anew."
-                raise LabelError(msg)
+                raise errors.LabelError(msg)
         return cls(base, parts[0], parts[1], classes)
 
 
-def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> Classes:
+def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> files.Classes:
     """Values of the columns, ascending; none may be missing."""
     classes = {}
     for name in columns:
@@ -577,12 +547,12 @@ def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> Classes:
                 f"{n_missing:,} of {len(values):,} cells have no value in column {name!r}. Leave them out of the "
                 "dataset, or use `geneformer.MultiTaskClassifier`, for which a cell may lack some of its labels."
             )
-            raise MissingLabelError(msg)
+            raise errors.MissingLabelError(msg)
         classes[name] = tuple(sorted(set(values)))
     return classes
 
 
-def column_codes(tokens: TokenizedDataset, classes: Classes) -> dict[str, NDArray[np.int64]]:
+def column_codes(tokens: TokenizedDataset, classes: files.Classes) -> dict[str, NDArray[np.int64]]:
     """Class number of each cell by task, as far as there is a column, ``(n,)``; `losses.MISSING` for other values."""
     codes = {}
     for name in (name for name in classes if name in tokens.columns):
@@ -593,22 +563,26 @@ def column_codes(tokens: TokenizedDataset, classes: Classes) -> dict[str, NDArra
 
 
 def learn_tasks(
-    base: Any, train: TokenizedDataset, classes: Classes, **options: Any
+    base: Any, train: TokenizedDataset, classes: files.Classes, **options: Any
 ) -> tuple[GeneformerForCells, FinetuneResult]:
     """Fine-tune an encoder with a head for each column; the weights are those after the last step."""
     rows, codes = np.arange(len(train)), column_codes(train, classes)
-    return learn_cells(base, train, head_specs(classes), codes, train_rows=rows, valid_rows=rows[:0], **options)
+    return learn_cells(base, train, files.head_specs(classes), codes, train_rows=rows, valid_rows=rows[:0], **options)
 
 
 def predict_tasks(
-    network: GeneformerForCells, tokens: TokenizedDataset, classes: Classes, runtime: RuntimeOptions, **options: Any
-) -> TaskPredictions:
+    network: GeneformerForCells,
+    tokens: TokenizedDataset,
+    classes: files.Classes,
+    runtime: RuntimeOptions,
+    **options: Any,
+) -> files.TaskPredictions:
     """Predictions of a network, and the true classes as far as they are known."""
     from scipy.special import softmax
 
     logits = predict_cells(network, tokens, runtime, **options)
     proba = {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}
-    return TaskPredictions(classes, proba, column_codes(tokens, classes))
+    return files.TaskPredictions(classes, proba, column_codes(tokens, classes))
 
 
 class RunLog(TrainerCallback):
@@ -650,7 +624,7 @@ def run_log(folder: Path | None, name: str, wandb: Mapping[str, Any] | None) -> 
 
         log.writer = SummaryWriter(log_dir=str(folder / name))
     if wandb is not None:
-        log.tracker = import_wandb().init(**wandb, name=name, reinit=True)
+        log.tracker = _import_wandb().init(**wandb, name=name, reinit=True)
     try:
         yield log
     finally:
@@ -660,8 +634,7 @@ def run_log(folder: Path | None, name: str, wandb: Mapping[str, Any] | None) -> 
             log.tracker.finish()
 
 
-def import_wandb() -> Any:
-    """The client of Weights & Biases."""
+def _import_wandb() -> Any:
     return require("wandb", "use_wandb=True", instead="leave it out: TensorBoard gets the same")
 
 
@@ -670,7 +643,7 @@ def log_folder(asked: str | Path, results: Path) -> Path | None:
     if find_spec("tensorboard") is None:
         warnings.warn(
             "TensorBoard is not installed, so nothing is logged for it. Install it with `pip install tensorboard`.",
-            GeneformerWarning,
+            errors.GeneformerWarning,
             stacklevel=3,
         )
         return None
@@ -686,7 +659,7 @@ def log_folder(asked: str | Path, results: Path) -> Path | None:
     instead = results / "tblogdir"
     warnings.warn(
         f'tensorboard_log_dir="{asked}" cannot be written to ({reason}); logs go to "{instead}".',
-        GeneformerWarning,
+        errors.GeneformerWarning,
         stacklevel=3,
     )
     return instead
@@ -706,7 +679,7 @@ def check_launched(master_addr: str, master_port: str) -> None:
         f"--master-port {master_port} SCRIPT.py` or `accelerate launch SCRIPT.py`; or leave the argument out to train "
         "on one device."
     )
-    raise UnsupportedArgumentError(msg)
+    raise errors.UnsupportedArgumentError(msg)
 
 
 def is_first() -> bool:
@@ -723,8 +696,3 @@ def agreed(value: Value) -> Value:
     group.broadcast_object_list(shared, src=0)
     agreed_on: Value = shared[0]
     return agreed_on
-
-
-def runtime_of(batch_size: int, positions: int) -> RuntimeOptions:
-    """Arithmetic in float32, and passes of at most so many of the longest cells."""
-    return RuntimeOptions(dtype="float32", tokens_per_batch=batch_size * positions)
