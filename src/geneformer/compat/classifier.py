@@ -13,7 +13,15 @@ from geneformer import errors
 from geneformer.compat import classifier_data as cells
 from geneformer.compat import classifier_reports as reports
 from geneformer.compat import classifier_training as training
-from geneformer.compat.cells import balanced_classes, blocks, fold_count, gene_folds, rows_with, subsample_by_class, without_rare
+from geneformer.compat.cells import (
+    balanced_classes,
+    blocks,
+    fold_count,
+    gene_folds,
+    rows_with,
+    subsample_by_class,
+    without_rare,
+)
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import check_low_bit, checked_quantize, published_runtime
 from geneformer.compat.search_space import read_ray_space
