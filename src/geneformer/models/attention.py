@@ -69,14 +69,14 @@ def eager(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequen
     start = 0
     for weights_HLL in attention_weights(query_THK, key_THK, lengths):
         stop = start + weights_HLL.shape[-1]
-        kept = functional.dropout(weights_HLL, dropout) if dropout else weights_HLL
-        contexts.append((kept @ value_THK[start:stop].transpose(0, 1)).transpose(0, 1))
+        dropped_HLL = functional.dropout(weights_HLL, dropout) if dropout else weights_HLL
+        contexts.append((dropped_HLL @ value_THK[start:stop].transpose(0, 1)).transpose(0, 1))
         start = stop
     return torch.cat(contexts)
 
 
 KERNELS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "blocked": blocked, "rounded": rounded, "eager": eager}
-"""Kernels by name; `engine.precision` chooses."""
+"""Kernels by name; `engine.device` chooses."""
 
 
 _CPU_SCORES = 2**20
@@ -154,8 +154,8 @@ class BlockwiseAttention(torch.autograd.Function):
             leaves = [None if x is None else x.detach().requires_grad_() for x in parts]
             with torch.enable_grad(), torch.autocast(query_THK.device.type, enabled=False):
                 context = block.attend(*leaves, dropped)
-            wanted = [x for x in leaves if x is not None]
-            grads = torch.autograd.grad(context, wanted, grad_THK[block.queries])
+            given = [x for x in leaves if x is not None]
+            grads = torch.autograd.grad(context, given, grad_THK[block.queries])
             into_query[block.queries] = grads[0]
             into_key[block.keys] += grads[1]
             into_value[block.keys] += grads[2]
@@ -193,11 +193,11 @@ def relative(
     query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequence[int], dropout: float, *, table_PK: Tensor
 ) -> Tensor:
     """Attention within each cell with relative positions, ``(T, H, K)``; weights live for one block at a time."""
-    blocks = tuple(_blocks(lengths, query_THK.shape[1], block_size(query_THK.device)))
+    blocks = tuple(_cell_blocks(lengths, query_THK.shape[1], block_size(query_THK.device)))
     return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
 
 
-def _blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Block]:
+def _cell_blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Block]:
     """As many neighboring cells of one length as fit; or some queries of a cell that does not fit."""
     start = 0
     for length, run in groupby(lengths):
@@ -206,17 +206,17 @@ def _blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Bl
         while left and fit:
             cells = min(left, fit)
             stretch = slice(start, start + cells * length)
-            yield Block(stretch, stretch, partial(_attend, cells=cells, first=0))
+            yield Block(stretch, stretch, partial(_attend_cells, cells=cells, first=0))
             start, left = stretch.stop, left - cells
         queries = max(most_scores // (heads * length), _LEAST_QUERIES) if left else 1
         for _ in range(left):
             for first in range(0, length, queries):
                 rows = slice(start + first, start + min(first + queries, length))
-                yield Block(rows, slice(start, start + length), partial(_attend, cells=1, first=first))
+                yield Block(rows, slice(start, start + length), partial(_attend_cells, cells=1, first=first))
             start += length
 
 
-def _attend(
+def _attend_cells(
     query_SHK: Tensor,
     key_EHK: Tensor,
     value_EHK: Tensor,
@@ -280,11 +280,11 @@ def windowed(
 ) -> Tensor:
     """Attention of every token to those of its cell at most `window` ranks away, itself included, ``(T, H, K)``."""
     cells_T = torch.repeat_interleave(torch.tensor(lengths)).to(query_THK.device)
-    blocks = tuple(_windowed_blocks(cells_T, query_THK.shape[1], window, block_size(query_THK.device)))
+    blocks = tuple(_window_blocks(cells_T, query_THK.shape[1], window, block_size(query_THK.device)))
     return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
 
 
-def _windowed_blocks(cells_T: Tensor, heads: int, window: int, most_scores: int) -> Iterator[Block]:
+def _window_blocks(cells_T: Tensor, heads: int, window: int, most_scores: int) -> Iterator[Block]:
     """Stretches of whole chunks."""
     chunk = min(max(window, _LEAST_CHUNK), _MOST_CHUNK)
     chunks = max(most_scores // (heads * chunk * (chunk + 2 * window)), 1)
@@ -292,11 +292,11 @@ def _windowed_blocks(cells_T: Tensor, heads: int, window: int, most_scores: int)
         stop = min(start + chunks * chunk, len(cells_T))
         queries, keys = slice(start, stop), slice(max(start - window, 0), min(stop + window, len(cells_T)))
         before = window - (start - keys.start)
-        cells = partial(_windowed_attend, cells_S=cells_T[queries], cells_E=cells_T[keys])
+        cells = partial(_attend_window, cells_S=cells_T[queries], cells_E=cells_T[keys])
         yield Block(queries, keys, partial(cells, window=window, chunk=chunk, before=before))
 
 
-def _windowed_attend(
+def _attend_window(
     query_SHK: Tensor,
     key_EHK: Tensor,
     value_EHK: Tensor,
@@ -318,10 +318,10 @@ def _windowed_attend(
     scores_NQJ = scaled_scores(query_CHQK.flatten(0, 1), key_CHKJ.flatten(0, 1).mT, table_PK, -window)
     cells_CQ = functional.pad(cells_S, (0, n_chunks * chunk - n_queries), value=-1).unflatten(0, (n_chunks, chunk))
     cells_CJ = functional.pad(cells_E, (before, after), value=-2).unfold(0, reach, chunk)
-    seen_CQJ = (cells_CQ[:, :, None] == cells_CJ[:, None, :]) & _near(chunk, window, cells_S.device)
+    visible_CQJ = (cells_CQ[:, :, None] == cells_CJ[:, None, :]) & _near(chunk, window, cells_S.device)
     # The smallest number rather than infinity: rows of padding see nothing, and their softmax must still be one.
-    unseen = torch.finfo(scores_NQJ.dtype).min
-    scores_CHQJ = scores_NQJ.unflatten(0, (n_chunks, -1)).masked_fill(~seen_CQJ[:, None], unseen)
+    masked = torch.finfo(scores_NQJ.dtype).min
+    scores_CHQJ = scores_NQJ.unflatten(0, (n_chunks, -1)).masked_fill(~visible_CQJ[:, None], masked)
     context_NQK = gather_values(scores_CHQJ.flatten(0, 1), value_CHKJ.flatten(0, 1).mT, dropout)
     return context_NQK.unflatten(0, (n_chunks, -1)).transpose(1, 2).flatten(0, 1)[:n_queries]
 

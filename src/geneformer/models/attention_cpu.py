@@ -48,8 +48,8 @@ class BlockedAttention(torch.autograd.Function):
                 if dropout:
                     ctx.dropped.append(draw_dropped(weights_NQL.numel(), dropout).to(query_THK.device))
                     weights_NQL.view(-1).index_fill_(0, ctx.dropped[-1], 0.0)
-                found = torch.bmm(weights_NQL, value)
-                context[:, :, rows] = (found.div_(keep) if dropout else found).unflatten(0, context.shape[:2])
+                gathered = torch.bmm(weights_NQL, value)
+                context[:, :, rows] = (gathered.div_(keep) if dropout else gathered).unflatten(0, context.shape[:2])
         ctx.save_for_backward(query_THK, key_THK, value_THK, context_THK)
         ctx.lengths, ctx.keep = lengths, keep
         return context_THK
@@ -145,7 +145,7 @@ _ROUNDED_BLOCK = 2**21
 _MULTIPLE = 64
 _QUERIES = 16
 _FARTHEST = 90.0
-"""Scores within this distance from zero, in powers of two, neither overflow nor vanish beside each other."""
+"""Scores within this distance from zero, in powers of two, neither overflow nor vanish next to each other."""
 
 
 def rounded(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequence[int], dropout: float) -> Tensor:
@@ -159,11 +159,11 @@ def rounded(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequ
         longest = _round_up(_length(cells[0]), _MULTIPLE)
         n_blocks = -(-len(cells) * heads * longest**2 // _ROUNDED_BLOCK)
         queries = n_blocks * _round_up(-(-longest // n_blocks), _QUERIES)
-        query_NRK = _rounded_up(query_THK, cells, queries)
-        key_NPK, value_NPK = (_rounded_up(x, cells, longest) for x in (key_THK, value_THK))
-        _overwrite(query_NRK, key_NPK, value_NPK, [_length(cell) for cell in cells], n_blocks)
-        for cell, found_HRK in zip(cells, query_NRK.split(heads), strict=True):
-            context_THK[cell] = found_HRK[:, : _length(cell)].transpose(0, 1)
+        query_NRK = _heads_first(query_THK, cells, queries)
+        key_NPK, value_NPK = (_heads_first(x, cells, longest) for x in (key_THK, value_THK))
+        _gather_in_place(query_NRK, key_NPK, value_NPK, [_length(cell) for cell in cells], n_blocks)
+        for cell, padded_HRK in zip(cells, query_NRK.split(heads), strict=True):
+            context_THK[cell] = padded_HRK[:, : _length(cell)].transpose(0, 1)
     return context_THK
 
 
@@ -187,17 +187,19 @@ def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _rounded_up(x_THK: Tensor, cells: Sequence[slice], rows: int) -> Tensor:
+def _heads_first(x_THK: Tensor, cells: Sequence[slice], rows: int) -> Tensor:
     """Heads first, rows of zeros below, ``(N, rows, K)``."""
-    found_GHRK = x_THK.new_empty((len(cells), x_THK.shape[1], rows, x_THK.shape[2]))
-    for found_HRK, cell in zip(found_GHRK, cells, strict=True):
+    padded_GHRK = x_THK.new_empty((len(cells), x_THK.shape[1], rows, x_THK.shape[2]))
+    for padded_HRK, cell in zip(padded_GHRK, cells, strict=True):
         length = cell.stop - cell.start
-        found_HRK[:, :length] = x_THK[cell].transpose(0, 1)
-        found_HRK[:, length:] = 0.0
-    return found_GHRK.flatten(0, 1)
+        padded_HRK[:, :length] = x_THK[cell].transpose(0, 1)
+        padded_HRK[:, length:] = 0.0
+    return padded_GHRK.flatten(0, 1)
 
 
-def _overwrite(query_NRK: Tensor, key_NPK: Tensor, value_NPK: Tensor, lengths: Sequence[int], n_blocks: int) -> None:
+def _gather_in_place(
+    query_NRK: Tensor, key_NPK: Tensor, value_NPK: Tensor, lengths: Sequence[int], n_blocks: int
+) -> None:
     """Put what each query gathers in its place."""
     scale = query_NRK.shape[-1] ** -0.5
     near = _are_near(query_NRK, key_NPK, scale)

@@ -39,8 +39,7 @@ def read_config(folder: Path) -> BertConfig:
     """Configuration of a checkpoint folder."""
     path = folder / CONFIG
     if not path.is_file():
-        found = sorted(p.name for p in folder.iterdir())[:8]
-        msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {found}."
+        msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {_first_names(folder)}."
         raise CheckpointError(msg)
     _refuse_placeholder(path)
     return read_config_file(path)
@@ -56,7 +55,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 f"`geneformer models --convert {folder} -o NEW_FOLDER`."
             )
             raise ConversionNeededError(msg)
-        msg = f"{folder} has no {WEIGHTS}. Found {sorted(p.name for p in folder.iterdir())[:8]}."
+        msg = f"{folder} has no {WEIGHTS}. Found {_first_names(folder)}."
         raise CheckpointError(msg)
     _refuse_placeholder(path)
     try:
@@ -76,15 +75,17 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
         model = GeneformerForMaskedLM(config)
     expected = model.state_dict()
     has_head = any(name.startswith(HEAD) for name in weights)
-    missing = [name for name in expected if name not in weights and (has_head or not name.startswith(HEAD))]
-    unknown = [name for name in weights if name not in expected and not name.startswith("cls.seq_relationship.")]
+    missing, unknown, other_shape = compare_weights(expected, weights)
+    missing = [name for name in missing if has_head or not name.startswith(HEAD)]
+    unknown = [name for name in unknown if not name.startswith("cls.seq_relationship.")]
     if missing or unknown:
         msg = f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}."
         raise CheckpointError(msg)
+    for name in other_shape:
+        shape, needed = tuple(weights[name].shape), tuple(expected[name].shape)
+        msg = f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}."
+        raise CheckpointError(msg)
     for name, value in weights.items():
-        if name in expected and value.shape != expected[name].shape:
-            msg = f"{where}: {name} has shape {tuple(value.shape)}, {CONFIG} calls for {tuple(expected[name].shape)}."
-            raise CheckpointError(msg)
         if not bool(torch.isfinite(value).all()):
             msg = f"{where}: {name} holds values that are not finite. The checkpoint is damaged, or training diverged."
             raise CheckpointError(msg)
@@ -92,6 +93,17 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
     values |= {name: torch.zeros(expected[name].shape) for name in expected if name not in values}
     model.load_state_dict(values, assign=True)
     return model.eval(), has_head
+
+
+def compare_weights(
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of parameters that weights lack, of weights without a parameter, and of those of another shape."""
+    return (
+        [name for name in expected if name not in weights],
+        [name for name in weights if name not in expected],
+        [name for name in expected if name in weights and expected[name].shape != weights[name].shape],
+    )
 
 
 def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -141,3 +153,7 @@ def _refuse_placeholder(path: Path) -> None:
         msg = f"{path} does not exist."
         raise CheckpointError(msg)
     refuse_lfs_pointer(path)
+
+
+def _first_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())[:8]

@@ -1,4 +1,4 @@
-"""Fine-tuned networks: made from a pretrained one, written to a folder, read back."""
+"""Fine-tuned networks: made from a pretrained one, prepared for a strategy, written to a folder, read back."""
 
 import json
 import re
@@ -15,140 +15,129 @@ from transformers import BertConfig
 
 from geneformer.errors import CheckpointError, OptionError, OutOfRangeError
 from geneformer.files import require
-from geneformer.models.checkpoint import CONFIG, WEIGHTS, read_config, read_weights
+from geneformer.files.atomic import atomic_file
+from geneformer.models.checkpoint import CONFIG, WEIGHTS, compare_weights, read_config, read_weights
 from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, extension
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
 from geneformer.models.loading import LoadedModel
 from geneformer.options import FinetuneOptions
 
-_PREFIX = "bert."
-_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
-_DISTANCES = "attention.self.distance_embedding.weight"
-_POSITIONS = "embeddings.position_embeddings.weight"
+NETWORKS: dict[str, type[GeneformerModel]] = {
+    network.__name__: network for network in (GeneformerForCells, GeneformerForExpression, GeneformerForGenes)
+}
+"""Networks by the name `config.json` gives them."""
+
+LORA_TARGETS = ("query", "value")
+"""Dense layers with low-rank updates: those the paper adapts (Hu et al., LoRA, 2021)."""
+
+_LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.")
+
+Network = TypeVar("Network", bound=GeneformerModel)
+
+
+def build_network(
+    kind: type[Network], base: LoadedModel, options: FinetuneOptions, attributes: Mapping[str, Any]
+) -> Network:
+    """A network for a task with the encoder of a pretrained model, or one of its shape with random weights."""
+    config = prepare_config(base.network.config, options)
+    config.geneformer_vocabulary = base.vocabulary.fingerprint
+    config.geneformer_special_ids = [int(i) for i in base.vocabulary.special_ids]
+    for name, value in attributes.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        network = kind(config)
+    if options.weights == "pretrained":
+        load_encoder_weights(network, base.network.state_dict(), base.name)
+    return network
+
+
+def save_network(network: GeneformerModel, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.config.architectures = [type(network).__name__]
+    with atomic_file(folder / CONFIG, overwrite=True) as temporary:
+        content = json.dumps(network.config.to_dict(), indent=2, sort_keys=True)
+        temporary.write_text(content + "\n", encoding="utf-8")
+    weights = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
+    with atomic_file(folder / WEIGHTS, overwrite=True) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
+
+
+def load_network(folder: Path, kind: type[Network]) -> Network:
+    """A network as `save_network` wrote it, in evaluation mode."""
+    config = read_config(folder)
+    stored_kind = (config.architectures or ["?"])[0]
+    if stored_kind != kind.__name__:
+        msg = f"{folder} holds a {stored_kind}, not a {kind.__name__}. Known are {', '.join(NETWORKS)}."
+        raise CheckpointError(msg)
+    return filled(kind, config, read_weights(folder), str(folder))
+
+
+def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
+    """A network with exactly the given weights, in evaluation mode."""
+    network = kind(config)
+    missing, unknown, other_shape = compare_weights(network.state_dict(), weights)
+    if missing or unknown or other_shape:
+        msg = (
+            f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}, of another "
+            f"shape {other_shape[:3]}. The folder is incomplete or mixed; write it again."
+        )
+        raise CheckpointError(msg)
+    network.load_state_dict(dict(weights))
+    return network.eval()
 
 
 def load_encoder_weights(network: GeneformerModel, base_state: Mapping[str, Tensor], where: str) -> tuple[str, ...]:
     """Copy a pretrained encoder into `network.bert`; returns the names of parameters that stay as initialized."""
-    pretrained = {name.removeprefix(_PREFIX): x for name, x in base_state.items() if name.startswith(_PREFIX)}
-    pretrained = {name: value for name, value in pretrained.items() if not name.endswith("position_ids")}
-    # Of `.state_dict()` the tensors share memory with the parameters, so that copying into them is loading.
+    pretrained = {
+        name.removeprefix("bert."): value
+        for name, value in base_state.items()
+        if name.startswith("bert.") and not name.endswith("position_ids")
+    }
     own: dict[str, Tensor] = cast(GeneformerEncoder, network.bert).state_dict()
-    _check_positions(pretrained, own, where)
-    new = [name for name in own if name not in pretrained]
-    missing = [name for name in new if not _may_be_new(name, _n_layers(pretrained))]
-    unknown = [name for name in pretrained if name not in own and not name.startswith("pooler.")]
+    stored, needed = _kind_of_positions(pretrained), _kind_of_positions(own)
+    if stored and needed and stored != needed:
+        msg = (
+            f"{where} has {stored} positions and its states rely on them; the network has {needed} ones. Start "
+            f'from weights="random", or from an encoder pretrained with {needed} positions.'
+        )
+        raise CheckpointError(msg)
+    n_layers = 1 + max((int(match[1]) for name in pretrained if (match := _LAYER.match(name))), default=-1)
+    new, unknown, other_shape = compare_weights(own, pretrained)
+    missing = [name for name in new if not _may_be_new(name, n_layers)]
+    unknown = [name for name in unknown if not name.startswith("pooler.")]
     if missing or unknown:
         msg = (
             f"{where}: the pretrained encoder does not fit this network; missing {missing[:3]}, without a place "
             f"{unknown[:3]}. Build the network with the configuration of the checkpoint."
         )
         raise CheckpointError(msg)
-    known = own.keys() & pretrained.keys()
-    for name in (name for name in own if name in known):
-        if own[name].shape != pretrained[name].shape:
-            msg = (
-                f"{where}: {_PREFIX}{name} has shape {tuple(pretrained[name].shape)}, the network calls for "
-                f"{tuple(own[name].shape)}. Build the network with the configuration of the checkpoint."
-            )
-            raise CheckpointError(msg)
+    for name in other_shape:
+        msg = (
+            f"{where}: bert.{name} has shape {tuple(pretrained[name].shape)}, the network calls for "
+            f"{tuple(own[name].shape)}. Build the network with the configuration of the checkpoint."
+        )
+        raise CheckpointError(msg)
     with torch.no_grad():
-        for name in known:
-            own[name].copy_(pretrained[name])
-    return tuple(_PREFIX + name for name in new)
+        for name in own.keys() & pretrained.keys():
+            own[name].copy_(pretrained[name])  # the tensors of a state share memory with the parameters
+    return tuple(f"bert.{name}" for name in new)
 
 
-def _n_layers(names: Mapping[str, Tensor]) -> int:
-    """Layers of an encoder, from the names of its parameters."""
-    return 1 + max((int(found[1]) for name in names if (found := _LAYER.match(name))), default=-1)
+def _kind_of_positions(names: Mapping[str, Tensor]) -> str:
+    """How an encoder with these parameters knows where a gene stands."""
+    if any(name.endswith("attention.self.distance_embedding.weight") for name in names):
+        return "relative"
+    return "absolute" if "embeddings.position_embeddings.weight" in names else ""
 
 
 def _may_be_new(name: str, n_layers: int) -> bool:
-    """Whether a network may have a parameter that an encoder of so many layers does not."""
-    found = _LAYER.match(name)
-    on_top = found is not None and n_layers > 0 and int(found[1]) == n_layers
+    """Whether a network may have a parameter that an encoder of so many layers lacks: an extra layer, an adapter."""
+    match = _LAYER.match(name)
+    on_top = match is not None and n_layers > 0 and int(match[1]) == n_layers
     return on_top or ".adapter." in name or name.startswith("pooler.")
-
-
-def _check_positions(pretrained: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
-    """Both sides must tell positions in the same way."""
-    kinds = [
-        "relative" if any(name.endswith(_DISTANCES) for name in names) else "absolute" if _POSITIONS in names else ""
-        for names in (pretrained, own)
-    ]
-    if all(kinds) and kinds[0] != kinds[1]:
-        msg = (
-            f"{where} has {kinds[0]} positions and its states rely on them; the network has {kinds[1]} ones. Start "
-            f'from weights="random", or from an encoder pretrained with {kinds[1]} positions.'
-        )
-        raise CheckpointError(msg)
-
-
-def low_bit_library() -> Any:
-    """The module bitsandbytes."""
-    return require("bitsandbytes", 'bits="8bit" or "4bit"', instead='leave bits at "full"')
-
-
-def quantize_linears(module: nn.Module, bits: Literal["8bit", "4bit"]) -> int:
-    """Replace the dense layers within a module by frozen ones of few bits; returns how many there were."""
-    library = low_bit_library()
-    found = [name for name, part in module.named_modules() if type(part) is nn.Linear]
-    for name in found:
-        plain = module.get_submodule(name)
-        module.set_submodule(name, _few_bits(library, plain, bits))
-    return len(found)
-
-
-def _few_bits(library: Any, plain: Any, bits: Literal["8bit", "4bit"]) -> nn.Module:
-    shape = plain.in_features, plain.out_features, plain.bias is not None
-    weight = plain.weight.data
-    if bits == "8bit":
-        layer = library.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0)
-        layer.weight = library.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-    else:
-        layer = library.nn.Linear4bit(*shape, quant_type="nf4")
-        layer.weight = library.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
-    layer.bias = plain.bias
-    return layer.to(weight.device).train(plain.training)
-
-
-def restore_linears(module: nn.Module) -> int:
-    """Turn layers of few bits back into plain ones with the weights they compute with; returns how many there were."""
-    found = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and is_low_bit(part)]
-    for name in found:
-        module.set_submodule(name, plain_linear(module.get_submodule(name)))
-    return len(found)
-
-
-def is_low_bit(layer: nn.Module) -> bool:
-    """Whether a layer keeps its weights in few bits."""
-    return type(layer).__module__.startswith("bitsandbytes.")
-
-
-def plain_linear(layer: Any, update: torch.Tensor | None = None) -> nn.Linear:
-    """A plain dense layer that computes the same as a given one."""
-    if is_low_bit(layer):
-        from peft.utils.integrations import dequantize_module_weight
-
-        # The library may have repacked the weights for its own reading; asked for its state, it puts them back.
-        layer.state_dict()
-        weight = dequantize_module_weight(layer).detach().float()
-    else:
-        weight = layer.weight.detach()
-    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    summed = weight if update is None else weight + update.to(weight)
-    plain.weight = nn.Parameter(summed, requires_grad=False)
-    if layer.bias is not None:
-        plain.bias = nn.Parameter(layer.bias.detach().to(summed.dtype), requires_grad=layer.bias.requires_grad)
-    return plain.train(layer.training)
-
-
-LORA_TARGETS = ("query", "value")
-"""Dense layers with low-rank updates: those the paper adapts (Hu et al., LoRA, 2021)."""
-
-_ENCODER = "bert."
-_POOLER = "bert.pooler."
-_STRATEGIES_LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +158,15 @@ def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
     if options.strategy == "adapters":
         setattr(prepared, ADAPTER_SIZE, options.adapter_size)
     if options.relative_positions:
-        _check_relative(extension(config, RELATIVE_CLIP), options)
+        clip = extension(config, RELATIVE_CLIP)
+        if options.weights != "random" and clip != options.relative_positions:
+            has = f"relative positions clipped at {clip}" if clip else "absolute positions"
+            msg = (
+                f"relative_positions={options.relative_positions}, but the pretrained encoder has {has}, and its "
+                'states rely on them. Start from weights="random", pretrain an encoder with `relative_positions` '
+                "first, or leave the option at 0 to keep the encoder's own."
+            )
+            raise CheckpointError(msg)
         setattr(prepared, RELATIVE_CLIP, options.relative_positions)
     if options.attention_window:
         setattr(prepared, ATTENTION_WINDOW, options.attention_window)
@@ -197,22 +194,9 @@ def check_strategy(n_layers: int, options: FinetuneOptions) -> None:
     if options.bits != "full" and options.strategy != "lora":
         msg = (
             f'bits="{options.bits}" goes with strategy="lora" only: weights of few bits cannot be trained themselves, '
-            f'found strategy="{options.strategy}". Use strategy="lora", or bits="full".'
+            f'not with strategy="{options.strategy}". Use strategy="lora", or bits="full".'
         )
         raise OptionError(msg)
-
-
-def _check_relative(clip: int, options: FinetuneOptions) -> None:
-    """Pretrained states rely on the positions they were trained with."""
-    if options.weights == "random" or clip == options.relative_positions:
-        return
-    has = f"relative positions clipped at {clip}" if clip else "absolute positions"
-    msg = (
-        f"relative_positions={options.relative_positions}, but the pretrained encoder has {has}, and its states rely "
-        'on them. Start from weights="random", pretrain an encoder with `relative_positions` first, or leave the '
-        "option at 0 to keep the encoder's own."
-    )
-    raise CheckpointError(msg)
 
 
 def apply_strategy(network: GeneformerModel, options: FinetuneOptions) -> TrainedShare:
@@ -227,20 +211,18 @@ def apply_strategy(network: GeneformerModel, options: FinetuneOptions) -> Traine
         total += _add_lora(network, options)
     trained = {}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(_is_head(name) or _learns(name, n_layers, options))
+        parameter.requires_grad_(_is_trained(name, n_layers, options))
         if parameter.requires_grad:
             trained[name] = parameter.numel()
     return TrainedShare(sum(trained.values()), total, tuple(trained))
 
 
-def _is_head(name: str) -> bool:
-    return not name.startswith(_ENCODER) or name.startswith(_POOLER)
-
-
-def _learns(name: str, n_layers: int, options: FinetuneOptions) -> bool:
-    """Whether a parameter of the encoder moves."""
-    found = _STRATEGIES_LAYER.match(name)
-    layer = int(found[1]) if found else None
+def _is_trained(name: str, n_layers: int, options: FinetuneOptions) -> bool:
+    """Whether a parameter moves: those of heads always, those of the encoder by strategy."""
+    if not name.startswith("bert.") or name.startswith("bert.pooler."):
+        return True
+    match = _LAYER.match(name)
+    layer = int(match[1]) if match else None
     if options.strategy == "full":
         return layer is None or layer >= options.freeze_layers
     if options.strategy in ("last_layer", "extra_layer"):
@@ -281,61 +263,55 @@ def merge_lora(network: GeneformerModel) -> None:
             delattr(stack, mark)
 
 
-NETWORKS: dict[str, type[GeneformerModel]] = {
-    network.__name__: network for network in (GeneformerForCells, GeneformerForExpression, GeneformerForGenes)
-}
-"""Networks by the name `config.json` gives them."""
-
-Network = TypeVar("Network", bound=GeneformerModel)
+def low_bit_library() -> Any:
+    """The module bitsandbytes."""
+    return require("bitsandbytes", 'bits="8bit" or "4bit"', instead='leave bits at "full"')
 
 
-def build_network(
-    kind: type[Network], base: LoadedModel, options: FinetuneOptions, attributes: Mapping[str, Any]
-) -> Network:
-    """A network for a task with the encoder of a pretrained model, or one of its shape with random weights."""
-    config = prepare_config(base.network.config, options)
-    config.geneformer_vocabulary = base.vocabulary.fingerprint
-    config.geneformer_special_ids = [int(i) for i in base.vocabulary.special_ids]
-    for name, value in attributes.items():
-        setattr(config, name, value)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        network = kind(config)
-    if options.weights == "pretrained":
-        load_encoder_weights(network, base.network.state_dict(), base.name)
-    return network
+def quantize_linears(module: nn.Module, bits: Literal["8bit", "4bit"]) -> int:
+    """Replace the dense layers within a module by frozen ones of few bits; returns how many there were."""
+    library = low_bit_library()
+    names = [name for name, part in module.named_modules() if type(part) is nn.Linear]
+    for name in names:
+        plain = cast(nn.Linear, module.get_submodule(name))
+        shape, weight = (plain.in_features, plain.out_features, plain.bias is not None), plain.weight.data
+        if bits == "8bit":
+            layer = library.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0)
+            layer.weight = library.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        else:
+            layer = library.nn.Linear4bit(*shape, quant_type="nf4")
+            layer.weight = library.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        layer.bias = plain.bias
+        module.set_submodule(name, layer.to(weight.device).train(plain.training))
+    return len(names)
 
 
-def save_network(network: GeneformerModel, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    network.config.architectures = [type(network).__name__]
-    (folder / CONFIG).write_text(json.dumps(network.config.to_dict(), indent=2, sort_keys=True) + "\n")
+def restore_linears(module: nn.Module) -> int:
+    """Turn layers of few bits back into plain ones with the weights they compute with; returns how many there were."""
+    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and is_low_bit(part)]
+    for name in names:
+        module.set_submodule(name, plain_linear(module.get_submodule(name)))
+    return len(names)
 
 
-def load_network(folder: Path, kind: type[Network]) -> Network:
-    """A network as `save_network` wrote it, in evaluation mode."""
-    config = read_config(folder)
-    found = (config.architectures or ["?"])[0]
-    if found != kind.__name__:
-        msg = f"{folder} holds a {found}, not a {kind.__name__}. Known are {', '.join(NETWORKS)}."
-        raise CheckpointError(msg)
-    return filled(kind, config, read_weights(folder), str(folder))
+def is_low_bit(layer: nn.Module) -> bool:
+    """Whether a layer keeps its weights in few bits."""
+    return type(layer).__module__.startswith("bitsandbytes.")
 
 
-def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
-    """A network with exactly the given weights, in evaluation mode."""
-    network = kind(config)
-    expected = network.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    bent = [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
-    if missing or unknown or bent:
-        msg = (
-            f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}, of another shape "
-            f"{bent[:3]}. The folder is incomplete or mixed; write it again."
-        )
-        raise CheckpointError(msg)
-    network.load_state_dict(dict(weights))
-    return network.eval()
+def plain_linear(layer: Any, update: torch.Tensor | None = None) -> nn.Linear:
+    """A plain dense layer that computes the same as a given one."""
+    if is_low_bit(layer):
+        from peft.utils.integrations import dequantize_module_weight
+
+        # The library may have repacked the weights for its own reading; asked for its state, it puts them back.
+        layer.state_dict()
+        weight = dequantize_module_weight(layer).detach().float()
+    else:
+        weight = layer.weight.detach()
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    summed = weight if update is None else weight + update.to(weight)
+    plain.weight = nn.Parameter(summed, requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.detach().to(summed.dtype), requires_grad=layer.bias.requires_grad)
+    return plain.train(layer.training)
