@@ -121,22 +121,17 @@ class InSilicoPerturberStats:
         check_choice("mode", self.mode, _MODES)
         check_choice("combos", self.combos, (0, 1))
         together = self.genes_perturbed if isinstance(self.genes_perturbed, list) else []
-        for applies, msg in (
-            (
-                self.mode == "mixture_model" and together,
-                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".',
-            ),
-            (
-                self.mode == "aggregate_data" and not together,
-                'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.',
-            ),
-            (
-                self.combos and self.anchor_gene is None,
-                "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene.",
-            ),
-        ):
-            if applies:
-                raise UnsupportedArgumentError(msg)
+        msg = ""
+        if self.mode == "mixture_model" and together:
+            msg = (
+                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".'
+            )
+        elif self.mode == "aggregate_data" and not together:
+            msg = 'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.'
+        elif self.combos and self.anchor_gene is None:
+            msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
+        if msg:
+            raise UnsupportedArgumentError(msg)
         states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._states = tuple(state_names(states))
         if self.mode == "goal_state_shift" and not self._states:
