@@ -37,7 +37,7 @@ from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary, lists, numbers
 from geneformer.options._fields import check_range, nearest
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Ints, TokenizedDataset
 from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 
 SEED = 42
 """What the published package draws cells with."""

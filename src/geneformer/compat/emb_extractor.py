@@ -40,7 +40,7 @@ from geneformer.models.checkpoint import TIED, build_model
 from geneformer.models.loading import LoadedModel, recognize_vocabulary
 from geneformer.options import EmbedOptions
 from geneformer.options._fields import check_choice, check_range
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Ints, TokenizedDataset
 from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 Statistic = Literal["mean", "median", "lower_median"]
 _Extracted = tuple["pd.DataFrame", "pd.DataFrame", Any]
 
