@@ -170,7 +170,7 @@ def ranking_vocabulary(
     """The vocabulary that cells are ranked by; identifiers are mapped by its mapping dictionary and no further."""
     files = files_of(model_version, tokens, medians, mapping)
     vocabulary = published_vocabulary(model_version, files[0], gene_median_file=files[1], gene_mapping_file=files[2])
-    aliases: dict[str, str] | None = {gene: gene for gene in vocabulary.genes.tolist()}
+    aliases: Mapping[str, str] | None = {gene: gene for gene in vocabulary.genes.tolist()}
     if collapse and mapping is not None:
         if bundled_version(mapping) is not None:
             return vocabulary

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,439 +23,6 @@ from geneformer.options._fields import nearest
 PAD, MASK, CLS, EOS = "<pad>", "<mask>", "<cls>", "<eos>"
 SPECIAL = (PAD, MASK, CLS, EOS)
 """Special tokens, in the order of their published ids. The last two come together or not at all."""
-
-
-def check_entries(
-    name: str,
-    genes: Sequence[str],
-    token_ids: Sequence[int],
-    medians: Sequence[float],
-    special_tokens: Mapping[str, int],
-    input_size: int,
-) -> None:
-    """Refuse a vocabulary that contradicts itself."""
-    where = f'Vocabulary "{name}"'
-    if not len(genes) == len(token_ids) == len(medians):
-        msg = (
-            f"{where} has {len(genes)} genes, {len(token_ids)} token ids and {len(medians)} medians. Give one of each."
-        )
-        raise InvalidVocabularyError(msg)
-    _check_special(where, special_tokens)
-    _check_genes(where, genes)
-    _check_ids(where, genes, token_ids, special_tokens)
-    _check_medians(where, genes, medians)
-    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size <= len(special_tokens):
-        msg = (
-            f"{where} has an input size of {input_size!r}. "
-            f"It takes a whole number above {len(special_tokens)}, such as 2048."
-        )
-        raise InvalidVocabularyError(msg)
-
-
-def _check_special(where: str, special_tokens: Mapping[str, int]) -> None:
-    unknown = [token for token in special_tokens if token not in SPECIAL]
-    missing = [token for token in (PAD, MASK) if token not in special_tokens]
-    if unknown or missing or (CLS in special_tokens) != (EOS in special_tokens):
-        msg = (
-            f"{where} has the special tokens {list(special_tokens)}. It takes {PAD} and {MASK}, "
-            f"and {CLS} and {EOS} both or neither."
-        )
-        raise InvalidVocabularyError(msg)
-    if special_tokens[PAD] != 0:
-        msg = f"{where} gives {PAD} the id {special_tokens[PAD]}. It must be 0, which is what models pad with."
-        raise InvalidVocabularyError(msg)
-
-
-def _check_genes(where: str, genes: Sequence[str]) -> None:
-    if not len(genes):
-        msg = f"{where} has no genes."
-        raise InvalidVocabularyError(msg)
-    if _are_plain(genes) and len(set(map(str.upper, genes))) == len(genes):
-        return
-    seen: dict[str, str] = {}
-    for gene in genes:
-        if not isinstance(gene, str) or not gene.strip() or gene != gene.strip() or not gene.isprintable():
-            msg = f"{where} has a gene named {gene!r}. A gene is named by a printable text without surrounding spaces."
-            raise InvalidVocabularyError(msg)
-        if gene.upper() in seen:
-            msg = f'{where} has the gene "{gene}" twice (first as "{seen[gene.upper()]}"). Keep one.'
-            raise InvalidVocabularyError(msg)
-        seen[gene.upper()] = gene
-
-
-def _are_plain(genes: Sequence[str]) -> bool:
-    """Whether all are printable texts without any space; told at once, most often so."""
-    if set(map(type, genes)) != {str} or not all(genes):
-        return False
-    joined = "".join(genes)
-    return joined.isprintable() and " " not in joined
-
-
-def _check_ids(where: str, genes: Sequence[str], token_ids: Sequence[int], special_tokens: Mapping[str, int]) -> None:
-    owner: dict[int, str] = {}
-    size = len(genes) + len(special_tokens)
-    numbers = [*special_tokens.values(), *token_ids]
-    if set(map(type, numbers)) == {int} and set(numbers) == set(range(size)):
-        return
-    for entry, token in [*special_tokens.items(), *zip(genes, token_ids, strict=True)]:
-        if isinstance(token, bool) or not isinstance(token, int):
-            msg = f'{where} gives "{entry}" the id {token!r}. An id is a whole number.'
-            raise InvalidVocabularyError(msg)
-        if token in owner:
-            msg = f'{where} gives the id {token} to "{owner[token]}" and to "{entry}". Give each its own.'
-            raise InvalidVocabularyError(msg)
-        owner[token] = entry
-    for token, entry in owner.items():
-        if not 0 <= token < size:
-            hole = next(number for number in range(size) if number not in owner)
-            msg = (
-                f'{where} gives "{entry}" the id {token} and leaves out {hole}. '
-                f"{size} tokens take the ids 0 to {size - 1}."
-            )
-            raise InvalidVocabularyError(msg)
-
-
-def _check_medians(where: str, genes: Sequence[str], medians: Sequence[float]) -> None:
-    if all(map(math.isfinite, medians)) and min(medians) > 0:
-        return
-    for gene, median in zip(genes, medians, strict=True):
-        if not (math.isfinite(median) and median > 0):
-            msg = f'{where} gives the gene "{gene}" the median {median}. A nonzero median is a positive number.'
-            raise InvalidVocabularyError(msg)
-
-
-GENES = "genes.parquet"
-"""Gene, token id (null for genes that only have a median), nonzero median."""
-
-SYMBOLS = "symbols.parquet"
-"""Symbol as written, gene. Absent where a vocabulary has no symbols."""
-
-ALIASES = "aliases.parquet"
-"""Upper-case symbol, retired or current id; gene. Absent where every id stands for itself."""
-
-
-_ROWS = 16_384
-"""Rows of a table that are in memory at a time."""
-
-
-class Tables(Protocol):
-    """What a vocabulary reads only when it is asked for."""
-
-    @property
-    def medians(self) -> dict[str, float]:
-        """Nonzero median of every gene that has one, token genes and others."""
-
-    @property
-    def symbols(self) -> dict[str, str]:
-        """Symbol as written to gene."""
-
-    @property
-    def aliases(self) -> dict[str, str] | None:
-        """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
-
-    @property
-    def has_aliases(self) -> bool:
-        """Whether there is a table of aliases."""
-
-    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
-        """Those of `symbols` that are one of the names in upper case."""
-
-    def aliases_among(self, names: Set[str]) -> dict[str, str]:
-        """Those of `aliases` that are among the names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryTables:
-    """Tables held in memory."""
-
-    medians: dict[str, float]
-    symbols: dict[str, str]
-    aliases: dict[str, str] | None
-
-    @property
-    def has_aliases(self) -> bool:
-        """Whether there is a table of aliases."""
-        return self.aliases is not None
-
-    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
-        """Those of `symbols` that are one of the names in upper case."""
-        return {symbol: gene for symbol, gene in self.symbols.items() if symbol.upper() in names}
-
-    def aliases_among(self, names: Set[str]) -> dict[str, str]:
-        """Those of `aliases` that are among the names."""
-        return {name: gene for name, gene in (self.aliases or {}).items() if name in names}
-
-
-@dataclass(frozen=True)
-class FolderTables:
-    """Tables of a vocabulary folder, each read once."""
-
-    folder: Path
-
-    @cached_property
-    def medians(self) -> dict[str, float]:
-        """Nonzero median of every gene that has one, token genes and others."""
-        genes, _, medians = read_genes(self.folder)
-        return {gene: median for gene, median in zip(genes, medians, strict=True) if median is not None}
-
-    @cached_property
-    def symbols(self) -> dict[str, str]:
-        """Symbol as written to gene."""
-        return _read_pairs(self.folder / SYMBOLS, "symbol") or {}
-
-    @cached_property
-    def aliases(self) -> dict[str, str] | None:
-        """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
-        return _read_pairs(self.folder / ALIASES, "identifier")
-
-    @property
-    def has_aliases(self) -> bool:
-        """Whether there is a table of aliases."""
-        return (self.folder / ALIASES).exists()
-
-    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
-        """Those of `symbols` that are one of the names in upper case; only these are ever in memory."""
-
-        def wanted(symbols: list[str]) -> list[int]:
-            return [row for row, symbol in enumerate(symbols) if symbol.upper() in names]
-
-        return _read_pairs(self.folder / SYMBOLS, "symbol", wanted) or {}
-
-    def aliases_among(self, names: Set[str]) -> dict[str, str]:
-        """Those of `aliases` that are among the names; only these are ever in memory."""
-
-        def wanted(aliases: list[str]) -> list[int]:
-            return [row for row, alias in enumerate(aliases) if alias in names]
-
-        return _read_pairs(self.folder / ALIASES, "identifier", wanted) or {}
-
-
-def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
-    """Genes, token ids and medians of a vocabulary folder, row by row."""
-    genes, token_ids, medians = _read_columns(
-        folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}
-    )
-    return genes, token_ids, medians
-
-
-def write_tables(tables: Tables, token_of: dict[str, int], folder: Path) -> None:
-    """Write the tables of a vocabulary into a folder that exists."""
-    import pyarrow as pa
-
-    medians = tables.medians
-    genes = [*medians, *(gene for gene in token_of if gene not in medians)]
-    _write(
-        {
-            "gene": pa.array(genes, pa.string()),
-            "token_id": pa.array([token_of.get(gene) for gene in genes], pa.int32()),
-            "median": pa.array([medians.get(gene) for gene in genes], pa.float64()),
-        },
-        folder / GENES,
-    )
-    for pairs, column, file in ((tables.symbols, "symbol", SYMBOLS), (tables.aliases, "identifier", ALIASES)):
-        if pairs:
-            texts = {column: pa.array(list(pairs), pa.string()), "gene": pa.array(list(pairs.values()), pa.string())}
-            _write(texts, folder / file)
-
-
-def _write(columns: dict[str, object], path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    plain = {"median": "BYTE_STREAM_SPLIT", "token_id": "DELTA_BINARY_PACKED"}
-    parquet.write_table(
-        pa.table(columns),
-        path,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=False,
-        column_encoding={name: plain.get(name, "DELTA_BYTE_ARRAY") for name in columns},
-        write_statistics=False,
-        store_schema=False,
-    )
-
-
-def _every(keys: list[str]) -> Iterable[int]:
-    return range(len(keys))
-
-
-def _read_pairs(
-    path: Path, column: str, wanted: Callable[[list[str]], Iterable[int]] = _every
-) -> dict[str, str] | None:
-    """Text and gene of the wanted ones among some rows; nothing without the file."""
-    if not path.exists():
-        return None
-    pairs: dict[str, str] = {}
-    for keys, genes in _read_batches(path, {column: "string", "gene": "string"}):
-        texts = keys.to_pylist()
-        for row in wanted(texts):
-            key = texts[row]
-            if key in pairs:
-                msg = f'"{path}" lists {column} "{key}" twice. Keep one line for each {column}.'
-                raise InvalidVocabularyError(msg)
-            pairs[key] = genes[row].as_py()
-    return pairs
-
-
-def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
-    """The columns of a Parquet file as lists of the kinds wanted."""
-    read: list[list[Any]] = [[] for _ in columns]
-    for batch in _read_batches(path, columns):
-        for values, array in zip(read, batch, strict=True):
-            values.extend(array.to_pylist())
-    return read
-
-
-def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]:
-    """The columns of a Parquet file as arrays of the kinds wanted, some thousand rows at a time."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        # Unlike `read_table`, this does not load pandas.
-        with _returned_memory(), parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS, columns=list(columns), use_threads=False):
-                arrays = [(batch.column(name), kind) for name, kind in columns.items()]
-                yield [array if str(array.type) == kind else array.cast(kind) for array, kind in arrays]
-    except (OSError, KeyError, pa.ArrowException) as error:
-        msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {error}'
-        raise InvalidVocabularyError(msg) from error
-
-
-@contextmanager
-def _returned_memory() -> Iterator[None]:
-    """Let Arrow give memory back when it is done: a table leaves ten times its size in the pool it uses else."""
-    import pyarrow as pa
-
-    usual = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(usual)
-
-
-META = "vocabulary.json"
-FORMAT = 1
-
-_TOKENS, _MEDIANS, _NAMES, _MAPPING = (
-    "token_dictionary",
-    "gene_median_dictionary",
-    "gene_name_id_dict",
-    "ensembl_mapping_dict",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """What was found on disk, unchecked."""
-
-    name: str
-    token_of: dict[str, int]
-    medians: list[float]
-    special_tokens: dict[str, int]
-    input_size: int
-    tables: Tables
-    fingerprint: str | None = None
-
-
-def read_stored(path: Path) -> Stored:
-    """A vocabulary folder of this package or of published pickles, or one published token dictionary."""
-    if path.is_file():
-        return _read_published(path)
-    if (path / META).is_file():
-        return _read_folder(path)
-    found = sorted(path.glob(f"{_TOKENS}*.pkl"))
-    if len(found) == 1:
-        return _read_published(found[0])
-    if found:
-        names = ", ".join(f'"{file.name}"' for file in found)
-        msg = f'"{path}" holds several vocabularies: {names}. Give the path of one of these files.'
-        raise UnknownVocabularyError(msg)
-    msg = f'"{path}" is no vocabulary: it has neither {META} nor {_TOKENS}*.pkl. Save one with Vocabulary.save(folder).'
-    raise UnknownVocabularyError(msg)
-
-
-def _read_folder(folder: Path) -> Stored:
-    meta = _read_meta(folder / META)
-    genes, token_ids, medians = read_genes(folder)
-    tokens = [(token, row) for row, token in enumerate(token_ids) if token is not None]
-    tokens.sort()
-    token_of = {genes[row]: token for token, row in tokens}
-    if len(token_of) != len(tokens):
-        repeated = next(genes[row] for token, row in tokens if token_of[genes[row]] != token)
-        msg = f'Vocabulary "{folder}" lists the gene "{repeated}" twice. Keep one line for each gene.'
-        raise InvalidVocabularyError(msg)
-    return Stored(
-        name=meta.get("name", folder.name),
-        token_of=token_of,
-        medians=[_number(medians[row]) for _, row in tokens],
-        special_tokens=meta["special_tokens"],
-        input_size=meta["input_size"],
-        tables=FolderTables(folder),
-        fingerprint=meta.get("fingerprint"),
-    )
-
-
-def _number(median: float | None) -> float:
-    return float("nan") if median is None else median
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f'"{path}" cannot be read: {error}. Save the vocabulary again.'
-        raise InvalidVocabularyError(msg) from error
-    needed = {"format", "special_tokens", "input_size"}
-    if not isinstance(meta, dict) or not needed <= meta.keys() or not isinstance(meta["special_tokens"], dict):
-        msg = f'"{path}" describes no vocabulary: it needs "format", "special_tokens" and "input_size".'
-        raise InvalidVocabularyError(msg)
-    if meta["format"] != FORMAT:
-        msg = f'"{path}" has format {meta["format"]!r}; this version reads {FORMAT}. Install a newer geneformer.'
-        raise InvalidVocabularyError(msg)
-    return meta
-
-
-def _read_published(token_file: Path) -> Stored:
-    """The vocabulary whose token dictionary is given; the other dictionaries are found beside it."""
-    tag = token_file.stem.removeprefix(_TOKENS)
-    if token_file.suffix != ".pkl" or tag == token_file.stem:
-        msg = f'"{token_file}" is no vocabulary. Give a folder, or a published {_TOKENS}*.pkl.'
-        raise UnknownVocabularyError(msg)
-    folder = token_file.parent
-    tokens = _read_dictionary(token_file, int)
-    medians = _read_dictionary(folder / f"{_MEDIANS}{tag}.pkl", float)
-    names, mapping = (folder / f"{stem}{tag}.pkl" for stem in (_NAMES, _MAPPING))
-    special = {token: number for token, number in tokens.items() if token in SPECIAL}
-    token_of = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
-    token_of = dict(sorted(token_of.items(), key=lambda entry: entry[1]))
-    aliases = _read_dictionary(mapping, str) if mapping.exists() else None
-    if aliases is not None and aliases == {gene: gene for gene in token_of}:
-        aliases = None
-    return Stored(
-        name=folder.name + tag,
-        token_of=token_of,
-        medians=[medians.get(gene, float("nan")) for gene in token_of],
-        special_tokens=special,
-        input_size=4096 if CLS in special else 2048,
-        tables=MemoryTables(
-            medians=medians, symbols=_read_dictionary(names, str) if names.exists() else {}, aliases=aliases
-        ),
-    )
-
-
-def _read_dictionary(path: Path, kind: type) -> dict[str, Any]:
-    """A published dictionary whose keys are text and whose values are of one kind."""
-    found = read_pickle(path)
-    if not isinstance(found, dict):
-        msg = f'"{path}" holds a {type(found).__name__}, not a dictionary. Give the published file.'
-        raise InvalidVocabularyError(msg)
-    for key, value in found.items():
-        if not isinstance(key, str) or (type(value) is not kind and not (kind is float and type(value) is int)):
-            msg = f'"{path}" has the entry {key!r}: {value!r}. Every entry takes a text and a {kind.__name__}.'
-            raise InvalidVocabularyError(msg)
-    return found
 
 
 BUNDLED = ("V1", "V2")
@@ -499,7 +66,7 @@ class Vocabulary:
     medians: NDArray[np.float64]
     special_tokens: Mapping[str, int]
     input_size: int
-    tables: Tables = field(default_factory=lambda: MemoryTables(medians={}, symbols={}, aliases=None))
+    tables: "Tables" = field(default_factory=lambda: MemoryTables(medians={}, symbols={}, aliases=None))
 
     def __post_init__(self) -> None:
         genes = np.array(list(self.genes), dtype=object)
@@ -567,7 +134,7 @@ class Vocabulary:
             write_tables(self._complete_tables(), dict(self.token_of), temporary)
             (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
-    def _complete_tables(self) -> MemoryTables:
+    def _complete_tables(self) -> "MemoryTables":
         """The tables, with the medians of this vocabulary put over those of its source."""
         own = dict(zip(self.genes.tolist(), self.medians.tolist(), strict=True))
         return MemoryTables(
@@ -676,7 +243,7 @@ class Vocabulary:
         mapping = self.tables.aliases
         return {
             "token_dictionary": {str(token): number for number, token in enumerate(self.gene_of)},
-            "gene_median_dictionary": self._complete_tables().medians,
+            "gene_median_dictionary": dict(self._complete_tables().medians),
             "gene_name_id_dict": dict(self.tables.symbols),
             "ensembl_mapping_dict": dict(mapping) if mapping is not None else {g: g for g in self.genes.tolist()},
         }
@@ -727,20 +294,56 @@ def _bundled_symbols() -> dict[str, str]:
     return {gene: symbol for symbol, gene in _load_bundled("V2").symbols.items()}
 
 
+META = "vocabulary.json"
+FORMAT = 1
+
+_TOKENS, _MEDIANS, _NAMES, _MAPPING = (
+    "token_dictionary",
+    "gene_median_dictionary",
+    "gene_name_id_dict",
+    "ensembl_mapping_dict",
+)
+
+
 def _load_folder(path: Path) -> Vocabulary:
-    stored = read_stored(path)
+    """A vocabulary folder of this package or of published pickles, or one published token dictionary."""
+    if path.is_file():
+        return _read_published(path)
+    if (path / META).is_file():
+        return _read_folder(path)
+    found = sorted(path.glob(f"{_TOKENS}*.pkl"))
+    if len(found) == 1:
+        return _read_published(found[0])
+    if found:
+        names = ", ".join(f'"{file.name}"' for file in found)
+        msg = f'"{path}" holds several vocabularies: {names}. Give the path of one of these files.'
+        raise UnknownVocabularyError(msg)
+    msg = f'"{path}" is no vocabulary: it has neither {META} nor {_TOKENS}*.pkl. Save one with Vocabulary.save(folder).'
+    raise UnknownVocabularyError(msg)
+
+
+def _read_folder(folder: Path) -> Vocabulary:
+    meta = _read_meta(folder / META)
+    genes, token_ids, medians = read_genes(folder)
+    tokens = [(token, row) for row, token in enumerate(token_ids) if token is not None]
+    tokens.sort()
+    token_of = {genes[row]: token for token, row in tokens}
+    if len(token_of) != len(tokens):
+        repeated = next(genes[row] for token, row in tokens if token_of[genes[row]] != token)
+        msg = f'Vocabulary "{folder}" lists the gene "{repeated}" twice. Keep one line for each gene.'
+        raise InvalidVocabularyError(msg)
     vocabulary = Vocabulary(
-        name=stored.name,
-        genes=np.array(list(stored.token_of), dtype=object),
-        token_ids=np.array(list(stored.token_of.values()), dtype=np.int64),
-        medians=np.array(stored.medians, dtype=np.float64),
-        special_tokens=stored.special_tokens,
-        input_size=stored.input_size,
-        tables=stored.tables,
+        name=meta.get("name", folder.name),
+        genes=np.array(list(token_of), dtype=object),
+        token_ids=np.array(list(token_of.values()), dtype=np.int64),
+        medians=np.array([medians[row] for _, row in tokens], dtype=np.float64),  # None becomes NaN
+        special_tokens=meta["special_tokens"],
+        input_size=meta["input_size"],
+        tables=FolderTables(folder),
     )
-    if stored.fingerprint not in (None, vocabulary.fingerprint):
+    if meta.get("fingerprint") not in (None, vocabulary.fingerprint):
         msg = (
-            f'Vocabulary "{path}" does not match its own fingerprint: {META} says {stored.fingerprint}, the entries '
+            f'Vocabulary "{folder}" does not match its own fingerprint: {META} says {meta["fingerprint"]}, the entries '
             f"give {vocabulary.fingerprint}. Copy the folder again, or remove the fingerprint from {META} if "
             "the entries were edited on purpose."
         )
@@ -748,36 +351,331 @@ def _load_folder(path: Path) -> Vocabulary:
     return vocabulary
 
 
-def numbers(values: NDArray[Any], *, missing: NDArray[np.bool_] | None = None) -> pa.Array:
-    """Numbers or truth values, their memory shared where possible."""
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    kind = pa.from_numpy_dtype(values.dtype)
-    stored = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else np.ascontiguousarray(values)
-    present = None
-    if missing is not None and missing.any():
-        present = pa.py_buffer(np.packbits(~missing, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(values), [present, pa.py_buffer(stored)])
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f'"{path}" cannot be read: {error}. Save the vocabulary again.'
+        raise InvalidVocabularyError(msg) from error
+    needed = {"format", "special_tokens", "input_size"}
+    if not isinstance(meta, dict) or not needed <= meta.keys() or not isinstance(meta["special_tokens"], dict):
+        msg = f'"{path}" describes no vocabulary: it needs "format", "special_tokens" and "input_size".'
+        raise InvalidVocabularyError(msg)
+    if meta["format"] != FORMAT:
+        msg = f'"{path}" has format {meta["format"]!r}; this version reads {FORMAT}. Install a newer geneformer.'
+        raise InvalidVocabularyError(msg)
+    return meta
 
 
-def texts(values: Sequence[str]) -> pa.Array:
-    """Texts, none of them missing."""
-    data = "".join(values).encode()
-    lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
-    if len(data) != lengths.sum():
-        lengths = np.fromiter((len(value.encode()) for value in values), dtype=np.int64, count=len(values))
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.Array.from_buffers(pa.string(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(data)])
+def _read_published(token_file: Path) -> Vocabulary:
+    """The vocabulary whose token dictionary is given; the other dictionaries are found beside it."""
+    tag = token_file.stem.removeprefix(_TOKENS)
+    if token_file.suffix != ".pkl" or tag == token_file.stem:
+        msg = f'"{token_file}" is no vocabulary. Give a folder, or a published {_TOKENS}*.pkl.'
+        raise UnknownVocabularyError(msg)
+    folder = token_file.parent
+    tokens = _read_dictionary(token_file, int)
+    medians = _read_dictionary(folder / f"{_MEDIANS}{tag}.pkl", float)
+    names, mapping = (folder / f"{stem}{tag}.pkl" for stem in (_NAMES, _MAPPING))
+    special = {token: number for token, number in tokens.items() if token in SPECIAL}
+    token_of = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
+    token_of = dict(sorted(token_of.items(), key=lambda entry: entry[1]))
+    aliases = _read_dictionary(mapping, str) if mapping.exists() else None
+    if aliases is not None and aliases == {gene: gene for gene in token_of}:
+        aliases = None
+    return Vocabulary(
+        name=folder.name + tag,
+        genes=np.array(list(token_of), dtype=object),
+        token_ids=np.array(list(token_of.values()), dtype=np.int64),
+        medians=np.array([medians.get(gene, math.nan) for gene in token_of], dtype=np.float64),
+        special_tokens=special,
+        input_size=4096 if CLS in special else 2048,
+        tables=MemoryTables(
+            medians=medians, symbols=_read_dictionary(names, str) if names.exists() else {}, aliases=aliases
+        ),
+    )
 
 
-def lists(starts: NDArray[Any], values: NDArray[Any]) -> pa.Array:
-    """Lists of numbers."""
-    return pa.ListArray.from_arrays(numbers(starts.astype(np.int32)), numbers(values))
+def _read_dictionary(path: Path, kind: type) -> dict[str, Any]:
+    """A published dictionary whose keys are text and whose values are of one kind."""
+    found = read_pickle(path)
+    if not isinstance(found, dict):
+        msg = f'"{path}" holds a {type(found).__name__}, not a dictionary. Give the published file.'
+        raise InvalidVocabularyError(msg)
+    for key, value in found.items():
+        if not isinstance(key, str) or (type(value) is not kind and not (kind is float and type(value) is int)):
+            msg = f'"{path}" has the entry {key!r}: {value!r}. Every entry takes a text and a {kind.__name__}.'
+            raise InvalidVocabularyError(msg)
+    return found
 
 
-def values_of(array: pa.Array) -> NDArray[Any]:
-    """Numbers of an Arrow array, their memory shared where possible; missing ones are NaN."""
-    if array.null_count or pa.types.is_boolean(array.type):
-        return np.asarray(array.to_numpy(zero_copy_only=False))
-    buffer = array.buffers()[1]
-    values = np.frombuffer(b"" if buffer is None else buffer, dtype=array.type.to_pandas_dtype())
-    return values[array.offset : array.offset + len(array)]
+GENES = "genes.parquet"
+"""Gene, token id (null for genes that only have a median), nonzero median."""
+
+SYMBOLS = "symbols.parquet"
+"""Symbol as written, gene. Absent where a vocabulary has no symbols."""
+
+ALIASES = "aliases.parquet"
+"""Upper-case symbol, retired or current id; gene. Absent where every id stands for itself."""
+
+
+_ROWS = 16_384
+"""Rows of a table that are in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryTables:
+    """What a vocabulary reads only when it is asked for, held in memory."""
+
+    medians: Mapping[str, float]
+    """Nonzero median of every gene that has one, token genes and others."""
+
+    symbols: Mapping[str, str]
+    """Symbol as written to gene."""
+
+    aliases: Mapping[str, str] | None
+    """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a table of aliases."""
+        return self.aliases is not None
+
+    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
+        """Those of `symbols` that are one of the names in upper case."""
+        return {symbol: gene for symbol, gene in self.symbols.items() if symbol.upper() in names}
+
+    def aliases_among(self, names: Set[str]) -> dict[str, str]:
+        """Those of `aliases` that are among the names."""
+        return {name: gene for name, gene in (self.aliases or {}).items() if name in names}
+
+
+@dataclass(frozen=True)
+class FolderTables:
+    """The same in a vocabulary folder, each table read once."""
+
+    folder: Path
+
+    @cached_property
+    def medians(self) -> Mapping[str, float]:
+        """Nonzero median of every gene that has one, token genes and others."""
+        genes, _, medians = read_genes(self.folder)
+        return {gene: median for gene, median in zip(genes, medians, strict=True) if median is not None}
+
+    @cached_property
+    def symbols(self) -> Mapping[str, str]:
+        """Symbol as written to gene."""
+        return _read_pairs(self.folder / SYMBOLS, "symbol") or {}
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str] | None:
+        """Upper-case symbol, retired or current id to gene; None where every id stands for itself."""
+        return _read_pairs(self.folder / ALIASES, "identifier")
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a table of aliases."""
+        return (self.folder / ALIASES).exists()
+
+    def symbols_spelling(self, names: Set[str]) -> dict[str, str]:
+        """Those of `symbols` that are one of the names in upper case; only these are ever in memory."""
+        return _read_pairs(self.folder / SYMBOLS, "symbol", lambda symbol: symbol.upper() in names) or {}
+
+    def aliases_among(self, names: Set[str]) -> dict[str, str]:
+        """Those of `aliases` that are among the names; only these are ever in memory."""
+        return _read_pairs(self.folder / ALIASES, "identifier", names.__contains__) or {}
+
+
+Tables = MemoryTables | FolderTables
+
+
+def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
+    """Genes, token ids and medians of a vocabulary folder, row by row."""
+    genes, token_ids, medians = _read_columns(
+        folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}
+    )
+    return genes, token_ids, medians
+
+
+def write_tables(tables: Tables, token_of: dict[str, int], folder: Path) -> None:
+    """Write the tables of a vocabulary into a folder that exists."""
+    medians = tables.medians
+    genes = [*medians, *(gene for gene in token_of if gene not in medians)]
+    _write(
+        {
+            "gene": pa.array(genes, pa.string()),
+            "token_id": pa.array([token_of.get(gene) for gene in genes], pa.int32()),
+            "median": pa.array([medians.get(gene) for gene in genes], pa.float64()),
+        },
+        folder / GENES,
+    )
+    for pairs, column, file in ((tables.symbols, "symbol", SYMBOLS), (tables.aliases, "identifier", ALIASES)):
+        if pairs:
+            texts = {column: pa.array(list(pairs), pa.string()), "gene": pa.array(list(pairs.values()), pa.string())}
+            _write(texts, folder / file)
+
+
+def _write(columns: dict[str, object], path: Path) -> None:
+    from pyarrow import parquet
+
+    plain = {"median": "BYTE_STREAM_SPLIT", "token_id": "DELTA_BINARY_PACKED"}
+    parquet.write_table(
+        pa.table(columns),
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=False,
+        column_encoding={name: plain.get(name, "DELTA_BYTE_ARRAY") for name in columns},
+        write_statistics=False,
+        store_schema=False,
+    )
+
+
+def _read_pairs(path: Path, column: str, accept: Callable[[str], bool] | None = None) -> dict[str, str] | None:
+    """Text and gene of the accepted rows of a table; None without the file."""
+    if not path.exists():
+        return None
+    pairs: dict[str, str] = {}
+    for keys, genes in _read_batches(path, {column: "string", "gene": "string"}):
+        for row, key in enumerate(keys.to_pylist()):
+            if accept is not None and not accept(key):
+                continue
+            if key in pairs:
+                msg = f'"{path}" lists {column} "{key}" twice. Keep one line for each {column}.'
+                raise InvalidVocabularyError(msg)
+            pairs[key] = genes[row].as_py()
+    return pairs
+
+
+def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
+    """The columns of a Parquet file as lists of the kinds wanted."""
+    read: list[list[Any]] = [[] for _ in columns]
+    for batch in _read_batches(path, columns):
+        for values, array in zip(read, batch, strict=True):
+            values.extend(array.to_pylist())
+    return read
+
+
+def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]:
+    """The columns of a Parquet file as arrays of the kinds wanted, some thousand rows at a time."""
+    from pyarrow import parquet
+
+    try:
+        # Unlike `read_table`, this does not load pandas.
+        with _returned_memory(), parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS, columns=list(columns), use_threads=False):
+                arrays = [(batch.column(name), kind) for name, kind in columns.items()]
+                yield [array if str(array.type) == kind else array.cast(kind) for array, kind in arrays]
+    except (OSError, KeyError, pa.ArrowException) as error:
+        msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {error}'
+        raise InvalidVocabularyError(msg) from error
+
+
+@contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Let Arrow give memory back when it is done: a table leaves ten times its size in the pool it uses else."""
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
+
+
+def check_entries(
+    name: str,
+    genes: Sequence[str],
+    token_ids: Sequence[int],
+    medians: Sequence[float],
+    special_tokens: Mapping[str, int],
+    input_size: int,
+) -> None:
+    """Refuse a vocabulary that contradicts itself."""
+    where = f'Vocabulary "{name}"'
+    if not len(genes) == len(token_ids) == len(medians):
+        msg = (
+            f"{where} has {len(genes)} genes, {len(token_ids)} token ids and {len(medians)} medians. Give one of each."
+        )
+        raise InvalidVocabularyError(msg)
+    _check_special(where, special_tokens)
+    _check_genes(where, genes)
+    _check_ids(where, genes, token_ids, special_tokens)
+    _check_medians(where, genes, medians)
+    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size <= len(special_tokens):
+        msg = (
+            f"{where} has an input size of {input_size!r}. "
+            f"It takes a whole number above {len(special_tokens)}, such as 2048."
+        )
+        raise InvalidVocabularyError(msg)
+
+
+def _check_special(where: str, special_tokens: Mapping[str, int]) -> None:
+    unknown = [token for token in special_tokens if token not in SPECIAL]
+    missing = [token for token in (PAD, MASK) if token not in special_tokens]
+    if unknown or missing or (CLS in special_tokens) != (EOS in special_tokens):
+        msg = (
+            f"{where} has the special tokens {list(special_tokens)}. It takes {PAD} and {MASK}, "
+            f"and {CLS} and {EOS} both or neither."
+        )
+        raise InvalidVocabularyError(msg)
+    if special_tokens[PAD] != 0:
+        msg = f"{where} gives {PAD} the id {special_tokens[PAD]}. It must be 0, which is what models pad with."
+        raise InvalidVocabularyError(msg)
+
+
+def _check_genes(where: str, genes: Sequence[str]) -> None:
+    if not len(genes):
+        msg = f"{where} has no genes."
+        raise InvalidVocabularyError(msg)
+    if _are_plain(genes) and len(set(map(str.upper, genes))) == len(genes):
+        return
+    seen: dict[str, str] = {}
+    for gene in genes:
+        if not isinstance(gene, str) or not gene.strip() or gene != gene.strip() or not gene.isprintable():
+            msg = f"{where} has a gene named {gene!r}. A gene is named by a printable text without surrounding spaces."
+            raise InvalidVocabularyError(msg)
+        if gene.upper() in seen:
+            msg = f'{where} has the gene "{gene}" twice (first as "{seen[gene.upper()]}"). Keep one.'
+            raise InvalidVocabularyError(msg)
+        seen[gene.upper()] = gene
+
+
+def _are_plain(genes: Sequence[str]) -> bool:
+    """Whether all are printable texts without any space; told at once, most often so."""
+    if set(map(type, genes)) != {str} or not all(genes):
+        return False
+    joined = "".join(genes)
+    return joined.isprintable() and " " not in joined
+
+
+def _check_ids(where: str, genes: Sequence[str], token_ids: Sequence[int], special_tokens: Mapping[str, int]) -> None:
+    owner: dict[int, str] = {}
+    size = len(genes) + len(special_tokens)
+    numbers = [*special_tokens.values(), *token_ids]
+    if set(map(type, numbers)) == {int} and set(numbers) == set(range(size)):
+        return
+    for entry, token in [*special_tokens.items(), *zip(genes, token_ids, strict=True)]:
+        if isinstance(token, bool) or not isinstance(token, int):
+            msg = f'{where} gives "{entry}" the id {token!r}. An id is a whole number.'
+            raise InvalidVocabularyError(msg)
+        if token in owner:
+            msg = f'{where} gives the id {token} to "{owner[token]}" and to "{entry}". Give each its own.'
+            raise InvalidVocabularyError(msg)
+        owner[token] = entry
+    for token, entry in owner.items():
+        if not 0 <= token < size:
+            hole = next(number for number in range(size) if number not in owner)
+            msg = (
+                f'{where} gives "{entry}" the id {token} and leaves out {hole}. '
+                f"{size} tokens take the ids 0 to {size - 1}."
+            )
+            raise InvalidVocabularyError(msg)
+
+
+def _check_medians(where: str, genes: Sequence[str], medians: Sequence[float]) -> None:
+    if all(map(math.isfinite, medians)) and min(medians) > 0:
+        return
+    for gene, median in zip(genes, medians, strict=True):
+        if not (math.isfinite(median) and median > 0):
+            msg = f'{where} gives the gene "{gene}" the median {median}. A nonzero median is a positive number.'
+            raise InvalidVocabularyError(msg)

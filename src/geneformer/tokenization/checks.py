@@ -24,8 +24,9 @@ from geneformer.errors import (
     NotRawCountsError,
     UnknownColumnError,
 )
+from geneformer.files import arrow
 from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, resolve_genes
-from geneformer.genes.vocabulary import Vocabulary, values_of
+from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
@@ -356,7 +357,7 @@ def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         msg = f"{source.label}: obs column `n_counts` does not hold numbers ({error}). Drop it to have it computed."
         raise InvalidTotalsError(msg) from error
-    totals = np.asarray(values_of(column), dtype=np.float64)
+    totals = np.asarray(arrow.values_of(column), dtype=np.float64)
     wrong = ~(np.isfinite(totals) & (totals >= 0))
     if kept is not None:
         wrong &= kept

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.errors import DatasetError
-from geneformer.genes.vocabulary import values_of
+from geneformer.files import arrow
 from geneformer.options._fields import nearest
 
 Ints = NDArray[np.int64]
@@ -205,13 +205,13 @@ def _check_tokens(ids: pa.ChunkedArray) -> None:
 
 def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
     """Offsets and values of a list array; the values are those of the whole buffer."""
-    return np.asarray(values_of(chunk.offsets), dtype=np.int64), values_of(chunk.values)
+    return np.asarray(arrow.values_of(chunk.offsets), dtype=np.int64), arrow.values_of(chunk.values)
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     kind = column.type
     if column.num_chunks and (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
-        return np.concatenate([values_of(chunk) for chunk in column.chunks])
+        return np.concatenate([arrow.values_of(chunk) for chunk in column.chunks])
     return np.asarray(column.to_numpy())
 
 

@@ -17,8 +17,7 @@ from geneformer.errors import (
     UnreadableInputError,
     UnsupportedFormatError,
 )
-from geneformer.files import refuse_lfs_pointer, require
-from geneformer.genes import vocabulary as arrow
+from geneformer.files import arrow, refuse_lfs_pointer, require
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.matrices import RowMatrix, Sample

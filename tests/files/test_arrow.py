@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geneformer.genes import vocabulary as arrow
+from geneformer.files import arrow
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<i4", ">i4", "i8", "f2", "f4", "f8", "?"])
