@@ -264,6 +264,36 @@ def test_a_matrix_folder_must_be_whole(tmp_path):
         open_counts(folder)
 
 
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("hello\n2 2 1\n", "does not begin as a sparse Matrix Market file"),
+        ("%%MatrixMarket matrix coordinate integer general\n% made by hand\n", "does not begin as a sparse"),
+        ("%%MatrixMarket matrix array integer general\n2 2\n1\n2\n3\n4\n", "of the kind array general"),
+        ("%%MatrixMarket matrix coordinate integer symmetric\n2 2 1\n1 1 5\n", "of the kind coordinate symmetric"),
+        ("%%MatrixMarket matrix coordinate integer general\n2 2 2\n1 1 5\n2 2 x\n", "cannot be read as numbers"),
+    ],
+)
+def test_a_matrix_that_is_no_sparse_matrix_market_file_is_refused(tmp_path, text, match):
+    (tmp_path / "matrix.mtx").write_text(text)
+    (tmp_path / "barcodes.tsv").write_text("c1\nc2\n")
+    (tmp_path / "genes.tsv").write_text("ENSG00000000001\tA\nENSG00000000002\tB\n")
+    with pytest.raises(errors.UnreadableInputError, match=match):
+        tokenize_counts(tmp_path, vocabulary=TOY)
+
+
+def test_a_matrix_folder_of_comments_and_blank_lines_is_read(tmp_path):
+    (tmp_path / "matrix.mtx").write_text(
+        "%%MatrixMarket matrix coordinate integer general\n% made by hand\n\n2 3 2\n1 1 5\n2 3 1\n"
+    )
+    (tmp_path / "barcodes.tsv").write_text("c1\nc2\nc3\n")
+    (tmp_path / "genes.tsv").write_text("ENSG00000000001\tA\nENSG00000000002\tB\n")
+    with pytest.warns(errors.GeneformerWarning, match="looks reduced to chosen genes"):
+        tokens, report = tokenize_counts(tmp_path, vocabulary=TOY)
+    assert tokens.cell_ids.tolist() == ["c1", "c3"]
+    assert report.n_empty == 1
+
+
 def test_an_anndata_without_a_matrix_names_its_layers():
     adata = make_adata()
     empty = anndata.AnnData(obs=adata.obs, var=adata.var, layers={"counts": adata.X})

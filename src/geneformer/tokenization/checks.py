@@ -65,13 +65,13 @@ class PreparedSource:
     source: CountSource
     name: str
     match: GeneMatch
-    kept: NDArray[np.bool_] | None
+    passing: NDArray[np.bool_] | None
     totals: NDArray[np.float64] | None
 
     @property
-    def n_kept(self) -> int:
+    def n_passing(self) -> int:
         """Cells that `filter_pass` leaves."""
-        return self.source.n_cells if self.kept is None else int(self.kept.sum())
+        return self.source.n_cells if self.passing is None else int(self.passing.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def prepare(
         ready = _prepare_source(source, name, vocabulary, options)
         prepared.append(ready)
         remarks.extend(_source_remarks(ready, vocabulary))
-    if not any(ready.n_kept for ready in prepared):
-        filtered = [ready.source for ready in prepared if ready.kept is not None]
+    if not any(ready.n_passing for ready in prepared):
+        filtered = [ready.source for ready in prepared if ready.passing is not None]
         values = "; ".join(f"{source.label}: {_listed(_filter_counts(source))}" for source in filtered)
         total = sum(source.n_cells for source in sources)
         msg = f"0 of {total:,} cells have `filter_pass` true. Values seen: {values}. Correct the column, or drop it."
@@ -131,8 +131,8 @@ def _prepare_source(source: CountSource, name: str, vocabulary: Vocabulary, opti
         values = np.nan_to_num(np.asarray(sample.values, dtype=np.float64), posinf=0.0, neginf=0.0)
         counts = np.bincount(sample.genes, weights=values, minlength=source.n_genes)
         check_matched_share(match, counts, options.min_matched / 2)
-    kept = kept_cells(source)
-    return PreparedSource(source, name, match, kept, given_totals(source, kept))
+    passing = passing_cells(source)
+    return PreparedSource(source, name, match, passing, given_totals(source, passing))
 
 
 def _source_remarks(ready: PreparedSource, vocabulary: Vocabulary) -> list[str]:
@@ -154,7 +154,7 @@ def _source_remarks(ready: PreparedSource, vocabulary: Vocabulary) -> list[str]:
         )
     if source.n_other_features:
         remarks.append(f"{source.label}: {source.n_other_features:,} features that are no genes are left out.")
-    if ready.kept is not None and not ready.kept.any():
+    if ready.passing is not None and not ready.passing.any():
         values = _listed(_filter_counts(source))
         remarks.append(f"{source.label}: no cell has `filter_pass` true ({values}).")
     return remarks
@@ -234,8 +234,8 @@ def _looks_raw(sample: Sample) -> bool:
 def _findings(values: NDArray[np.generic]) -> _Findings:
     numbers = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(numbers)
-    whole = numbers == np.floor(numbers)
-    return _Findings(int(np.sum(numbers != 0)), finite & ~whole, finite & (numbers < 0), ~finite)
+    integral = numbers == np.floor(numbers)
+    return _Findings(int(np.sum(numbers != 0)), finite & ~integral, finite & (numbers < 0), ~finite)
 
 
 def _fractional(source: CountSource, sample: Sample, findings: _Findings) -> NotRawCountsError:
@@ -309,7 +309,7 @@ def _where_raw(source: CountSource) -> str:
     return f'{places} {verb} raw counts: choose with --layer {name} (layer="{name}").'
 
 
-def kept_cells(source: CountSource) -> NDArray[np.bool_] | None:
+def passing_cells(source: CountSource) -> NDArray[np.bool_] | None:
     """Cells that `filter_pass` marks, ``(n,)``; None where there is no such column."""
     if keys.FILTER_PASS not in source.obs.names:
         return None
@@ -321,13 +321,13 @@ def kept_cells(source: CountSource) -> NDArray[np.bool_] | None:
             "Use true and false, yes and no, 1 and 0, or pass and fail; or drop the column to keep all cells."
         )
         raise FilterPassError(msg)
-    kept = np.empty(source.n_cells, dtype=bool)
+    passing = np.empty(source.n_cells, dtype=bool)
     for start in range(0, source.n_cells, _CELLS_AT_ONCE):
         stop = min(start + _CELLS_AT_ONCE, source.n_cells)
         values = source.obs.column(keys.FILTER_PASS, start, stop).dictionary_encode()
         verdicts = np.array([str(value).strip().lower() in _YES for value in values.dictionary.to_pylist()], dtype=bool)
-        kept[start : start + len(values)] = verdicts[values.indices.to_numpy()]
-    return kept
+        passing[start : start + len(values)] = verdicts[values.indices.to_numpy()]
+    return passing
 
 
 def _filter_counts(source: CountSource) -> dict[object, int]:
@@ -346,7 +346,7 @@ def _listed(counts: dict[object, int]) -> str:
     return ", ".join(f"{value!r} in {n:,} cells" for value, n in commonest) + more
 
 
-def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
+def given_totals(source: CountSource, passing: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
     """Totals in `n_counts`, ``(n,)``; None where there is no such column."""
     if keys.N_COUNTS not in source.obs.names:
         return None
@@ -359,8 +359,8 @@ def given_totals(source: CountSource, kept: NDArray[np.bool_] | None) -> NDArray
         raise InvalidTotalsError(msg) from error
     totals = np.asarray(arrow.values_of(column), dtype=np.float64)
     wrong = ~(np.isfinite(totals) & (totals >= 0))
-    if kept is not None:
-        wrong &= kept
+    if passing is not None:
+        wrong &= passing
     if wrong.any():
         raise invalid_total(source, np.flatnonzero(wrong), totals)
     return totals

@@ -93,16 +93,16 @@ class Ranker:
         ordered = _order(genes, counts, starts, self._vocabulary.medians)
         n_genes = np.diff(starts)
         in_order = None if totals is None else _counts_of(ordered, genes, counts, starts, len(self._vocabulary.medians))
-        kept = n_genes
+        n_tokens = n_genes
         if np.any(n_genes > self.room):
-            kept = np.minimum(n_genes, self.room)
+            n_tokens = np.minimum(n_genes, self.room)
             rank = np.arange(len(ordered)) - np.repeat(starts[:-1], n_genes)
             fits = rank < self.room
             ordered = ordered[fits]
             in_order = None if in_order is None else in_order[fits]
         if in_order is not None and totals is not None:
-            in_order = in_order / np.repeat(totals, kept) * TARGET_SUM
-        return framed(self._vocabulary.token_ids.take(ordered), in_order, kept, n_genes, self._vocabulary)
+            in_order = in_order / np.repeat(totals, n_tokens) * TARGET_SUM
+        return framed(self._vocabulary.token_ids.take(ordered), in_order, n_tokens, n_genes, self._vocabulary)
 
     def _sum_per_gene(self, block: CellRows, genes: NDArray[np.int32]) -> NDArray[np.float64]:
         """Counts with those of one gene in one cell added up in its first entry, the others being zero.
@@ -204,15 +204,15 @@ def _counts_of(
 def framed(
     ids: NDArray[np.int32],
     counts: NDArray[np.float64] | None,
-    kept: NDArray[np.int64],
+    n_tokens: NDArray[np.int64],
     n_genes: NDArray[np.int64],
     vocabulary: RankedGenes,
 ) -> RankedCells:
-    """`kept` tokens of each cell between `<cls>` and `<eos>`, where the vocabulary has them; nothing in empty cells."""
-    filled = kept > 0
+    """Tokens of each cell between `<cls>` and `<eos>`, where the vocabulary has them; nothing in empty cells."""
+    filled = n_tokens > 0
     first = filled & (vocabulary.cls_id is not None)
     last = filled & (vocabulary.eos_id is not None)
-    offsets = np.concatenate([[0], np.cumsum(kept + first + last)]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(n_tokens + first + last)]).astype(np.int64)
     if offsets[-1] == len(ids):
         return RankedCells(offsets, ids, counts, n_genes)
     is_gene = np.ones(int(offsets[-1]), dtype=bool)

@@ -58,7 +58,7 @@ class SourceReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeReport:
-    """What tokenizing found and did.
+    """What tokenizing did.
 
     Attributes
     ----------
@@ -308,10 +308,10 @@ def _totals_remark(label: str, tally: Tally) -> str:
     """What is wrong with given totals that disagree with the counts."""
     if not tally.n_disagreeing:
         return ""
-    kept = tally.n_cells - tally.n_filtered
+    n_cells = tally.n_cells - tally.n_filtered
     disagreement = (
         f"{label}: `n_counts` differs by more than 1 % from the sum of the counts in {tally.n_disagreeing:,} of "
-        f"{kept:,} cells"
+        f"{n_cells:,} cells"
     )
     if tally.given > _SELECTED * tally.counted:
         share = tally.counted / tally.given

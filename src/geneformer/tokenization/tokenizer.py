@@ -192,11 +192,11 @@ class _CellsOfSource:
 
     def _rank(self, first: int, rows: CellRows) -> RankedUnit:
         """Tokens of cells that are in memory, `first` being the number of the first one."""
-        source, kept = self.ready.source, self.ready.kept
+        source, passing = self.ready.source, self.ready.passing
         tally = Tally(n_cells=rows.n_cells)
         cells = np.arange(first, first + rows.n_cells)
-        if kept is not None:
-            marks = kept[first : first + rows.n_cells]
+        if passing is not None:
+            marks = passing[first : first + rows.n_cells]
             tally.n_filtered = int((~marks).sum())
             cells, rows = cells[marks], _select(rows, marks)
         rows, tally.n_missing = checked(rows, cells, source, self.options)
@@ -243,13 +243,13 @@ def _read_ahead(chunks: Iterator[tuple[int, CellRows]]) -> Iterator[tuple[int, C
             yield chunk
 
 
-def _select(rows: CellRows, kept: NDArray[np.bool_]) -> CellRows:
-    """Rows reduced to the cells marked in `kept`, ``(n,)``."""
-    if kept.all():
+def _select(rows: CellRows, marks: NDArray[np.bool_]) -> CellRows:
+    """Rows reduced to the cells in `marks`, ``(n,)``."""
+    if marks.all():
         return rows
     lengths = np.diff(rows.indptr)
-    entries = np.repeat(kept, lengths)
-    indptr = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64)
+    entries = np.repeat(marks, lengths)
+    indptr = np.concatenate([[0], np.cumsum(lengths[marks])]).astype(np.int64)
     return CellRows(indptr, rows.indices[entries], rows.data[entries])
 
 
