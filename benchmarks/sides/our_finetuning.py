@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from training_steps import LARGEST_NORM, WEIGHT_DECAY, dropout_entries, settings
 from transformers import TrainerCallback
 
 from geneformer.engine.training import EpochSampler, Key
-from geneformer.finetuning.training import CellBatches, finetune, score_cells
+from geneformer.finetuning.training import Batches, cell_batches, finetune, score_cells
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -37,7 +38,7 @@ class GivenBatches:
         Seed of the sampler.
     """
 
-    def __init__(self, cells: CellBatches, size: int, seed: int) -> None:
+    def __init__(self, cells: Batches, size: int, seed: int) -> None:
         self.cells = cells
         self.rows = [np.arange(start, start + size) for start in range(0, len(cells.rows), size)]
         self.lengths = np.array([cells.lengths[rows].sum() for rows in self.rows], dtype=np.int64)
@@ -84,13 +85,15 @@ def main() -> None:
         logging_steps=1,
     )
     positions = network.config.max_position_embeddings
-    cells = CellBatches(dataset, np.arange(len(dataset)), {spec.name: labels}, positions)
+    cells = cell_batches(dataset, np.arange(len(dataset)), {spec.name: labels}, positions)
     clock = Clock()
 
     def run() -> list[dict[str, Any]]:
         batches = GivenBatches(cells, size, options.seed)
         runtime = RuntimeOptions(device="cpu", dtype=arguments.dtype, progress=False)
-        return finetune(network, batches, None, options, runtime, score=score_cells([spec]), callbacks=[clock]).history
+        return finetune(
+            network, batches, None, options, runtime, score=partial(score_cells, [spec]), callbacks=[clock]
+        ).history
 
     history = profiled(run, arguments.profile) if arguments.profile else run()
     seconds, worked = (np.subtract(clock.ends[-1], clock.ends[0]) / arguments.steps).tolist()

@@ -78,7 +78,7 @@ def test_fit_ends_with_a_table_and_leaves_nothing_else(place, tmp_path):
     for line in (
         "Parameters trained",
         "Optimizer steps",
-        "random weights",
+        "random initialisation",
         "majority class",
         "library size",
     ):

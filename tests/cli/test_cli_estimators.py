@@ -17,7 +17,8 @@ from geneformer.cli import app
 from geneformer.cli.finetune import read_gene_file
 from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError
 from geneformer.finetuning.estimators import load_classifier
-from geneformer.finetuning.reports import RANK, CrossValidation, GeneReport, load_report
+from geneformer.finetuning.predictions import RANK
+from geneformer.finetuning.reports import CrossValidation, GeneReport, load_report
 from geneformer.options import RuntimeOptions
 from small_finetuning import labeled_blood, tiny_model
 from small_genes import common_genes, dealt

@@ -32,9 +32,8 @@ from geneformer.errors import (
     VocabularyMismatchError,
 )
 from geneformer.finetuning.baselines import LIBRARY, LOGISTIC, MAJORITY
-from geneformer.finetuning.estimator import TWIN
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.finetuning.reports import ClassificationReport, LabelSetReport
+from geneformer.finetuning.reports import TWIN, ClassificationReport, LabelSetReport
 from geneformer.finetuning.splits import Split
 from geneformer.inference.cells import open_cells
 from geneformer.models.loading import load_model

@@ -107,7 +107,7 @@ def test_standardizing_is_undone(fitted, adata):
 def test_the_report_stands_beside_its_baselines(fitted, adata):
     report, split = fitted.report_, fitted._training.split
     assert set(report.baselines) == {
-        "random weights, same network", "ridge regression, variable genes", "library size",
+        "random initialisation", "ridge regression, variable genes", "library size",
         "mean of the training cells",
     }  # fmt: skip
     np.testing.assert_array_equal(report.truth, adata.obs["age"].to_numpy()[split.test])

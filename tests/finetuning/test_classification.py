@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from geneformer.errors import DatasetError, InputNotFoundError, OptionError, OutputExistsError, UnreadableInputError
 from geneformer.finetuning.baselines import majority
+from geneformer.finetuning.evaluations import Estimate, markdown_table
 from geneformer.finetuning.metrics import evaluate_classes, evaluate_label_sets, evaluate_numbers
-from geneformer.finetuning.reports import ClassificationReport, Estimate, LabelSetReport, NumberReport, markdown_table
+from geneformer.finetuning.reports import ClassificationReport, LabelSetReport, NumberReport
 
 CLASSES = ("T | NK", "B", "cell_id", "absent")
 
@@ -148,7 +149,7 @@ def test_baselines_may_lack_figures_that_the_model_has():
     rows = table_after(class_report(baselines={"other": fewer}).to_markdown(), "resamples")
     column = rows[0].index("ROC AUC")
     assert rows[3][column] == "-"
-    assert fewer.told_size() == "1 cells. No intervals."
+    assert fewer.size_text() == "1 cells. No intervals."
 
 
 def test_a_report_does_not_replace_another_unless_told(tmp_path):

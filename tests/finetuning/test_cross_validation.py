@@ -4,18 +4,19 @@ import pytest
 from geneformer.errors import (
     InputNotFoundError,
     LeakageError,
+    OptionError,
     OutOfRangeError,
     RareClassError,
     UnknownClassError,
     UnreadableInputError,
 )
-from geneformer.finetuning.cross_validation import _strata, cross_validate
+from geneformer.finetuning.cross_validation import cross_validate
 from geneformer.finetuning.estimator import clone
-from geneformer.finetuning.estimators import CellClassifier, CellRegressor, MultiTaskClassifier
+from geneformer.finetuning.estimators import CellClassifier, CellRegressor, GeneClassifier, MultiTaskClassifier
 from geneformer.finetuning.metrics import evaluate_classes
 from geneformer.finetuning.reports import CrossValidation
 from geneformer.finetuning.splits import draw_folds
-from geneformer.finetuning.targets import ClassTargets
+from geneformer.finetuning.targets import AnyOf, Encoded, OneOf
 from geneformer.inference.cells import open_cells
 from small_finetuning import QUICK, labeled_blood, tiny_model
 
@@ -176,14 +177,31 @@ def test_numbers(model, cells):
 
 
 def test_lone_combinations_are_dealt_out_together():
-    sets = np.zeros((7, 2), dtype=np.float32)
-    together = _strata(ClassTargets(sets, np.array([0, 0, 1, 2, 3, -1, 0]), ("a", "b")))
+    def dealt(codes, target):
+        return Encoded({"sets": target}, {}, np.array(codes)).fold_codes()
+
+    together = dealt([0, 0, 1, 2, 3, -1, 0], AnyOf("sets"))
     assert together[3] == together[2] == together[4] != together[0]
     assert together[5] == -1
-    alone = _strata(ClassTargets(sets, np.array([0, 0, 1, 0, 0, -1, 0]), ("a", "b")))
-    assert alone.tolist() == [0, 0, 0, 0, 0, -1, 0]
-    classes = np.array([0, 0, 1, 0, 0, -1, 0])
-    assert _strata(ClassTargets(classes, classes, ("a", "b"))) is classes
+    assert dealt([0, 0, 1, 0, 0, -1, 0], AnyOf("sets")).tolist() == [0, 0, 0, 0, 0, -1, 0]
+    assert dealt([0, 0, 1, 0, 0, -1, 0], OneOf("sets")).tolist() == [0, 0, 1, 0, 0, -1, 0]
+
+
+def test_pooled_reports_of_several_tasks_have_the_baselines_of_the_folds(model, cells):
+    both = cells.copy()
+    both.obs["side"] = np.where(np.arange(24) % 2, "left", "right")
+    tasks = MultiTaskClassifier(model, **{**SETTINGS, "baselines": "cheap"})
+    found = cross_validate(tasks, both, ["kind", "side"], n_folds=2)
+    for task, pooled in found.report.items():
+        assert list(pooled.baselines) == list(found.folds[0][task].baselines) != []
+        for name, figures in pooled.baselines.items():
+            hits = sum(fold[task].baselines[name].metrics["accuracy"].mean * 12 for fold in found.folds)
+            assert figures.metrics["accuracy"].mean == pytest.approx(hits / 24)
+
+
+def test_a_classifier_of_genes_is_refused_with_the_way_out(model, cells):
+    with pytest.raises(OptionError, match="its own method cross_validate"):
+        cross_validate(GeneClassifier(model, **SETTINGS), cells, {"a": ["GATA4"], "b": ["TBX5"]})
 
 
 @pytest.mark.parametrize(

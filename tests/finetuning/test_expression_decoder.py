@@ -8,17 +8,18 @@ from scipy import sparse
 
 from geneformer.errors import DatasetError, GeneformerWarning, NotFittedError, OptionError, UnknownGeneError
 from geneformer.finetuning.estimators import ExpressionDecoder, load_classifier
-from geneformer.finetuning.gene_targets import (
+from geneformer.finetuning.expression_targets import (
     ADDITIVE,
     BEYOND,
     MEAN,
     AdditiveModel,
-    ExpressionBatches,
     UsualValues,
+    expression_batches,
     hide_genes,
     take_genes_out,
 )
-from geneformer.finetuning.reports import RANK, ExpressionReport, ReportSet
+from geneformer.finetuning.predictions import RANK
+from geneformer.finetuning.reports import ExpressionReport, ReportSet
 from geneformer.models.loading import load_model
 from geneformer.options import ExpressionOptions
 from geneformer.tokens.dataset import TokenizedDataset
@@ -69,7 +70,7 @@ def test_learning_brings_the_loss_down(model, adata):
 def test_the_batch_hides_what_it_asks_for(model, adata):
     decoder = made(model)
     tokens = decoder.open(adata).tokens
-    batches = ExpressionBatches(tokens, np.arange(10), decoder.base().vocabulary.special_ids, 64, share=0.2, seed=1)
+    batches = expression_batches(tokens, np.arange(10), decoder.base().vocabulary.special_ids, 64, share=0.2, seed=1)
     batch = batches([(0, 3), (0, 4)])
     gone = batch["genes"][batch["removed"] & (batch["cells"] == 0)]
     seen = batch["input_ids"][: batch["cu_seqlens"][1]]
@@ -169,7 +170,7 @@ def test_baselines_see_the_same_genes(fitted, adata):
     for name, said in ((MEAN, usual.by_token[tested.genes]), (ADDITIVE, tested.additive)):
         expected = ((said[:, 0] - tested.truth[:, 0]) ** 2).mean()
         assert report.baselines[name].metrics["mse"].mean == pytest.approx(expected, rel=1e-5)
-    assert set(report.baselines) == {MEAN, ADDITIVE, "random weights, same network"}
+    assert set(report.baselines) == {MEAN, ADDITIVE, "random initialisation"}
     beyond = fitted.report_[BEYOND]
     assert beyond.baselines[MEAN].metrics["r2"].mean <= 1e-9
     assert beyond.evaluation.metrics["mse"].mean == pytest.approx(report.evaluation.metrics["mse"].mean)

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from geneformer.engine.training import CHECKPOINTS, PackedTrainer, last_stage
 from geneformer.errors import DeviceMemoryError, NoCellsError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.finetuning.training import CellBatches, fruitless, learn_cells, predict_cells
+from geneformer.finetuning.training import cell_batches, fruitless, learn_cells, predict_cells
 from geneformer.models.heads import HeadSpec
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
@@ -275,7 +275,7 @@ def test_the_weights_are_chosen_by_the_metric_asked_for(base, tokens):
 def test_class_weights_weigh_the_loss_as_in_torch(base, tokens):
     targets, weights = np.arange(CELLS) % 3, np.array([0.2, 1.0, 5.0])
     network, _ = learn(base, tokens, targets=targets, class_weights={"kind": weights})
-    batch = CellBatches(tokens, np.arange(6), {"kind": targets}, 64)([(0, row) for row in range(6)])
+    batch = cell_batches(tokens, np.arange(6), {"kind": targets}, 64)([(0, row) for row in range(6)])
     with torch.no_grad():
         output = network(**batch)
     logits, classes = output.predictions["kind"], torch.from_numpy(targets[:6])
@@ -288,7 +288,7 @@ def test_class_weights_weigh_the_loss_as_in_torch(base, tokens):
 def test_cells_without_a_label_teach_nothing(base, tokens):
     targets = np.where(np.arange(CELLS) % 4 == 0, MISSING, np.arange(CELLS) % 3)
     assert np.isfinite(learn(base, tokens, targets=targets)[1].metrics["loss"])
-    batch = CellBatches(tokens, np.arange(8), {"kind": targets}, 64)([(0, row) for row in range(8)])
+    batch = cell_batches(tokens, np.arange(8), {"kind": targets}, 64)([(0, row) for row in range(8)])
     network, _ = learn(base, tokens, max_steps=1)
     with torch.no_grad():
         output = network(**batch)
@@ -309,7 +309,7 @@ def test_predictions_are_in_the_order_of_the_cells_whatever_the_batches(base, to
 
 def test_the_second_views_depend_on_seed_and_place_only(tokens):
     def views(seed, keys):
-        batches = CellBatches(
+        batches = cell_batches(
             tokens, np.arange(CELLS), {}, 64, views=True, special=np.array([0, 1]), share=0.5, seed=seed
         )
         return batches(keys)["input_ids"]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from geneformer.finetuning import training as gene_batches
-from geneformer.finetuning.training import GeneBatches, cells_with, count_cells, mean_ranks
+from geneformer.finetuning import training
+from geneformer.finetuning.gene_targets import gene_batches
+from geneformer.finetuning.training import cells_with, count_cells, mean_ranks
 from geneformer.models.losses import MISSING
 from small_cells import dataset_of
 from small_genes import V1, cells, common_genes, dealt, labels_of
@@ -15,7 +16,7 @@ LENGTH = 37
 @pytest.fixture(params=[3, 2048])
 def dataset(request, monkeypatch):
     """Cells of different lengths, one of them empty, looked at few or many at a time."""
-    monkeypatch.setattr(gene_batches, "_CELLS_AT_ONCE", request.param)
+    monkeypatch.setattr(training, "_CELLS_AT_ONCE", request.param)
     known = cells(11)
     return dataset_of([*(known[row] for row in range(5)), [], *(known[row] for row in range(5, 11)), [7, 9]])
 
@@ -27,7 +28,7 @@ def read(dataset):
 def test_every_token_has_its_class(dataset):
     class_of = labels_of(dealt(common_genes(dataset, 9, LENGTH), 3)).class_of(V1.size)
     rows = np.array([4, 0, 7, 11])
-    batches = GeneBatches(dataset, rows, class_of, LENGTH)
+    batches = gene_batches(dataset, rows, class_of, LENGTH)
     assert batches.lengths.tolist() == [len(read(dataset)[row]) for row in rows]
     batch = batches([(0, 2), (0, 0), (0, 3)])
     chosen = [read(dataset)[rows[place]] for place in (2, 0, 3)]

@@ -145,7 +145,7 @@ def test_every_gene_is_held_out_once(model, classes):
     truth = {gene: code for code, genes in enumerate(lists.values()) for gene in genes}
     assert report.truth.tolist() == [truth[gene] for gene in report.cell_ids]
     assert set(report.baselines) == {
-        "random weights, same network", STATISTICS, STATIC, CONTEXTUAL, "majority class"
+        "random initialisation", STATISTICS, STATIC, CONTEXTUAL, "majority class"
     }  # fmt: skip
     for found in (report.evaluation, *report.baselines.values()):
         assert found.n == 30
@@ -184,21 +184,15 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
         for name, other in (("class 0", "class 1"), ("class 1", "class 0"))
     }
     one = classifier(model, baselines="cheap")
-    prepared = one._open(cells(), lists, one._pair())
-    folds = draw_gene_folds(prepared.labels.codes, 3, valid=0.1)
-    parts = folds[0]
-    exchanged = one._open(cells(), swapped, one._pair()).labels
+    prepared = one._prepare(cells(), lists, one._pair())
+    parts = draw_gene_folds(prepared.labels.codes, 3, valid=0.1)[0]
+    exchanged = one._prepare(cells(), swapped, one._pair()).labels
     assert (exchanged.codes != prepared.labels.codes).sum() == len(first) == len(parts.test)
+    features = one._features_of(prepared)
     said = []
-    from geneformer.finetuning.gene_targets import cross_validate_genes
-
     for labels in (prepared.labels, exchanged):
-        told = one._told(replace(prepared, labels=labels), one._pair())
-        features = one._features_of(prepared)
-        (found,) = cross_validate_genes(
-            one.base(), told, [parts], {"model": one.finetuning}, one.runtime, features=features, bar=one._bar
-        )
-        said.append(found.proba)
+        of_fold = replace(prepared, labels=labels)
+        said.append(one._fold(of_fold, parts, "Fold 1")._held_out(of_fold, parts.test, features, features).proba)
     assert said[0].keys() == said[1].keys()
     for name in said[0]:
         np.testing.assert_array_equal(said[0][name], said[1][name])

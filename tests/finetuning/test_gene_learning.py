@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from geneformer.errors import OptionError
-from geneformer.finetuning.gene_targets import learn_genes, predict_genes, score_genes
+from geneformer.finetuning.gene_targets import gene_batches, learn_genes, predict_genes, score_genes
 from geneformer.finetuning.splits import GeneParts, split_genes
-from geneformer.finetuning.training import GeneBatches, cells_with
+from geneformer.finetuning.training import cells_with
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
@@ -85,7 +85,7 @@ def test_validation_genes_choose_but_are_not_learnt(base, tokens, labels, learnt
 def test_the_loss_is_the_mean_over_labeled_tokens(tokens, labels, learnt):
     parts, network, _ = learnt
     class_of = labels.class_of(V1.size, parts.train)
-    batch = GeneBatches(tokens, np.arange(5), class_of, LENGTH)([(0, row) for row in range(5)])
+    batch = gene_batches(tokens, np.arange(5), class_of, LENGTH)([(0, row) for row in range(5)])
     with torch.no_grad():
         found = network(**batch)
         losses = []
@@ -134,10 +134,10 @@ def test_probabilities_are_means_over_cells(tokens, labels, learnt, tokens_per_b
 def test_scores_count_every_gene_once(tokens, labels, learnt):
     network, rows = learnt[1], np.arange(len(labels))
     class_of = labels.class_of(V1.size, rows)
-    batches = GeneBatches(tokens, cells_with(tokens, class_of, LENGTH), class_of, LENGTH)
+    batches = gene_batches(tokens, cells_with(tokens, class_of, LENGTH), class_of, LENGTH)
     with torch.no_grad():
         batch = [batches([(0, row) for row in part]) for part in np.array_split(np.arange(len(batches.rows)), 5)]
-        found = score_genes(2, V1.size)((one, network(**one)) for one in batch)
+        found = score_genes(2, V1.size, ((one, network(**one)) for one in batch))
         whole = batches([(0, row) for row in range(len(batches.rows))])
         loss = float(network(**whole).loss)
     said = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)

@@ -21,7 +21,7 @@ from geneformer.errors import (
 from geneformer.finetuning.estimators import MultiTaskClassifier, load_classifier
 from geneformer.finetuning.reports import ReportSet
 from geneformer.finetuning.splits import Split
-from geneformer.finetuning.training import CellBatches
+from geneformer.finetuning.training import cell_batches
 from geneformer.models.finetuned import build_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import load_model
@@ -181,9 +181,9 @@ def test_a_missing_label_gives_its_head_no_gradient(fitted, model, adata):
     classifier = made(model)
     opened = classifier.open(part)
     with pytest.warns(GeneformerWarning):
-        targets = classifier.targets(opened, TASKS).targets()
+        targets = classifier.targets(opened, TASKS).values
     rows = np.flatnonzero((targets["sex"] == MISSING) & (targets["kind"] != MISSING))
-    batch = CellBatches(opened.tokens, rows, targets, 64)([(0, i) for i in range(len(rows))])
+    batch = cell_batches(opened.tokens, rows, targets, 64)([(0, i) for i in range(len(rows))])
     network = fitted.network_
     network.zero_grad()
     network(**batch).loss.backward()
@@ -217,7 +217,7 @@ def test_parts_have_the_same_shares_of_every_combination(model, adata):
     classifier = made(model, test=0.25, valid=0.25)
     opened = classifier.open(adata)
     classifier.fit(opened, TASKS)
-    split, codes = classifier._training.split, classifier._training.labels.codes
+    split, codes = classifier._training.split, classifier._training.encoded.codes
     for rows in (split.train, split.valid, split.test):
         share = np.bincount(codes[rows], minlength=6) / len(rows)
         np.testing.assert_allclose(share, np.bincount(codes) / len(codes), atol=0.1)
@@ -227,10 +227,10 @@ def test_balanced_class_weights(model, adata):
     skewed = adata.copy()
     skewed.obs["sex"] = ["f" if i % 6 else "m" for i in range(skewed.n_obs)]
     balanced = made(model, class_weights="balanced").fit(skewed, TASKS)
-    labels, split = balanced._training.labels, balanced._training.split
-    weights = labels.weights(split.train)
-    counts = np.bincount(labels.by_task["sex"][split.train])
-    np.testing.assert_allclose(weights["sex"], len(split.train) / (2 * counts))
+    encoded, split = balanced._training.encoded, balanced._training.split
+    codes = encoded.values["sex"][split.train]
+    weights = encoded.targets["sex"].weights(codes)
+    np.testing.assert_allclose(weights, len(split.train) / (2 * np.bincount(codes)))
 
 
 @pytest.mark.parametrize(

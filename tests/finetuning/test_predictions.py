@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from geneformer.errors import OutputExistsError, UnsupportedFormatError
-from geneformer.finetuning.reports import CellPredictions, write_predictions
+from geneformer.finetuning.predictions import CellPredictions, write_predictions
 
 NAMES = ["c3", "c1", "c2", "c9"]
 CLASSES = ("T/NK", "B cell", "probability B cell")

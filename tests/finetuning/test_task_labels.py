@@ -7,17 +7,25 @@ import pytest
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
 from geneformer.finetuning.splits import Split
-from geneformer.finetuning.targets import encode_tasks, known_tasks
+from geneformer.finetuning.targets import OneOf, encode_targets
 from geneformer.models.losses import MISSING
 
 KIND = ["T", "B", None, "T", "unknown", "B"]
 STATE = ["ill", "ill", "well", None, None, "well"]
 
 
+def encode(columns, *, rare_below=0.0, **options):
+    return encode_targets(columns, [OneOf(name, rare_below=rare_below) for name in columns], **options)
+
+
 def encoded(**changes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GeneformerWarning)
-        return encode_tasks({"kind": KIND, "state": STATE}, **changes)
+        return encode({"kind": KIND, "state": STATE}, **changes)
+
+
+def classes(labels):
+    return {name: target.classes for name, target in labels.targets.items()}
 
 
 def split(train, valid=(), test=()):
@@ -26,15 +34,15 @@ def split(train, valid=(), test=()):
 
 def test_codes_and_classes():
     labels = encoded()
-    assert labels.classes == {"kind": ("B", "T"), "state": ("ill", "well")}
-    assert labels.by_task["kind"].tolist() == [1, 0, -1, 1, -1, 0]
-    assert labels.by_task["state"].tolist() == [0, 0, 1, -1, -1, 1]
+    assert classes(labels) == {"kind": ("B", "T"), "state": ("ill", "well")}
+    assert labels.values["kind"].tolist() == [1, 0, MISSING, 1, MISSING, 0]
+    assert labels.values["state"].tolist() == [0, 0, 1, MISSING, MISSING, 1]
 
 
 def test_cells_are_split_by_their_combination_of_labels():
-    codes = encoded().codes
-    pairs = list(zip(encoded().by_task["kind"], encoded().by_task["state"], strict=True))
-    assert (codes == -1).tolist() == [pair == (-1, -1) for pair in pairs]
+    codes, values = encoded().codes, encoded().values
+    pairs = list(zip(values["kind"], values["state"], strict=True))
+    assert (codes == -1).tolist() == [pair == (MISSING, MISSING) for pair in pairs]
     for one in range(6):
         for other in range(6):
             assert (codes[one] == codes[other]) == (pairs[one] == pairs[other])
@@ -43,22 +51,22 @@ def test_cells_are_split_by_their_combination_of_labels():
 def test_missing_labels_are_told_of():
     told = r"Of 6 cells.*2 in 'kind', 2 in 'state'.* 1 have none at all"
     with pytest.warns(GeneformerWarning, match=told):
-        encode_tasks({"kind": KIND, "state": STATE})
-    encode_tasks({"kind": ["a", "b"], "state": ["c", "d"]})
+        encode({"kind": KIND, "state": STATE})
+    encode({"kind": ["a", "b"], "state": ["c", "d"]})
 
 
 def test_targets_of_cells_that_are_not_used_are_missing():
     labels = encoded(max_cells=3)
     used = labels.codes >= 0
     assert used.sum() == 3
-    for name, values in labels.targets().items():
-        known = used & (labels.by_task[name] >= 0)
-        assert (values[~known] == MISSING).all()
-        assert (values[known] == labels.by_task[name][known]).all()
+    for name, values in labels.values.items():
+        assert (values[~used] == MISSING).all()
+        assert (values[used] == encoded().values[name][used]).all()
 
 
 def test_weights_count_the_cells_learnt_from():
-    weights = encoded().weights(np.array([0, 1, 3, 5]))
+    rows, labels = np.array([0, 1, 3, 5]), encoded()
+    weights = {name: target.weights(labels.values[name][rows]) for name, target in labels.targets.items()}
     np.testing.assert_allclose(weights["kind"], [1.0, 1.0])
     np.testing.assert_allclose(weights["state"], [3 / 4, 3 / 2])
 
@@ -66,32 +74,32 @@ def test_weights_count_the_cells_learnt_from():
 def test_rare_classes_are_dropped_task_by_task():
     columns = {"kind": ["a", "a", "b", "b", "c"], "state": ["x", "y", "x", "y", "x"]}
     with pytest.warns(GeneformerWarning, match="1 in 'kind'"):
-        labels = encode_tasks(columns, rare_below=1)
-    assert labels.classes == {"kind": ("a", "b"), "state": ("x", "y")}
-    assert labels.by_task["kind"].tolist() == [0, 0, 1, 1, -1]
+        labels = encode(columns, rare_below=1)
+    assert classes(labels) == {"kind": ("a", "b"), "state": ("x", "y")}
+    assert labels.values["kind"].tolist() == [0, 0, 1, 1, MISSING]
     assert labels.codes[4] >= 0
 
 
 def test_splits_that_cannot_be_learnt_are_refused():
     labels = encoded()
-    labels.check_split(split([0, 1, 2], test=[3, 5]))
+    labels.prepare(split([0, 1, 2], test=[3, 5]))
     with pytest.raises(ConstantLabelError, match=r"'kind'.*all 'T'"):
-        labels.check_split(split([0, 3, 2]))
+        labels.prepare(split([0, 3, 2]))
     with pytest.raises(ConstantLabelError, match="without a label"):
-        labels.check_split(split([2, 4]))
-    three = encode_tasks({"kind": ["a", "b", "c", "a"]})
+        labels.prepare(split([2, 4]))
+    three = encode({"kind": ["a", "b", "c", "a"]})
     with pytest.raises(UnknownClassError, match="'c'"):
-        three.check_split(split([0, 1], test=[2]))
+        three.prepare(split([0, 1], test=[2]))
 
 
 def test_labels_that_were_not_learnt_are_left_out():
     with pytest.warns(GeneformerWarning):
-        codes = known_tasks({"kind": ["T", "NK", None]}, {"kind": ("B", "T")})
-    assert codes["kind"].tolist() == [1, -1, -1]
+        codes = OneOf("kind", ("B", "T")).encode(["T", "NK", None], "kind")
+    assert codes.tolist() == [1, MISSING, MISSING]
     with pytest.raises(MissingLabelError):
-        known_tasks({"kind": ["NK"]}, {"kind": ("B", "T")})
+        OneOf("kind", ("B", "T")).encode(["NK"], "kind")
 
 
 def test_no_task():
     with pytest.raises(LabelError, match="No column"):
-        encode_tasks({})
+        encode({})

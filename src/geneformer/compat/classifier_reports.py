@@ -12,7 +12,7 @@ from geneformer.compat.classifier_training import LabelPredictions, accuracy_and
 from geneformer.compat.networks import packed_classifier, published_runtime
 from geneformer.errors import OptionError, UnknownClassError, UnreadableInputError, UnsupportedArgumentError
 from geneformer.files.pickles import read_pickle
-from geneformer.finetuning.reports import Evaluation
+from geneformer.finetuning.evaluations import Evaluation
 from geneformer.options._fields import check_choice
 from geneformer.pl._classification import confusion_matrix
 from geneformer.pl._figures import INK, plotting_library, save_figure, spread

@@ -1,12 +1,10 @@
-"""`gf.CellClassifier`: cell types, disease states and other classes of cells."""
+"""The estimators: classes of cells, numbers, several tasks at once, classes of genes, and expression."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from importlib import import_module
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,86 +17,41 @@ from geneformer.errors import (
     OptionError,
     UnknownClassError,
 )
-from geneformer.files.progress import progress_bar
-from geneformer.finetuning.baselines import LIBRARY, classify_by_baselines, regress_by_baselines
-from geneformer.finetuning.estimator import (
-    TWIN,
-    UNKNOWN,
-    CellEstimator,
-    GeneEstimator,
-    Pairing,
-    Proba,
-    TaskTraining,
-    TestedCells,
-    cell_names,
-    check_deleted,
-    counts_like,
-    describe_parts,
-    name_classes,
-    part_of,
-    read_folder,
-    report_tasks,
-    without_pretraining,
-)
-from geneformer.finetuning.gene_targets import (
-    MODEL,
+from geneformer.finetuning.estimator import CellEstimator, Estimator, Pairing, Training, clone, read_folder
+from geneformer.finetuning.expression_targets import (
     AdditiveModel,
-    GeneClasses,
-    GeneFeatures,
-    LabeledGenes,
     TestedGenes,
-    Told,
     UsualValues,
-    add_baselines,
     check_counts,
-    classify_genes_by_baselines,
-    cross_validate_genes,
-    gene_features,
     learn_expression,
-    learn_genes,
-    open_genes,
     predict_expression,
     report_expression,
-    report_genes,
     take_genes_out,
-    tell_held_out,
+)
+from geneformer.finetuning.gene_targets import (
+    GeneClasses,
+    GeneFeatures,
+    GenePrediction,
+    HeldOutGenes,
+    LabeledGenes,
+    classify_genes_by_baselines,
+    gene_features,
+    learn_genes,
+    open_genes,
+    predict_genes,
+    predict_held_out,
+    report_genes,
 )
 from geneformer.finetuning.labels import cap_cells
-from geneformer.finetuning.metrics import (
-    evaluate_classes,
-    evaluate_label_sets,
-    evaluate_numbers,
-    expected_calibration_error,
-    fit_temperature,
-    softmax,
-)
-from geneformer.finetuning.reports import (
-    ClassificationReport,
-    GeneReport,
-    LabelSetReport,
-    NumberReport,
-    ReportSet,
-    expression_anndata,
-)
-from geneformer.finetuning.splits import GeneParts, Split, draw_gene_folds, draw_rows, given_rows, split_genes
-from geneformer.finetuning.targets import (
-    ClassTargets,
-    NumberScale,
-    NumberTargets,
-    TaskLabels,
-    check_numbers,
-    class_targets,
-    encode_numbers,
-    encode_tasks,
-    known_targets,
-    known_tasks,
-    number_strata,
-)
-from geneformer.finetuning.training import FinetuneResult, learn_cells
+from geneformer.finetuning.predictions import UNKNOWN, cell_names, expression_anndata, name_classes
+from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, SYMBOL, TWIN, GeneReport, ReportSet
+from geneformer.finetuning.splits import GeneParts, Split, draw_gene_folds, split_genes
+from geneformer.finetuning.targets import AnyOf, Encoded, Number, NumberScale, OneOf, Target, encode_targets
+from geneformer.finetuning.training import FinetuneResult
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import CellInput, Cells, open_cells
-from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes, HeadSpec
+from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
 from geneformer.options import (
     ClassifyOptions,
     ExpressionOptions,
@@ -114,23 +67,13 @@ from geneformer.options._fields import check_range
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from scipy import sparse
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Learnt:
-    """What baselines need of the training."""
-
-    cells: Cells
-    split: Split
-    targets: ClassTargets
-    groups: NDArray[Any] | None
-    counts: "sparse.csr_matrix | None"
-    deleted_genes: NDArray[Any] | None
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class CellClassifier(CellEstimator):
-    """A pretrained encoder that learns to tell classes of cells apart.
+    """A pretrained encoder that learns classes of cells.
 
     Parameters
     ----------
@@ -148,9 +91,7 @@ class CellClassifier(CellEstimator):
     classes_
         Names of the classes, in the order of the probabilities.
     report_
-        Evaluation on the test part of the split, beside the baselines.
-    baseline_proba_
-        By baseline, its probabilities for the cells evaluated last, ``(n, C)``.
+        Evaluation on the test part of the split, with the baselines.
     temperature_
         Divides the logits before they become probabilities.
 
@@ -167,6 +108,9 @@ class CellClassifier(CellEstimator):
     """
 
     kind = "cell_classifier"
+    option_kinds: ClassVar = {
+        "finetuning": FinetuneOptions, "classify": ClassifyOptions, "split": SplitOptions, "runtime": RuntimeOptions,
+    }  # fmt: skip
     task_fields = ("label_", "classes_", "multi_label_", "temperature_", "unknown_below_", "metrics_", "split_")
 
     def __init__(
@@ -180,167 +124,66 @@ class CellClassifier(CellEstimator):
         runtime: RuntimeOptions | None = None,
         **changes: Any,
     ) -> None:
-        groups = {
-            "finetuning": finetuning or FinetuneOptions(),
-            "classify": classify or ClassifyOptions(),
-            "split": split or SplitOptions(),
-            "runtime": runtime or RuntimeOptions(),
-        }
-        super().__init__(model, vocabulary, groups, changes)
+        super().__init__(
+            model, vocabulary, changes, finetuning=finetuning, classify=classify, split=split, runtime=runtime
+        )
 
     classify: ClassifyOptions
-    split: SplitOptions
     label_: str | None = None
     classes_: tuple[str, ...] | None = None
     multi_label_: bool = False
     temperature_: float = 1.0
     unknown_below_: float = 0.0
-    metrics_: dict[str, float]
-    split_: dict[str, Any]
-    baseline_proba_: dict[str, NDArray[np.float64]]
-    _training: _Learnt | None = None
-    _twin: GeneformerForCells | None = None
 
-    def fit(  # noqa: PLR0913
-        self,
-        cells: CellInput,
-        label: str,
-        *,
-        groups: str | None = None,
-        ids: str | None = None,
-        split_rows: Split | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        deleted_genes: NDArray[Any] | None = None,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-    ) -> Self:
-        """Learn the classes in a column of `obs`, and evaluate on the test part of the split.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either.
-        label
-            Column with the classes.
-        groups
-            Column of donors, batches or the like; no group is on two sides of the split.
-        ids
-            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
-            default.
-        split_rows
-            Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        deleted_genes
-            Token ids deleted in the second views of the contrastive term, instead of a random share.
-        output
-            Folder for training checkpoints, from which a killed run can go on.
-        resume
-            Go on from there.
-        callbacks
-            Further callbacks of `transformers.Trainer`.
-
-        Raises
-        ------
-        LabelError
-            Labels or split cannot be used: missing, constant, unknown, leaking.
-        OptionError
-            Genes to delete, but no contrastive term.
-        CountsError, PairingError
-            The cells cannot be used with the model.
-        """
-        base = self.base()
-        check_deleted(deleted_genes, self.finetuning)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets = self.targets(opened, label)
-        together = None if groups is None else np.asarray(opened.column(groups))
-        if split_rows is None:
-            parts = draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
-        else:
-            parts = given_rows(split_rows, targets.codes, together, self.split)
-        targets.check_split(parts)
-        self.network_, self._twin, self.report_ = None, None, None
-        self.label_, self.classes_, self.multi_label_ = label, targets.classes, self.classify.multi_label
-        self.unknown_below_ = self.classify.unknown_below
-        self._training = _Learnt(
-            opened,
-            parts,
-            targets,
-            together,
-            None if self.classify.baselines == "none" else opened.counts(base),
-            deleted_genes,
-        )
-        network, result = self._learn(self.finetuning, output, resume, callbacks)
-        self._learnt(network, result, base)
-        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify", "split")}
-        self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
-        self._calibrate(opened, parts, targets.values)
-        if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, targets.values, together)
-        return self
-
-    def targets(self, cells: Cells, label: str) -> ClassTargets:
+    def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
-        return class_targets(cells.column(label), self.classify, name=label, seed=self.split.seed)
+        chosen = self.classify
+        target = (
+            AnyOf(label, separator=chosen.separator)
+            if chosen.multi_label
+            else OneOf(label, rare_below=chosen.rare_below)
+        )
+        return encode_targets(
+            {label: cells.column(label)},
+            [target],
+            max_cells=chosen.max_cells,
+            max_cells_per_class=chosen.max_cells_per_class,
+            seed=self.split.seed,
+        )
 
-    def _learn(
-        self,
-        options: FinetuneOptions,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-        title: str = "Training",
-    ) -> tuple[GeneformerForCells, FinetuneResult]:
-        """One network from the training part."""
-        training: _Learnt = self._fitted("_training")
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Figures of the validation cells that a search can go by, the default last."""
+        return (AnyOf if self.classify.multi_label else OneOf).metrics
+
+    @property
+    def baseline_proba_(self) -> Mapping[str, Floats]:
+        """By baseline, its probabilities for the cells evaluated last, ``(n, C)``."""
+        baselines: Mapping[str, Floats] = self._fitted("_evaluated").baseline_predictions
+        return baselines
+
+    def _describe(self, encoded: Encoded) -> None:
+        (target,) = encoded.targets.values()
+        head = target.head
+        self.label_, self.classes_, self.multi_label_ = head.name, head.classes, self.classify.multi_label
+        self.temperature_ = getattr(target, "temperature", 1.0)
+        self.unknown_below_ = self.classify.unknown_below
+
+    def _targets(self) -> tuple[Target, ...]:
         name, classes = str(self.label_), tuple(self.classes_ or ())
-        spec = HeadSpec(name=name, kind="any_of" if self.multi_label_ else "one_of", classes=classes)
-        weights = None
-        if options.class_weights == "balanced":
-            weights = {name: training.targets.weights(training.split.train)}
-        with progress_bar(title, shown=self.runtime.progress) as update:
-            return learn_cells(
-                self.base(),
-                training.cells.tokens,
-                [spec],
-                {name: training.targets.values},
-                train_rows=training.split.train,
-                valid_rows=training.split.valid,
-                options=options,
-                runtime=self.runtime,
-                class_weights=weights,
-                deleted_genes=training.deleted_genes,
-                output=None if output is None else Path(output),
-                resume=resume,
-                callbacks=callbacks,
-                progress=update,
-            )
-
-    def _calibrate(self, cells: Cells, parts: Split, targets: NDArray[Any]) -> None:
-        """A temperature from the validation cells."""
-        self.temperature_ = 1.0
-        if self.multi_label_ or not self.classify.calibrate or not len(parts.valid):
-            return
-        valid = part_of(cells, parts.valid)
-        logits, codes = self.outputs(valid, progress=False)[str(self.label_)], targets[parts.valid]
-        before = expected_calibration_error(softmax(logits), codes)
-        self.temperature_ = fit_temperature(logits, codes)
-        after = expected_calibration_error(softmax(logits, self.temperature_), codes)
-        self.metrics_ |= {"calibration_error_before": before, "calibration_error": after}
-
-    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> NDArray[np.float64]:
-        """Probabilities of the tokenized cells, ``(n, C)``."""
-        logits = self.outputs(cells, network=network)[str(self.label_)].astype(np.float64)
         if self.multi_label_:
-            return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the logistic function, without overflow
-        return softmax(logits, self.temperature_)
+            return (AnyOf(name, classes, self.classify.separator),)
+        return (OneOf(name, classes, self.temperature_),)
+
+    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> Floats:
+        """Probabilities of the tokenized cells, ``(n, C)``."""
+        (target,) = self._targets()
+        return target.decode(self.outputs(cells, network=network)[target.name])
 
     def predict_proba(
         self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
     ) -> NDArray[np.float64]:
-        """Calibrated probability of every class, ``(n_cells, C)``; not a number for cells without a known gene.
+        """Calibrated probability of every class, ``(n_cells, C)``; NaN for cells without a known gene.
 
         Parameters
         ----------
@@ -384,112 +227,9 @@ class CellClassifier(CellEstimator):
         separator = self.classify.separator if self.multi_label_ else None
         return name_classes(proba, self._fitted("classes_"), least=least, separator=separator)
 
-    def evaluate(
-        self,
-        cells: CellInput,
-        label: str | None = None,
-        *,
-        groups: str | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-    ) -> ClassificationReport | LabelSetReport:
-        """How right the predictions are on labeled cells, beside the baselines if this classifier was just fitted.
-
-        Cells whose label the classifier never learnt are left out and told of.
-
-        Parameters
-        ----------
-        cells
-            Cells that were not learnt from.
-        label
-            Column with the classes; the one learnt from by default.
-        groups
-            Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        self._fitted("network_")
-        name = label or str(self.label_)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets, rows = known_targets(opened.column(name), self._fitted("classes_"), self.classify, name=name)
-        return self._evaluate(opened, rows, targets, opened.column(groups) if groups else None)
-
-    def _evaluate(
-        self, cells: Cells, rows: NDArray[np.int64], targets: NDArray[Any], groups: Any
-    ) -> ClassificationReport | LabelSetReport:
-        """The report on some of the cells."""
-        part = part_of(cells, rows)
-        truth, proba = targets[rows], self.probabilities(part)
-        parts = None if groups is None else np.asarray(groups)[rows]
-        beside = self.baseline_proba_ = self._baselines(cells, rows, part)
-        settings = {"model": self.model, "label": self.label_, "split": self.split_, **self._options}
-        evaluate: Any = evaluate_label_sets if self.multi_label_ else evaluate_classes
-        judged = partial(evaluate, truth, classes=self.classes_, groups=parts, seed=self.finetuning.seed)
-        shared: dict[str, Any] = {
-            "evaluation": judged(proba),
-            "baselines": {name: judged(values) for name, values in beside.items()},
-            "cell_ids": part.tokens.cell_ids,
-            "truth": truth,
-            "proba": proba,
-        }
-        if self.multi_label_:
-            return LabelSetReport(**shared, settings=settings)
-        calibration = {
-            "temperature": self.temperature_,
-            "expected_calibration_error": expected_calibration_error(proba, truth),
-        }
-        return ClassificationReport(**shared, predicted=proba.argmax(axis=1), settings=settings | calibration)
-
-    def _baselines(self, cells: Cells, rows: NDArray[np.int64], part: Cells) -> dict[str, NDArray[np.float64]]:
-        """Probabilities of what the model has to beat, by name."""
-        training = self._training
-        if training is None or self.classify.baselines == "none":
-            return {}
-        found: dict[str, NDArray[np.float64]] = {}
-        if self.classify.baselines == "all":
-            found[TWIN] = self.probabilities(part, self._random_twin())
-        counts = counts_like(training.cells, training.counts, cells, self.base())
-        if training.counts is None or counts is None:
-            return found
-        learnt = training.split.train
-        found |= classify_by_baselines(
-            training.counts[learnt],
-            training.targets.values[learnt],
-            counts[rows],
-            n_classes=len(self.classes_ or ()),
-            groups=None if training.groups is None else training.groups[learnt],
-            n_top_genes=self.classify.n_top_genes,
-            seed=self.finetuning.seed,
-        )
-        if cells.adata is None:
-            del found[LIBRARY]
-        return found
-
-    def _random_twin(self) -> GeneformerForCells:
-        """The same network with the same training, but without the pretrained weights."""
-        if self._twin is None:
-            options = without_pretraining(self.finetuning)
-            self._twin = self._learn(options, title="Training from random weights")[0]
-        return self._twin
-
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _CellRegressorLearnt:
-    """What baselines need of the training."""
-
-    cells: Cells
-    split: Split
-    values: Floats
-    groups: NDArray[Any] | None
-    counts: "sparse.csr_matrix | None"
-    deleted_genes: NDArray[Any] | None
-
 
 class CellRegressor(CellEstimator):
-    """A pretrained encoder that learns to tell a number of cells.
+    """A pretrained encoder that learns a number of each cell.
 
     Parameters
     ----------
@@ -511,9 +251,7 @@ class CellRegressor(CellEstimator):
     scale_
         Between the numbers and the outputs of the network; see `NumberScale`.
     report_
-        Evaluation on the test part of the split, beside the baselines.
-    baseline_numbers_
-        What the baselines predicted for those cells, by name.
+        Evaluation on the test part of the split, with the baselines.
 
     Examples
     --------
@@ -528,6 +266,9 @@ class CellRegressor(CellEstimator):
     """
 
     kind = "cell_regressor"
+    option_kinds: ClassVar = {
+        "finetuning": FinetuneOptions, "regress": RegressOptions, "split": SplitOptions, "runtime": RuntimeOptions,
+    }  # fmt: skip
     task_fields = ("label_", "loss_", "scale_", "metrics_", "split_")
 
     def __init__(
@@ -541,154 +282,44 @@ class CellRegressor(CellEstimator):
         runtime: RuntimeOptions | None = None,
         **changes: Any,
     ) -> None:
-        groups = {
-            "finetuning": finetuning or FinetuneOptions(),
-            "regress": regress or RegressOptions(),
-            "split": split or SplitOptions(),
-            "runtime": runtime or RuntimeOptions(),
-        }
-        super().__init__(model, vocabulary, groups, changes)
+        super().__init__(
+            model, vocabulary, changes, finetuning=finetuning, regress=regress, split=split, runtime=runtime
+        )
 
     regress: RegressOptions
-    split: SplitOptions
     label_: str | None = None
     loss_: str = "squared_error"
     scale_: dict[str, float]
-    metrics_: dict[str, float]
-    split_: dict[str, Any]
-    baseline_numbers_: dict[str, Floats]
-    _training: _CellRegressorLearnt | None = None
-    _twin: GeneformerForCells | None = None
 
-    def fit(  # noqa: PLR0913  what the other estimators take
-        self,
-        cells: CellInput,
-        label: str,
-        *,
-        groups: str | None = None,
-        ids: str | None = None,
-        split_rows: Split | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        deleted_genes: NDArray[Any] | None = None,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-    ) -> Self:
-        """Learn the numbers in a column of `obs`, and evaluate on the test part of the split.
+    def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
+        """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
+        return encode_targets(
+            {label: cells.column(label)},
+            [Number(label, self.regress)],
+            by_cell=by_cell and self.split.method in ("auto", "stratified"),
+            max_cells=self.regress.max_cells,
+            seed=self.split.seed,
+        )
 
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either.
-        label
-            Column with the numbers; cells without one are left out and told of.
-        groups
-            Column of donors, batches or the like; no group is on two sides of the split. Without it, the parts have
-            about the same numbers.
-        ids
-            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
-            default.
-        split_rows
-            Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        deleted_genes
-            Token ids deleted in the second views of the contrastive term, instead of a random share.
-        output
-            Folder for training checkpoints, from which a killed run can go on.
-        resume
-            Go on from there.
-        callbacks
-            Further callbacks of `transformers.Trainer`.
+    @property
+    def baseline_numbers_(self) -> Mapping[str, Floats]:
+        """By baseline, its numbers for the cells evaluated last, ``(n,)``."""
+        baselines: Mapping[str, Floats] = self._fitted("_evaluated").baseline_predictions
+        return baselines
 
-        Raises
-        ------
-        ConstantLabelError
-            All numbers are the same.
-        LabelError
-            Not numbers, negative ones for a loss of counts, or a split that leaks.
-        OptionError
-            Genes to delete, but no contrastive term.
-        CountsError, PairingError
-            The cells cannot be used with the model.
-        """
-        check_deleted(deleted_genes, self.finetuning)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets = self.targets(opened, label, by_cell=groups is None and ids is None)
-        donors = None if groups is None else np.asarray(opened.column(groups))
-        if split_rows is None:
-            parts = draw_rows(opened, targets.codes, self.split, groups=groups, ids=ids or groups)
-        else:
-            parts = given_rows(split_rows, targets.codes, donors, self.split)
-        check_numbers(targets.values[parts.train], self.regress, name=label)
-        self.network_, self._twin, self.report_ = None, None, None
-        counts = None if self.regress.baselines == "none" else opened.counts(self.base())
-        self.label_, self.loss_ = label, self.regress.loss
-        self.scale_ = asdict(NumberScale.fit(targets.values[parts.train], self.regress))
-        self._training = _CellRegressorLearnt(opened, parts, targets.values, donors, counts, deleted_genes)
-        network, result = self._learn(self.finetuning, output, resume, callbacks)
-        self._learnt(network, result, self.base())
-        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "regress", "split")}
-        self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
-        if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, targets.values, groups)
-        return self
+    def _describe(self, encoded: Encoded) -> None:
+        (self.label_,), self.loss_ = encoded.targets, self.regress.loss
+        (target,) = encoded.targets.values()
+        self.scale_ = asdict(target.scale)  # type: ignore[attr-defined]
 
-    def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> NumberTargets:
-        """What is to be learnt about the tokenized cells; its `codes` are what they are split by.
-
-        Parameters
-        ----------
-        cells
-            Opened cells.
-        label
-            Column with the numbers.
-        by_cell
-            Split cell by cell, so that the parts can have about the same numbers.
-        """
-        values = encode_numbers(cells.column(label), name=label)
-        check_numbers(values, self.regress, name=label)
-        codes = number_strata(values, n_bins=10 if by_cell and self.split.method in ("auto", "stratified") else 1)
-        if self.regress.max_cells is not None:
-            rows = cap_cells(codes, max_cells=self.regress.max_cells, seed=self.split.seed)
-            codes = np.where(np.isin(np.arange(len(codes)), rows), codes, -1)
-        return NumberTargets(values, codes)
-
-    def _learn(
-        self,
-        options: FinetuneOptions,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-        title: str = "Training",
-    ) -> tuple[GeneformerForCells, FinetuneResult]:
-        """One network from the training part."""
-        training: _CellRegressorLearnt = self._fitted("_training")
-        name, scale = str(self.label_), NumberScale(**self.scale_)
-        spec = HeadSpec(name=name, kind="number", loss=self.loss_, activation=self.regress.output, scale=scale.inside)
-        with progress_bar(title, shown=self.runtime.progress) as update:
-            return learn_cells(
-                self.base(),
-                training.cells.tokens,
-                [spec],
-                {name: scale.to_network(training.values)},
-                train_rows=training.split.train,
-                valid_rows=training.split.valid,
-                options=options,
-                runtime=self.runtime,
-                deleted_genes=training.deleted_genes,
-                output=None if output is None else Path(output),
-                resume=resume,
-                callbacks=callbacks,
-                progress=update,
-            )
+    def _targets(self) -> tuple[Number]:
+        return (Number(str(self.label_), self.regress, NumberScale(**self.scale_)),)
 
     def numbers(self, cells: Cells, network: GeneformerForCells | None = None) -> tuple[Floats, Floats | None]:
         """Predicted numbers of the tokenized cells and their standard deviation, where the loss has one, ``(n,)``."""
-        outputs = self.outputs(cells, network=network)[str(self.label_)]
-        scale = NumberScale(**self.scale_)
-        return scale.mean(outputs), scale.deviation(outputs, self.loss_)
+        (target,) = self._targets()
+        outputs = self.outputs(cells, network=network)[target.name]
+        return target.decode(outputs), target.deviation(outputs)
 
     @overload
     def predict(
@@ -718,7 +349,7 @@ class CellRegressor(CellEstimator):
         counts_layer: str | None = None,
         gene_ids: str | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Predicted number of every cell, ``(n_cells,)``; not a number for cells without a known gene.
+        """Predicted number of every cell, ``(n_cells,)``; NaN for cells without a known gene.
 
         Parameters
         ----------
@@ -747,447 +378,6 @@ class CellRegressor(CellEstimator):
             return opened.spread(mean, np.nan)
         return opened.spread(mean, np.nan), opened.spread(deviation, np.nan)
 
-    def evaluate(
-        self,
-        cells: CellInput,
-        label: str | None = None,
-        *,
-        groups: str | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-    ) -> NumberReport:
-        """How near the predictions are on cells with a number, beside the baselines if this was just fitted.
-
-        Parameters
-        ----------
-        cells
-            Cells that were not learnt from.
-        label
-            Column with the numbers; the one learnt from by default.
-        groups
-            Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        self._fitted("network_")
-        name = label or str(self.label_)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        values = encode_numbers(opened.column(name), name=name)
-        return self._evaluate(opened, np.flatnonzero(~np.isnan(values)), values, groups)
-
-    def _evaluate(self, cells: Cells, rows: NDArray[np.int64], values: Floats, groups: str | None) -> NumberReport:
-        """The report on some of the cells."""
-        part, truth = part_of(cells, rows), values[rows]
-        predicted, deviation = self.numbers(part)
-        together = None if groups is None else np.asarray(cells.column(groups))[rows]
-        judged = partial(evaluate_numbers, truth, groups=together, seed=self.finetuning.seed)
-        settings: dict[str, Any] = {
-            "model": self.model,
-            "label": self.label_,
-            "split": self.split_,
-            "scale": self.scale_,
-        }
-        if deviation is not None:
-            settings["within_two_deviations"] = float((np.abs(truth - predicted) <= 2 * deviation).mean())
-        beside = self.baseline_numbers_ = self._baselines(cells, rows, part)
-        return NumberReport(
-            evaluation=judged(predicted),
-            baselines={name: judged(said) for name, said in beside.items()},
-            cell_ids=part.tokens.cell_ids,
-            truth=truth,
-            predicted=predicted,
-            settings={**settings, **self._options},
-        )
-
-    def _baselines(self, cells: Cells, rows: NDArray[np.int64], part: Cells) -> dict[str, Floats]:
-        """Numbers from what the model has to beat, by name."""
-        training = self._training
-        if training is None or self.regress.baselines == "none":
-            return {}
-        found: dict[str, Floats] = {}
-        if self.regress.baselines == "all":
-            if self._twin is None:
-                options = without_pretraining(self.finetuning)
-                self._twin = self._learn(options, title="Training from random weights")[0]
-            found[TWIN] = self.numbers(part, self._twin)[0]
-        counts = counts_like(training.cells, training.counts, cells, self.base())
-        if training.counts is None or counts is None:
-            return found
-        learnt = training.split.train
-        found |= regress_by_baselines(
-            training.counts[learnt],
-            training.values[learnt],
-            counts[rows],
-            groups=None if training.groups is None else training.groups[learnt],
-            n_top_genes=self.regress.n_top_genes,
-            seed=self.finetuning.seed,
-        )
-        if cells.adata is None:
-            del found[LIBRARY]  # scaled counts have no library size
-        return found
-
-
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ExpressionDecoderLearnt:
-    """What baselines need of the training."""
-
-    cells: Cells
-    split: Split
-    usual: UsualValues
-    additive: AdditiveModel
-
-
-class ExpressionDecoder(CellEstimator):
-    """A pretrained encoder that learns to tell how much of each gene a cell expresses.
-
-    Some genes of every training cell are taken out. From the encoder's vector of what is left and the input embedding
-    of a gene, a small network predicts the gene's value, log(1 + counts per 10,000), and its rank: its place among the
-    genes read, as a fraction from 0 (the highest) to 1. Both are those of a cell that expresses the gene; whether it
-    does is not predicted.
-
-    Parameters
-    ----------
-    model
-        Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
-    vocabulary
-        Needed only where the checkpoint does not tell its own.
-    finetuning, expression, split, runtime
-        Options as objects.
-    **changes
-        Single options by keyword, such as `share=0.3`, `epochs=3`, `strategy="lora"`.
-
-    Attributes
-    ----------
-    report_
-        Evaluation on genes taken out of the test part of the split, beside the baselines: "value", "rank", and "value
-        beyond the gene's mean".
-
-    Examples
-    --------
-    >>> import geneformer as gf
-    >>> from geneformer.datasets import pbmc3k
-    >>> adata = pbmc3k()[:100].copy()
-    >>> decoder = gf.ExpressionDecoder(model="mini", max_steps=2, report_cells=10, baselines="none", progress=False)
-    >>> predicted = decoder.fit(adata).predict(adata, ["CD3E", "LYZ"])
-    >>> predicted.shape, list(predicted.var["symbol"]), list(predicted.layers)
-    ((100, 2), ['CD3E', 'LYZ'], ['rank'])
-    """
-
-    kind = "expression_decoder"
-    task_fields = ("share_", "metrics_", "split_")
-    network_kind = GeneformerForExpression
-
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        expression: ExpressionOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        groups = {
-            "finetuning": finetuning or FinetuneOptions(),
-            "expression": expression or ExpressionOptions(),
-            "split": split or SplitOptions(),
-            "runtime": runtime or RuntimeOptions(),
-        }
-        super().__init__(model, vocabulary, groups, changes)
-
-    expression: ExpressionOptions
-    split: SplitOptions
-    share_: float = 0.15
-    metrics_: dict[str, float]
-    split_: dict[str, Any]
-    _training: _ExpressionDecoderLearnt | None = None
-    _twin: GeneformerForExpression | None = None
-
-    def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
-        """Tokens with the counts behind them, where they are known; see `open_cells`."""
-        pairing = self._pairing if self._pairing is not None else self._pair(self.base())
-        return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
-
-    def fit(
-        self,
-        cells: CellInput,
-        *,
-        groups: str | None = None,
-        ids: str | None = None,
-        split_rows: Split | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-    ) -> Self:
-        """Learn the expression of genes, and evaluate on genes taken out of the test part of the split.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens with counts, or paths of either.
-        groups
-            Column of donors, batches or the like; no group is on two sides of the split.
-        ids
-            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
-            default.
-        split_rows
-            Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        output
-            Folder for training checkpoints, from which a killed run can go on.
-        resume
-            Go on from there.
-        callbacks
-            Further callbacks of `transformers.Trainer`.
-
-        Raises
-        ------
-        DatasetError
-            Tokens without counts.
-        LabelError
-            The split leaks.
-        OptionError
-            Options of classes or of second views, which there are none of here.
-        CountsError, PairingError
-            The cells cannot be used with the model.
-        """
-        self._check_options()
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        check_counts(opened.tokens)
-        codes = np.zeros(len(opened.tokens), dtype=np.int64)
-        if self.expression.max_cells is not None:
-            codes[:] = -1
-            codes[cap_cells(codes + 1, max_cells=self.expression.max_cells, seed=self.split.seed)] = 0
-        if split_rows is None:
-            parts = draw_rows(opened, codes, self.split_options(groups), groups=groups, ids=ids or groups)
-        else:
-            parts = given_rows(split_rows, codes, opened.column(groups) if groups else None, self.split)
-        self.network_, self._twin, self.report_ = None, None, None
-        self._training, self.share_ = self._look_at(opened, parts), self.expression.share
-        network, result = self._learn(self.finetuning, output, resume, callbacks)
-        self._learnt(network, result, self.base())
-        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "expression", "split")}
-        self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
-        if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, groups)
-        return self
-
-    def _check_options(self) -> None:
-        usual = FinetuneOptions()
-        for name in ("class_weights", "label_smoothing", "contrastive_weight"):
-            value = getattr(self.finetuning, name)
-            if value != getattr(usual, name):
-                msg = f"{name}={value!r}, but expression is learnt without classes and second views. Leave it out."
-                raise OptionError(msg)
-
-    def _look_at(self, cells: Cells, parts: Split) -> _ExpressionDecoderLearnt:
-        """Usual values of the genes, and their effects beside those of the cells."""
-        pairing = self._pair(self.base())
-        seen: dict[str, Any] = {
-            "tokens": cells.tokens,
-            "rows": parts.train,
-            "special": pairing.vocabulary.special_ids,
-            "max_length": pairing.max_length,
-        }
-        usual = UsualValues.fit(size=self.base().network.config.vocab_size, **seen)
-        return _ExpressionDecoderLearnt(cells, parts, usual, AdditiveModel.fit(usual=usual, **seen))
-
-    def _learn(
-        self,
-        options: FinetuneOptions,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-        title: str = "Training",
-    ) -> tuple[GeneformerForExpression, FinetuneResult]:
-        """One network from the training part."""
-        training: _ExpressionDecoderLearnt = self._fitted("_training")
-        with progress_bar(title, shown=self.runtime.progress) as update:
-            return learn_expression(
-                self.base(),
-                training.cells.tokens,
-                training.usual,
-                train_rows=training.split.train,
-                valid_rows=training.split.valid,
-                expression=self.expression,
-                options=options,
-                runtime=self.runtime,
-                output=None if output is None else Path(output),
-                resume=resume,
-                callbacks=callbacks,
-                progress=update,
-            )
-
-    def predict(
-        self,
-        cells: CellInput,
-        genes: Sequence[str] | None = None,
-        *,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-    ) -> "AnnData":
-        """Value and rank of genes in every cell, all genes of the cell being visible.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either.
-        genes
-            Ensembl ids or symbols, predicted in every cell as if it expressed them; by default every gene in the cells
-            that express it.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-
-        Returns
-        -------
-        AnnData
-            Cells of the input by genes; `X` holds values, log(1 + counts per 10,000), and the layer "rank" ranks, from
-            0 for the highest to 1. Dense for given genes, not a number for cells without a known gene; else sparse,
-            with an entry for every expressed gene that is read.
-
-        Raises
-        ------
-        UnknownGeneError
-            A gene that the vocabulary does not have.
-        """
-        import anndata as ad
-
-        blocks = list(self.predict_blocks(cells, genes, counts_layer=counts_layer, gene_ids=gene_ids))
-        joined = ad.concat(blocks, merge="same", uns_merge="same") if len(blocks) > 1 else blocks[0]
-        joined.obs_names = np.concatenate([block.obs_names for block in blocks])
-        return joined
-
-    def predict_blocks(
-        self,
-        cells: CellInput,
-        genes: Sequence[str] | None = None,
-        *,
-        cells_per_block: int = 4096,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-    ) -> Iterator["AnnData"]:
-        """What `predict` returns, some thousand cells at a time, in the order of the input.
-
-        Parameters
-        ----------
-        cells, genes, counts_layer, gene_ids
-            See `predict`.
-        cells_per_block
-            Cells of the input per block.
-        """
-        pairing: Pairing = self._fitted("_pairing")
-        vocabulary = pairing.vocabulary
-        wanted = None if genes is None else np.array(tokens_of_genes(genes, vocabulary), dtype=np.int64)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        names = cell_names(opened)
-        for start in range(0, max(opened.n_input, 1), cells_per_block):
-            stop = min(start + cells_per_block, opened.n_input)
-            rows = np.flatnonzero((opened.rows >= start) & (opened.rows < stop))
-            yield self._block(opened, rows, opened.rows[rows] - start, names[start:stop], wanted)
-
-    def _block(self, cells: Cells, rows: Ints, places: Ints, names: NDArray[Any], wanted: Ints | None) -> "AnnData":
-        """Predictions for some tokenized cells, which are at some places among the named ones."""
-        pairing: Pairing = self._fitted("_pairing")
-        vocabulary = pairing.vocabulary
-        tokens = cells.tokens.take(rows)
-        if wanted is not None:
-            starts, asked = np.arange(len(rows) + 1) * len(wanted), np.tile(wanted, len(rows))
-        else:
-            packed = tokens.gather(np.arange(len(rows)), max_length=pairing.max_length)
-            is_gene = ~np.isin(packed.input_ids, vocabulary.special_ids)
-            starts = np.concatenate([[0], np.cumsum(is_gene)])[packed.cu_seqlens]
-            asked = packed.input_ids[is_gene].astype(np.int64)
-        predicted = predict_expression(
-            self._fitted("network_"), tokens, starts, asked, self.runtime, max_length=pairing.max_length
-        )
-        return expression_anndata(
-            predicted, starts, asked, names=names, places=places, wanted=wanted, vocabulary=vocabulary,
-            provenance=self.provenance,
-        )  # fmt: skip
-
-    def evaluate(
-        self,
-        cells: CellInput,
-        *,
-        groups: str | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-    ) -> ReportSet:
-        """How near the predictions are for genes taken out of cells, beside the baselines if this was just fitted.
-
-        Squared error, R2 and correlations over all genes taken out, with intervals from resampling whole cells.
-
-        Parameters
-        ----------
-        cells
-            Cells that were not learnt from, with counts.
-        groups
-            Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-
-        Raises
-        ------
-        DatasetError
-            Tokens without counts.
-        """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        check_counts(opened.tokens)
-        return self._evaluate(opened, np.arange(len(opened.tokens)), groups)
-
-    def _evaluate(self, cells: Cells, rows: Ints, groups: str | None) -> ReportSet:
-        """The reports on some of the cells."""
-        pairing, network, seed = self._fitted("_pairing"), self._fitted("network_"), self.finetuning.seed
-        rows = rows[cap_cells(np.zeros(len(rows)), max_cells=self.expression.report_cells, seed=seed)]
-        compared = self._training is not None and self.expression.baselines != "none"
-        tested = take_genes_out(
-            cells.tokens,
-            rows,
-            pairing.vocabulary.special_ids,
-            share=self.share_,
-            max_length=pairing.max_length,
-            seed=seed,
-            additive=self._training.additive if self._training is not None and compared else None,
-        )
-        predicted = {"": self._predict(network, tested)}
-        if compared and self.expression.baselines == "all":
-            if self._twin is None:
-                options = without_pretraining(self.finetuning)
-                self._twin = self._learn(options, title="Training from random weights")[0]
-            predicted[TWIN] = self._predict(self._twin, tested)
-        return report_expression(
-            tested,
-            predicted,
-            network.usual.double().cpu().numpy()[tested.genes],
-            names=cells.tokens.cell_ids[rows],
-            genes=pairing.vocabulary.gene_of[tested.genes],
-            groups=None if groups is None else np.asarray(cells.column(groups))[rows],
-            seed=seed,
-            settings={"model": self.model, "share": self.share_, "split": self.split_, **self._options},
-        )
-
-    def _predict(self, network: GeneformerForExpression, tested: TestedGenes) -> NDArray[np.float32]:
-        """Value and rank of genes taken out of cells, ``(p, 2)``."""
-        pairing: Pairing = self._fitted("_pairing")
-        with progress_bar("Predicting", shown=self.runtime.progress) as update:
-            return predict_expression(
-                network,
-                tested.visible,
-                tested.starts,
-                tested.genes,
-                self.runtime,
-                max_length=pairing.max_length,
-                progress=update,
-            )
-
 
 class MultiTaskClassifier(CellEstimator):
     """A pretrained encoder that learns several columns of labels at once, with a head for each.
@@ -1214,7 +404,7 @@ class MultiTaskClassifier(CellEstimator):
     temperatures_
         Divides the logits of every task before they become probabilities.
     report_
-        Evaluation of every task on the test part of the split, beside the baselines.
+        Evaluation of every task on the test part of the split, with the baselines.
 
     Examples
     --------
@@ -1229,6 +419,9 @@ class MultiTaskClassifier(CellEstimator):
     """
 
     kind = "multi_task_classifier"
+    option_kinds: ClassVar = {
+        "finetuning": FinetuneOptions, "multi_task": MultiTaskOptions, "split": SplitOptions, "runtime": RuntimeOptions,
+    }  # fmt: skip
     task_fields = ("tasks_", "classes_", "task_weights_", "temperatures_", "unknown_below_", "metrics_", "split_")
 
     def __init__(
@@ -1242,27 +435,19 @@ class MultiTaskClassifier(CellEstimator):
         runtime: RuntimeOptions | None = None,
         **changes: Any,
     ) -> None:
-        groups = {
-            "finetuning": finetuning or FinetuneOptions(),
-            "multi_task": multi_task or MultiTaskOptions(),
-            "split": split or SplitOptions(),
-            "runtime": runtime or RuntimeOptions(),
-        }
-        super().__init__(model, vocabulary, groups, changes)
+        super().__init__(
+            model, vocabulary, changes, finetuning=finetuning, multi_task=multi_task, split=split, runtime=runtime
+        )
 
     multi_task: MultiTaskOptions
-    split: SplitOptions
     tasks_: tuple[str, ...] | None = None
     classes_: dict[str, tuple[str, ...]]
     task_weights_: dict[str, float]
     temperatures_: dict[str, float]
     unknown_below_: float = 0.0
-    metrics_: dict[str, float]
-    split_: dict[str, Any]
-    _training: TaskTraining | None = None
-    _twin: GeneformerForCells | None = None
+    validation_metrics = OneOf.metrics
 
-    def fit(  # noqa: PLR0913  what the other estimators take
+    def fit(  # noqa: PLR0913
         self,
         cells: CellInput,
         labels: Sequence[str],
@@ -1315,36 +500,17 @@ class MultiTaskClassifier(CellEstimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        tasks = self._tasks(labels)
-        check_deleted(deleted_genes, self.finetuning)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets = self.targets(opened, tasks)
-        donors = None if groups is None else np.asarray(opened.column(groups))
-        if split_rows is None:
-            parts = draw_rows(opened, targets.codes, self.split_options(groups), groups=groups, ids=ids or groups)
-        else:
-            parts = given_rows(split_rows, targets.codes, donors, self.split)
-        targets.check_split(parts)
-        self.network_, self._twin, self.report_ = None, None, None
-        self.tasks_, self.classes_ = tasks, targets.classes
-        self.unknown_below_ = self.multi_task.unknown_below
-        counts = None if self.multi_task.baselines == "none" else opened.counts(self.base())
-        self._training = TaskTraining(opened, parts, targets, donors, counts, deleted_genes)
-        network, result = self._learn(self.finetuning, output, resume, callbacks)
-        self._learnt(network, result, self.base())
-        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "multi_task", "split")}
-        self.split_, self.metrics_ = describe_parts(parts, groups), dict(result.metrics)
-        self.task_weights_ = dict(zip(tasks, network.weights_now(), strict=True))
-        self._calibrate(opened, parts, targets)
-        if len(parts.test):
-            self.report_ = self._evaluate(opened, parts.test, targets.by_task, groups)
+        super().fit(
+            cells, self._tasks(labels), groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer,
+            gene_ids=gene_ids, deleted_genes=deleted_genes, output=output, resume=resume, callbacks=callbacks,
+        )  # fmt: skip
         return self
 
-    def targets(self, cells: Cells, labels: Sequence[str]) -> TaskLabels:
+    def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
-        return encode_tasks(
+        return encode_targets(
             {name: cells.column(name) for name in labels},
-            rare_below=self.multi_task.rare_below,
+            [OneOf(name, rare_below=self.multi_task.rare_below) for name in labels],
             max_cells=self.multi_task.max_cells,
             seed=self.split.seed,
         )
@@ -1367,63 +533,39 @@ class MultiTaskClassifier(CellEstimator):
             return replace(self.split, method="stratified")
         return self.split
 
-    def _learn(
-        self,
-        options: FinetuneOptions,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-        title: str = "Training",
-    ) -> tuple[GeneformerForCells, FinetuneResult]:
-        """One network from the training part."""
-        training: TaskTraining = self._fitted("_training")
-        labels, split = training.labels, training.split
-        with progress_bar(title, shown=self.runtime.progress) as update:
-            return learn_cells(
-                self.base(),
-                training.cells.tokens,
-                [HeadSpec(name=name, classes=classes) for name, classes in labels.classes.items()],
-                labels.targets(),
-                train_rows=split.train,
-                valid_rows=split.valid,
-                options=options,
-                runtime=self.runtime,
-                class_weights=labels.weights(split.train) if options.class_weights == "balanced" else None,
-                task_weights=self.multi_task.task_weights or None,
-                learn_task_weights=self.multi_task.learn_task_weights,
-                deleted_genes=training.deleted_genes,
-                output=None if output is None else Path(output),
-                resume=resume,
-                callbacks=callbacks,
-                progress=update,
-            )
+    def _describe(self, encoded: Encoded) -> None:
+        targets = {name: target for name, target in encoded.targets.items() if isinstance(target, OneOf)}
+        self.tasks_ = tuple(targets)
+        self.classes_ = {name: target.classes for name, target in targets.items()}
+        self.temperatures_ = {name: target.temperature for name, target in targets.items()}
+        self.unknown_below_ = self.multi_task.unknown_below
 
-    def _calibrate(self, cells: Cells, parts: Split, labels: TaskLabels) -> None:
-        """A temperature per task from the validation cells."""
-        self.temperatures_ = dict.fromkeys(self.tasks_ or (), 1.0)
-        if not self.multi_task.calibrate or not len(parts.valid):
-            return
-        outputs = self.outputs(part_of(cells, parts.valid), progress=False)
-        for name, codes in labels.by_task.items():
-            known = codes[parts.valid] >= 0
-            if not known.any():
-                continue
-            logits, truth = outputs[name][known].astype(np.float64), codes[parts.valid][known]
-            self.temperatures_[name] = temperature = fit_temperature(logits, truth)
-            self.metrics_ |= {
-                f"{name}/calibration_error_before": expected_calibration_error(softmax(logits), truth),
-                f"{name}/calibration_error": expected_calibration_error(softmax(logits, temperature), truth),
-            }
+    def _targets(self) -> tuple[Target, ...]:
+        return tuple(OneOf(name, tuple(self.classes_[name]), self.temperatures_[name]) for name in self.tasks_ or ())
 
-    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> Proba:
+    def _loss_options(self) -> dict[str, Any]:
+        chosen = self.multi_task
+        return {"task_weights": chosen.task_weights or None, "learn_task_weights": chosen.learn_task_weights}
+
+    def _train(self, title: str = "Training", **run: Any) -> None:
+        super()._train(title, **run)
+        self.task_weights_ = dict(zip(self.tasks_ or (), self.network_.weights_now(), strict=True))
+
+    def _shared_settings(self) -> dict[str, Any]:
+        return {"tasks": self.tasks_, "task_weights": self.task_weights_}
+
+    def _as_report(self, reports: ReportSet) -> ReportSet:
+        return reports
+
+    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> dict[str, Floats]:
         """Probabilities of the tokenized cells, ``(n, C)`` for every task."""
         outputs = self.outputs(cells, network=network)
-        return {
-            name: softmax(outputs[name].astype(np.float64), self.temperatures_[name]) for name in self._fitted("tasks_")
-        }
+        return {target.name: target.decode(outputs[target.name]) for target in self._targets()}
 
-    def predict_proba(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Proba:
-        """Calibrated probability of every class of every task, ``(n_cells, C)`` each; not a number for empty cells.
+    def predict_proba(
+        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+    ) -> dict[str, Floats]:
+        """Calibrated probability of every class of every task, ``(n_cells, C)`` each; NaN for empty cells.
 
         Parameters
         ----------
@@ -1478,9 +620,9 @@ class MultiTaskClassifier(CellEstimator):
         counts_layer: str | None = None,
         gene_ids: str | None = None,
     ) -> ReportSet:
-        """A `ClassificationReport` per task on labeled cells, beside the baselines if this was just fitted.
+        """A `ClassificationReport` per task on labeled cells, with the baselines if this was just fitted.
 
-        Cells without a label that was learnt are left out of the task and told of.
+        Cells without a label that was learnt are left out of the task with a warning.
 
         Parameters
         ----------
@@ -1494,59 +636,26 @@ class MultiTaskClassifier(CellEstimator):
             Where counts and gene identifiers are.
         """
         tasks = self._fitted("tasks_")
-        asked = labels if isinstance(labels, Mapping) else {name: name for name in labels or tasks}
-        foreign = [name for name in asked if name not in tasks]
+        columns = labels if isinstance(labels, Mapping) else {name: name for name in labels or tasks}
+        foreign = [name for name in columns if name not in tasks]
         if foreign:
             msg = f"{foreign[0]!r} is not a task of this classifier. Tasks are {', '.join(map(repr, tasks))}."
             raise UnknownClassError(msg)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        codes = known_tasks({name: opened.column(column) for name, column in asked.items()}, self.classes_)
-        return self._evaluate(opened, np.arange(len(opened.tokens)), codes, groups)
-
-    def _evaluate(
-        self, cells: Cells, rows: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]], groups: str | None
-    ) -> ReportSet:
-        """The reports on some of the cells."""
-        rows = rows[np.any([values[rows] >= 0 for values in codes.values()], axis=0)]
-        part = part_of(cells, rows)
-        together = None if groups is None else np.asarray(cells.column(groups))[rows]
-        shared = {"model": self.model, "tasks": self.tasks_, "task_weights": self.task_weights_, "split": self.split_}
-        return report_tasks(
-            TestedCells(cells, rows, codes, part.tokens.cell_ids, together),
-            self.probabilities(part),
-            self._twin_probabilities(part),
-            self._training,
-            self.base() if self._training is not None else self._fitted("_pairing"),
-            classes=self.classes_,
-            n_top_genes=self.multi_task.n_top_genes,
-            seed=self.finetuning.seed,
-            settings={
-                name: {**shared, "label": name, "temperature": self.temperatures_[name], **self._options}
-                for name in codes
-            },
-        )
-
-    def _twin_probabilities(self, part: Cells) -> dict[str, Proba]:
-        """What the same network with the same training says that did not start from the pretrained weights."""
-        if self._training is None or self.multi_task.baselines != "all":
-            return {}
-        if self._twin is None:
-            options = without_pretraining(self.finetuning)
-            self._twin = self._learn(options, title="Training from random weights")[0]
-        return {TWIN: self.probabilities(part, self._twin)}
+        report: ReportSet = self._evaluate_columns(cells, columns, groups, counts_layer, gene_ids)
+        return report
 
     @classmethod
     def load(cls, folder: str | Path, *, runtime: RuntimeOptions | None = None) -> Self:
-        """An estimator as `save` wrote it, ready to predict; see `CellEstimator.load`."""
+        """An estimator as `save` wrote it, ready to predict; see `CellClassifier.load`."""
         loaded = super().load(folder, runtime=runtime)
         loaded.classes_ = {name: tuple(classes) for name, classes in loaded.classes_.items()}
         return loaded
 
 
-class GeneClassifier(GeneEstimator):
-    """A pretrained encoder that learns to tell classes of genes apart by the company they keep in cells.
+class GeneClassifier(Estimator):
+    """A pretrained encoder that learns classes of genes from the company they keep in cells.
 
-    The network learns from every occurrence of the labeled genes. What it says about a gene is its probability averaged
+    The network learns from every occurrence of the labeled genes. Its prediction for a gene is the probability averaged
     over all cells the gene occurs in.
 
     Parameters
@@ -1583,6 +692,11 @@ class GeneClassifier(GeneEstimator):
     """
 
     kind = "gene_classifier"
+    option_kinds: ClassVar = {
+        "finetuning": FinetuneOptions, "classify": GeneClassifyOptions, "runtime": RuntimeOptions,
+    }  # fmt: skip
+    task_fields = ("classes_", "gene_classes_", "parts_", "left_out_", "metrics_")
+    network_kind = GeneformerForGenes
 
     def __init__(
         self,
@@ -1594,18 +708,23 @@ class GeneClassifier(GeneEstimator):
         runtime: RuntimeOptions | None = None,
         **changes: Any,
     ) -> None:
-        groups = {
-            "finetuning": finetuning or FinetuneOptions(),
-            "classify": classify or GeneClassifyOptions(),
-            "runtime": runtime or RuntimeOptions(),
-        }
-        super().__init__(model, vocabulary, groups, changes)
+        super().__init__(model, vocabulary, changes, finetuning=finetuning, classify=classify, runtime=runtime)
 
     classify: GeneClassifyOptions
+    classes_: tuple[str, ...] | None = None
+
+    gene_classes_: dict[str, list[str]]
+    """Ensembl ids of the labeled genes that occur in the cells, by class."""
+
+    parts_: dict[str, list[str]]
+    """Which of them were learnt from ("train"), chose the best step ("valid") and were held out ("test")."""
+
+    left_out_: dict[str, dict[str, Sequence[str]]]
+    """Genes left out, by class: "unknown" to the vocabulary, "absent" from the cells."""
+
     _training: LabeledGenes | None = None
     _split: GeneParts | None = None
     _features: GeneFeatures | None = None
-    _twin: GeneformerForGenes | None = None
 
     def fit(
         self,
@@ -1647,27 +766,69 @@ class GeneClassifier(GeneEstimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        base, chosen, seed = self.base(), self.classify, self.finetuning.seed
-        prepared = self._open(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
-        labels = prepared.labels
-        parts = split_genes(labels.codes, valid=chosen.valid, test=chosen.test, classes=labels.classes, seed=seed)
-        with self._bar("Training") as update:
-            network, result = learn_genes(
-                base, prepared.cells.tokens, labels, parts, self.finetuning, self.runtime,
-                output=None if output is None else Path(output), resume=resume, callbacks=callbacks, progress=update,
-            )  # fmt: skip
-        self.network_, self.result_, self._history = network, result, result.history
-        self._pairing, self._training, self._split = self._pair(), prepared, parts
-        self._features, self._twin, self.report_ = None, None, None
-        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(base.vocabulary)
-        names = base.vocabulary.gene_of[labels.tokens]
+        vocabulary = self.base().vocabulary
+        prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        labels, seed = prepared.labels, self.finetuning.seed
+        parts = split_genes(
+            labels.codes, valid=self.classify.valid, test=self.classify.test, classes=labels.classes, seed=seed
+        )
+        self._training, self._split, self._features = prepared, parts, None
+        self._train(output=output, resume=resume, callbacks=callbacks)
+        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(vocabulary)
+        names = vocabulary.gene_of[labels.tokens]
         self.parts_ = {name: names[getattr(parts, name)].tolist() for name in ("train", "valid", "test")}
         self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
-        self.metrics_ = dict(result.metrics)
-        self._options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify")}
         if len(parts.test):
-            self.report_ = self._report(prepared, parts.test)
+            self.report_ = self._evaluate(prepared, parts.test)
         return self
+
+    def predict(
+        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+    ) -> "pd.DataFrame":
+        """Classes of all genes of the vocabulary, one row each.
+
+        Columns are `gene` (Ensembl id), `symbol`, `n_cells` (cells it occurs in), `learnt` (the class it was learnt
+        with, None for a gene that is new to the classifier), `probability_<class>` averaged over these cells, and
+        `predicted`. Genes that occur in no cell have no probabilities (NaN) and no class (None).
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        import pandas as pd
+
+        prediction, vocabulary = self._predict(cells, counts_layer, gene_ids), self.pairing.vocabulary
+        proba, n_cells = prediction.proba[vocabulary.token_ids], prediction.n_cells[vocabulary.token_ids]
+        classes: tuple[str, ...] = self._fitted("classes_")
+        trained = self._trained_genes()
+        class_of = {gene: name for name, genes in self.gene_classes_.items() for gene in genes if gene in trained}
+        best = np.where(n_cells > 0, np.nan_to_num(proba).argmax(axis=1), -1)
+        columns = {
+            GENE: vocabulary.genes,
+            SYMBOL: [vocabulary.symbol_of(gene) for gene in vocabulary.genes],
+            N_CELLS: n_cells,
+            "learnt": [class_of.get(gene) for gene in vocabulary.genes],
+            **{f"{PROBABILITY}{name}": proba[:, code] for code, name in enumerate(classes)},
+            "predicted": np.array([*classes, None], dtype=object)[best],
+        }
+        return pd.DataFrame(columns)
+
+    def predict_proba(
+        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+    ) -> NDArray[np.float64]:
+        """Probability of every class, averaged over cells, by gene of the vocabulary, ``(n_genes, C)``; NaN for others.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        return self._predict(cells, counts_layer, gene_ids).proba[self.pairing.vocabulary.token_ids]
 
     def evaluate(
         self,
@@ -1678,12 +839,12 @@ class GeneClassifier(GeneEstimator):
         counts_layer: str | None = None,
         gene_ids: str | None = None,
     ) -> GeneReport:
-        """How right the predictions are on genes of known class, beside the baselines if this was just fitted.
+        """Figures of the predictions on genes of known class, and of the baselines if this was just fitted.
 
         Parameters
         ----------
         cells
-            Where the genes are told; the cells of `fit` by default.
+            Where the genes are predicted; the cells of `fit` by default.
         gene_classes
             Genes by class, of the classes learnt; by default the test part of `fit`. Genes learnt from are left out.
         allow_learnt
@@ -1699,13 +860,20 @@ class GeneClassifier(GeneEstimator):
         self._fitted("network_")
         if cells is None and gene_classes is None and self._training is not None and self._split is not None:
             self._test_genes()
-            return self._report(self._training, self._split.test)
+            return self._evaluate(self._training, self._split.test)
         given = self._test_genes() if gene_classes is None else gene_classes
         opened = self._fitted("_training").cells if cells is None else cells
-        places = {"counts_layer": counts_layer, "gene_ids": gene_ids}
-        prepared = self._open(opened, given, self._fitted("_pairing"), classes=self.classes_, all_cells=True, **places)
-        labels, known = prepared.labels, self._known_genes()
-        learnt = np.array([gene in known for gene in self._vocabulary.gene_of[labels.tokens]])
+        prepared = self._prepare(
+            opened,
+            given,
+            self.pairing,
+            classes=self.classes_,
+            all_cells=True,
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+        )
+        labels, trained = prepared.labels, self._trained_genes()
+        learnt = np.array([gene in trained for gene in self.pairing.vocabulary.gene_of[labels.tokens]])
         if learnt.all() and not allow_learnt:
             msg = (
                 f"All {len(labels):,} genes were learnt from. Give genes that were not, hold some out with test=0.2, "
@@ -1715,7 +883,7 @@ class GeneClassifier(GeneEstimator):
         if learnt.any() and not allow_learnt:
             msg = f"{learnt.sum():,} of {len(labels):,} genes were learnt from and are left out of the evaluation."
             warnings.warn(msg, GeneformerWarning, stacklevel=2)
-        return self._report(prepared, np.flatnonzero(~learnt | allow_learnt))
+        return self._evaluate(prepared, np.flatnonzero(~learnt | allow_learnt))
 
     def cross_validate(
         self,
@@ -1726,7 +894,7 @@ class GeneClassifier(GeneEstimator):
         counts_layer: str | None = None,
         gene_ids: str | None = None,
     ) -> GeneReport:
-        """How right the classes of genes are told by networks that did not learn from them, beside the baselines.
+        """Figures of networks on genes they did not learn from, and of the baselines.
 
         Every gene is held out once, with the classes evenly spread over the folds; in its fold its occurrences are
         context without a label. All folds see the same cells. The networks of the folds are thrown away: a fitted
@@ -1752,30 +920,49 @@ class GeneClassifier(GeneEstimator):
         if cells is None or gene_classes is None:
             prepared: LabeledGenes = self._fitted("_training")
         else:
-            prepared = self._open(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
-        base, labels, seed = self.base(), prepared.labels, self.finetuning.seed
+            prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        labels, seed = prepared.labels, self.finetuning.seed
         folds = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
-        variants = {MODEL: self.finetuning}
-        if self.classify.baselines == "all":
-            variants[TWIN] = without_pretraining(self.finetuning)
-        results = cross_validate_genes(
-            base,
-            self._told(prepared, self._pair()),
-            folds,
-            variants,
-            self.runtime,
-            features=None if self.classify.baselines == "none" else self._features_of(prepared),
-            bar=self._bar,
-        )
-        self.report_ = report_genes(
-            results, labels, base.vocabulary, self._settings(prepared, n_folds=n_folds), seed=seed
-        )
-        return self.report_
+        features = None if self.classify.baselines == "none" else self._features_of(prepared)
+        results = []
+        for number, parts in enumerate(folds, start=1):
+            fold = self._fold(prepared, parts, f"Fold {number} of {n_folds}")
+            results.append(fold._held_out(prepared, parts.test, features, features))
+        settings = self._settings(prepared, n_folds=n_folds)
+        report = report_genes(results, labels, self.base().vocabulary, settings, seed=seed)
+        self.report_ = report
+        return report
 
-    def _open(
-        self, cells: CellInput | Cells, gene_classes: GeneClasses, pairing: Pairing, **places: Any
+    def _fold(self, prepared: LabeledGenes, parts: GeneParts, title: str) -> "GeneClassifier":
+        """A classifier that learnt from the genes of a fold; nothing of the others but their places in the cells."""
+        fold = clone(self)
+        fold._training, fold._split = prepared, parts
+        fold._train(title=f"{title}, {MODEL}", output=None)
+        if self.classify.baselines == "all":
+            fold._random_initialisation(f"{title}, {TWIN}")
+        return fold
+
+    def _prepare(
+        self, cells: CellInput | Cells, gene_classes: GeneClasses, pairing: Pairing, **options: Any
     ) -> LabeledGenes:
-        return open_genes(cells, gene_classes, pairing, self.classify, seed=self.finetuning.seed, **places)
+        return open_genes(cells, gene_classes, pairing, self.classify, seed=self.finetuning.seed, **options)
+
+    def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForGenes, FinetuneResult]:
+        prepared, parts = self._fitted("_training"), self._fitted("_split")
+        return learn_genes(self.base(), prepared.cells.tokens, prepared.labels, parts, options, self.runtime, **run)
+
+    def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> GenePrediction:
+        network, pairing = self._fitted("network_"), self.pairing
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        size = pairing.vocabulary.size
+        with self._bar("Predicting") as update:
+            return predict_genes(
+                network, opened.tokens, self.runtime, size=size, max_length=pairing.max_length, progress=update
+            )
+
+    def _trained_genes(self) -> set[str]:
+        """Genes whose class the training knew."""
+        return {*self.parts_["train"], *self.parts_["valid"]}
 
     def _test_genes(self) -> dict[str, list[str]]:
         test = set(self.parts_["test"])
@@ -1785,51 +972,45 @@ class GeneClassifier(GeneEstimator):
         held_out = {name: [gene for gene in genes if gene in test] for name, genes in self.gene_classes_.items()}
         return {name: genes for name, genes in held_out.items() if genes}
 
-    def _told(self, prepared: LabeledGenes, pairing: Pairing) -> Told:
-        return Told(prepared.cells.tokens, prepared.labels, pairing.max_length, pairing.vocabulary.size)
-
     def _features_of(self, prepared: LabeledGenes) -> GeneFeatures:
         """What the baselines see; kept for the cells of `fit`."""
         if prepared is self._training and self._features is not None:
             return self._features
         base, length = self.base(), self._pair().max_length
         with self._bar("Embedding genes") as update:
-            found = gene_features(
+            features = gene_features(
                 base, prepared.cells.tokens, self.runtime,
                 counts=prepared.cells.counts(base), max_length=length, progress=update,
             )  # fmt: skip
         if prepared is self._training:
-            self._features = found
-        return found
+            self._features = features
+        return features
 
-    def _report(self, prepared: LabeledGenes, rows: NDArray[np.int64]) -> GeneReport:
-        """The report on some of the genes, which are all told by the one network."""
+    def _evaluate(self, prepared: LabeledGenes, rows: Ints) -> GeneReport:
+        """The report on some of the genes, predicted by the one network."""
+        compared = self._training is not None and self.classify.baselines != "none"
+        learnt_features = self._features_of(self._fitted("_training")) if compared else None
+        features = self._features_of(prepared) if compared else None
+        held_out = self._held_out(prepared, rows, learnt_features, features)
+        vocabulary, seed = self.pairing.vocabulary, self.finetuning.seed
+        return report_genes([held_out], prepared.labels, vocabulary, self._settings(prepared), seed=seed)
+
+    def _held_out(
+        self, prepared: LabeledGenes, rows: Ints, learnt: GeneFeatures | None, features: GeneFeatures | None
+    ) -> HeldOutGenes:
+        """Predictions for genes that were not learnt from, of the network and of the baselines."""
         networks = {MODEL: self._fitted("network_")}
-        with_baselines = self._training is not None and self.classify.baselines != "none"
-        if with_baselines and self.classify.baselines == "all":
-            networks[TWIN] = self._random_twin()
-        told = self._told(prepared, self._fitted("_pairing"))
-        held_out = tell_held_out(networks, told, rows, self.runtime, self._bar)
-        seed = self.finetuning.seed
-        if with_baselines and self._training is not None and self._split is not None:
-            features, seen = self._features_of(self._training), self._features_of(prepared)
+        if self._training is not None and self.classify.baselines == "all":
+            networks[TWIN] = self._random_initialisation()
+        held_out = predict_held_out(networks, prepared, rows, self.pairing, self.runtime, self._bar)
+        if learnt is not None and self._training is not None and self._split is not None:
             tokens = prepared.labels.tokens[rows]
-            beside = classify_genes_by_baselines(
-                self._training.labels, self._split.known, features, tokens, seen, seed=seed
+            held_out.add(
+                classify_genes_by_baselines(
+                    self._training.labels, self._split.known, learnt, tokens, features, seed=self.finetuning.seed
+                )
             )
-            add_baselines(held_out, prepared.labels, beside)
-        return report_genes([held_out], prepared.labels, self._vocabulary, self._settings(prepared), seed=seed)
-
-    def _random_twin(self) -> GeneformerForGenes:
-        """The same network with the same training, but without the pretrained weights."""
-        if self._twin is None:
-            training, parts = self._fitted("_training"), self._fitted("_split")
-            options = without_pretraining(self.finetuning)
-            with self._bar("Training from random weights") as update:
-                self._twin = learn_genes(
-                    self.base(), training.cells.tokens, training.labels, parts, options, self.runtime, progress=update
-                )[0]
-        return self._twin
+        return held_out
 
     def _settings(self, prepared: LabeledGenes, **more: Any) -> dict[str, Any]:
         """How a report was made."""
@@ -1846,14 +1027,325 @@ class GeneClassifier(GeneEstimator):
         }
 
 
-ESTIMATORS = {
-    "cell_classifier": "CellClassifier",
-    "cell_regressor": "CellRegressor",
-    "expression_decoder": "ExpressionDecoder",
-    "gene_classifier": "GeneClassifier",
-    "multi_task_classifier": "MultiTaskClassifier",
+class ExpressionDecoder(CellEstimator):
+    """A pretrained encoder that learns how much of each gene a cell expresses.
+
+    Some genes of every training cell are taken out. From the encoder's vector of what is left and the input embedding
+    of a gene, a small network predicts the gene's value, log(1 + counts per 10,000), and its rank: its place among the
+    genes read, as a fraction from 0 (the highest) to 1. Both are those of a cell that expresses the gene; whether it
+    does is not predicted.
+
+    Parameters
+    ----------
+    model
+        Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
+    vocabulary
+        Needed only where the checkpoint does not tell its own.
+    finetuning, expression, split, runtime
+        Options as objects.
+    **changes
+        Single options by keyword, such as `share=0.3`, `epochs=3`, `strategy="lora"`.
+
+    Attributes
+    ----------
+    report_
+        Evaluation on genes taken out of the test part of the split, with the baselines: "value", "rank", and "value
+        beyond the gene's mean".
+
+    Examples
+    --------
+    >>> import geneformer as gf
+    >>> from geneformer.datasets import pbmc3k
+    >>> adata = pbmc3k()[:100].copy()
+    >>> decoder = gf.ExpressionDecoder(model="mini", max_steps=2, report_cells=10, baselines="none", progress=False)
+    >>> predicted = decoder.fit(adata).predict(adata, ["CD3E", "LYZ"])
+    >>> predicted.shape, list(predicted.var["symbol"]), list(predicted.layers)
+    ((100, 2), ['CD3E', 'LYZ'], ['rank'])
+    """
+
+    kind = "expression_decoder"
+    option_kinds: ClassVar = {
+        "finetuning": FinetuneOptions, "expression": ExpressionOptions, "split": SplitOptions,
+        "runtime": RuntimeOptions,
+    }  # fmt: skip
+    task_fields = ("share_", "metrics_", "split_")
+    network_kind = GeneformerForExpression
+
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        expression: ExpressionOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model, vocabulary, changes, finetuning=finetuning, expression=expression, split=split, runtime=runtime
+        )
+
+    expression: ExpressionOptions
+    share_: float = 0.15
+
+    def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
+        """Tokens with the counts behind them, where they are known; see `open_cells`."""
+        pairing = self._pairing or self._pair()
+        return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
+
+    def fit(  # type: ignore[override]  # there is no label
+        self,
+        cells: CellInput,
+        *,
+        groups: str | None = None,
+        ids: str | None = None,
+        split_rows: Split | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
+        callbacks: Any = (),
+    ) -> Self:
+        """Learn the expression of genes, and evaluate on genes taken out of the test part of the split.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens with counts, or paths of either.
+        groups
+            Column of donors, batches or the like; no group is on two sides of the split.
+        ids
+            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
+            default.
+        split_rows
+            Split of the tokenized cells to use instead of drawing one.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        output
+            Folder for training checkpoints, from which a killed run can go on.
+        resume
+            Go on from there.
+        callbacks
+            Further callbacks of `transformers.Trainer`.
+
+        Raises
+        ------
+        DatasetError
+            Tokens without counts.
+        LabelError
+            The split leaks.
+        OptionError
+            Options of classes or of second views, which there are none of here.
+        CountsError, PairingError
+            The cells cannot be used with the model.
+        """
+        usual = FinetuneOptions()
+        for name in ("class_weights", "label_smoothing", "contrastive_weight"):
+            value = getattr(self.finetuning, name)
+            if value != getattr(usual, name):
+                msg = f"{name}={value!r}, but expression is learnt without classes and second views. Leave it out."
+                raise OptionError(msg)
+        super().fit(
+            cells, None, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
+            output=output, resume=resume, callbacks=callbacks,
+        )  # fmt: skip
+        return self
+
+    def targets(self, cells: Cells, label: None = None, *, by_cell: bool = True) -> Encoded:
+        """The tokenized cells to learn from; its `codes` are what they are split by."""
+        check_counts(cells.tokens)
+        codes = np.zeros(len(cells.tokens), dtype=np.int64)
+        if self.expression.max_cells is not None:
+            rows = cap_cells(codes, max_cells=self.expression.max_cells, seed=self.split.seed)
+            codes = np.where(np.isin(np.arange(len(codes)), rows), 0, -1)
+        return Encoded({}, {}, codes)
+
+    def _train(self, title: str = "Training", **run: Any) -> None:
+        """Train after a look at the usual values of the genes, and their effects next to those of the cells."""
+        training, pairing = self._training, self._pair()
+        seen: dict[str, Any] = {
+            "tokens": training.cells.tokens,
+            "rows": training.split.train,
+            "special": pairing.vocabulary.special_ids,
+            "max_length": pairing.max_length,
+        }
+        self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **seen)
+        self._additive = AdditiveModel.fit(usual=self._usual, **seen)
+        self.share_ = self.expression.share
+        super()._train(title, **run)
+
+    def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForExpression, FinetuneResult]:
+        training: Training = self._fitted("_training")
+        return learn_expression(
+            self.base(),
+            training.cells.tokens,
+            self._usual,
+            train_rows=training.split.train,
+            valid_rows=training.split.valid,
+            expression=self.expression,
+            options=options,
+            runtime=self.runtime,
+            **run,
+        )
+
+    def predict(
+        self,
+        cells: CellInput,
+        genes: Sequence[str] | None = None,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> "AnnData":
+        """Value and rank of genes in every cell, all genes of the cell being visible.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either.
+        genes
+            Ensembl ids or symbols, predicted in every cell as if it expressed them; by default every gene in the cells
+            that express it.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+
+        Returns
+        -------
+        AnnData
+            Cells of the input by genes; `X` holds values, log(1 + counts per 10,000), and the layer "rank" ranks, from
+            0 for the highest to 1. Dense for given genes, NaN for cells without a known gene; else sparse,
+            with an entry for every expressed gene that is read.
+
+        Raises
+        ------
+        UnknownGeneError
+            A gene that the vocabulary does not have.
+        """
+        import anndata as ad
+
+        blocks = list(self.predict_blocks(cells, genes, counts_layer=counts_layer, gene_ids=gene_ids))
+        joined = ad.concat(blocks, merge="same", uns_merge="same") if len(blocks) > 1 else blocks[0]
+        joined.obs_names = np.concatenate([block.obs_names for block in blocks])
+        return joined
+
+    def predict_blocks(
+        self,
+        cells: CellInput,
+        genes: Sequence[str] | None = None,
+        *,
+        cells_per_block: int = 4096,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> Iterator["AnnData"]:
+        """What `predict` returns, some thousand cells at a time, in the order of the input.
+
+        Parameters
+        ----------
+        cells, genes, counts_layer, gene_ids
+            See `predict`.
+        cells_per_block
+            Cells of the input per block.
+        """
+        vocabulary = self.pairing.vocabulary
+        asked = None if genes is None else np.array(tokens_of_genes(genes, vocabulary), dtype=np.int64)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        names = cell_names(opened)
+        for start in range(0, max(opened.n_input, 1), cells_per_block):
+            stop = min(start + cells_per_block, opened.n_input)
+            rows = np.flatnonzero((opened.rows >= start) & (opened.rows < stop))
+            yield self._block(opened, rows, opened.rows[rows] - start, names[start:stop], asked)
+
+    def _block(self, cells: Cells, rows: Ints, places: Ints, names: NDArray[Any], asked: Ints | None) -> "AnnData":
+        """Predictions for some tokenized cells, which are at some places among the named ones."""
+        vocabulary, max_length = self.pairing.vocabulary, self.pairing.max_length
+        tokens = cells.tokens.take(rows)
+        if asked is not None:
+            starts, genes = np.arange(len(rows) + 1) * len(asked), np.tile(asked, len(rows))
+        else:
+            packed = tokens.gather(np.arange(len(rows)), max_length=max_length)
+            is_gene = ~np.isin(packed.input_ids, vocabulary.special_ids)
+            starts = np.concatenate([[0], np.cumsum(is_gene)])[packed.cu_seqlens]
+            genes = packed.input_ids[is_gene].astype(np.int64)
+        network = self._fitted("network_")
+        predicted = predict_expression(network, tokens, starts, genes, self.runtime, max_length=max_length)
+        return expression_anndata(
+            predicted, starts, genes, names=names, places=places, asked=asked, vocabulary=vocabulary,
+            provenance=self.provenance,
+        )  # fmt: skip
+
+    def evaluate(  # type: ignore[override]  # there is no label
+        self,
+        cells: CellInput,
+        *,
+        groups: str | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+    ) -> ReportSet:
+        """How near the predictions are for genes taken out of cells, with the baselines if this was just fitted.
+
+        Squared error, R2 and correlations over all genes taken out, with intervals from resampling whole cells.
+
+        Parameters
+        ----------
+        cells
+            Cells that were not learnt from, with counts.
+        groups
+            Column of donors or the like, to resample whole groups for the intervals.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+
+        Raises
+        ------
+        DatasetError
+            Tokens without counts.
+        """
+        self._fitted("network_")
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        check_counts(opened.tokens)
+        donors = None if groups is None else np.asarray(opened.column(groups))
+        return self._evaluate(opened, np.arange(len(opened.tokens)), {}, donors)
+
+    def _evaluate(self, cells: Cells, rows: Ints, values: Mapping[str, Any], groups: NDArray[Any] | None) -> ReportSet:
+        network, seed, vocabulary = self._fitted("network_"), self.finetuning.seed, self.pairing.vocabulary
+        rows = rows[cap_cells(np.zeros(len(rows)), max_cells=self.expression.report_cells, seed=seed)]
+        compared = self._training is not None and self.expression.baselines != "none"
+        tested = take_genes_out(
+            cells.tokens,
+            rows,
+            vocabulary.special_ids,
+            share=self.share_,
+            max_length=self.pairing.max_length,
+            seed=seed,
+            additive=self._additive if compared else None,
+        )
+        predicted = {"": self._predict(network, tested)}
+        if compared and self.expression.baselines == "all":
+            predicted[TWIN] = self._predict(self._random_initialisation(), tested)
+        return report_expression(
+            tested,
+            predicted,
+            network.usual.double().cpu().numpy()[tested.genes],
+            names=cells.tokens.cell_ids[rows],
+            genes=vocabulary.gene_of[tested.genes],
+            groups=None if groups is None else groups[rows],
+            seed=seed,
+            settings={"model": self.model, "share": self.share_, "split": self.split_, **self._options},
+        )
+
+    def _predict(self, network: GeneformerForExpression, tested: TestedGenes) -> NDArray[np.float32]:
+        """Value and rank of genes taken out of cells, ``(p, 2)``."""
+        with self._bar("Predicting") as update:
+            return predict_expression(
+                network, tested.visible, tested.starts, tested.genes, self.runtime,
+                max_length=self.pairing.max_length, progress=update,
+            )  # fmt: skip
+
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    estimator.kind: estimator
+    for estimator in (CellClassifier, CellRegressor, ExpressionDecoder, GeneClassifier, MultiTaskClassifier)
 }
-"""Classes by the kind a folder names; each lives in the module of its kind."""
+"""Estimators by the kind a folder names."""
 
 
 def load_classifier(folder: str | Path, *, runtime: RuntimeOptions | None = None) -> Any:
@@ -1875,7 +1367,6 @@ def load_classifier(folder: str | Path, *, runtime: RuntimeOptions | None = None
     """
     kind = str(read_folder(folder).task["kind"])
     if kind not in ESTIMATORS:
-        msg = f"{folder} holds a {kind!r}, which this release does not know. Known are {', '.join(sorted(ESTIMATORS))}."
+        msg = f"{folder} holds a {kind!r}, which this release does not know. It knows {', '.join(sorted(ESTIMATORS))}."
         raise CheckpointError(msg)
-    estimator = getattr(import_module("geneformer.finetuning.estimators"), ESTIMATORS[kind])
-    return estimator.load(folder, runtime=runtime)
+    return ESTIMATORS[kind].load(folder, runtime=runtime)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer.errors import LabelError, MissingLabelError, NoCellsError, NonFiniteValuesError, OptionError
-from geneformer.finetuning.reports import (
+from geneformer.finetuning.evaluations import (
     ClassRow,
     Estimate,
     Evaluation,

@@ -36,7 +36,7 @@ from geneformer.finetuning.estimator import (
     training_groups,
     with_training_options,
 )
-from geneformer.finetuning.splits import Split, draw_rows, targets_of
+from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
 from geneformer.options._fields import nearest
@@ -153,7 +153,7 @@ def search(
     )
     metric = _metric(estimator, chosen.metric, ranges)
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
-    codes = targets_of(estimator, opened, label, by_cell=groups is None and ids is None).codes
+    codes = estimator.targets(opened, label, by_cell=groups is None and ids is None).codes
     split = draw_rows(opened, codes, estimator.split_options(groups), groups=groups, ids=ids or groups)
     if not len(split.valid):
         msg = "There are no validation cells to judge trials by. Set a share for them, such as valid=0.1."
@@ -204,10 +204,7 @@ def _work(study: "Study", objective: "_Objective", options: SearchOptions) -> bo
 
 def _metric(estimator: Any, asked: str, space: Mapping[str, Any]) -> str:
     """The figure of the validation cells that decides."""
-    measured = ["loss"]
-    one_of_several = estimator.kind in ("cell_classifier", "multi_task_classifier")
-    if one_of_several and not any(getattr(group, "multi_label", False) for group in option_groups(estimator).values()):
-        measured += ["accuracy", "macro_f1"]
+    measured = estimator.validation_metrics
     metric = measured[-1] if asked == "auto" else asked
     if metric not in measured:
         msg = f"metric={metric!r} is not measured on the validation cells. Choose {' or '.join(measured)}."

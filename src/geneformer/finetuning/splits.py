@@ -1,6 +1,5 @@
 """Which cells or genes are trained on and which are held out, and whether that is fair."""
 
-import inspect
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -182,12 +181,6 @@ def check_classes(split: Split, codes: ArrayLike, classes: Sequence[str], *, all
             if not allow_unknown:
                 raise UnknownClassError(msg)
             warnings.warn(msg, GeneformerWarning, stacklevel=2)
-
-
-def targets_of(estimator: Any, cells: Cells, label: Any, *, by_cell: bool) -> Any:
-    """What an estimator would learn about opened cells; its `codes` are what they are split by."""
-    ways = {"by_cell": by_cell} if "by_cell" in inspect.signature(estimator.targets).parameters else {}
-    return estimator.targets(cells, label, **ways)
 
 
 # Genes

@@ -1,159 +1,267 @@
-"""From a column of labels to what a network is trained on."""
+"""What is learnt about a cell: one class of many, any of many, or a number; how it is read, learnt and measured."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
+from geneformer.finetuning.baselines import classify_by_baselines, regress_by_baselines
+from geneformer.finetuning.evaluations import Measured
 from geneformer.finetuning.labels import cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
-from geneformer.finetuning.splits import Split, check_classes
+from geneformer.finetuning.metrics import (
+    evaluate_classes,
+    evaluate_label_sets,
+    evaluate_numbers,
+    expected_calibration_error,
+    fit_temperature,
+    softmax,
+)
+from geneformer.finetuning.reports import ClassificationReport, LabelSetReport, NumberReport, Report
+from geneformer.finetuning.splits import Split
+from geneformer.models.heads import HeadSpec
 from geneformer.models.losses import MISSING
-from geneformer.options import ClassifyOptions, RegressOptions
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClassTargets:
-    """What is to be learnt about each cell."""
-
-    values: NDArray[Any]
-    codes: NDArray[np.int64]
-    classes: tuple[str, ...]
-
-    def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Weights that let every class, or the cells with and without a label, count alike in some rows, ``(C,)``."""
-        values = self.values[rows]
-        if values.ndim == 1:
-            return class_weights(np.where(values == MISSING, -1, values), len(self.classes))
-        positive = np.nansum(values, axis=0)
-        weights: NDArray[np.float64] = ((~np.isnan(values[:, 0])).sum() - positive) / np.maximum(positive, 1)
-        return weights
-
-    def check_split(self, split: Split) -> None:
-        """Refuse a split that tests classes, or labels, without learning them."""
-        if self.values.ndim == 1:
-            check_classes(split, self.codes, self.classes)
-            return
-        learnt = (self.values[split.train] == 1).any(axis=0)
-        for name in ("valid", "test"):
-            cells = (self.values[getattr(split, name)] == 1).sum(axis=0)
-            unknown = np.flatnonzero((cells > 0) & ~learnt)
-            if len(unknown):
-                told = ", ".join(f"{self.classes[i]!r} ({cells[i]:,} cells)" for i in unknown[:5])
-                msg = (
-                    f"{len(unknown)} labels of the {name} part are not learnt: {told}. They are never predicted; drop "
-                    "rare labels, or split by finer groups."
-                )
-                raise UnknownClassError(msg)
-
-
-def class_targets(column: ArrayLike, options: ClassifyOptions, *, name: str, seed: int = 0) -> ClassTargets:
-    """Targets from the labels of a column, rare classes and superfluous cells left out."""
-    if options.multi_label:
-        sets, classes = encode_label_sets(column, separator=options.separator, name=name)  # type: ignore[arg-type]
-        known = ~np.isnan(sets).any(axis=1)
-        combined = np.unique(np.nan_to_num(sets, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
-        codes = _capped(np.where(known, combined, -1).astype(np.int64), options, seed)
-        return ClassTargets(np.where((codes >= 0)[:, None], sets, np.nan).astype(np.float32), codes, classes)
-    labels = encode_labels(column, name=name)
-    if options.rare_below:
-        labels = drop_rare(labels, options.rare_below)
-    codes = _capped(labels.codes, options, seed)
-    return ClassTargets(np.where(codes >= 0, codes, MISSING), codes, labels.classes)
-
-
-def known_targets(
-    column: ArrayLike, classes: Sequence[str], options: ClassifyOptions, *, name: str
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Classes, ``(n,)``, or label sets, ``(n, C)``, among those that were learnt; and the rows that have any."""
-    if options.multi_label:
-        sets, _ = encode_label_sets(
-            column, classes=classes, separator=options.separator, name=name, others="leave_out"  # type: ignore[arg-type]
-        )  # fmt: skip
-        return sets, np.flatnonzero(~np.isnan(sets).any(axis=1))
-    codes = encode_labels(column, classes=classes, name=name, others="leave_out").codes
-    return codes, np.flatnonzero(codes >= 0)
-
-
-def _capped(codes: NDArray[np.int64], options: ClassifyOptions, seed: int) -> NDArray[np.int64]:
-    """Codes of the cells that are used, -1 for all others."""
-    if options.max_cells is None and options.max_cells_per_class is None:
-        return codes
-    rows = cap_cells(codes, max_cells=options.max_cells, max_cells_per_class=options.max_cells_per_class, seed=seed)
-    kept = np.full(len(codes), -1, dtype=np.int64)
-    kept[rows] = codes[rows]
-    return kept
-
+from geneformer.options import RegressOptions
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Values = NDArray[Any]
 
 FEWEST = 5
 """Cells of a bin by which a split is stratified."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NumberTargets:
-    """What is to be learnt about each cell."""
+class Target(ABC):
+    """One question about each cell. A new kind of question is a new target."""
 
-    values: Floats
-    codes: NDArray[np.int64]
+    report_kind: ClassVar[type[Report]]
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    """Figures of the validation cells, the one that a search goes by last."""
 
+    in_combinations: ClassVar[bool] = False
+    """Whether the strata are combinations of labels, of which some may be rare without harm."""
 
-def encode_numbers(values: Any, *, name: str = "number") -> Floats:
-    """The numbers of a column, not a number where there is none, ``(n,)``."""
-    import pandas as pd
+    name: str
 
-    column = pd.Series(values)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(object)
-    known = column.notna().to_numpy()
-    found = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_bool_dtype(column) else column * np.nan
-    numbers = np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
-    words = column.map(lambda value: isinstance(value, (bool, np.bool_))).to_numpy(dtype=bool)
-    wrong = np.flatnonzero(known & (~np.isfinite(numbers) | words))
-    if len(wrong):
-        shown = ", ".join(dict.fromkeys(repr(column.iloc[row]) for row in wrong[:200].tolist()))
-        msg = (
-            f"{name!r} holds {len(wrong):,} entries that are no finite numbers, such as {shown[:80]}. Name a column of "
-            "numbers to predict, or use CellClassifier for classes."
+    @property
+    @abstractmethod
+    def head(self) -> HeadSpec:
+        """The head that learns it."""
+
+    @abstractmethod
+    def encode(self, column: Any, name: str) -> Values:
+        """Values of all cells, ``(n, ...)``; the first column encoded fixes the classes."""
+
+    @abstractmethod
+    def has_value(self, values: Values) -> NDArray[np.bool_]:
+        """Cells whose value is known, ``(n,)``."""
+
+    @abstractmethod
+    def strata(self, values: Values, *, by_cell: bool) -> Ints:
+        """What a split goes by, ``(n,)``; -1 for cells without a value."""
+
+    @abstractmethod
+    def prepare(self, values: Values, split: Split) -> None:
+        """Refuse a split that cannot be learnt; fix what depends on the training cells."""
+
+    def to_network(self, values: Values) -> Values:
+        """Values as the loss takes them."""
+        return values
+
+    def weights(self, values: Values) -> Floats | None:
+        """Weights that let every class count alike, ``(C,)``; None for a target without classes."""
+        return None
+
+    @abstractmethod
+    def decode(self, outputs: NDArray[np.float32]) -> Floats:
+        """Predictions from outputs of the head: probabilities ``(n, C)`` or numbers ``(n,)``."""
+
+    def calibrate(self, outputs: NDArray[np.float32], truth: Values) -> dict[str, float]:
+        """Adjust probabilities to validation cells; returns what it changed."""
+        return {}
+
+    @abstractmethod
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+        """Figures of some predictions."""
+
+    @abstractmethod
+    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+        """Predictions for the tested cells of models that learn from the counts of the training cells, by name."""
+
+    def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
+        """What a report says about one fitted network."""
+        return {}
+
+    def report(
+        self, truth: Values, predictions: Floats, baselines: Mapping[str, Floats], *,
+        cell_ids: Values, groups: Values | None, seed: int, settings: Mapping[str, Any],
+    ) -> Report:  # fmt: skip
+        """Figures of the model and of the baselines on the same cells."""
+        measure = partial(self.measure, truth, groups=groups, seed=seed)
+        arrays = {"truth": truth} | self._report_fields(truth, predictions, dict(settings))
+        return self.report_kind(
+            evaluation=measure(predictions),
+            baselines={name: measure(values) for name, values in baselines.items()},
+            baseline_predictions=dict(baselines),
+            cell_ids=cell_ids,
+            **arrays,
         )
-        raise LabelError(msg)
-    if not known.any():
-        msg = f"None of the {len(known):,} cells has a number in {name!r}. Name the column that holds the numbers."
-        raise MissingLabelError(msg)
-    if not known.all():
-        remark = f"{(~known).sum():,} of {len(known):,} cells have no number in {name!r} and are left out."
-        warnings.warn(remark, GeneformerWarning, stacklevel=3)
-    return numbers
+
+    @abstractmethod
+    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
+        """Further fields of the report, settings among them."""
 
 
-def check_numbers(values: Floats, options: RegressOptions, *, name: str = "number") -> None:
-    """Refuse numbers that cannot be learnt as the options have it."""
-    least, most = np.nanmin(values), np.nanmax(values)
-    if least == most:
-        msg = f"All cells have {name!r} = {least:g}. There is nothing to learn from a constant."
-        raise ConstantLabelError(msg)
-    if least < 0 and options.output != "linear":
-        below = int((values < 0).sum())
-        why = f'loss="{options.loss}"' if options.counts else f'activation="{options.output}"'
-        msg = (
-            f"{below:,} cells have {name!r} below 0, down to {least:g}, and {why} knows no such numbers. Use "
-            'loss="squared_error" or "gaussian" with activation="linear", or leave those cells out.'
+@dataclass(eq=False)
+class OneOf(Target):
+    """One class of many. Values are numbers of classes, `losses.MISSING` for no label."""
+
+    report_kind = ClassificationReport
+    metrics = ("loss", "accuracy", "macro_f1")
+
+    name: str
+    classes: tuple[str, ...] = ()
+    temperature: float = 1.0
+    rare_below: float = 0.0
+
+    @property
+    def head(self) -> HeadSpec:
+        """The head that learns it."""
+        return HeadSpec(name=self.name, classes=self.classes)
+
+    def encode(self, column: Any, name: str) -> Values:
+        """Numbers of classes, ``(n,)``."""
+        labels = encode_labels(column, classes=self.classes or None, name=name, others="leave_out")
+        if not self.classes:
+            labels = drop_rare(labels, self.rare_below) if self.rare_below else labels
+            self.classes = labels.classes
+        return np.where(labels.codes >= 0, labels.codes, MISSING)
+
+    def has_value(self, values: Values) -> NDArray[np.bool_]:
+        """Cells with a label, ``(n,)``."""
+        labeled: NDArray[np.bool_] = values >= 0
+        return labeled
+
+    def strata(self, values: Values, *, by_cell: bool) -> Ints:
+        """The classes themselves, ``(n,)``."""
+        return np.maximum(values, -1)
+
+    def prepare(self, values: Values, split: Split) -> None:
+        """Refuse a split that learns fewer than two classes, or tests classes that are not learnt."""
+        codes = values[split.train]
+        learnt = np.unique(codes[codes >= 0])
+        if len(learnt) < 2:
+            what = f"all {self.classes[learnt[0]]!r}" if len(learnt) else "without a label"
+            msg = (
+                f"Labels {self.name!r}: The {len(codes):,} cells to learn from are {what}. At least two classes are "
+                "needed."
+            )
+            raise ConstantLabelError(msg)
+        for part in ("valid", "test"):
+            held_out = values[getattr(split, part)]
+            _refuse_unlearnt(
+                np.setdiff1d(held_out[held_out >= 0], learnt), np.bincount(held_out[held_out >= 0]), self, part
+            )
+
+    def weights(self, values: Values) -> Floats:
+        """Weights that let every class count alike, ``(C,)``."""
+        return class_weights(np.maximum(values, -1), len(self.classes))
+
+    def decode(self, outputs: NDArray[np.float32]) -> Floats:
+        """Calibrated probabilities, ``(n, C)``."""
+        return softmax(outputs.astype(np.float64), self.temperature)
+
+    def calibrate(self, outputs: NDArray[np.float32], truth: Values) -> dict[str, float]:
+        """Divide logits by the temperature under which the validation cells are likeliest."""
+        logits = outputs.astype(np.float64)
+        self.temperature = fit_temperature(logits, truth)
+        return {
+            "calibration_error_before": expected_calibration_error(softmax(logits), truth),
+            "calibration_error": expected_calibration_error(softmax(logits, self.temperature), truth),
+        }
+
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+        """Figures of classes."""
+        return evaluate_classes(truth, predictions, self.classes, groups=groups, seed=seed)
+
+    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+        """Linear models, the library size, and the majority."""
+        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
+
+    def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
+        """The temperature."""
+        return {"temperature": self.temperature}
+
+    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
+        settings["expected_calibration_error"] = expected_calibration_error(predictions, truth)
+        return {"predicted": predictions.argmax(axis=1), "proba": predictions, "settings": settings}
+
+
+@dataclass(eq=False)
+class AnyOf(Target):
+    """Any of many labels. Values are 0 and 1 by label, NaN for cells whose labels are not known."""
+
+    report_kind = LabelSetReport
+    in_combinations = True
+
+    name: str
+    classes: tuple[str, ...] = ()
+    separator: str = ";"
+
+    @property
+    def head(self) -> HeadSpec:
+        """The head that learns it."""
+        return HeadSpec(name=self.name, kind="any_of", classes=self.classes)
+
+    def encode(self, column: Any, name: str) -> Values:
+        """Whether each cell has each label, ``(n, C)``."""
+        values, self.classes = encode_label_sets(
+            column, classes=self.classes or None, separator=self.separator, name=name, others="leave_out"
         )
-        raise LabelError(msg)
+        return values
 
+    def has_value(self, values: Values) -> NDArray[np.bool_]:
+        """Cells whose labels are known, ``(n,)``."""
+        return np.asarray(~np.isnan(values).any(axis=1))
 
-def number_strata(values: Floats, *, n_bins: int = 10) -> NDArray[np.int64]:
-    """Bins of about as many cells each, by which a split can be stratified; -1 for cells without a number, ``(n,)``."""
-    known = np.flatnonzero(~np.isnan(values))
-    n = int(np.clip(len(known) // FEWEST, 1, n_bins))
-    order = values[known].argsort(kind="stable")
-    strata = np.full(len(values), -1, dtype=np.int64)
-    strata[known[order]] = np.arange(len(known)) * n // max(len(known), 1)
-    return strata
+    def strata(self, values: Values, *, by_cell: bool) -> Ints:
+        """Combinations of labels, ``(n,)``."""
+        combined = np.unique(np.nan_to_num(values, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
+        return np.where(self.has_value(values), combined, -1).astype(np.int64)
+
+    def prepare(self, values: Values, split: Split) -> None:
+        """Refuse a split that tests labels without learning them."""
+        learnt = (values[split.train] == 1).any(axis=0)
+        for part in ("valid", "test"):
+            cells = (values[getattr(split, part)] == 1).sum(axis=0)
+            _refuse_unlearnt(np.flatnonzero((cells > 0) & ~learnt), cells, self, part)
+
+    def weights(self, values: Values) -> Floats:
+        """Weights that let the cells with and without a label count alike, ``(C,)``."""
+        positive = np.nansum(values, axis=0)
+        weights: Floats = (self.has_value(values).sum() - positive) / np.maximum(positive, 1)
+        return weights
+
+    def decode(self, outputs: NDArray[np.float32]) -> Floats:
+        """Probabilities, ``(n, C)``: the logistic function, without overflow."""
+        probabilities: Floats = 0.5 * (1.0 + np.tanh(0.5 * outputs.astype(np.float64)))
+        return probabilities
+
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+        """Figures of label sets."""
+        return evaluate_label_sets(truth, predictions, self.classes, groups=groups, seed=seed)
+
+    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+        """Linear models, the library size, and the majority, label by label."""
+        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
+
+    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"proba": predictions, "settings": settings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +274,7 @@ class NumberScale:
 
     @classmethod
     def fit(cls, values: Floats, options: RegressOptions) -> "NumberScale":
-        """The scale of training cells, ``(n,)``; not a number for cells that have none."""
+        """The scale of training cells, ``(n,)``; NaN for cells that have none."""
         mean, deviation = float(np.nanmean(values)), float(np.nanstd(values))
         if options.counts:
             return cls(inside=mean or 1.0)
@@ -184,111 +292,212 @@ class NumberScale:
 
     def deviation(self, outputs: NDArray[np.float32], loss: str) -> Floats | None:
         """Predicted standard deviation, ``(n,)``; None for a loss without one."""
-        said = outputs.astype(np.float64)
+        values = outputs.astype(np.float64)
         if loss == "gaussian":
-            spread: Floats = np.exp(np.clip(said[:, 1], -10, 10) / 2) * self.unit
+            spread: Floats = np.exp(np.clip(values[:, 1], -10, 10) / 2) * self.unit
             return spread
         if loss == "poisson":
-            return np.sqrt(np.maximum(said[:, 0], 1e-6))
+            return np.sqrt(np.maximum(values[:, 0], 1e-6))
         if loss == "negative_binomial":
-            mean, size = np.maximum(said[:, 0], 1e-6), np.exp(np.clip(said[:, 1], -10, 10))
+            mean, size = np.maximum(values[:, 0], 1e-6), np.exp(np.clip(values[:, 1], -10, 10))
             return np.sqrt(mean + mean**2 / size)
         return None
 
 
-Ints = NDArray[np.int64]
+@dataclass(eq=False)
+class Number(Target):
+    """A number. Values are the numbers as they are, NaN where there is none."""
+
+    report_kind = NumberReport
+
+    name: str
+    options: RegressOptions
+    scale: NumberScale = NumberScale()
+
+    @property
+    def head(self) -> HeadSpec:
+        """The head that learns it."""
+        loss, activation = self.options.loss, self.options.output
+        return HeadSpec(name=self.name, kind="number", loss=loss, activation=activation, scale=self.scale.inside)
+
+    def encode(self, column: Any, name: str) -> Values:
+        """The numbers, ``(n,)``."""
+        return encode_numbers(column, name=name)
+
+    def has_value(self, values: Values) -> NDArray[np.bool_]:
+        """Cells with a number, ``(n,)``."""
+        return np.asarray(~np.isnan(values))
+
+    def strata(self, values: Values, *, by_cell: bool) -> Ints:
+        """Bins of about as many cells, so that parts split cell by cell have about the same numbers, ``(n,)``."""
+        check_numbers(values, self.options, name=self.name)
+        return number_strata(values, n_bins=10 if by_cell else 1)
+
+    def prepare(self, values: Values, split: Split) -> None:
+        """Refuse numbers to learn from that are all the same; fix the scale."""
+        check_numbers(values[split.train], self.options, name=self.name)
+        self.scale = NumberScale.fit(values[split.train], self.options)
+
+    def to_network(self, values: Values) -> Values:
+        """Numbers around 0 or 1, ``(n,)``."""
+        return self.scale.to_network(values)
+
+    def decode(self, outputs: NDArray[np.float32]) -> Floats:
+        """Predicted numbers, ``(n,)``."""
+        return self.scale.mean(outputs)
+
+    def deviation(self, outputs: NDArray[np.float32]) -> Floats | None:
+        """Predicted standard deviation, ``(n,)``; None for a loss without one."""
+        return self.scale.deviation(outputs, self.options.loss)
+
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+        """Figures of numbers."""
+        return evaluate_numbers(truth, predictions, groups=groups, seed=seed)
+
+    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+        """A linear model, the library size, and the mean."""
+        return regress_by_baselines(counts, values, tested, **options)
+
+    def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
+        """The scale, and the share of cells within two standard deviations, of which about 95% should be."""
+        settings: dict[str, Any] = {"scale": asdict(self.scale)}
+        if (deviation := self.deviation(outputs)) is not None:
+            settings["within_two_deviations"] = float((np.abs(truth - self.decode(outputs)) <= 2 * deviation).mean())
+        return settings
+
+    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"predicted": predictions, "settings": settings}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TaskLabels:
-    """Class of each cell in every task."""
+class Encoded:
+    """What is to be learnt about each cell: values by target, and the codes that a split goes by."""
 
-    by_task: dict[str, Ints]
-    classes: dict[str, tuple[str, ...]]
+    targets: Mapping[str, Target]
+    values: Mapping[str, Values]
     codes: Ints
 
-    def targets(self) -> dict[str, Ints]:
-        """What the network is trained on: `losses.MISSING` for cells that are not used, ``(n,)`` each."""
-        return {name: np.where(self.used(codes), codes, MISSING) for name, codes in self.by_task.items()}
+    def prepare(self, split: Split) -> None:
+        """Refuse a split that cannot be learnt; fix what depends on the training cells."""
+        for name, target in self.targets.items():
+            target.prepare(self.values[name], split)
 
-    def used(self, codes: Ints) -> NDArray[np.bool_]:
-        """Cells that are used in a task with these class numbers, ``(n,)``."""
-        used: NDArray[np.bool_] = (codes >= 0) & (self.codes >= 0)
-        return used
-
-    def weights(self, rows: Ints) -> dict[str, NDArray[np.float64]]:
-        """Weights that let every class of a task count alike in some rows, ``(C,)`` each."""
-        return {name: class_weights(codes[rows], len(self.classes[name])) for name, codes in self.by_task.items()}
-
-    def check_split(self, split: Split) -> None:
-        """Refuse a split that learns fewer than two classes of a task, or tests classes that are not learnt."""
-        for name, codes in self.by_task.items():
-            learnt = np.unique(codes[split.train][codes[split.train] >= 0])
-            if len(learnt) < 2:
-                found = f"all {self.classes[name][learnt[0]]!r}" if len(learnt) else "without a label"
-                msg = f"The cells to learn {name!r} from are {found}. At least two classes are needed."
-                raise ConstantLabelError(msg)
-            held = np.concatenate([codes[split.valid], codes[split.test]])
-            unknown = np.setdiff1d(held[held >= 0], learnt)
-            if len(unknown):
-                told = ", ".join(repr(self.classes[name][code]) for code in unknown[:5])
-                msg = (
-                    f"{len(unknown)} classes of {name!r} are held out without being learnt: {told}. Drop rare classes "
-                    "(rare_below), or split by finer groups."
-                )
-                raise UnknownClassError(msg)
+    def fold_codes(self) -> Ints:
+        """What cells are dealt into folds by, ``(n,)``; combinations of labels that one cell has go together."""
+        if len(self.targets) == 1 and not any(target.in_combinations for target in self.targets.values()):
+            return self.codes
+        present, counts = np.unique(self.codes[self.codes >= 0], return_counts=True)
+        lone = np.isin(self.codes, present[counts == 1])
+        home = present.max(initial=0) + 1 if lone.sum() > 1 else present[counts.argmax()] if len(present) else 0
+        return np.where(lone, home, self.codes)
 
 
-def encode_tasks(
-    columns: Mapping[str, Any], *, rare_below: float = 0.0, max_cells: int | None = None, seed: int = 0
-) -> TaskLabels:
-    """Class numbers of several columns; a cell is used if any of them has a label."""
-    if not columns:
+def encode_targets(
+    columns: Mapping[str, Any],
+    targets: Sequence[Target],
+    *,
+    by_cell: bool = True,
+    max_cells: int | None = None,
+    max_cells_per_class: int | None = None,
+    seed: int = 0,
+) -> Encoded:
+    """Values of several columns; a cell is used if any of them has a value, and if it is in the sample drawn."""
+    if not targets:
         msg = 'No column to learn from. Name one or more: fit(cells, ["cell_type", "disease"]).'
         raise LabelError(msg)
-    by_task: dict[str, Ints] = {}
-    classes: dict[str, tuple[str, ...]] = {}
-    for name, values in columns.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GeneformerWarning)  # says "left out", which is true of one task only
-            labels = encode_labels(values, name=name)
-        labels = drop_rare(labels, rare_below) if rare_below else labels
-        by_task[name], classes[name] = labels.codes, labels.classes
-    stacked = np.stack(list(by_task.values()))
-    _tell_missing(by_task, stacked)
-    codes = _combined(stacked)
-    if max_cells is not None:
-        rows = cap_cells(codes, max_cells=max_cells, seed=seed)
-        kept = np.full(len(codes), -1, dtype=np.int64)
-        kept[rows] = codes[rows]
-        codes = kept
-    return TaskLabels(by_task, classes, codes)
+    with warnings.catch_warnings():
+        if len(targets) > 1:  # they say "left out", which is true of one target only
+            warnings.simplefilter("ignore", GeneformerWarning)
+        values = {target.name: target.encode(columns[target.name], target.name) for target in targets}
+    strata = np.stack([target.strata(values[target.name], by_cell=by_cell) for target in targets])
+    codes = strata[0]
+    if len(targets) > 1:
+        _warn_missing([target.name for target in targets], strata)
+        labeled = (strata >= 0).any(axis=0)
+        codes = np.full(strata.shape[1], -1, dtype=np.int64)
+        codes[labeled] = np.unique(strata[:, labeled], axis=1, return_inverse=True)[1].reshape(-1)
+    if max_cells is not None or max_cells_per_class is not None:
+        rows = cap_cells(codes, max_cells=max_cells, max_cells_per_class=max_cells_per_class, seed=seed)
+        codes = np.where(np.isin(np.arange(len(codes)), rows), codes, -1)
+        for name, given in values.items():
+            used = given.copy()  # it may be a column of the user's
+            used[codes < 0] = MISSING if np.issubdtype(used.dtype, np.integer) else np.nan
+            values[name] = used
+    return Encoded({target.name: target for target in targets}, values, codes)
 
 
-def known_tasks(columns: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Ints]:
-    """Class numbers of columns for classes that were learnt; -1 for cells with another label or none, ``(n,)`` each."""
-    return {
-        name: encode_labels(values, classes=classes[name], name=name, others="leave_out").codes
-        for name, values in columns.items()
-    }
+def _refuse_unlearnt(unlearnt: NDArray[Any], cells: NDArray[Any], target: OneOf | AnyOf, part: str) -> None:
+    if len(unlearnt):
+        shown = ", ".join(f"{target.classes[code]!r} ({cells[code]:,} cells)" for code in unlearnt[:5])
+        msg = (
+            f"Labels {target.name!r}: {len(unlearnt)} classes of the {part} part are not learnt: {shown}. They are "
+            "always predicted wrongly; drop rare classes (rare_below), or split by finer groups."
+        )
+        raise UnknownClassError(msg)
 
 
-def _combined(stacked: Ints) -> Ints:
-    """Combination of classes of each cell, ``(n,)``; -1 where none is known."""
-    codes = np.full(stacked.shape[1], -1, dtype=np.int64)
-    labeled = (stacked >= 0).any(axis=0)
-    codes[labeled] = np.unique(stacked[:, labeled], axis=1, return_inverse=True)[1].reshape(-1)
-    return codes
+def _warn_missing(names: Sequence[str], strata: Ints) -> None:
+    missing = (strata < 0).sum(axis=1).tolist()
+    if any(missing):
+        shown = ", ".join(f"{number:,} in {name!r}" for name, number in zip(names, missing, strict=True) if number)
+        n_none = int((strata < 0).all(axis=0).sum())
+        dropped = f" {n_none:,} have none at all and are left out." if n_none else ""
+        message = (
+            f"Of {strata.shape[1]:,} cells, some have no label ({shown}); they teach the tasks they have one "
+            f"for.{dropped}"
+        )
+        warnings.warn(message, GeneformerWarning, stacklevel=3)
 
 
-def _tell_missing(by_task: Mapping[str, Ints], stacked: Ints) -> None:
-    missing = {name: int((codes < 0).sum()) for name, codes in by_task.items()}
-    if not any(missing.values()):
-        return
-    told = ", ".join(f"{number:,} in {name!r}" for name, number in missing.items() if number)
-    n_none = int((stacked < 0).all(axis=0).sum())
-    dropped = f" {n_none:,} have none at all and are left out." if n_none else ""
-    remark = (
-        f"Of {stacked.shape[1]:,} cells, some have no label ({told}); they teach the tasks they have one for.{dropped}"
-    )
-    warnings.warn(remark, GeneformerWarning, stacklevel=3)
+def encode_numbers(values: Any, *, name: str = "number") -> Floats:
+    """The numbers of a column, NaN where there is none, ``(n,)``."""
+    import pandas as pd
+
+    column = pd.Series(values)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    given = column.notna().to_numpy()
+    parsed = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_bool_dtype(column) else column * np.nan
+    numbers = np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
+    truths = column.map(lambda value: isinstance(value, (bool, np.bool_))).to_numpy(dtype=bool)
+    wrong = np.flatnonzero(given & (~np.isfinite(numbers) | truths))
+    if len(wrong):
+        shown = ", ".join(dict.fromkeys(repr(column.iloc[row]) for row in wrong[:200].tolist()))
+        msg = (
+            f"{name!r} holds {len(wrong):,} entries that are not finite numbers, such as {shown[:80]}. Name a column "
+            "of numbers to predict, or use CellClassifier for classes."
+        )
+        raise LabelError(msg)
+    if not given.any():
+        msg = f"None of the {len(given):,} cells has a number in {name!r}. Name the column that holds the numbers."
+        raise MissingLabelError(msg)
+    if not given.all():
+        message = f"{(~given).sum():,} of {len(given):,} cells have no number in {name!r} and are left out."
+        warnings.warn(message, GeneformerWarning, stacklevel=3)
+    return numbers
+
+
+def check_numbers(values: Floats, options: RegressOptions, *, name: str = "number") -> None:
+    """Refuse numbers that cannot be learnt as the options have it."""
+    least, most = np.nanmin(values), np.nanmax(values)
+    if least == most:
+        msg = f"All cells have {name!r} = {least:g}. There is nothing to learn from a constant."
+        raise ConstantLabelError(msg)
+    if least < 0 and options.output != "linear":
+        below = int((values < 0).sum())
+        why = f'loss="{options.loss}"' if options.counts else f'activation="{options.output}"'
+        msg = (
+            f"{below:,} cells have {name!r} below 0, down to {least:g}, which {why} cannot predict. Use "
+            'loss="squared_error" or "gaussian" with activation="linear", or leave those cells out.'
+        )
+        raise LabelError(msg)
+
+
+def number_strata(values: Floats, *, n_bins: int = 10) -> Ints:
+    """Bins of about as many cells each, by which a split can be stratified; -1 for cells without a number, ``(n,)``."""
+    given = np.flatnonzero(~np.isnan(values))
+    n = int(np.clip(len(given) // FEWEST, 1, n_bins))
+    order = values[given].argsort(kind="stable")
+    strata = np.full(len(values), -1, dtype=np.int64)
+    strata[given[order]] = np.arange(len(given)) * n // max(len(given), 1)
+    return strata

@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,19 +75,6 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
-class Batches(Protocol):
-    """Makes batches out of keys, each of them the same every time."""
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens each cell brings to a batch, ``(n,)``."""
-        ...
-
-    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """The batch as the network takes it."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneResult:
     """What a run came to."""
@@ -99,8 +87,8 @@ class FinetuneResult:
 
 def finetune(  # noqa: PLR0913
     network: GeneformerModel,
-    train: Batches,
-    valid: Batches | None,
+    train: "Batches",
+    valid: "Batches | None",
     options: FinetuneOptions,
     runtime: RuntimeOptions,
     *,
@@ -201,71 +189,68 @@ def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[st
 Ints = NDArray[np.int64]
 
 
-class CellBatches:
-    """Batches from keys; what comes out depends on seed, epoch and rows only."""
+class Batches:
+    """Batches from keys: some cells end to end, and what `make` adds to them; every key gives the same each time."""
 
     def __init__(
         self,
         dataset: TokenizedDataset,
         rows: Ints,
-        targets: Mapping[str, NDArray[Any]],
         max_length: int,
+        make: Callable[[Packed, Ints, Sequence[Key]], dict[str, Any]],
         *,
-        views: bool = False,
-        special: NDArray[Any] | None = None,
-        share: float = 0.15,
-        chosen: NDArray[Any] | None = None,
-        seed: int = 0,
-        count_cells: bool = False,
+        counts: bool = False,
+        lengths: Ints | None = None,
     ) -> None:
-        self.count_cells = count_cells
-        self.dataset, self.rows, self.targets, self.max_length = dataset, rows, dict(targets), max_length
-        self.views, self.share, self.chosen, self.seed = views, share, chosen, seed
-        self.special = np.empty(0, dtype=np.int64) if special is None else special
-
-    @property
-    def lengths(self) -> Ints:
-        """Tokens each cell brings to a batch, or `batching.CELL` where cells are counted, ``(n,)``."""
-        if self.count_cells:
-            return np.full(len(self.rows), CELL, dtype=np.int64)
-        return np.minimum(self.dataset.lengths[self.rows], self.max_length) * (2 if self.views else 1)
+        self.dataset, self.rows, self.max_length, self.make, self.counts = dataset, rows, max_length, make, counts
+        self.lengths = np.minimum(dataset.lengths[rows], max_length) if lengths is None else lengths
+        """Tokens each cell brings to a batch, ``(n,)``."""
 
     def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """The batch as tensors."""
         rows = self.rows[[row for _, row in keys]]
-        packed = self.dataset.gather(rows, max_length=self.max_length)
-        if self.views:
-            rng = np.random.default_rng([self.seed, keys[0][0], keys[0][1], len(keys)])
-            packed = concatenate(packed, delete_genes(packed, self.special, rng, share=self.share, chosen=self.chosen))
-        return {
-            "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
-            "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
-            "targets": {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()},
-        }
+        packed = self.dataset.gather(rows, max_length=self.max_length, counts=self.counts)
+        return self.make(packed, rows, keys)
+
+
+def packed_tensors(packed: Packed) -> dict[str, torch.Tensor]:
+    """Cells end to end as a network takes them."""
+    return {
+        "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
+        "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
+    }
+
+
+def cell_batches(
+    dataset: TokenizedDataset,
+    rows: Ints,
+    targets: Mapping[str, NDArray[Any]],
+    max_length: int,
+    *,
+    views: bool = False,
+    special: NDArray[Any] | None = None,
+    share: float = 0.15,
+    chosen: NDArray[Any] | None = None,
+    seed: int = 0,
+    by_number: bool = False,
+) -> Batches:
+    """Cells with targets by head; with views, all cells and then all their second views, with some genes deleted."""
+
+    def make(packed: Packed, rows: Ints, keys: Sequence[Key]) -> dict[str, Any]:
+        if views:
+            rng = np.random.default_rng([seed, keys[0][0], keys[0][1], len(keys)])
+            no_genes = np.empty(0, dtype=np.int64) if special is None else special
+            packed = concatenate(packed, delete_genes(packed, no_genes, rng, share=share, chosen=chosen))
+        values = {name: torch.from_numpy(column[rows]) for name, column in targets.items()}
+        return {**packed_tensors(packed), "targets": values}
+
+    lengths = np.minimum(dataset.lengths[rows], max_length) * (2 if views else 1)
+    if by_number:  # a batch is so many cells, however long
+        lengths = np.full(len(rows), CELL, dtype=np.int64)
+    return Batches(dataset, rows, max_length, make, lengths=lengths)
 
 
 _CELLS_AT_ONCE = 2048
-
-
-class GeneBatches:
-    """Batches from keys: cells end to end, and the class of every token."""
-
-    def __init__(self, dataset: TokenizedDataset, rows: Ints, class_of: Ints, max_length: int) -> None:
-        self.dataset, self.rows, self.class_of, self.max_length = dataset, rows, class_of, max_length
-
-    @property
-    def lengths(self) -> Ints:
-        """Tokens each cell brings to a batch, ``(n,)``."""
-        return np.minimum(self.dataset.lengths[self.rows], self.max_length)
-
-    def __call__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """The batch as tensors."""
-        packed = self.dataset.gather(self.rows[[row for _, row in keys]], max_length=self.max_length)
-        return {
-            "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
-            "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
-            "labels": torch.from_numpy(self.class_of[packed.input_ids]),
-        }
 
 
 def cells_with(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> Ints:
@@ -330,22 +315,37 @@ def learn_cells(  # noqa: PLR0913
 ) -> tuple[GeneformerForCells, FinetuneResult]:
     """Fine-tune an encoder with one head per task."""
     heads = [spec.to_dict() for spec in specs]
-    network = _with_heads(base, heads, options, learn_task_weights=learn_task_weights, head_dropout=head_dropout)
+    attributes: dict[str, Any] = {
+        "geneformer_heads": heads,
+        "geneformer_pooling": options.pooling,
+        "geneformer_learn_task_weights": learn_task_weights,
+    }
+    if head_dropout is not None:
+        attributes["classifier_dropout"] = head_dropout
+    network = build_network(GeneformerForCells, base, options, attributes)
+    network.label_smoothing = options.label_smoothing
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
     max_length = min(options.max_length or base.max_length, base.max_length)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
+    views: dict[str, Any] = {}
+    if options.contrastive_weight > 0:
+        views = {
+            "views": True,
+            "special": base.vocabulary.special_ids,
+            "share": options.contrastive_delete,
+            "chosen": deleted_genes,
+            "seed": options.seed,
+        }
     result = finetune(
         network,
-        CellBatches(
-            tokens, train_rows, targets, max_length, count_cells=counted, **_views(base, options, deleted_genes)
-        ),
-        CellBatches(tokens, valid_rows, targets, max_length, count_cells=counted),
+        cell_batches(tokens, train_rows, targets, max_length, by_number=counted, **views),
+        cell_batches(tokens, valid_rows, targets, max_length, by_number=counted),
         options,
         runtime,
-        score=score_cells(specs),
+        score=partial(score_cells, specs),
         best_by=best_by,
         forward_options={
             "supervised_weight": options.supervised_weight,
@@ -366,73 +366,33 @@ def learn_cells(  # noqa: PLR0913
     return network, result
 
 
-def _views(base: LoadedModel, options: FinetuneOptions, deleted_genes: NDArray[Any] | None) -> dict[str, Any]:
-    """How the second views of the contrastive term are made; nothing where there is none."""
-    if options.contrastive_weight <= 0:
-        return {}
-    return {
-        "views": True,
-        "special": base.vocabulary.special_ids,
-        "share": options.contrastive_delete,
-        "chosen": deleted_genes,
-        "seed": options.seed,
-    }
-
-
-def _with_heads(
-    base: LoadedModel,
-    heads: list[dict[str, Any]],
-    options: FinetuneOptions,
-    *,
-    learn_task_weights: bool,
-    head_dropout: float | None,
-) -> GeneformerForCells:
-    """The network to train, with new heads on the pretrained encoder."""
-    attributes: dict[str, Any] = {
-        "geneformer_heads": heads,
-        "geneformer_pooling": options.pooling,
-        "geneformer_learn_task_weights": learn_task_weights,
-    }
-    if head_dropout is not None:
-        attributes["classifier_dropout"] = head_dropout
-    network = build_network(GeneformerForCells, base, options, attributes)
-    network.label_smoothing = options.label_smoothing
-    return network
-
-
 def _digest_of(base: LoadedModel) -> str:
     """Tells models apart, by a few of every parameter's values."""
     return digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
 
 
-class score_cells:  # noqa: N801  used as a function
+def score_cells(specs: Sequence[HeadSpec], scored: Scored) -> dict[str, float]:
     """Metrics of validation batches: the loss, and for classes accuracy and macro-F1, averaged over the heads."""
-
-    def __init__(self, specs: Sequence[HeadSpec]) -> None:
-        self.specs = specs
-
-    def __call__(self, scored: Scored) -> dict[str, float]:
-        """The metrics."""
-        loss, n_cells = 0.0, 0
-        said: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in self.specs}
-        true: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in self.specs}
-        for batch, outputs in scored:
-            n = len(batch["cu_seqlens"]) - 1
-            loss, n_cells = loss + float(outputs.supervised_loss) * n, n_cells + n
-            for spec in self.specs:
-                said[spec.name].append(outputs.predictions[spec.name].float().cpu().numpy())
-                true[spec.name].append(batch["targets"][spec.name].cpu().numpy())
-        metrics = {"loss": loss / max(n_cells, 1)}
-        classified = [spec.name for spec in self.specs if spec.kind == "one_of"]
-        scores = [class_scores(np.concatenate(said[name]), np.concatenate(true[name])) for name in classified]
-        if scores:
-            metrics |= {"accuracy": float(np.mean([s[0] for s in scores]))}
-            metrics |= {"macro_f1": float(np.mean([s[1] for s in scores]))}
-        return metrics
+    loss, n_cells = 0.0, 0
+    classified = [spec.name for spec in specs if spec.kind == "one_of"]
+    logits: dict[str, list[NDArray[Any]]] = {name: [] for name in classified}
+    truth: dict[str, list[NDArray[Any]]] = {name: [] for name in classified}
+    for batch, outputs in scored:
+        n = len(batch["cu_seqlens"]) - 1
+        loss, n_cells = loss + float(outputs.supervised_loss) * n, n_cells + n
+        for name in classified:
+            logits[name].append(outputs.predictions[name].float().cpu().numpy())
+            truth[name].append(batch["targets"][name].cpu().numpy())
+    metrics = {"loss": loss / max(n_cells, 1)}
+    scores = [class_scores(np.concatenate(logits[name]), np.concatenate(truth[name])) for name in classified]
+    if scores:
+        accuracy, macro_f1 = np.mean(scores, axis=0)
+        metrics |= {"accuracy": float(accuracy), "macro_f1": float(macro_f1)}
+    return metrics
 
 
 def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
-    """Accuracy and macro-F1 over the labeled cells; not a number where there is none."""
+    """Accuracy and macro-F1 over the labeled cells; NaN where there is none."""
     from sklearn.metrics import f1_score
 
     known = codes != MISSING
@@ -455,8 +415,8 @@ def predict_cells(
     outputs = {spec.name: np.empty((len(tokens), spec.size), dtype=np.float32) for spec in network.specs}
 
     def step(batch: Batch) -> None:
-        found = network(batch.input_ids, batch.cu_seqlens, attention=batch.attention).predictions
-        for name, values in found.items():
+        predictions = network(batch.input_ids, batch.cu_seqlens, attention=batch.attention).predictions
+        for name, values in predictions.items():
             outputs[name][batch.rows] = values.float().cpu().numpy()
 
     run_batches(tokens, network, step, runtime, max_length=max_length, progress=progress)

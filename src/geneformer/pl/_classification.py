@@ -29,7 +29,8 @@ from geneformer.pl._figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from geneformer.finetuning.reports import ClassificationReport, Evaluation, PerClass, PrCurve, RocCurve
+    from geneformer.finetuning.evaluations import Evaluation, PerClass, PrCurve, RocCurve
+    from geneformer.finetuning.reports import ClassificationReport
 
 FULL_TEXT, SMALL_TEXT = 12, 25
 """Most classes with values of full size, and with values at all, in a matrix."""
@@ -94,7 +95,7 @@ def confusion_matrix(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['B  n=2', 'T  n=1']
     """
-    from geneformer.finetuning.reports import Evaluation
+    from geneformer.finetuning.evaluations import Evaluation
 
     check_save(save)
     evaluation = report if isinstance(report, Evaluation) else report_of(report).evaluation
@@ -383,7 +384,7 @@ def report_of(report: "ClassificationReport | str | Path") -> "ClassificationRep
 
 def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerClass":
     """Figures of a report, or what is given if it is figures."""
-    from geneformer.finetuning.reports import PerClass
+    from geneformer.finetuning.evaluations import PerClass
 
     return report if isinstance(report, PerClass) else report_of(report).evaluation
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.finetuning.reports import write_predictions
+from geneformer.finetuning.predictions import write_predictions
 
 if TYPE_CHECKING:
     from anndata import AnnData

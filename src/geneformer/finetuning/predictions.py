@@ -1,0 +1,285 @@
+"""Predictions as users take them away: slots of AnnData, tables and files."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geneformer import keys
+from geneformer.files.atomic import atomic_file
+from geneformer.finetuning.reports import GENE, SYMBOL
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.cells import Cells
+from geneformer.inference.tables import cells_as_anndata, check_suffix, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from anndata import AnnData
+
+SUFFIXES = (".h5ad", ".parquet", ".csv")
+"""Files predictions are written to."""
+
+RANK = "rank"
+"""Layer, and column, of predicted ranks."""
+
+UNKNOWN = "unknown"
+"""What a cell is called whose best class is too improbable."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellPredictions:
+    """A class and its probability for every cell, in the order of the input.
+
+    Attributes
+    ----------
+    cells
+        Columns of the input about each cell.
+    label
+        What was predicted, such as "cell_type".
+    classes
+        Names of the classes, ``(C,)``.
+    predicted
+        Class of each cell, ``(n,)``.
+    proba
+        Probability of every class, ``(n, C)``.
+    provenance
+        Model, vocabulary fingerprint, options, versions.
+    """
+
+    cells: "pa.Table"
+    label: str
+    classes: tuple[str, ...]
+    predicted: NDArray[Any]
+    proba: NDArray[np.float64]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """Cells of each predicted class, the commonest first."""
+        names, numbers = np.unique(self.predicted.astype(str), return_counts=True)
+        order = np.argsort(-numbers, kind="stable")
+        return {str(names[i]): int(numbers[i]) for i in order}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per cell: class, its probability, every class's probability, then the columns of the input."""
+        import pandas as pd
+
+        key = keys.predicted(self.label)
+        columns = {key: self.predicted, f"{key}_probability": self.proba.max(axis=1)}
+        columns |= {f"probability {name}": self.proba[:, i] for i, name in enumerate(self.classes)}
+        given = self.cells.to_pandas()
+        frame: pd.DataFrame = pd.concat(
+            [pd.DataFrame(columns), given.drop(columns=list(columns), errors="ignore")], axis=1
+        )
+        return frame
+
+    def to_anndata(self) -> "AnnData":
+        """Cells as `obs` with class and probability, all probabilities in `obsm`, provenance in `uns`."""
+        adata = cells_as_anndata(self.cells)
+        write_predictions(
+            adata,
+            label=self.label,
+            classes=self.classes,
+            predicted=self.predicted,
+            proba=self.proba,
+            provenance=self.provenance,
+        )
+        return adata
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            Another suffix.
+        OutputExistsError
+            There is a file already.
+        """
+        path = check_suffix(path, SUFFIXES)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            else:
+                write_table(self.to_frame(), temporary, self.provenance, index=False)
+
+
+def write_predictions(
+    adata: "AnnData",
+    *,
+    label: str,
+    classes: tuple[str, ...],
+    predicted: NDArray[Any],
+    proba: NDArray[np.float64],
+    provenance: Mapping[str, Any],
+    key_added: str | None = None,
+) -> None:
+    """Put predictions into `adata`: `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]`, `uns`."""
+    import pandas as pd
+
+    key = key_added or keys.predicted(label)
+    named = [*classes, *sorted(set(predicted.astype(str)) - set(classes))]
+    adata.obs[key] = pd.Categorical(predicted.astype(str), categories=named).remove_unused_categories()
+    best = np.full(len(proba), np.nan)
+    has_class = ~np.isnan(proba).any(axis=1)
+    best[has_class] = proba[has_class].max(axis=1)
+    adata.obs[f"{key}_probability"] = best
+    columns = [name.replace("/", "|") for name in classes]  # a slash would be a folder in the file
+    adata.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=adata.obs_names, columns=columns)
+    adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: {**provenance, "classes": list(classes)}}
+
+
+def save_cells(
+    cells: "pa.Table",
+    columns: Mapping[str, Any],
+    path: str | Path,
+    provenance: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write an `.h5ad`, `.parquet` or `.csv` of predictions and the columns of the input, complete or not at all."""
+    import pandas as pd
+
+    path = check_suffix(path, SUFFIXES)
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        if path.suffix == ".h5ad":
+            adata = cells_as_anndata(cells)
+            for name, values in columns.items():
+                adata.obs[name] = values
+            adata.uns[keys.UNS] = {name: dict(provenance) for name in columns}
+            adata.write_h5ad(temporary)
+            return
+        given = cells.to_pandas().drop(columns=list(columns), errors="ignore")
+        write_table(pd.concat([pd.DataFrame(dict(columns)), given], axis=1), temporary, provenance, index=False)
+
+
+def name_classes(
+    proba: NDArray[np.float64], classes: Sequence[str], *, least: float, separator: str | None = None
+) -> NDArray[Any]:
+    """Most probable classes, ``(n,)``; "unknown" for cells without probabilities."""
+    names = np.array(classes, dtype=object)
+    missing = np.asarray(np.isnan(proba).any(axis=1))
+    filled = np.where(missing[:, None], 0.0, proba)
+    if separator is not None:
+        predicted = np.array([separator.join(names[row >= 0.5]) for row in filled], dtype=object)
+    else:
+        predicted = names[filled.argmax(axis=1)]
+        missing = missing | (filled.max(axis=1) < least)
+    predicted[missing] = UNKNOWN
+    return predicted
+
+
+def cell_names(cells: Cells) -> NDArray[Any]:
+    """Names of all cells of the input, ``(n_input,)``."""
+    if cells.adata is not None:
+        return np.asarray(cells.adata.obs_names, dtype=object)
+    return cells.spread(cells.tokens.cell_ids.astype(object), None)
+
+
+def cell_table(cells: Cells) -> "pa.Table":
+    """Columns of the tokens for every cell of the input, in its order; of cells that were left out, only the name."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    rows = cells.spread(np.arange(len(cells.tokens)), -1)
+    table = cells.tokens.table.select(cells.tokens.columns).take(pa.array(rows, mask=rows < 0))
+    rest = {name: table[name] for name in table.column_names if name != keys.CELL_ID}
+    if keys.LENGTH in rest:
+        rest[keys.LENGTH] = compute.fill_null(rest[keys.LENGTH], 0)
+    return pa.table({keys.CELL_ID: pa.array(cell_names(cells).astype(str)), **rest})
+
+
+def expression_anndata(
+    predicted: NDArray[np.float32],
+    starts: NDArray[np.int64],
+    genes: NDArray[np.int64],
+    *,
+    names: NDArray[Any],
+    places: NDArray[np.int64],
+    asked: NDArray[np.int64] | None,
+    vocabulary: Vocabulary,
+    provenance: Mapping[str, Any],
+) -> "AnnData":
+    """Predicted values as `X` and ranks as a layer: dense for given genes, else sparse over the vocabulary."""
+    import anndata as ad
+    import pandas as pd
+    from scipy import sparse
+
+    column_of = np.full(vocabulary.size, -1, dtype=np.int64)
+    column_of[vocabulary.token_ids] = np.arange(len(vocabulary.genes))
+    sides: list[Any] = []
+    for side in range(2):
+        if asked is not None:
+            values = np.full((len(names), len(asked)), np.nan, dtype=np.float32)
+            values[places] = predicted[:, side].reshape(len(places), len(asked))
+            sides.append(values)
+            continue
+        where = (np.repeat(places, np.diff(starts)), column_of[genes])
+        shape = (len(names), len(vocabulary.genes))
+        sides.append(sparse.csr_matrix((predicted[:, side], where), shape=shape))
+    ids = vocabulary.genes if asked is None else vocabulary.gene_of[asked]
+    var = pd.DataFrame({"symbol": [vocabulary.symbol_of(gene) for gene in ids]}, index=pd.Index(ids))
+    obs = pd.DataFrame(index=pd.Index(names))
+    return ad.AnnData(sides[0], obs=obs, var=var, layers={RANK: sides[1]}, uns={keys.UNS: dict(provenance)})
+
+
+def save_expression(
+    blocks: Iterator["AnnData"], path: str | Path, provenance: Mapping[str, Any], *, overwrite: bool = False
+) -> tuple[int, int]:
+    """Write predicted expression, complete or not at all; tables block by block."""
+    path = check_suffix(path, SUFFIXES)
+    first = next(blocks)
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        if path.suffix == ".h5ad":
+            first.write_h5ad(temporary)
+            return first.n_obs, first.X.size
+        n_cells = n_values = 0
+        with _writer(temporary, expression_table(first).schema, provenance) as writer:
+            for block in chain([first], blocks):
+                table = expression_table(block)
+                writer.write_table(table)
+                n_cells, n_values = n_cells + block.n_obs, n_values + table.num_rows
+    return n_cells, n_values
+
+
+def expression_table(block: "AnnData") -> "pa.Table":
+    """One row per cell and predicted gene: `cell_id`, `gene`, `symbol`, `value`, `rank`."""
+    import pyarrow as pa
+    from scipy import sparse
+
+    values: Any = block.X
+    ranks: Any = block.layers[RANK]
+    if sparse.issparse(block.X):
+        cells, genes = np.repeat(np.arange(block.n_obs), np.diff(values.indptr)), values.indices
+        values, ranks = values.data, ranks.data
+    else:
+        cells, genes = (places.ravel() for places in np.indices(values.shape))
+        values, ranks = values.ravel(), ranks.ravel()
+    return pa.table(
+        {
+            keys.CELL_ID: pa.array(block.obs_names.astype(str), pa.string()).take(pa.array(cells)),
+            GENE: pa.array(block.var_names, pa.string()).take(pa.array(genes)),
+            SYMBOL: pa.array(block.var[SYMBOL], pa.string()).take(pa.array(genes)),
+            "value": pa.array(values, from_pandas=True),  # NaN becomes a gap
+            RANK: pa.array(ranks, from_pandas=True),
+        }
+    )
+
+
+def _writer(path: Path, schema: "pa.Schema", provenance: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    if path.suffix == ".csv":
+        from pyarrow import csv
+
+        csv_writer: AbstractContextManager[Any] = csv.CSVWriter(path, schema)
+        return csv_writer
+    from pyarrow import parquet
+
+    noted = {keys.UNS.encode(): json.dumps(provenance, default=str).encode()}
+    writer: AbstractContextManager[Any] = parquet.ParquetWriter(path, schema.with_metadata(noted))
+    return writer
