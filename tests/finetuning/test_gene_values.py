@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from geneformer import keys
 from geneformer.errors import DatasetError
 from geneformer.finetuning.expression_targets import (
+    PRIOR,
     AdditiveModel,
     UsualValues,
     cell_effects,
     check_counts,
     hidden_chunks,
     hide_genes,
-)
-from geneformer.finetuning.gene_targets import (
-    PRIOR,
 )
 from geneformer.tokens.dataset import Packed, TokenizedDataset
 
