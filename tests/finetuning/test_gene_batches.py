@@ -5,7 +5,7 @@ import pytest
 
 from geneformer.finetuning import training
 from geneformer.finetuning.gene_targets import gene_batches
-from geneformer.finetuning.training import cells_with, count_cells, mean_ranks
+from geneformer.finetuning.training import cells_with_labeled_genes, count_cells, mean_ranks
 from geneformer.models.losses import MISSING
 from small_cells import dataset_of
 from small_genes import V1, cells, common_genes, dealt, labels_of
@@ -43,15 +43,15 @@ def test_cells_with_a_labeled_gene_are_found(dataset):
     class_of = labels_of(dealt(rare)).class_of(V1.size)
     tokens = {V1.token_of[gene] for gene in rare}
     expected = [row for row, cell in enumerate(read(dataset)) if tokens & set(cell)]
-    assert cells_with(dataset, class_of, LENGTH).tolist() == expected
+    assert cells_with_labeled_genes(dataset, class_of, LENGTH).tolist() == expected
     assert 0 < len(expected) < len(dataset)
 
 
 def test_a_gene_behind_the_cut_does_not_count():
     class_of = labels_of({"a": [V1.gene_of[40]], "b": [V1.gene_of[41]]}).class_of(V1.size)
     dataset = dataset_of([[5, 6, 40], [40, 5, 6]])
-    assert cells_with(dataset, class_of, 2).tolist() == [1]
-    assert cells_with(dataset, class_of, 3).tolist() == [0, 1]
+    assert cells_with_labeled_genes(dataset, class_of, 2).tolist() == [1]
+    assert cells_with_labeled_genes(dataset, class_of, 3).tolist() == [0, 1]
 
 
 def test_counts_and_ranks_are_those_of_a_loop(dataset):

@@ -9,7 +9,7 @@ import torch
 from geneformer.errors import OptionError
 from geneformer.finetuning.gene_targets import gene_batches, learn_genes, predict_genes, score_genes
 from geneformer.finetuning.splits import GeneParts, split_genes
-from geneformer.finetuning.training import cells_with
+from geneformer.finetuning.training import cells_with_labeled_genes
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
@@ -134,7 +134,7 @@ def test_probabilities_are_means_over_cells(tokens, labels, learnt, tokens_per_b
 def test_scores_count_every_gene_once(tokens, labels, learnt):
     network, rows = learnt[1], np.arange(len(labels))
     class_of = labels.class_of(V1.size, rows)
-    batches = gene_batches(tokens, cells_with(tokens, class_of, LENGTH), class_of, LENGTH)
+    batches = gene_batches(tokens, cells_with_labeled_genes(tokens, class_of, LENGTH), class_of, LENGTH)
     with torch.no_grad():
         batch = [batches([(0, row) for row in part]) for part in np.array_split(np.arange(len(batches.rows)), 5)]
         found = score_genes(2, V1.size, ((one, network(**one)) for one in batch))

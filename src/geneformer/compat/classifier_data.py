@@ -16,7 +16,7 @@ from geneformer.compat.classifier_training import LABELS, highest_token
 from geneformer.files.atomic import output_errors
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.splits import draw_split
-from geneformer.finetuning.training import cells_with
+from geneformer.finetuning.training import cells_with_labeled_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.losses import MISSING
 from geneformer.options import SplitOptions
@@ -99,7 +99,7 @@ def label_genes(data: TokenizedDataset, class_of: Mapping[int, int]) -> Tokenize
     """Cells with any of the genes, with the class of every token in a column `labels`."""
     class_by_token = np.full(max(highest_token(data), *class_of) + 1, MISSING, dtype=np.int64)
     class_by_token[list(class_of)] = list(class_of.values())
-    labeled = data.take(cells_with(data, class_by_token, int(data.lengths.max()) if len(data) else 1))
+    labeled = data.take(cells_with_labeled_genes(data, class_by_token, int(data.lengths.max()) if len(data) else 1))
     name = LABELS["gene"]
     return _with_column(
         labeled, name, _token_classes(labeled, class_by_token), in_place_of=name if name in labeled.columns else None

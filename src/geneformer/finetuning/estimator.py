@@ -74,15 +74,13 @@ class Estimator:
         Name, checkpoint folder or hub repository of the pretrained model.
     vocabulary
         Needed only where the checkpoint does not tell its own.
-    changes
-        Single fields of any options.
-    **groups
-        Options objects to start from.
+    **options
+        Options objects by the names in `option_kinds`, or single fields of any of them.
 
     Raises
     ------
     UnknownOptionError
-        A change that is a field of none of them.
+        A keyword that is a field of none of them.
     """
 
     kind: ClassVar[str]
@@ -118,12 +116,14 @@ class Estimator:
     _training: Any = None
     _twin: Any = None
 
-    def __init__(self, model: str | Path, vocabulary: Any, changes: dict[str, Any], **groups: Any) -> None:
+    def __init__(
+        self, model: str | Path = "mini", *, vocabulary: "str | Path | Vocabulary | None" = None, **options: Any
+    ) -> None:
         self.model = model
         self.vocabulary = vocabulary
-        chosen = {name: groups[name] or kind() for name, kind in self.option_kinds.items()}
-        for name, options in spread_options(chosen, changes).items():
-            setattr(self, name, options)
+        groups = {name: options.pop(name, None) or kind() for name, kind in self.option_kinds.items()}
+        for name, group in spread_options(groups, options).items():
+            setattr(self, name, group)
 
     def base(self) -> LoadedModel:
         """The pretrained model, loaded once."""
@@ -198,7 +198,7 @@ class Estimator:
         """
         folder = Path(folder)
         stored = read_folder(folder, [cls.kind])
-        estimator = cls(stored.entry("base_model"), vocabulary=stored.vocabulary)  # type: ignore[call-arg]
+        estimator = cls(stored.entry("base_model"), vocabulary=stored.vocabulary)
         for name, group in option_groups(estimator).items():
             names = {entry.name for entry in fields(group)}
             values = {key: value for key, value in stored.entry("options").get(name, {}).items() if key in names}
@@ -257,9 +257,10 @@ class CellEstimator(Estimator):
     """Base of the estimators whose network predicts something of every cell."""
 
     split: SplitOptions
-    _evaluated: Any = None
     split_: dict[str, Any]
     """How the cells were split."""
+
+    _evaluated: Any = None
 
     def targets(self, cells: Cells, label: Any, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by.
@@ -600,8 +601,9 @@ def option_groups(estimator: Estimator) -> dict[str, Any]:
 
 def clone(estimator: AnyEstimator, **changes: Any) -> AnyEstimator:
     """An estimator made with the same arguments that has learnt nothing; the pretrained model is shared."""
-    arguments: dict[str, Any] = {"model": estimator.model, "vocabulary": estimator.vocabulary}
-    copy = type(estimator)(**arguments | option_groups(estimator) | changes)
+    copy = type(estimator)(
+        **{"model": estimator.model, "vocabulary": estimator.vocabulary} | option_groups(estimator) | changes
+    )
     copy._base = estimator._base
     return copy
 

@@ -45,11 +45,10 @@ from geneformer.finetuning.gene_targets import (
 from geneformer.finetuning.labels import cap_cells
 from geneformer.finetuning.predictions import UNKNOWN, cell_names, expression_anndata, name_classes
 from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, SYMBOL, TWIN, GeneReport, ReportSet
-from geneformer.finetuning.splits import GeneParts, Split, draw_gene_folds, split_genes
+from geneformer.finetuning.splits import GeneParts, draw_gene_folds, split_genes
 from geneformer.finetuning.targets import AnyOf, Encoded, Number, NumberScale, OneOf, Target, encode_targets
 from geneformer.finetuning.training import FinetuneResult
 from geneformer.genes.lookup import tokens_of_genes
-from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
 from geneformer.options import (
@@ -112,21 +111,6 @@ class CellClassifier(CellEstimator):
         "finetuning": FinetuneOptions, "classify": ClassifyOptions, "split": SplitOptions, "runtime": RuntimeOptions,
     }  # fmt: skip
     task_fields = ("label_", "classes_", "multi_label_", "temperature_", "unknown_below_", "metrics_", "split_")
-
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        classify: ClassifyOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model, vocabulary, changes, finetuning=finetuning, classify=classify, split=split, runtime=runtime
-        )
 
     classify: ClassifyOptions
     label_: str | None = None
@@ -271,21 +255,6 @@ class CellRegressor(CellEstimator):
     }  # fmt: skip
     task_fields = ("label_", "loss_", "scale_", "metrics_", "split_")
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        regress: RegressOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model, vocabulary, changes, finetuning=finetuning, regress=regress, split=split, runtime=runtime
-        )
-
     regress: RegressOptions
     label_: str | None = None
     loss_: str = "squared_error"
@@ -424,21 +393,6 @@ class MultiTaskClassifier(CellEstimator):
     }  # fmt: skip
     task_fields = ("tasks_", "classes_", "task_weights_", "temperatures_", "unknown_below_", "metrics_", "split_")
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        multi_task: MultiTaskOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model, vocabulary, changes, finetuning=finetuning, multi_task=multi_task, split=split, runtime=runtime
-        )
-
     multi_task: MultiTaskOptions
     tasks_: tuple[str, ...] | None = None
     classes_: dict[str, tuple[str, ...]]
@@ -447,21 +401,7 @@ class MultiTaskClassifier(CellEstimator):
     unknown_below_: float = 0.0
     validation_metrics = OneOf.metrics
 
-    def fit(  # noqa: PLR0913
-        self,
-        cells: CellInput,
-        labels: Sequence[str],
-        *,
-        groups: str | None = None,
-        ids: str | None = None,
-        split_rows: Split | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        deleted_genes: NDArray[Any] | None = None,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-    ) -> Self:
+    def fit(self, cells: CellInput, labels: Sequence[str], **options: Any) -> Self:
         """Learn the classes in several columns of `obs`, and evaluate on the test part of the split.
 
         A cell is used if it has a label in at least one of the columns; it teaches the tasks it has one for.
@@ -472,24 +412,10 @@ class MultiTaskClassifier(CellEstimator):
             AnnData with raw counts, tokens, or paths of either.
         labels
             Columns with the classes, one per task.
-        groups
-            Column of donors, batches or the like; no group is on two sides of the split. Without it, the parts have the
-            same shares of every combination of labels.
-        ids
-            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
-            default.
-        split_rows
-            Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        deleted_genes
-            Token ids deleted in the second views of the contrastive term, instead of a random share.
-        output
-            Folder for training checkpoints, from which a killed run can go on.
-        resume
-            Go on from there.
-        callbacks
-            Further callbacks of `transformers.Trainer`.
+        **options
+            `groups`, `ids`, `split_rows`, `counts_layer`, `gene_ids`, `deleted_genes`, `output`, `resume` and
+            `callbacks` of `CellClassifier.fit`. Without groups, the parts have the same shares of every combination of
+            labels.
 
         Raises
         ------
@@ -500,11 +426,7 @@ class MultiTaskClassifier(CellEstimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        super().fit(
-            cells, self._tasks(labels), groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer,
-            gene_ids=gene_ids, deleted_genes=deleted_genes, output=output, resume=resume, callbacks=callbacks,
-        )  # fmt: skip
-        return self
+        return super().fit(cells, self._tasks(labels), **options)
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
@@ -697,18 +619,6 @@ class GeneClassifier(Estimator):
     }  # fmt: skip
     task_fields = ("classes_", "gene_classes_", "parts_", "left_out_", "metrics_")
     network_kind = GeneformerForGenes
-
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        classify: GeneClassifyOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(model, vocabulary, changes, finetuning=finetuning, classify=classify, runtime=runtime)
 
     classify: GeneClassifyOptions
     classes_: tuple[str, ...] | None = None
@@ -1071,21 +981,6 @@ class ExpressionDecoder(CellEstimator):
     task_fields = ("share_", "metrics_", "split_")
     network_kind = GeneformerForExpression
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        expression: ExpressionOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model, vocabulary, changes, finetuning=finetuning, expression=expression, split=split, runtime=runtime
-        )
-
     expression: ExpressionOptions
     share_: float = 0.15
 
@@ -1094,40 +989,16 @@ class ExpressionDecoder(CellEstimator):
         pairing = self._pairing or self._pair()
         return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
 
-    def fit(  # type: ignore[override]  # there is no label
-        self,
-        cells: CellInput,
-        *,
-        groups: str | None = None,
-        ids: str | None = None,
-        split_rows: Split | None = None,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        output: str | Path | None = None,
-        resume: bool = False,
-        callbacks: Any = (),
-    ) -> Self:
+    def fit(self, cells: CellInput, **options: Any) -> Self:  # type: ignore[override]  # there is no label
         """Learn the expression of genes, and evaluate on genes taken out of the test part of the split.
 
         Parameters
         ----------
         cells
             AnnData with raw counts, tokens with counts, or paths of either.
-        groups
-            Column of donors, batches or the like; no group is on two sides of the split.
-        ids
-            Column of the ids that `split.train_ids` and the others list, or that a balanced split draws; `groups` by
-            default.
-        split_rows
-            Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        output
-            Folder for training checkpoints, from which a killed run can go on.
-        resume
-            Go on from there.
-        callbacks
-            Further callbacks of `transformers.Trainer`.
+        **options
+            `groups`, `ids`, `split_rows`, `counts_layer`, `gene_ids`, `output`, `resume` and `callbacks` of
+            `CellClassifier.fit`.
 
         Raises
         ------
@@ -1146,11 +1017,7 @@ class ExpressionDecoder(CellEstimator):
             if value != getattr(usual, name):
                 msg = f"{name}={value!r}, but expression is learnt without classes and second views. Leave it out."
                 raise OptionError(msg)
-        super().fit(
-            cells, None, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
-            output=output, resume=resume, callbacks=callbacks,
-        )  # fmt: skip
-        return self
+        return super().fit(cells, None, **options)
 
     def targets(self, cells: Cells, label: None = None, *, by_cell: bool = True) -> Encoded:
         """The tokenized cells to learn from; its `codes` are what they are split by."""

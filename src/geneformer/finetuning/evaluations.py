@@ -35,7 +35,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
+class Figures:
     """Figures over held-out cells, and how their intervals were drawn.
 
     Two are equal when everything they hold is, to the last bit.
@@ -67,7 +67,7 @@ class Measured:
     seed: int = 0
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Measured) or type(self) is not type(other):
+        if not isinstance(other, Figures) or type(self) is not type(other):
             return NotImplemented
         return self.to_dict() == other.to_dict()
 
@@ -141,7 +141,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PerClass(Measured):
+class PerClass(Figures):
     """Figures over all classes and of every class.
 
     Attributes
@@ -221,7 +221,7 @@ class LabelSetEvaluation(PerClass):
         return [f"Labels count as predicted from a probability of {self.threshold}.", *super().details()]
 
 
-class NumberEvaluation(Measured):
+class NumberEvaluation(Figures):
     """How well a number per cell was predicted: squared and absolute error, R2, Pearson and Spearman correlation."""
 
 

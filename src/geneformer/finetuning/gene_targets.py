@@ -43,7 +43,7 @@ from geneformer.finetuning.splits import GeneParts
 from geneformer.finetuning.training import (
     Batches,
     FinetuneResult,
-    cells_with,
+    cells_with_labeled_genes,
     count_cells,
     finetune,
     mean_ranks,
@@ -267,7 +267,7 @@ def open_genes(
     labels = read_gene_classes(gene_classes, vocabulary, unknown=options.unknown_genes, classes=classes)
     if not isinstance(cells, Cells):
         cells = open_cells(cells, model, counts_layer=counts_layer, gene_ids=gene_ids)
-    rows = cells_with(cells.tokens, labels.class_of(vocabulary.size), model.max_length)
+    rows = cells_with_labeled_genes(cells.tokens, labels.class_of(vocabulary.size), model.max_length)
     if not len(rows):
         msg = (
             f"None of the {len(labels):,} labeled genes occurs in any of the {len(cells.tokens):,} cells, as far as "
@@ -372,8 +372,10 @@ def learn_genes(
     if options.class_weights == "balanced":
         occurrences = count_cells(tokens, size, max_length)
         network.class_weights = torch.from_numpy(_balanced(occurrences, train_of, len(names)))
-    cells = cells_with(tokens, train_of, max_length)
-    valid_cells = cells_with(tokens, valid_of, max_length) if len(parts.valid) else np.empty(0, dtype=np.int64)
+    cells = cells_with_labeled_genes(tokens, train_of, max_length)
+    valid_cells = (
+        cells_with_labeled_genes(tokens, valid_of, max_length) if len(parts.valid) else np.empty(0, dtype=np.int64)
+    )
     result = finetune(
         network,
         gene_batches(tokens, cells, train_of, max_length),
@@ -670,7 +672,7 @@ def predict_held_out(
     """Predictions of networks for genes they did not learn from, in the cells that have any of them."""
     labels, tokens, size = prepared.labels, prepared.cells.tokens, model.vocabulary.size
     truth_of = labels.class_of(size, rows)
-    cells = cells_with(tokens, truth_of, model.max_length)
+    cells = cells_with_labeled_genes(tokens, truth_of, model.max_length)
     part = tokens if 2 * len(cells) > len(tokens) else tokens.take(cells)  # taking copies
     held_out = HeldOutGenes(labels, rows, np.zeros(len(rows), dtype=np.int64), {}, {})
     for name, network in networks.items():

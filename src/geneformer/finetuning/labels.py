@@ -35,17 +35,16 @@ def distinct_words(values: ArrayLike, name: str) -> tuple[NDArray[np.int64], lis
     column: Any = pd.Series(values)
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.cat.remove_unused_categories()
-        places, found = column.cat.codes.to_numpy(), list(column.cat.categories)
-        words = [word(value, name) for value in found]
+        places = column.cat.codes.to_numpy()
+        words = [word(value, name) for value in column.cat.categories]
         ordered = list(dict.fromkeys(words))
     else:
         if column.dtype == object and not all(map(_is_number, column.dropna())):  # where 1 and True would be equal
             column = column.map(lambda value: word(value, name), na_action="ignore")
         places, distinct = pd.factorize(column)
-        found = list(distinct)
-        words = [word(value, name) for value in found]
-        by_size = all(map(_is_number, found))
-        ordered = list(dict.fromkeys(words[i] for i in np.argsort(found))) if by_size else sorted(set(words))
+        words = [word(value, name) for value in distinct]
+        by_size = all(map(_is_number, distinct))
+        ordered = list(dict.fromkeys(words[i] for i in np.argsort(distinct))) if by_size else sorted(set(words))
     place_of = {entry: place for place, entry in enumerate(ordered)}
     return np.array([*(place_of[entry] for entry in words), -1], dtype=np.int64)[places], ordered
 
@@ -97,22 +96,22 @@ def encode_labels(
     check_choice("others", others, ("refuse", "leave_out"))
     named = None if classes is None else _checked_classes(classes, name)
     places, words = distinct_words(values, name)
-    known = is_labeled(words, unknown=_no_labels(named))
-    seen = [entry for entry, is_known in zip(words, known, strict=True) if is_known]
+    labeled = is_labeled(words, unknown=_no_labels(named))
+    present = [entry for entry, is_label in zip(words, labeled, strict=True) if is_label]
     if named is not None and others == "refuse":
-        _refuse_others(seen, named, name)
-    if not seen or (named is not None and not set(seen) & set(named)):
+        _refuse_others(present, named, name)
+    if not present or (named is not None and not set(present) & set(named)):
         _refuse_unlabeled(len(places), words, named, name)
-    if named is None and len(seen) == 1:
+    if named is None and len(present) == 1:
         msg = (
-            f"All labeled cells of {name!r} are {seen[0]!r} ({len(places):,} cells in all). At least two classes are "
-            "needed to tell them apart."
+            f"All labeled cells of {name!r} are {present[0]!r} ({len(places):,} cells in all). At least two classes "
+            "are needed."
         )
         raise ConstantLabelError(msg)
-    named = tuple(seen) if named is None else named
+    named = tuple(present) if named is None else named
     place_of = {entry: place for place, entry in enumerate(named)}
     codes = np.array([*(place_of.get(entry, -1) for entry in words), -1], dtype=np.int64)[places]
-    _tell_missing(places, words, codes, name)
+    _warn_of_missing(places, words, codes, name)
     return Labels(codes, named)
 
 
@@ -135,14 +134,14 @@ def encode_label_sets(
     n_missing = sum(words is None for words in sets)
     if n_missing == len(sets):
         _refuse_unlabeled(len(sets), [], named, name)
-    seen = sorted({entry for words in sets for entry in words or ()})
+    present = sorted({entry for words in sets for entry in words or ()})
     if named is None:
-        named = tuple(seen)
+        named = tuple(present)
         if len({frozenset(words) for words in sets if words is not None}) < 2:
-            msg = f"All labeled cells of {name!r} have the same classes, {seen}. There is nothing to tell apart."
+            msg = f"All labeled cells of {name!r} have the same classes, {present}. There is nothing to learn."
             raise ConstantLabelError(msg)
     elif others == "refuse":
-        _refuse_others(seen, named, name)
+        _refuse_others(present, named, name)
     place_of = {entry: place for place, entry in enumerate(named)}
     has_class = np.zeros((len(sets), len(named)), dtype=np.float32)
     for row, words in enumerate(sets):
@@ -160,17 +159,17 @@ def drop_rare(labels: Labels, threshold: float) -> Labels:
     check_range("threshold", threshold, low=0.0)
     counts = labels.counts
     limit = threshold * counts.sum() if threshold < 1 else threshold
-    kept = counts > limit
-    if kept.sum() < 2:
+    frequent = counts > limit
+    if frequent.sum() < 2:
         largest = sorted(zip(counts.tolist(), labels.classes, strict=True), reverse=True)[:2]
-        told = ", ".join(f"{name!r} {number:,}" for number, name in largest)
+        shown = ", ".join(f"{name!r} {number:,}" for number, name in largest)
         msg = (
-            f"Dropping classes of {limit:,.0f} cells or fewer leaves {kept.sum()} of {len(kept)} classes; the largest "
-            f"are {told}. Lower the threshold."
+            f"Dropping classes of {limit:,.0f} cells or fewer leaves {frequent.sum()} of {len(frequent)} classes; the "
+            f"largest are {shown}. Lower the threshold."
         )
         raise RareClassError(msg)
-    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
-    classes = tuple(name for name, keep in zip(labels.classes, kept, strict=True) if keep)
+    place = np.append(np.where(frequent, np.cumsum(frequent) - 1, -1), -1)
+    classes = tuple(name for name, keep in zip(labels.classes, frequent, strict=True) if keep)
     return Labels(place[labels.codes].astype(np.int64), classes)
 
 
@@ -211,7 +210,7 @@ def _checked_classes(classes: Sequence[str], name: str, fewest: int = 2) -> tupl
         msg = f"classes names {twice} more than once. Name each class of {name!r} once."
         raise LabelError(msg)
     if len(named) < fewest:
-        msg = f"classes={list(named)} for {name!r}. At least {fewest} are needed to tell them apart."
+        msg = f"classes={list(named)} for {name!r}. At least {fewest} are needed."
         raise ConstantLabelError(msg)
     return named
 
@@ -225,16 +224,16 @@ def _words_of(value: Any, separator: str, no_labels: Iterable[str], name: str) -
     """Distinct classes of one cell, or None if it has no label."""
     if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
         parts = [word(part, name) for part in value]
-    elif value is None or value != value or str(value) == "<NA>":  # noqa: PLR0124  not a number
+    elif value is None or value != value or str(value) == "<NA>":  # noqa: PLR0124  NaN
         return None
     else:
         parts = [part.strip() for part in word(value, name).split(separator)]
-    known = [part for part in dict.fromkeys(parts) if part.lower() not in no_labels]
-    return None if parts and not known else known
+    classes = [part for part in dict.fromkeys(parts) if part.lower() not in no_labels]
+    return None if parts and not classes else classes
 
 
-def _refuse_others(seen: Sequence[str], named: tuple[str, ...], name: str) -> None:
-    others = [entry for entry in seen if entry not in named]
+def _refuse_others(present: Sequence[str], named: tuple[str, ...], name: str) -> None:
+    others = [entry for entry in present if entry not in named]
     if others:
         shown = ", ".join(map(repr, others[:5])) + (", ..." if len(others) > 5 else "")
         listed = ", ".join(map(repr, named[:20])) + (", ..." if len(named) > 20 else "")
@@ -246,23 +245,23 @@ def _refuse_others(seen: Sequence[str], named: tuple[str, ...], name: str) -> No
 
 
 def _refuse_unlabeled(n_cells: int, words: Sequence[str], named: tuple[str, ...] | None, name: str) -> NoReturn:
-    found = f" that is one of {', '.join(map(repr, named[:20]))}" if named else ""
+    among = f" that is one of {', '.join(map(repr, named[:20]))}" if named else ""
     held = f"; it holds {', '.join(map(repr, words[:5]))}" if words else ""
-    msg = f"None of the {n_cells:,} cells has a label in {name!r}{found}{held}. Name the column that holds the labels."
+    msg = f"None of the {n_cells:,} cells has a label in {name!r}{among}{held}. Name the column that holds the labels."
     raise MissingLabelError(msg)
 
 
-def _tell_missing(places: NDArray[np.int64], words: Sequence[str], codes: NDArray[np.int64], name: str) -> None:
+def _warn_of_missing(places: NDArray[np.int64], words: Sequence[str], codes: NDArray[np.int64], name: str) -> None:
     """Warn of cells left out, with the words they had."""
     n_missing = int((codes < 0).sum())
     if n_missing == 0:
         return
     counts = np.bincount(places[codes < 0] + 1, minlength=len(words) + 1).tolist()
-    told = [f"{number:,} missing" for number in counts[:1] if number]
-    told += [f"{number:,} {entry!r}" for entry, number in zip(words, counts[1:], strict=True) if number]
-    shown = ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")
+    reasons = [f"{number:,} missing" for number in counts[:1] if number]
+    reasons += [f"{number:,} {entry!r}" for entry, number in zip(words, counts[1:], strict=True) if number]
+    shown = ", ".join(reasons[:6]) + (", ..." if len(reasons) > 6 else "")
     _warn(f"{n_missing:,} of {len(codes):,} cells have no label in {name!r} and are left out: {shown}.")
 
 
-def _warn(remark: str) -> None:
-    warnings.warn(remark, GeneformerWarning, stacklevel=4)
+def _warn(message: str) -> None:
+    warnings.warn(message, GeneformerWarning, stacklevel=4)

@@ -17,9 +17,9 @@ from geneformer.files.atomic import atomic_file, check_output
 from geneformer.finetuning.evaluations import (
     UNDEFINED,
     Evaluation,
+    Figures,
     FoldedEvaluation,
     LabelSetEvaluation,
-    Measured,
     NumberEvaluation,
     from_json,
     markdown_table,
@@ -83,9 +83,9 @@ class Report:
     measured_from: ClassVar[str] = "proba"
     """Field that the figures are computed from, and what baselines predict."""
 
-    evaluation: Measured
+    evaluation: Figures
     cell_ids: NDArray[Any] | None = None
-    baselines: Mapping[str, Measured] = field(default_factory=dict)
+    baselines: Mapping[str, Figures] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     baseline_predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
@@ -520,7 +520,7 @@ class CrossValidation:
             rows.append({"task": task, "model": model, "metric": name, "mean": mean, "sd": sd, "folds": len(defined)})
         return self._frame(rows)
 
-    def _measured(self) -> Iterator[tuple[int, str, str, Measured]]:
+    def _measured(self) -> Iterator[tuple[int, str, str, Figures]]:
         """Fold, task, model and figures."""
         for number, fold in enumerate(self.folds, start=1):
             for task, report in by_task(fold).items():

@@ -267,7 +267,8 @@ class _Objective:
         tokens = self.cells.tokens
         rows = np.arange(len(tokens))
         read = [tokens.gather(rows[start : start + CHUNK]).input_ids for start in range(0, len(rows), CHUNK)]
-        targets, split = estimator.targets(self.cells, self.label), self.split
+        encoded, split = estimator.targets(self.cells, self.label), self.split
+        learnt = [encoded.values, encoded.codes, *(target.head for target in encoded.targets.values())]
         return {
             "estimator": estimator.kind,
             "model": estimator.base().name,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
 from geneformer.finetuning.baselines import classify_by_baselines, regress_by_baselines
-from geneformer.finetuning.evaluations import Measured
+from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.labels import cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
 from geneformer.finetuning.metrics import (
     evaluate_classes,
@@ -86,7 +86,7 @@ class Target(ABC):
         return {}
 
     @abstractmethod
-    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of some predictions."""
 
     @abstractmethod
@@ -185,7 +185,7 @@ class OneOf(Target):
             "calibration_error": expected_calibration_error(softmax(logits, self.temperature), truth),
         }
 
-    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of classes."""
         return evaluate_classes(truth, predictions, self.classes, groups=groups, seed=seed)
 
@@ -252,7 +252,7 @@ class AnyOf(Target):
         probabilities: Floats = 0.5 * (1.0 + np.tanh(0.5 * outputs.astype(np.float64)))
         return probabilities
 
-    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of label sets."""
         return evaluate_label_sets(truth, predictions, self.classes, groups=groups, seed=seed)
 
@@ -350,7 +350,7 @@ class Number(Target):
         """Predicted standard deviation, ``(n,)``; None for a loss without one."""
         return self.scale.deviation(outputs, self.options.loss)
 
-    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Measured:
+    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of numbers."""
         return evaluate_numbers(truth, predictions, groups=groups, seed=seed)
 

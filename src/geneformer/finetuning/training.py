@@ -43,13 +43,13 @@ _MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
 """Options with which a run may be resumed differently."""
 
 
-def digest(*arrays: NDArray[Any]) -> str:
+def array_digest(*arrays: NDArray[Any]) -> str:
     """A short name for the content of arrays: another one, whatever differs between them."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
+        content.update(f"{array.dtype}{array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()[:16]
 
 
 def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
@@ -59,7 +59,7 @@ def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
     for line in history:
         if (value := line.get(f"eval_{best_by}")) is not None:
             since = 0 if sign * value < best else since + 1
-            best = min(best, sign * value) if value == value else best  # noqa: PLR0124  not a number
+            best = min(best, sign * value) if value == value else best  # noqa: PLR0124  NaN
     return since
 
 
@@ -172,13 +172,13 @@ def _arguments(
         runtime,
         steps,
         max_grad_norm=options.max_grad_norm,
-        save_total_limit=1 if best_by is None else 2,  # the last beside the best, to see that a run is done
+        save_total_limit=1 if best_by is None else 2,  # the last and the best, to see that a run is done
         **when,
     )
 
 
 def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[str, Any]:
-    """The evaluation whose weights were kept."""
+    """The evaluation with the best weights."""
     name = f"eval_{best_by}"
     lines = [line for line in history if name in line and not math.isnan(line[name])]
     if not lines:
@@ -253,7 +253,7 @@ def cell_batches(
 _CELLS_AT_ONCE = 2048
 
 
-def cells_with(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> Ints:
+def cells_with_labeled_genes(dataset: TokenizedDataset, class_of: Ints, max_length: int) -> Ints:
     """Rows of the cells that have any labeled gene among the tokens that are read, sorted."""
     is_labeled = class_of != MISSING
     has_any = np.zeros(len(dataset), dtype=bool)
@@ -357,7 +357,7 @@ def learn_cells(  # noqa: PLR0913
         about={
             "heads": heads,
             "tokens": int(tokens.lengths[train_rows].sum()),
-            "labels": digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
+            "labels": array_digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
             "model": _digest_of(base),
         },
         callbacks=callbacks,
@@ -368,7 +368,7 @@ def learn_cells(  # noqa: PLR0913
 
 def _digest_of(base: LoadedModel) -> str:
     """Tells models apart, by a few of every parameter's values."""
-    return digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
+    return array_digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
 
 
 def score_cells(specs: Sequence[HeadSpec], scored: Scored) -> dict[str, float]:
@@ -395,10 +395,10 @@ def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
     """Accuracy and macro-F1 over the labeled cells; NaN where there is none."""
     from sklearn.metrics import f1_score
 
-    known = codes != MISSING
-    if not known.any():
+    labeled = codes != MISSING
+    if not labeled.any():
         return float("nan"), float("nan")
-    predicted, truth = logits[known].argmax(1), codes[known]
+    predicted, truth = logits[labeled].argmax(1), codes[labeled]
     return float((predicted == truth).mean()), float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
