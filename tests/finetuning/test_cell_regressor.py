@@ -180,7 +180,7 @@ def test_numbers_as_text_are_numbers(model, adata):
     ("values", "changes", "error", "match"),
     [
         (lambda n: ["old"] * n, {}, LabelError, "'old'.*CellClassifier"),
-        (lambda n: [True, False] * (n // 2), {}, LabelError, "no finite numbers"),
+        (lambda n: [True, False] * (n // 2), {}, LabelError, "not finite numbers"),
         (lambda n: [np.inf, *range(n - 1)], {}, LabelError, "inf"),
         (lambda n: [7.0] * n, {}, ConstantLabelError, "= 7"),
         (lambda n: [np.nan] * n, {}, MissingLabelError, "None of the 48"),

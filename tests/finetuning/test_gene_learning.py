@@ -151,7 +151,7 @@ def test_scores_count_every_gene_once(tokens, labels, learnt):
 def test_balanced_classes_weigh_the_same(base, tokens, labels, learnt, monkeypatch):
     parts, seen = learnt[0], []
     monkeypatch.setattr(
-        "geneformer.finetuning.training.finetune",
+        "geneformer.finetuning.gene_targets.finetune",
         lambda network, train, *_, **__: seen.append((network.class_weights.numpy(), train)),
     )
     learn(base, tokens, labels, parts, class_weights="balanced")

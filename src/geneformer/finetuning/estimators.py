@@ -401,7 +401,7 @@ class MultiTaskClassifier(CellEstimator):
     unknown_below_: float = 0.0
     validation_metrics = OneOf.metrics
 
-    def fit(self, cells: CellInput, labels: Sequence[str], **options: Any) -> Self:
+    def fit(self, cells: CellInput, labels: Sequence[str], **options: Any) -> Self:  # type: ignore[override]  # columns
         """Learn the classes in several columns of `obs`, and evaluate on the test part of the split.
 
         A cell is used if it has a label in at least one of the columns; it teaches the tasks it has one for.

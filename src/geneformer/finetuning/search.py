@@ -276,7 +276,7 @@ class _Objective:
             "label": self.label,
             "metric": self.metric,
             "cells": digest(
-                tokens.lengths, [digest(ids) for ids in read], targets, split.train, split.valid, split.test
+                tokens.lengths, [digest(ids) for ids in read], learnt, split.train, split.valid, split.test
             ),
             **{
                 f"search.{name}": getattr(options, name)
