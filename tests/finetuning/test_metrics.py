@@ -1,19 +1,38 @@
 """Every figure against scikit-learn and SciPy, intervals against plain resampling."""
 
+import math
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics as sk
 from sklearn.exceptions import UndefinedMetricWarning
 
-from geneformer.errors import NoCellsError, OptionError
-from geneformer.finetuning import metrics as rank_curves
-from geneformer.finetuning import metrics as resampling
-from geneformer.finetuning.metrics import Bootstrap, estimate, evaluate_classes, evaluate_label_sets, evaluate_numbers
+from geneformer.errors import (
+    CountsError,
+    LabelError,
+    MissingLabelError,
+    NoCellsError,
+    NonFiniteValuesError,
+    OptionError,
+    OutOfRangeError,
+)
+from geneformer.finetuning import metrics
+from geneformer.finetuning.metrics import (
+    TEMPERATURES,
+    Bootstrap,
+    ClassRanking,
+    estimate,
+    evaluate_classes,
+    evaluate_label_sets,
+    evaluate_numbers,
+    expected_calibration_error,
+    fit_temperature,
+    softmax,
+)
 
 NAMES = [f"class {i}" for i in range(6)]
 
@@ -116,7 +135,7 @@ def test_long_curves_are_thinned_and_keep_their_shape_and_ends():
     rng = np.random.default_rng(0)
     positive = rng.random(20_000) < 0.1
     score = rng.normal(size=20_000) + 1.5 * positive
-    roc, pr = rank_curves.ClassRanking(score, positive).curves()
+    roc, pr = ClassRanking(score, positive).curves()
     exact_fpr, exact_tpr, _ = sk.roc_curve(positive, score)
     for curve in (roc, pr):
         assert 100 < len(curve[0]) == len(curve[1]) <= 200
@@ -129,7 +148,7 @@ def test_long_curves_are_thinned_and_keep_their_shape_and_ends():
 def test_of_a_long_curve_with_few_corners_all_of_them_are_kept():
     rng = np.random.default_rng(0)
     positive = np.repeat(rng.random(40) < 0.5, 25)  # runs of cells of one kind
-    roc, _ = rank_curves.ClassRanking(-np.arange(1000.0), positive).curves()
+    roc, _ = ClassRanking(-np.arange(1000.0), positive).curves()
     fpr, tpr, _ = sk.roc_curve(positive, -np.arange(1000.0), drop_intermediate=True)
     assert len(roc.fpr) < 45
     assert {*zip(roc.fpr, roc.tpr, strict=True)} <= {*zip(fpr, tpr, strict=True)}
@@ -142,7 +161,7 @@ def test_weighed_areas_are_those_of_scikit_learn(made, seed):
     codes, proba = made
     weights = np.random.default_rng(seed).integers(0, 3, size=(4, len(codes))).astype(float)
     positive = codes == 0
-    aucs, averages = rank_curves.ClassRanking(proba[:, 0], positive).areas(weights)
+    aucs, averages = ClassRanking(proba[:, 0], positive).areas(weights)
     for weight, auc, average in zip(weights, aucs, averages, strict=True):
         drawn = weight > 0
         if not (drawn & positive).any():
@@ -227,7 +246,7 @@ def test_one_group_gives_no_interval_and_many_cells_fewer_resamples(cells, monke
     alone = evaluate_classes(codes, proba, NAMES[:4], groups=np.zeros(400))
     assert set(alone.draws.values()) == {0}
     assert np.isnan(alone.metrics["macro_f1"].low)
-    monkeypatch.setattr(resampling, "WORK", 400 * 4 * 150)
+    monkeypatch.setattr(metrics, "WORK", 400 * 4 * 150)
     fewer = evaluate_classes(codes, proba, NAMES[:4], groups=donors)
     assert (fewer.draws["macro_f1"], fewer.draws["log_loss"], fewer.draws["roc_auc"]) == (1000, 600, 150)
 
@@ -237,7 +256,7 @@ def test_one_group_gives_no_interval_and_many_cells_fewer_resamples(cells, monke
 def test_batches_change_no_resample(batch, place, monkeypatch):
     boot = Bootstrap(n=50, place=place, n_boot=9, seed=0)
     whole = np.concatenate(list(boot.weights(9)))
-    monkeypatch.setattr(resampling, "BATCH", batch)
+    monkeypatch.setattr(metrics, "BATCH", batch)
     np.testing.assert_array_equal(np.concatenate(list(boot.weights(9))), whole)
     kinds = np.arange(50) % 3
     tables = np.concatenate(list(boot.tables(kinds, 9)))
@@ -398,3 +417,133 @@ def test_numbers_that_are_not_known_are_left_out_and_others_must_be_finite():
         evaluate_numbers([1.0, 2.0], [1.0])
     with pytest.raises(NoCellsError, match="None of the 1 cells has a number"):
         evaluate_numbers([np.nan], [1.0])
+
+
+# Calibration
+
+
+def drawn(n=4000, n_classes=4, seed=0):
+    """Logits, and labels that follow their probabilities exactly."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n, n_classes))
+    proba = special.softmax(logits, axis=1)
+    return logits, (rng.random((n, 1)) > proba.cumsum(axis=1)[:, :-1]).sum(axis=1)
+
+
+def slow_error(proba, codes, n_bins):
+    """One bin and one cell at a time."""
+    total = 0.0
+    for b in range(n_bins):
+        low, high = b / n_bins, (b + 1) / n_bins
+        confidences, hits = [], []
+        for row, code in zip(proba, codes, strict=True):
+            top = max(row)
+            if low < top <= high:
+                confidences.append(top)
+                hits.append(list(row).index(top) == code)
+        if confidences:
+            gap = abs(sum(hits) / len(hits) - sum(confidences) / len(confidences))
+            total += gap * len(hits) / len(codes)
+    return total
+
+
+@pytest.mark.parametrize("n_bins", [1, 10, 15, 16])
+def test_error_is_that_of_a_plain_loop(n_bins):
+    logits, codes = drawn(500)
+    for temperature in (0.3, 1.0, 3.0):
+        proba = softmax(logits, temperature)
+        assert expected_calibration_error(proba, codes, n_bins) == pytest.approx(slow_error(proba, codes, n_bins))
+
+
+def test_error_by_hand():
+    proba = [[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.5, 0.5]]  # bins (0.5, 1]: 0.9 hit, 0.8 miss, 0.6 hit; (0, 0.5]: hit
+    assert expected_calibration_error(proba, [0, 1, 1, 0], n_bins=2) == pytest.approx((abs(2 - 2.3) + abs(1 - 0.5)) / 4)
+
+
+def test_error_at_the_ends():
+    assert expected_calibration_error([[1.0, 0.0], [0.0, 1.0]], [0, 1]) == 0
+    assert expected_calibration_error([[1.0, 0.0], [0.0, 1.0]], [1, 0]) == 1
+    assert expected_calibration_error([[1.0]], [0]) == 0
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
+def test_temperature_undoes_a_factor(factor):
+    logits, codes = drawn()
+    assert fit_temperature(logits * factor, codes) == pytest.approx(factor, rel=0.06)
+
+
+def test_temperature_is_the_best_of_a_fine_grid():
+    logits, codes = drawn(300)
+    losses = {t: -np.mean(np.log(softmax(logits, t)[np.arange(300), codes])) for t in np.geomspace(*TEMPERATURES, 2001)}
+    best = min(losses, key=losses.get)
+    assert fit_temperature(logits, codes) == pytest.approx(best, rel=0.003)
+
+
+def test_calibration_lowers_the_error_of_an_overconfident_model():
+    logits, codes = drawn()
+    logits = 5 * logits
+    temperature = fit_temperature(logits[:2000], codes[:2000])
+    before = expected_calibration_error(softmax(logits[2000:]), codes[2000:])
+    after = expected_calibration_error(softmax(logits[2000:], temperature), codes[2000:])
+    assert after < 0.05 < 0.2 < before
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 20).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.lists(st.integers(-40, 40), min_size=3, max_size=3), min_size=n, max_size=n),
+            st.lists(st.integers(0, 2), min_size=n, max_size=n),
+        )
+    )
+)
+def test_temperature_is_bounded_and_keeps_the_predicted_class(case):
+    logits, codes = np.array(case[0], dtype=float), np.array(case[1])
+    temperature = fit_temperature(logits, codes)
+    assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
+    assert (softmax(logits, temperature).argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_where_there_is_no_best_temperature():
+    apart = np.array([[4.0, 0.0], [0.0, 4.0]])
+    assert TEMPERATURES[0] <= fit_temperature(apart, [0, 1]) < 0.2  # the loss is 0 from here on
+    assert TEMPERATURES[0] <= fit_temperature(apart / 1000, [0, 1]) < 0.0501
+    assert fit_temperature(apart, [1, 0]) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    assert fit_temperature(apart, [0, 0]) == pytest.approx(TEMPERATURES[1], rel=1e-3)  # half wrong at equal confidence
+    assert fit_temperature(np.zeros((3, 2)), [0, 1, 1]) == 1.0
+
+
+def test_cells_without_a_label_do_not_count():
+    logits, codes = drawn(200)
+    gaps = np.where(np.arange(200) % 3 == 0, -1, codes)
+    kept = gaps >= 0
+    assert fit_temperature(logits, gaps) == fit_temperature(logits[kept], codes[kept])
+    proba = softmax(logits)
+    assert expected_calibration_error(proba, gaps) == expected_calibration_error(proba[kept], codes[kept])
+
+
+def test_softmax_of_large_logits():
+    assert softmax([[1e4, 0.0]], 0.05).tolist() == [[1.0, 0.0]]
+    assert softmax([[math.log(3), 0.0]]).tolist() == [pytest.approx([0.75, 0.25])]
+    assert softmax([[2.0, 0.0]], 2.0)[0] == pytest.approx(softmax([[1.0, 0.0]])[0])
+    assert softmax(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_what_cannot_be_calibrated():
+    with pytest.raises(OutOfRangeError):
+        softmax([[1.0, 2.0]], 0.0)
+    for call in (softmax, lambda logits: fit_temperature(logits, [0, 1])):
+        with pytest.raises(NonFiniteValuesError, match="row 1") as caught:
+            call([[0.0, 1.0], [np.nan, 1.0]])
+        assert not isinstance(caught.value, CountsError)  # logits are no counts
+    with pytest.raises(MissingLabelError, match="None of the 2 cells"):
+        fit_temperature(np.zeros((2, 2)), [-1, -1])
+    with pytest.raises(MissingLabelError):
+        fit_temperature(np.zeros((0, 2)), [])
+    for logits, codes in ((np.zeros(3), [0, 1, 2]), (np.zeros((3, 2)), [0, 1]), (np.zeros((2, 2)), [0, 2])):
+        with pytest.raises(LabelError):
+            fit_temperature(logits, codes)
+    with pytest.raises(LabelError, match="not logits"):
+        expected_calibration_error([[3.0, -1.0]], [0])
+    with pytest.raises(OutOfRangeError):
+        expected_calibration_error([[1.0, 0.0]], [0], n_bins=0)
