@@ -6,6 +6,7 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="geneformer-benchmark-") as name:
         folder = Path(name)
         random_classifier(folder / "classifier", CLASSES)
-        lengths = _cells(folder / "cells.npz", arguments)
+        lengths = labeled_cells(folder / "cells.npz", arguments.files, arguments.batch, arguments.steps)
         inputs = [folder / "classifier", folder / "cells.npz", "--steps", str(arguments.steps)]
         inputs += ["--learning-rate", str(LEARNING_RATE)]
         published = [python, "-W", "ignore", SIDES / "published_finetuning.py", *inputs]
@@ -58,11 +59,11 @@ def main() -> None:
     save(arguments.name, "Training a cell classifier of the V1-10M shape on the CPU", rows, notes, details)
 
 
-def _cells(path: Path, arguments: argparse.Namespace) -> np.ndarray:
+def labeled_cells(path: Path, files: Sequence[Path], batch: int, steps: int) -> np.ndarray:
     """Cells in random order with their classes, batch after batch, one for each step; returns their lengths."""
-    lengths = token_file(arguments.files, arguments.batch * (arguments.steps + 1), path)
-    if len(lengths) < arguments.batch * (arguments.steps + 1):
-        msg = f"{len(lengths)} cells are too few for {arguments.steps + 1} batches of {arguments.batch}."
+    lengths = token_file(files, batch * (steps + 1), path)
+    if len(lengths) < batch * (steps + 1):
+        msg = f"{len(lengths)} cells are too few for {steps + 1} batches of {batch}."
         raise SystemExit(msg)
     stored = np.load(path)
     cells = np.split(stored["ids"], stored["starts"][1:-1])
@@ -70,7 +71,7 @@ def _cells(path: Path, arguments: argparse.Namespace) -> np.ndarray:
     lengths = lengths[order]
     classes = np.searchsorted(np.quantile(lengths, np.arange(1, CLASSES) / CLASSES), lengths)
     ids, starts = np.concatenate([cells[row] for row in order]), np.concatenate([[0], np.cumsum(lengths)])
-    np.savez(path, ids=ids, starts=starts, labels=classes, cells_per_batch=arguments.batch)
+    np.savez(path, ids=ids, starts=starts, labels=classes, cells_per_batch=batch)
     return lengths
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="geneformer-benchmark-") as name:
         folder = Path(name)
         random_checkpoint(folder / "checkpoint")
-        cells = _cells(arguments.files, arguments.genes)
+        cells = cells_of_sizes(arguments.files, arguments.genes)
         for cell, n_deletions in zip(cells, arguments.deletions, strict=True):
             measured = _measure(cell, n_deletions, folder, python, arguments)
             for side, told in measured["replies"].items():
@@ -57,7 +57,7 @@ def main() -> None:
     save(arguments.name, "Deleting genes one at a time with a V1-10M encoder on the CPU", rows, notes, details)
 
 
-def _cells(paths: Sequence[Path], n_genes: Sequence[int]) -> list[np.ndarray]:
+def cells_of_sizes(paths: Sequence[Path], n_genes: Sequence[int]) -> list[np.ndarray]:
     """Tokens of the cells whose sizes are nearest to those wanted."""
     from geneformer.datasets import pbmc3k_path
     from geneformer.options import TokenizeOptions

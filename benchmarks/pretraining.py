@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="geneformer-benchmark-") as name:
         folder = Path(name)
         random_checkpoint(folder / "checkpoint")
-        _batch(folder / "batch.npz", arguments.cells, arguments.length)
+        masked_batch(folder / "batch.npz", arguments.cells, arguments.length)
         inputs = [folder / "checkpoint", folder / "batch.npz", "--steps"]
         published = [python, "-W", "ignore", SIDES / "published_pretraining.py", *inputs]
         ours = [sys.executable, SIDES / "our_pretraining.py", *inputs]
@@ -70,7 +70,7 @@ def _ratios(side: str, replies: dict, details: dict) -> str:
     return f"{faster:.2f} times the tokens per second (aim: 3), {smaller:.2f} of the peak memory (aim: 0.33)."
 
 
-def _batch(path: Path, n_cells: int, length: int) -> None:
+def masked_batch(path: Path, n_cells: int, length: int) -> None:
     """Cells of random genes with a share of them masked, as plain arrays."""
     vocabulary = Vocabulary.load("V1")
     rng = np.random.default_rng(0)
