@@ -13,7 +13,7 @@ from transformers import BertModel
 
 import geneformer
 from geneformer import InSilicoPerturber
-from geneformer.compat.perturber_files import read_folder
+from geneformer.compat.perturber_files import read_raw_folder
 from geneformer.errors import (
     AbsentGeneError,
     DeviceError,
@@ -85,7 +85,7 @@ def numbers(folder):
     return pd.DataFrame(
         [
             (state, perturbed, affected, value)
-            for file in read_folder(folder)
+            for file in read_raw_folder(folder)
             for state, entries in file.by_state.items()
             for (perturbed, affected), values in entries.items()
             for value in values

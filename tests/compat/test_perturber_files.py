@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from geneformer.compat.perturber_files import RunFiles, of_content, read_folder, write_raw
+from geneformer.compat.perturber_files import RunFiles, of_content, read_raw_folder, write_raw
 from geneformer.compat.perturber_stats import CELL_NAME, RawEffects
 from geneformer.errors import (
     DatasetError,
@@ -84,7 +84,7 @@ def test_tuples_of_old_are_states_or_an_anchor_with_a_gene():
 def test_files_of_any_protocol_with_numpy_numbers(tmp_path, protocol):
     content = defaultdict(list, {(np.int16(10), CELL): [np.float32(0.5), np.float64(0.25)]})
     put(tmp_path, "in_silico_delete_x_dict_1Kbatch0_raw.pickle", content, protocol)
-    assert frame_of(read_folder(tmp_path))["value"].tolist() == [0.5, 0.25]
+    assert frame_of(read_raw_folder(tmp_path))["value"].tolist() == [0.5, 0.25]
 
 
 def test_published_readers_read_what_is_written(tmp_path):
@@ -95,7 +95,7 @@ def test_published_readers_read_what_is_written(tmp_path):
         assert read == content
         inner = read.get("sick", read)
         assert inner[99, CELL] == []
-        [found] = read_folder(tmp_path)
+        [found] = read_raw_folder(tmp_path)
         assert found.by_state == ({"sick": content["sick"]} if "sick" in content else {None: content})
 
 
@@ -108,7 +108,7 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path):
                 {(10, CELL): [cell + batch / 100]},
             )
     put(tmp_path, "x_cells.csv", {})
-    found = [file.by_state[None][10, CELL][0] for file in read_folder(tmp_path)]
+    found = [file.by_state[None][10, CELL][0] for file in read_raw_folder(tmp_path)]
     assert found == [cell + batch / 100 for cell in (1, 9, 10) for batch in (-1, 0, 2, 10)]
 
 
@@ -117,7 +117,7 @@ def test_a_table_beside_a_file_names_its_cells(tmp_path):
     put(tmp_path, "s_raw.pickle", {(10, CELL): [0.5]})
     (tmp_path / "run_cells.csv").write_text("cell,row,cell_id\n0,4,b\n1,2,a\n")
     (tmp_path / "s_cells.csv").write_text("cell,row,cell_id\n0,4,b\n1,2,a\n")
-    effects = RawEffects(V1).read(read_folder(tmp_path))
+    effects = RawEffects(V1).read(read_raw_folder(tmp_path))
     assert Perturbed(effects).cell_column(CELL_NAME).tolist() == ["b", "a", None]
 
 
@@ -129,24 +129,24 @@ class Harm:
 def test_nothing_in_a_file_is_run(tmp_path, capsys):
     put(tmp_path, "a_raw.pickle", {(10, CELL): [Harm()]})
     with pytest.raises(UnsafeFileError, match="print"):
-        read_folder(tmp_path)
+        read_raw_folder(tmp_path)
     assert not capsys.readouterr().out
 
 
 def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(InputNotFoundError, match="no folder"):
-        read_folder(tmp_path / "nowhere")
+        read_raw_folder(tmp_path / "nowhere")
     put(tmp_path, "a.pickle", {})
     with pytest.raises(InputNotFoundError, match=r"found \['a.pickle'\]"):
-        read_folder(tmp_path)
-    assert [file.by_state for file in read_folder(tmp_path, ".pickle")] == [{None: {}}]
+        read_raw_folder(tmp_path)
+    assert [file.by_state for file in read_raw_folder(tmp_path, ".pickle")] == [{None: {}}]
     for content in ([1], {"a": 1}, {(10, CELL): 0.5}, {(10, CELL, 1): [0.5]}, {"a": {"b": [1]}}):
         put(tmp_path, "b_raw.pickle", content)
         with pytest.raises(DatasetError, match=r"b_raw\.pickle"):
-            read_folder(tmp_path)
+            read_raw_folder(tmp_path)
     (tmp_path / "b_raw.pickle").write_bytes(pickle.dumps({(10, CELL): [0.5] * 9})[:-9])
     with pytest.raises(UnreadableInputError, match=r"b_raw\.pickle"):
-        read_folder(tmp_path)
+        read_raw_folder(tmp_path)
 
 
 def test_numbers_that_are_none_and_tokens_of_another_vocabulary_are_refused():

@@ -435,7 +435,7 @@ MODEL_TYPES = (*_PLAIN_NETWORKS, f"MTLCellClassifier{QUANTIZED}", f"Pretrained{Q
 _HEADS = ("bert.pooler.", "classifier.", "cls.")
 
 
-def load_model(
+def load_plain_network(
     model_type: str, num_classes: int, model_directory: str | Path, mode: str, quantize: bool | dict[str, Any] = False
 ) -> Any:
     """A network of plain `transformers` on the accelerator if there is one.

@@ -116,7 +116,7 @@ class RawFile:
     cell_ids: Sequence[str] | None = None
 
 
-def read_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
+def read_raw_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
     """Raw numbers of all runs in a folder, in the order of the names of their files, numbers in these by size."""
     folder = Path(folder)
     if not folder.is_dir():

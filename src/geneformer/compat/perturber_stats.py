@@ -14,7 +14,7 @@ import pyarrow as pa
 from geneformer.compat.cells import read_cell_states
 from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
 from geneformer.compat.perturber import given_genes, state_names
-from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_folder
+from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_raw_folder
 from geneformer.errors import (
     AbsentGeneError,
     DatasetError,
@@ -184,7 +184,7 @@ class InSilicoPerturberStats:
         """
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
-        files = read_folder(input_data_directory, self.pickle_suffix)
+        files = read_raw_folder(input_data_directory, self.pickle_suffix)
         if self.mode == "vs_null":
             frame = self._vs_null(files, self._null_files(null_dist_data_directory, null_dict_list))
         else:
@@ -219,7 +219,7 @@ class InSilicoPerturberStats:
         if folder is None:
             msg = 'mode="vs_null" needs a run to compare with. Pass null_dist_data_directory, or null_dict_list.'
             raise OptionError(msg)
-        return read_folder(folder, self.pickle_suffix)
+        return read_raw_folder(folder, self.pickle_suffix)
 
     def _vs_null(self, files: Sequence[RawFile], null_files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed, null = self._perturbed(files, SIMILARITY), self._perturbed(null_files, SIMILARITY)
