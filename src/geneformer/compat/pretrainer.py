@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -19,13 +19,11 @@ from geneformer.errors import DatasetError, UnsupportedArgumentError
 from geneformer.files.pickles import read_pickle
 from geneformer.genes.vocabulary import SPECIAL
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.losses import MISSING
 from geneformer.options._fields import check_range
 from geneformer.tokens.batches import mask_genes
 from geneformer.tokens.dataset import Packed, TokenizedDataset
 from geneformer.tokens.storage import read_dataset
-
-IGNORED = -100
-"""Label of positions that are not predicted."""
 
 
 class MaskedGenes:
@@ -42,13 +40,19 @@ class MaskedGenes:
         packed = Packed(np.concatenate(rows).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
         rng = np.random.default_rng(int(torch.randint(1 << 62, ())))
         masked = mask_genes(packed, self.genes, self.mask_id, self.probability, rng)
-        labels_T = np.full(len(masked.input_ids), IGNORED, dtype=np.int64)
+        labels_T = np.full(len(masked.input_ids), MISSING, dtype=np.int64)
         labels_T[masked.masked] = masked.labels
-        filled_BL = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        ends = lengths.cumsum()[:-1].tolist()
+        columns = {
+            "input_ids": (masked.input_ids, self.pad_id),
+            "attention_mask": (np.ones_like(labels_T), 0),
+            "labels": (labels_T, MISSING),
+        }
         return {
-            "input_ids": torch.from_numpy(_spread(masked.input_ids, filled_BL, self.pad_id)),
-            "attention_mask": torch.from_numpy(filled_BL.astype(np.int64)),
-            "labels": torch.from_numpy(_spread(labels_T, filled_BL, IGNORED)),
+            name: pad_sequence(
+                list(torch.from_numpy(values_T).tensor_split(ends)), batch_first=True, padding_value=fill
+            )
+            for name, (values_T, fill) in columns.items()
         }
 
 
@@ -57,20 +61,13 @@ def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     filled_BL = batch["attention_mask"].bool()
     lengths = filled_BL.sum(1)
     labels_T = batch["labels"][filled_BL]
-    masked = (labels_T != IGNORED).nonzero()[:, 0]
+    masked = (labels_T != MISSING).nonzero()[:, 0]
     return {
         "input_ids": batch["input_ids"][filled_BL],
         "cu_seqlens": torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
         "masked": masked,
         "labels": labels_T[masked],
     }
-
-
-def _spread(values_T: NDArray[Any], filled_BL: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
-    """Packed values at the filled positions, ``(B, L)``."""
-    padded = np.full(filled_BL.shape, fill, dtype=np.int64)
-    padded[filled_BL] = values_T
-    return padded
 
 
 class GeneformerPretrainer(Trainer):
@@ -132,9 +129,6 @@ class GeneformerPretrainer(Trainer):
                 trainer_kwargs[name] = _Rows(trainer_kwargs[name])
         super().__init__(*args, data_collator=data_collator, **trainer_kwargs)  # type: ignore[misc]
         self._packs = isinstance(self.model, GeneformerForMaskedLM)
-        self._check()
-
-    def _check(self) -> None:
         cells: Any = self.train_dataset
         n_cells = len(cells) if hasattr(cells, "__len__") else None
         if n_cells is not None and n_cells != len(self.example_lengths):
