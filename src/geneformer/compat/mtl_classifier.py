@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from geneformer import errors
-from geneformer.compat import mtl_files as files
+from geneformer.compat import mtl_files
 from geneformer.compat.networks import readable_folder
 from geneformer.compat.search_space import distribution
 from geneformer.files import require
@@ -206,7 +206,7 @@ class MTLClassifier:
                     best = loss, network, drawn
             trials = study.table()
         if self.trials_result_path is not None and is_first():
-            files.write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
+            mtl_files.write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
         return self._save(best[1], best[2])
 
     def run_manual_tuning(self) -> Path:
@@ -248,21 +248,21 @@ class MTLClassifier:
         paths = self._paths("test_path", "model_save_path", "results_dir")
         mappings = paths["results_dir"] / TRAIN_MAPPINGS
         if mappings.is_file():
-            classes = files.read_mappings(mappings, self.task_columns)
+            classes = mtl_files.read_mappings(mappings, self.task_columns)
         else:
             classes = column_classes(read_dataset(self._paths("train_path")["train_path"]), self.task_columns)
-        network, pairing = files.load_tasks(paths["model_save_path"] / FOLDER, classes)
+        network, pairing = mtl_files.load_tasks(paths["model_save_path"] / FOLDER, classes)
         tokens = read_dataset(paths["test_path"])
         check_pairing(tokens, pairing, truncate=False)
         runtime = self._runtime(pairing.max_length)
         predictions = predict_tasks(network, tokens, classes, runtime, max_length=pairing.max_length)
         figures = predictions.figures()
         if is_first():
-            files.write_text(
-                files.test_table(predictions, tokens).to_csv(index=False), paths["results_dir"] / "test_preds.csv"
+            mtl_files.write_text(
+                mtl_files.test_table(predictions, tokens).to_csv(index=False), paths["results_dir"] / "test_preds.csv"
             )
             text = json.dumps(figures, indent=2, default=str) + "\n"
-            files.write_text(text, paths["results_dir"] / "test_metrics.json")
+            mtl_files.write_text(text, paths["results_dir"] / "test_metrics.json")
         agreed(None)
         return figures
 
@@ -275,7 +275,7 @@ class MTLClassifier:
             `model_save_path` is missing, or there is no network in it.
         """
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
-        return files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
+        return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
 
     def _check(self) -> None:
         """Refuse values that an argument does not take, before any work."""
@@ -317,13 +317,13 @@ class MTLClassifier:
         cells = TaskCells.open(str(self.pretrained_path), paths["train_path"], paths["val_path"], self.task_columns)
         if is_first():
             for name in (TRAIN_MAPPINGS, VALID_MAPPINGS):
-                files.write_mappings(cells.classes, paths["results_dir"] / name)
+                mtl_files.write_mappings(cells.classes, paths["results_dir"] / name)
             self._log_folder = log_folder(self.tensorboard_log_dir, paths["results_dir"])
         return cells
 
     def _train(
         self, cells: "TaskCells", hyperparameters: "Hyperparameters", name: str
-    ) -> tuple[GeneformerForCells, files.TaskPredictions]:
+    ) -> tuple[GeneformerForCells, mtl_files.TaskPredictions]:
         """A network trained from the pretrained weights, and its predictions for the validation cells."""
         runtime = self._runtime(cells.base.max_length)
         project = {"project": self.wandb_project} if self.use_wandb and is_first() else None
@@ -371,7 +371,7 @@ class MTLClassifier:
         space = {name: entry for name, entry in self.hyperparameters.items() if name not in (TASK_WEIGHTS, FREEZE)}
         if self.use_task_weights and TASK_WEIGHTS in self.hyperparameters:
             weight = self.hyperparameters[TASK_WEIGHTS]
-            space |= {f"{task}_weight": weight for task in files.task_names(self.task_columns)}
+            space |= {f"{task}_weight": weight for task in mtl_files.task_names(self.task_columns)}
         frozen = self.max_layers_to_freeze
         if frozen is None:
             frozen = {"min": min(1, n_layers - 1), "max": n_layers - 1}
@@ -389,7 +389,7 @@ class MTLClassifier:
 
     def _drawn(self, params: Mapping[str, Any]) -> "Hyperparameters":
         """The hyperparameters of a trial; the weights of the tasks add up to 1."""
-        weight_names = [f"{task}_weight" for task in files.task_names(self.task_columns)]
+        weight_names = [f"{task}_weight" for task in mtl_files.task_names(self.task_columns)]
         weights = [float(params[name]) for name in weight_names if name in params]
         shares = [weight / sum(weights) for weight in weights] if weights else [1.0] * len(weight_names)
         others = {name: value for name, value in params.items() if name not in weight_names}
@@ -421,16 +421,16 @@ class MTLClassifier:
             raise errors.OptionError(msg)
         return chosen
 
-    def _write_validation(self, predictions: files.TaskPredictions, cells: "TaskCells", name: str) -> None:
+    def _write_validation(self, predictions: mtl_files.TaskPredictions, cells: "TaskCells", name: str) -> None:
         if is_first():
-            text = files.validation_table(predictions, cells.valid).to_csv(index=False)
-            files.write_text(text, self._paths("results_dir")["results_dir"] / name)
+            text = mtl_files.validation_table(predictions, cells.valid).to_csv(index=False)
+            mtl_files.write_text(text, self._paths("results_dir")["results_dir"] / name)
 
     def _save(self, network: GeneformerForCells, hyperparameters: "Hyperparameters") -> Path:
         """Keep a network; returns its folder, once it is there."""
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
         if is_first():
-            files.save_tasks(network, folder, hyperparameters.to_dict())
+            mtl_files.save_tasks(network, folder, hyperparameters.to_dict())
         return agreed(folder)
 
 
@@ -515,7 +515,7 @@ class TaskCells:
     base: LoadedModel
     train: TokenizedDataset
     valid: TokenizedDataset
-    classes: files.Classes
+    classes: mtl_files.Classes
 
     @classmethod
     def open(cls, model: str | Path, train: str | Path, valid: str | Path, columns: list[str]) -> "TaskCells":
@@ -535,7 +535,7 @@ class TaskCells:
         return cls(base, parts[0], parts[1], classes)
 
 
-def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> files.Classes:
+def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> mtl_files.Classes:
     """Values of the columns, ascending; none may be missing."""
     classes = {}
     for name in columns:
@@ -552,7 +552,7 @@ def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> files.Cl
     return classes
 
 
-def column_codes(tokens: TokenizedDataset, classes: files.Classes) -> dict[str, NDArray[np.int64]]:
+def column_codes(tokens: TokenizedDataset, classes: mtl_files.Classes) -> dict[str, NDArray[np.int64]]:
     """Class number of each cell by task, as far as there is a column, ``(n,)``; `losses.MISSING` for other values."""
     codes = {}
     for name in (name for name in classes if name in tokens.columns):
@@ -563,26 +563,28 @@ def column_codes(tokens: TokenizedDataset, classes: files.Classes) -> dict[str, 
 
 
 def learn_tasks(
-    base: Any, train: TokenizedDataset, classes: files.Classes, **options: Any
+    base: Any, train: TokenizedDataset, classes: mtl_files.Classes, **options: Any
 ) -> tuple[GeneformerForCells, FinetuneResult]:
     """Fine-tune an encoder with a head for each column; the weights are those after the last step."""
     rows, codes = np.arange(len(train)), column_codes(train, classes)
-    return learn_cells(base, train, files.head_specs(classes), codes, train_rows=rows, valid_rows=rows[:0], **options)
+    return learn_cells(
+        base, train, mtl_files.head_specs(classes), codes, train_rows=rows, valid_rows=rows[:0], **options
+    )
 
 
 def predict_tasks(
     network: GeneformerForCells,
     tokens: TokenizedDataset,
-    classes: files.Classes,
+    classes: mtl_files.Classes,
     runtime: RuntimeOptions,
     **options: Any,
-) -> files.TaskPredictions:
+) -> mtl_files.TaskPredictions:
     """Predictions of a network, and the true classes as far as they are known."""
     from scipy.special import softmax
 
     logits = predict_cells(network, tokens, runtime, **options)
     proba = {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}
-    return files.TaskPredictions(classes, proba, column_codes(tokens, classes))
+    return mtl_files.TaskPredictions(classes, proba, column_codes(tokens, classes))
 
 
 class RunLog(TrainerCallback):
