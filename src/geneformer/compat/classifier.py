@@ -34,7 +34,7 @@ from geneformer.tokens.dataset import TokenizedDataset
 _logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
-"""Files by which a folder is known to hold a trained model."""
+"""Files by which a folder is recognized as that of a trained model."""
 
 Split = tuple[TokenizedDataset, TokenizedDataset | None, TokenizedDataset | None]
 """Cells to learn from, to evaluate on, and to test on."""

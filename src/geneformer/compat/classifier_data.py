@@ -82,9 +82,7 @@ def label_cells(
     if classes is None:
         classes = dict(enumerate(sorted(set(states), key=lambda state: (isinstance(state, str), state))))
         if len(classes) == 1:
-            msg = (
-                f"All cells left have {state_key!r} {classes[0]!r}: there is nothing to tell apart. Choose other cells."
-            )
+            msg = f"All cells left have {state_key!r} {classes[0]!r}: there is nothing to learn. Choose other cells."
             raise errors.ConstantLabelError(msg)
     id_of = {label: number for number, label in classes.items()}
     unknown = sorted({str(state) for state in states if state not in id_of})

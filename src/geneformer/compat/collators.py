@@ -64,7 +64,7 @@ class GeneformerPreCollator:
         return [self.mask_token_id, self.pad_token_id]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str] | None) -> Any:
-        """Ids of one or several tokens; None for those that are not known.
+        """Ids of one or several tokens; None for those it does not have.
 
         Parameters
         ----------

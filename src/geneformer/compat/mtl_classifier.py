@@ -228,7 +228,7 @@ class MTLClassifier:
         return self._save(network, chosen)
 
     def load_and_evaluate_test_model(self) -> dict[str, dict[str, Any]]:
-        """Predict the test cells with the network that was kept, and measure the predictions.
+        """Predict the test cells with the trained network, and measure the predictions.
 
         Writes `test_preds.csv`, in the order of the dataset, and `test_metrics.json`. Labels and training cells are
         not needed where `task_label_mappings.pkl` is in `results_dir`; a test dataset may lack columns of labels, and
@@ -495,7 +495,7 @@ def _check_space(space: Mapping[str, Any]) -> None:
         if not isinstance(entry, Mapping) or not needed.get(str(entry.get("type")), {"a known type"}) <= set(entry):
             msg = (
                 f'hyperparameters[{name!r}]={entry!r} cannot be drawn from. Give {{"type": "float", "low": …, "high": '
-                '…}, with "log": True if wanted, "int" likewise, or {"type": "categorical", "choices": […]}.'
+                '…}, with "log": True if need be, "int" likewise, or {"type": "categorical", "choices": […]}.'
             )
             raise errors.OptionError(msg)
 

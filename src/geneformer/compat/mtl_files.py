@@ -130,16 +130,16 @@ class TaskPredictions:
 
         figures = {}
         for name, codes in self.truth.items():
-            known = codes != MISSING
-            if not known.any():
+            labeled = codes != MISSING
+            if not labeled.any():
                 continue
-            truth, proba = codes[known], self.proba[name][known]
+            truth, proba = codes[labeled], self.proba[name][labeled]
             accuracy, macro_f1 = accuracy_and_f1(truth, proba.argmax(axis=1))
             of_truth = np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)
             classes = self.classes[name]
             figures[name] = {
                 "n_cells": len(truth),
-                "n_unknown": int((~known).sum()),
+                "n_unknown": int((~labeled).sum()),
                 "loss": float(-np.log(of_truth).mean()),
                 "accuracy": accuracy,
                 "macro_f1": macro_f1,

@@ -6,8 +6,15 @@ from typing import Any
 from geneformer.errors import OptionError, UnsupportedArgumentError
 from geneformer.files import require
 
-WHOLE = ("warmup_steps", "seed", "data_seed", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
-"""Training arguments that take whole numbers."""
+INTEGERS = (
+    "warmup_steps",
+    "seed",
+    "data_seed",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
+"""Training arguments that take integers."""
 
 DEFAULT: dict[str, Any] = {
     "num_train_epochs": [1],
@@ -32,7 +39,7 @@ def read_ray_space(space: Any) -> dict[str, Any]:
 
 
 def _ray_distribution(name: str, entry: Any) -> Any:
-    """Lists are choices, pairs are ranges; domains of `ray.tune` are told by their attributes."""
+    """Lists are choices, pairs are ranges; domains of `ray.tune` are recognized by their attributes."""
     if isinstance(entry, Mapping) and set(entry) == {"grid_search"}:
         entry = list(entry["grid_search"])
     elif hasattr(entry, "categories"):
@@ -45,7 +52,7 @@ def _ray_distribution(name: str, entry: Any) -> Any:
             raise OptionError(msg)
         return distribution("categorical", choices=entry)
     if isinstance(entry, tuple) and len(entry) == 2:
-        return _ray_range(name, *entry, log=name == "learning_rate", whole=name in WHOLE)
+        return _ray_range(name, *entry, log=name == "learning_rate", integer=name in INTEGERS)
     if not (hasattr(entry, "lower") and hasattr(entry, "upper")):
         msg = (
             f"ray_config sets {name}={entry!r}, which is not supported. Give a list of choices, a pair (low, high), or "
@@ -62,15 +69,15 @@ def _ray_distribution(name: str, entry: Any) -> Any:
         raise UnsupportedArgumentError(msg)
     is_integer = type(entry).__name__ == "Integer"  # whose upper end is not drawn, unless it is quantized
     high = entry.upper - 1 if is_integer and step is None else entry.upper
-    return _ray_range(name, entry.lower, high, log="log" in kind, step=step, whole=is_integer or name in WHOLE)
+    return _ray_range(name, entry.lower, high, log="log" in kind, step=step, integer=is_integer or name in INTEGERS)
 
 
-def _ray_range(name: str, low: Any, high: Any, *, log: bool, whole: bool, step: Any = None) -> Any:
+def _ray_range(name: str, low: Any, high: Any, *, log: bool, integer: bool, step: Any = None) -> Any:
     are_numbers = all(isinstance(end, int | float) and abs(end) != float("inf") for end in (low, high))
     if not are_numbers or low > high or (log and low <= 0):
         msg = f"ray_config sets {name} from {low!r} to {high!r}. It takes two finite numbers, the lower one first."
         raise OptionError(msg)
-    return distribution("int" if whole else "float", low=low, high=high, log=log, step=None if log else step)
+    return distribution("int" if integer else "float", low=low, high=high, log=log, step=None if log else step)
 
 
 def distribution(kind: str, **settings: Any) -> Any:
