@@ -1,15 +1,14 @@
 """The demo: real blood cells to tokens, embeddings, pictures and figures."""
 
-import dataclasses
 import json
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +22,51 @@ from geneformer.files.manifest import Manifest, describe_inputs, installed_versi
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.finetuning.estimators import CellClassifier
 from geneformer.inference.quality import EmbeddingQuality, embedding_quality, is_labeled, save_random_weights
-from geneformer.models.loading import LoadedModel, load_model
+from geneformer.models.loading import load_model
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions, TokenizeOptions
 from geneformer.pl._embedding import umap_layout
 from geneformer.pl._figures import FAINT, SAFE, plotting_library
-from geneformer.tokenization.report import TokenizeReport
 from geneformer.tokenization.tokenizer import tokenize_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from geneformer.finetuning.reports import ClassificationReport
+UMAP, PCA = "X_umap", "X_pca"
+"""Slots of the map and of the baseline, by the names scanpy and CELLxGENE look for."""
+
+FOLDS = 5
+"""Parts the cells are split into, each predicted from the others."""
+
+LIBRARIES = ("matplotlib.pyplot", "seaborn", "sklearn", "scanpy")
+"""What later steps import on their own; imported first, so that no step pays for it."""
+
+OPTIONS = FinetuneOptions(epochs=3, max_length=256, learning_rate=1e-3, tokens_per_batch=4096)
+"""Short enough for a demo: the highest ranked genes of each cell, three times."""
+
+FILES = {
+    "umap.png": "map of the cells by cell type",
+    "heatmap.png": "clustered heatmap of the embedding",
+    "confusion.png": "types of held-out cells, predicted by the fine-tuned classifier",
+    "classifier": "the fine-tuned classifier, for `gf.load_classifier`, with its report",
+    "pbmc3k_geneformer.h5ad": "raw counts, cell types and embeddings, for scanpy and CELLxGENE",
+    "pbmc3k.dataset": "tokens, a Hugging Face dataset",
+    "report.md": "this report",
+    "report.json": "the same for programs",
+}
+"""What is in the folder of a demo."""
+
+PRETRAINED_ON_THEM = (
+    "Most of these cells, without their labels, were among those `mini` was pretrained on. Its figures on data that it "
+    "never saw are in its model card."
+)
+"""A note on the bundled model only."""
+
+LABELS_FROM_COMPONENTS = (
+    "The labels name clusters that were found in principal components of these cells, which favors that baseline."
+)
+
+COLUMNS = ("nearest neighbors", "nearest neighbors, standardized", "linear probe")
+"""Headings of the three accuracies."""
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
@@ -80,7 +113,7 @@ def forget_peak() -> None:
 
 
 def peak_memory() -> int | None:
-    """Most memory this process held at a time, in bytes; None where the system does not tell."""
+    """Most memory this process held at a time, in bytes; None where the system does not say."""
     try:
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
@@ -92,10 +125,6 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-COLUMNS = ("nearest neighbors", "nearest neighbors, standardized", "linear probe")
-"""Headings of the three accuracies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +162,7 @@ def compare(
     ]
 
 
-def markdown_table(compared: list[Compared]) -> str:
+def quality_table(compared: Sequence[Compared]) -> str:
     """The comparison as a Markdown table, with the accuracy of guessing the commonest label as its last line."""
     lines = [
         f"| embedding | {' | '.join(COLUMNS)} |",
@@ -146,32 +175,9 @@ def markdown_table(compared: list[Compared]) -> str:
     return "\n".join(lines)
 
 
-FILES = {
-    "umap.png": "map of the cells by cell type",
-    "heatmap.png": "clustered heatmap of the embedding",
-    "confusion.png": "types of held-out cells, told by the fine-tuned classifier",
-    "classifier": "the fine-tuned classifier, for `gf.load_classifier`, with its report",
-    "pbmc3k_geneformer.h5ad": "raw counts, cell types and embeddings, for scanpy and CELLxGENE",
-    "pbmc3k.dataset": "tokens, a Hugging Face dataset",
-    "report.md": "this report",
-    "report.json": "the same for programs",
-}
-"""What is in the folder of a demo."""
-
-PRETRAINED_ON_THEM = (
-    "Most of these cells, without their labels, were among those `mini` was pretrained on. Its figures on data that it "
-    "never saw are in its model card."
-)
-"""Said of the bundled model only."""
-
-LABELS_FROM_COMPONENTS = (
-    "The labels name clusters that were found in principal components of these cells, which favors that baseline."
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoReport:
-    """What the demo did and found."""
+    """Steps and figures of a demo."""
 
     folder: Path
     model: str
@@ -209,7 +215,7 @@ class DemoReport:
             (f"held-out cells, {name}", f"accuracy {row['accuracy']}, macro-F1 {row['macro_f1']}")
             for name, row in self.classified.items()
         ]
-        made = [(str(self.folder / name), told) for name, told in FILES.items()]
+        made = [(str(self.folder / name), text) for name, text in FILES.items()]
         return [*steps, ("all steps", f"{self.seconds:.1f} s"), *figures, *made]
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,17 +248,17 @@ class DemoReport:
                 "",
                 "![Map of the cells](umap.png)",
                 "",
-                "## Cell types told from the embedding",
+                "## Cell types predicted from the embedding",
                 "",
-                markdown_table(list(self.quality)),
+                quality_table(self.quality),
                 "",
                 *(f"* {note}" for note in self.notes),
                 "",
                 "![Heatmap of the embedding](heatmap.png)",
                 "",
-                "## Cell types told by a fine-tuned classifier",
+                "## Cell types predicted by a fine-tuned classifier",
                 "",
-                "A fifth of the cells was held out; everything in the table learnt from the same other cells.",
+                "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
                 "",
                 "| | accuracy | macro-F1 |",
                 "| --- | --- | --- |",
@@ -272,7 +278,7 @@ class DemoReport:
                 "",
                 "## Files",
                 "",
-                *(f"* `{name}`: {told}" for name, told in FILES.items()),
+                *(f"* `{name}`: {text}" for name, text in FILES.items()),
                 "",
                 "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
                 "",
@@ -290,193 +296,105 @@ def run_demo(
     overwrite: bool = False,
     tell: Callable[[Step], object] | None = None,
 ) -> DemoReport:
-    """Tokenize and embed PBMC3k, draw it, and measure what the embedding knows about cell types."""
+    """Tokenize and embed PBMC3k, draw it, measure what the embedding knows about cell types, and fine-tune on them."""
     check_output(output, overwrite=overwrite)
     runtime = runtime or RuntimeOptions()
     name = Path(model).name
     log = StepLog(tell)
     with log.step("load libraries"):
-        load_libraries()
+        for library in LIBRARIES:
+            plotting_library(library)
     with log.step("load model and counts"):
         loaded = load_model(model)
         adata = load_cells(n_cells, seed)
+    on_machine = {key: getattr(runtime, key) for key in ("device", "dtype", "tokens_per_batch", "progress")}
     with atomic_folder(output, overwrite=overwrite) as folder:
         with log.step(f"tokenize {adata.n_obs:,} cells"):
-            told = tokenize(adata, loaded, folder / "pbmc3k.dataset")
+            options = TokenizeOptions(vocabulary=loaded.vocabulary.name, max_length=loaded.max_length)
+            _, tokenized = tokenize_counts(
+                adata, options, output=folder / "pbmc3k.dataset", vocabulary=loaded.vocabulary
+            )
         with log.step("embed them"):
-            embed(adata, model, runtime)
+            tl.embed(adata, model=model, **on_machine)
         with log.step("lay out the map"):
-            lay_out(adata, seed)
-        with log.step("draw map and heatmap"):
-            draw(adata, folder, name, seed)
-        with log.step("baseline: random weights"):
-            random = embed_at_random(adata, model, runtime, seed)
+            adata.obsm[UMAP] = umap_layout(adata.obsm[keys.EMBEDDING], seed=seed)
+        with log.step("draw map and heatmap"), _closed_figures():
+            title = f"{adata.n_obs:,} blood cells, Geneformer {name}"
+            pl.embedding(adata, color=LABEL, basis=UMAP, title=title, seed=seed, save=folder / "umap.png")
+            pl.heatmap(adata, groupby=LABEL, title=title, seed=seed, save=folder / "heatmap.png")
+        with log.step("baseline: random weights"), tempfile.TemporaryDirectory() as place:
+            untrained = save_random_weights(model, Path(place) / "random", seed=seed)
+            tl.embed(bare := adata.copy(), model=untrained, **on_machine)
         with log.step("baseline: principal components"):
-            add_components(adata, seed)
+            adata.obsm[PCA] = pca_embedding(adata.X, seed=seed)
         with log.step("predict cell types"):
-            quality = predict(adata, name, random, seed)
+            labels = adata.obs[LABEL].astype(str)
+            # Every fold needs a cell of each type.
+            rows = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
+            embeddings = {
+                f"Geneformer {name}": adata.obsm[keys.EMBEDDING][rows],
+                "random weights, same shape": bare.obsm[keys.EMBEDDING][rows],
+                f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA][rows],
+            }
+            quality = compare(embeddings, labels[rows], folds=FOLDS, seed=seed)
         with log.step("fine-tune a classifier"):
-            classifier = fit_classifier(adata, model, runtime, seed)
-        with log.step("draw its confusion matrix"):
-            write_classifier(classifier, folder)
+            classifier = CellClassifier(
+                model,
+                finetuning=replace(OPTIONS, seed=seed),
+                classify=ClassifyOptions(baselines="cheap", rare_below=9),
+                split=SplitOptions(test=0.2, seed=seed),
+                runtime=runtime,
+            ).fit(adata, LABEL)
+        with log.step("draw its confusion matrix"), _closed_figures():
+            classifier.save(folder / "classifier")
+            title = "Cell types of held-out cells"
+            pl.confusion_matrix(classifier.report_, title=title, save=folder / "confusion.png")
         with log.step("write the cells"):
-            write_cells(adata, folder / "pbmc3k_geneformer.h5ad")
+            adata.write_h5ad(folder / "pbmc3k_geneformer.h5ad", compression="gzip")
+        evaluations = {"fine-tuned": classifier.report_.evaluation, **classifier.report_.baselines}
         report = DemoReport(
             folder=Path(output),
             model=str(model),
             steps=tuple(log.steps),
             quality=tuple(quality),
-            classified=figures(classifier.report_),
-            tokens=told.to_dict(),
+            classified={
+                model_name: {metric: str(evaluation.metrics[metric]) for metric in ("accuracy", "macro_f1")}
+                for model_name, evaluation in evaluations.items()
+            },
+            tokens=tokenized.to_dict(),
             seed=seed,
             versions=installed_versions(),
         )
-        write_report(report, folder, loaded.vocabulary.fingerprint, runtime)
+        (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        Manifest(
+            task="demo",
+            vocabulary=loaded.vocabulary.fingerprint,
+            inputs=describe_inputs([pbmc3k_path()]),
+            options={"model": report.model, "seed": seed, "runtime": asdict(runtime)},
+            results={"quality": [row.to_dict() for row in quality]},
+        ).write(folder)
     return report
 
 
-OPTIONS = FinetuneOptions(epochs=3, max_length=256, learning_rate=1e-3, tokens_per_batch=4096)
-"""Short enough for a demo: the highest ranked genes of each cell, three times."""
-
-CLASSIFIER, MATRIX = "classifier", "confusion.png"
-"""Names in the folder of the demo."""
-
-
-def fit_classifier(adata: "AnnData", model: str | Path, runtime: RuntimeOptions, seed: int) -> CellClassifier:
-    """A classifier of the cell types, evaluated on a fifth of the cells beside the cheap baselines."""
-    from dataclasses import replace
-
-    classifier = CellClassifier(
-        model,
-        finetuning=replace(OPTIONS, seed=seed),
-        classify=ClassifyOptions(baselines="cheap", rare_below=9),
-        split=SplitOptions(test=0.2, seed=seed),
-        runtime=runtime,
-    )
-    return classifier.fit(adata, LABEL)
-
-
-def write_classifier(classifier: CellClassifier, folder: Path) -> None:
-    """Save the classifier with its report, and the picture of its confusion matrix; nothing stays open."""
-    from matplotlib import pyplot
-
-    classifier.save(folder / CLASSIFIER)
-    before = pyplot.get_fignums()
-    pl.confusion_matrix(classifier.report_, title="Cell types of held-out cells", save=folder / MATRIX)
-    for number in set(pyplot.get_fignums()) - set(before):
-        pyplot.close(number)
-
-
-def figures(report: "ClassificationReport") -> dict[str, Any]:
-    """Accuracy and macro-F1 of the classifier and its baselines on the held-out cells, by name."""
-    rows = {"fine-tuned": report.evaluation, **report.baselines}
-    told = ("accuracy", "macro_f1")
-    return {name: {metric: str(row.metrics[metric]) for metric in told} for name, row in rows.items()}
-
-
-UMAP, PCA = "X_umap", "X_pca"
-"""Slots of the map and of the baseline, by the names scanpy and CELLxGENE look for."""
-
-FOLDS = 5
-"""Parts the cells are split into, each predicted from the others."""
-
-LIBRARIES = ("matplotlib.pyplot", "seaborn", "sklearn", "scanpy")
-
-
-def load_libraries() -> None:
-    """Import what later stages import on their own, so that no stage pays for it."""
-    for library in LIBRARIES:
-        plotting_library(library)
-
-
 def load_cells(n_cells: int | None, seed: int) -> "AnnData":
-    """The bundled cells, or some of them, with a color for each kind."""
+    """The bundled cells, or some of them, with a color for each type."""
     adata = pbmc3k()
     if n_cells is not None:
         drawn = np.random.default_rng(seed).choice(adata.n_obs, min(n_cells, adata.n_obs), replace=False)
         adata = adata[np.sort(drawn)].copy()
-    kinds = [kind for kind in adata.obs[LABEL].cat.categories if kind != UNASSIGNED]
-    adata.obs[LABEL] = adata.obs[LABEL].cat.set_categories([*kinds, UNASSIGNED])
-    adata.uns[f"{LABEL}_colors"] = np.array([*SAFE[: len(kinds)], FAINT], dtype=object)
+    types = [name for name in adata.obs[LABEL].cat.categories if name != UNASSIGNED]
+    adata.obs[LABEL] = adata.obs[LABEL].cat.set_categories([*types, UNASSIGNED])
+    adata.uns[f"{LABEL}_colors"] = np.array([*SAFE[: len(types)], FAINT], dtype=object)
     return adata
 
 
-def tokenize(adata: "AnnData", model: LoadedModel, output: Path) -> TokenizeReport:
-    """Write the tokens of the cells for a model, as `geneformer tokenize` does."""
-    options = TokenizeOptions(vocabulary=model.vocabulary.name, max_length=model.max_length)
-    _, report = tokenize_counts(adata, options, output=output, vocabulary=model.vocabulary)
-    return report
-
-
-def embed(adata: "AnnData", model: str | Path, runtime: RuntimeOptions) -> None:
-    """Put embeddings into `adata`, as `gf.tl.embed` does."""
-    tl.embed(
-        adata,
-        model=model,
-        device=runtime.device,
-        dtype=runtime.dtype,
-        tokens_per_batch=runtime.tokens_per_batch,
-        progress=runtime.progress,
-    )
-
-
-def lay_out(adata: "AnnData", seed: int) -> None:
-    """Put the coordinates of the map into `adata`."""
-    adata.obsm[UMAP] = umap_layout(adata.obsm[keys.EMBEDDING], seed=seed)
-
-
-def draw(adata: "AnnData", folder: Path, model: str, seed: int) -> None:
-    """Save the pictures; nothing is shown and nothing stays open."""
+@contextmanager
+def _closed_figures() -> Iterator[None]:
+    """Close the figures that the block opens."""
     from matplotlib import pyplot
 
-    title = f"{adata.n_obs:,} blood cells, Geneformer {model}"
     before = pyplot.get_fignums()
-    pl.embedding(adata, color=LABEL, basis=UMAP, title=title, seed=seed, save=folder / "umap.png")
-    pl.heatmap(adata, groupby=LABEL, title=title, seed=seed, save=folder / "heatmap.png")
+    yield
     for number in set(pyplot.get_fignums()) - set(before):
         pyplot.close(number)
-
-
-def embed_at_random(adata: "AnnData", model: str | Path, runtime: RuntimeOptions, seed: int) -> NDArray[np.float32]:
-    """Embeddings by a model of the same shape that has learnt nothing, ``(n, d)``."""
-    bare = adata.copy()
-    with tempfile.TemporaryDirectory() as place:
-        embed(bare, save_random_weights(model, Path(place) / "random", seed=seed), runtime)
-    values: NDArray[np.float32] = bare.obsm[keys.EMBEDDING]
-    return values
-
-
-def add_components(adata: "AnnData", seed: int) -> None:
-    """Put the principal components of the baseline into `adata`."""
-    adata.obsm[PCA] = pca_embedding(adata.X, seed=seed)
-
-
-def predict(adata: "AnnData", model: str, random: NDArray[np.float32], seed: int) -> list[Compared]:
-    """Accuracy of cell types told from each embedding; labels of fewer cells than there are folds are left out."""
-    labels = adata.obs[LABEL].astype(str)
-    known = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
-    embeddings: dict[str, NDArray[Any]] = {
-        f"Geneformer {model}": adata.obsm[keys.EMBEDDING][known],
-        "random weights, same shape": random[known],
-        f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA][known],
-    }
-    return compare(embeddings, labels[known], folds=FOLDS, seed=seed)
-
-
-def write_cells(adata: "AnnData", path: Path) -> None:
-    """Write counts, labels and embeddings."""
-    adata.write_h5ad(path, compression="gzip")
-
-
-def write_report(report: DemoReport, folder: Path, fingerprint: str, runtime: RuntimeOptions) -> None:
-    """Write the report for people, for programs, and the manifest."""
-    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    manifest = Manifest(
-        task="demo",
-        vocabulary=fingerprint,
-        inputs=describe_inputs([pbmc3k_path()]),
-        options={"model": report.model, "seed": report.seed, "runtime": dataclasses.asdict(runtime)},
-        results={"quality": [row.to_dict() for row in report.quality]},
-    )
-    manifest.write(folder)

@@ -1,88 +1,121 @@
 """Options classes as command line flags: one flag per field, its help the docstring under the field."""
 
-import dataclasses
 import functools
 import inspect
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from geneformer.cli._output import Outcome, show
+from geneformer.cli._output import Outcome, progress_bar, show
 from geneformer.options import FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import field_docs, read_options
+
+if TYPE_CHECKING:
+    from geneformer.inference.cells import PairedModel
+    from geneformer.tokens.dataset import TokenizedDataset
 
 CONFIG_HELP = "TOML file with options, in tables or at its top, or a manifest. Flags go first."
 JSON_HELP = "Print the closing report as one line of JSON on stdout."
 
 
+class Flags:
+    """Base of dataclasses of flags that commands share: one parameter of a command, spread where it stands."""
+
+
 def with_options(*, hide: Mapping[type, tuple[str, ...]] | None = None) -> Callable[..., Callable[..., None]]:
-    """Decorator of a command: spreads its options objects into flags and shows its `Outcome`."""
+    """Decorator of a command: spreads its `Flags` and options objects into flags and shows its `Outcome`."""
     hidden = dict(hide or {})
 
     def decorate(command: Callable[..., Outcome]) -> Callable[..., None]:
-        taken = _options_parameters(command)
-        flags = {parameter: _flags(cls, hidden.get(cls, ())) for parameter, cls in taken.items()}
-        _refuse_twins(command, flags)
+        hints = get_type_hints(command, include_extras=True)
+        del hints["return"]
+        kinds = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+        shared = {name: kind for name, kind in kinds.items() if issubclass(kind, Flags)}
+        options = {name: kind for name, kind in kinds.items() if name not in shared}
+        flags = {name: _flags(cls, hidden.get(cls, ())) for name, cls in options.items()}
+
+        parameters = _parameters(command, hints, shared, flags)
 
         @functools.wraps(command)
         def run(*, config: Path | None = None, json: bool = False, **arguments: Any) -> None:
-            told: Mapping[type, dict[str, Any]] = {}
-            if config is not None:
-                told = read_options(config, *taken.values(), hidden=hidden)
-            for parameter, cls in taken.items():
+            from_file = {} if config is None else read_options(config, *options.values(), hidden=hidden)
+            for parameter, cls in shared.items():
+                arguments[parameter] = cls(**{field.name: arguments.pop(field.name) for field in fields(cls)})
+            for parameter, kind in options.items():
                 given = {name: _value(arguments.pop(name)) for name in flags[parameter]}
                 chosen = {name: value for name, value in given.items() if value is not None}
-                arguments[parameter] = cls(**{**told.get(cls, {}), **chosen})
+                arguments[parameter] = cls(**{**from_file.get(cls, {}), **chosen})
             show(command(**arguments), as_json=json)
 
-        signature = _signature(command, flags)
         del vars(run)["__wrapped__"]  # or Typer reads the signature beneath
-        vars(run)["__signature__"] = signature
-        vars(run).update(options=tuple(taken.values()), hidden=hidden)
-        run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+        vars(run).update(__signature__=inspect.Signature(parameters), options=tuple(options.values()), hidden=hidden)
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
     return decorate
 
 
-def _options_parameters(command: Callable[..., Any]) -> dict[str, type]:
-    hints: dict[str, Any] = get_type_hints(command)
-    del hints["return"]
-    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+def _parameters(
+    command: Callable[..., Any],
+    hints: Mapping[str, Any],
+    shared: Mapping[str, type],
+    flags: Mapping[str, Mapping[str, inspect.Parameter]],
+) -> list[inspect.Parameter]:
+    """The command's own parameters, shared flags where they stand, options after them, all by keyword."""
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in shared:
+            kinds = get_type_hints(shared[name], include_extras=True)
+            for field in fields(shared[name]):
+                default = inspect.Parameter.empty if field.default is MISSING else field.default
+                parameters.append(_keyword(field.name, default, kinds[field.name]))
+        elif name not in flags:
+            parameters.append(_keyword(name, parameter.default, hints[name]))
+    for of_class in flags.values():
+        parameters.extend(of_class.values())
+    if flags:
+        config = typer.Option(help=CONFIG_HELP, exists=True, dir_okay=False, show_default=False)
+        parameters.append(_keyword("config", None, Annotated[Path | None, config]))
+    parameters.append(_keyword("json", False, Annotated[bool, typer.Option("--json", help=JSON_HELP)]))
+    repeated = sorted(name for name, times in Counter(p.name for p in parameters).items() if times > 1)
+    if repeated:
+        msg = f"{command.__name__} would have two flags each for {repeated}. Hide one of them."
+        raise TypeError(msg)
+    return parameters
 
 
 def _flags(cls: type, hidden: tuple[str, ...]) -> dict[str, inspect.Parameter]:
     """A keyword parameter for every field, None unless the flag is given."""
     docs, hints = field_docs(cls), get_type_hints(cls)
     parameters = {}
-    for field in dataclasses.fields(cls):
-        if field.name in hidden:
-            continue
-        option = typer.Option(help=f"{docs[field.name]}{_shown(field.default)}", show_default=False)
-        kind: Any = _flag_type(field.name, hints[field.name])
-        annotation = Annotated[kind | None, option]
-        parameters[field.name] = _keyword(field.name, None, annotation)
+    for field in fields(cls):
+        if field.name not in hidden:
+            option = typer.Option(help=f"{docs[field.name]}{_shown(field.default)}", show_default=False)
+            kind: Any = _flag_type(field.name, hints[field.name])
+            parameters[field.name] = _keyword(field.name, None, Annotated[kind | None, option])
     return parameters
 
 
-def _flag_type(name: str, wanted: Any) -> Any:
+def _flag_type(name: str, kind: Any) -> Any:
     """The type of a field in words Typer has: choices as an Enum, tuples of any length as lists."""
-    origin, inner = get_origin(wanted), get_args(wanted)
+    origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return _flag_type(name, next(kind for kind in inner if kind is not type(None)))
+        return _flag_type(name, next(one for one in inner if one is not type(None)))
     if origin is Literal:
         return Enum(name, {choice: choice for choice in inner}, type=str)
     if origin is tuple and inner[-1] is ...:
         return types.GenericAlias(list, (inner[0],))
-    return wanted
+    return kind
 
 
 def _shown(default: Any) -> str:
-    """The default as the help shows it; the flag itself defaults to None, which tells whether it was given."""
+    """The default as the help shows it; the flag itself defaults to None, for not given."""
     if default is None or default == ():
         return ""
     if isinstance(default, bool):
@@ -99,32 +132,6 @@ def _value(given: Any) -> Any:
     return given
 
 
-def _refuse_twins(command: Callable[..., Any], flags: Mapping[str, Mapping[str, Any]]) -> None:
-    names = [name for fields in flags.values() for name in fields]
-    names += [name for name in inspect.signature(command).parameters if name not in flags]
-    twins = sorted({name for name in names if names.count(name) > 1})
-    if twins:
-        msg = f"{command.__name__} would have two flags each for {twins}. Hide one of them."
-        raise TypeError(msg)
-
-
-def _signature(command: Callable[..., Any], flags: Mapping[str, Mapping[str, inspect.Parameter]]) -> inspect.Signature:
-    """The command's parameters with options objects spread into flags, all by keyword."""
-    hints = get_type_hints(command, include_extras=True)
-    parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name not in flags:
-            parameters.append(_keyword(name, parameter.default, hints[name]))
-    for fields in flags.values():
-        parameters.extend(fields.values())
-    if flags:
-        config = typer.Option(help=CONFIG_HELP, exists=True, dir_okay=False, show_default=False)
-        parameters.append(_keyword("config", None, Annotated[Path | None, config]))
-    as_json = typer.Option("--json", help=JSON_HELP)
-    parameters.append(_keyword("json", False, Annotated[bool, as_json]))
-    return inspect.Signature(parameters)
-
-
 def _keyword(name: str, default: object, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -137,6 +144,24 @@ VOCABULARY = typer.Option("--vocabulary", help="Needed only where the checkpoint
 REVISION = typer.Option("--revision", help="Commit, tag or branch on the hub.", show_default=False)
 COUNTS_LAYER = typer.Option(help='Layer with the raw counts, "raw" for adata.raw.', show_default=False)
 OVERWRITE = typer.Option("--overwrite", help="Replace a file that is there.")
+
+
+@dataclass(frozen=True, slots=True)
+class CellsAndModel(Flags):
+    """Cells, and the model that reads them."""
+
+    inputs: Annotated[list[Path], INPUTS]
+    model: Annotated[str, MODEL] = "mini"
+    vocabulary: Annotated[str | None, VOCABULARY] = None
+    revision: Annotated[str | None, REVISION] = None
+    counts_layer: Annotated[str | None, COUNTS_LAYER] = None
+
+    def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":
+        """The cells as tokens for the model."""
+        from geneformer.inference.cells import open_tokens
+
+        with progress_bar("Tokenizing", shown=runtime.progress) as update:
+            return open_tokens(self.inputs, loaded, layer=self.counts_layer, counts=counts, progress=update)
 
 
 FOLDER = typer.Option("--output", "-o", metavar="DIR", help="Folder of the fitted model.", show_default=False)
@@ -174,7 +199,7 @@ OF_SECOND_VIEWS = ("contrastive_weight", "contrastive_temperature", "contrastive
 OF_CELLS = ("pooling", *OF_SECOND_VIEWS)
 """Fields that have no effect where genes are told rather than cells."""
 
-OF_SPLITS = tuple(field.name for field in dataclasses.fields(SplitOptions) if field.name != "valid")
+OF_SPLITS = tuple(field.name for field in fields(SplitOptions) if field.name != "valid")
 """Fields that have no effect where folds take the place of a split."""
 
 
@@ -182,6 +207,6 @@ def one_seed(finetuning: FinetuneOptions, split: SplitOptions | None, runtime: R
     """The options objects, with the seed and the size of a batch of the first in all."""
     made: dict[str, Any] = {
         "finetuning": finetuning,
-        "runtime": dataclasses.replace(runtime, tokens_per_batch=finetuning.tokens_per_batch),
+        "runtime": replace(runtime, tokens_per_batch=finetuning.tokens_per_batch),
     }
-    return made if split is None else made | {"split": dataclasses.replace(split, seed=finetuning.seed)}
+    return made if split is None else made | {"split": replace(split, seed=finetuning.seed)}

@@ -5,17 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import (
-    CELLS_FILE,
-    COUNTS_LAYER,
-    INPUTS,
-    MODEL,
-    OVERWRITE,
-    REVISION,
-    TABLE_FILE,
-    VOCABULARY,
-    with_options,
-)
+from geneformer.cli._options import CELLS_FILE, OVERWRITE, TABLE_FILE, CellsAndModel, with_options
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
@@ -40,14 +30,10 @@ COLOR = typer.Option(help="Column of obs that colors the pictures, such as the c
 
 
 @with_options()
-def embed(  # noqa: PLR0913
-    inputs: Annotated[list[Path], INPUTS],
+def embed(
+    cells: CellsAndModel,
     *,
     output: Annotated[Path, CELLS_FILE],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     umap: Annotated[Path | None, UMAP] = None,
     heatmap: Annotated[Path | None, HEATMAP] = None,
     color: Annotated[str | None, COLOR] = None,
@@ -63,7 +49,7 @@ def embed(  # noqa: PLR0913
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
     pictures = {name: path for name, path in (("umap", umap), ("heatmap", heatmap)) if path is not None}
     _check_pictures(pictures, color, options, overwrite=overwrite)
-    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
+    loaded, tokens = _open(cells, runtime)
     if color is not None and color not in tokens.columns:
         msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
         raise UnknownColumnError(msg)
@@ -86,13 +72,9 @@ def embed(  # noqa: PLR0913
 
 @with_options()
 def attention(
-    inputs: Annotated[list[Path], INPUTS],
+    cells: CellsAndModel,
     *,
     output: Annotated[Path, ATTENTION_FILE],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     options: AttentionOptions,
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
@@ -104,7 +86,7 @@ def attention(
 
     per_cell = options.per == "cell"
     check_output(check_suffix(output, SUFFIXES if per_cell else TABLES), overwrite=overwrite)
-    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
+    loaded, tokens = _open(cells, runtime)
     with progress_bar("Reading attention", shown=runtime.progress) as update:
         read = cell_attention if per_cell else gene_attention
         result = read(tokens, loaded, options, runtime, progress=update)
@@ -121,13 +103,9 @@ def attention(
 
 @with_options()
 def predict_masked(
-    inputs: Annotated[list[Path], INPUTS],
+    cells: CellsAndModel,
     *,
     output: Annotated[Path, TABLE_FILE],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     options: PredictOptions,
     runtime: RuntimeOptions,
     overwrite: Annotated[bool, OVERWRITE] = False,
@@ -139,7 +117,7 @@ def predict_masked(
     from geneformer.inference.tables import check_suffix, save_table
 
     check_output(check_suffix(output), overwrite=overwrite)
-    loaded, tokens = _open(inputs, model, vocabulary, revision, counts_layer, runtime)
+    loaded, tokens = _open(cells, runtime)
     with progress_bar("Predicting", shown=runtime.progress) as update:
         table = run(tokens, loaded, options, runtime, progress=update)
     provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
@@ -154,21 +132,12 @@ def predict_masked(
     return Outcome(f"Predictions in {output}", rows, {"output": str(output), "masked": len(first), "n": len(table)})
 
 
-def _open(
-    inputs: list[Path],
-    model: str,
-    vocabulary: str | None,
-    revision: str | None,
-    counts_layer: str | None,
-    runtime: RuntimeOptions,
-) -> "tuple[LoadedModel, TokenizedDataset]":
+def _open(cells: CellsAndModel, runtime: RuntimeOptions) -> "tuple[LoadedModel, TokenizedDataset]":
     """The model, and the cells as tokens for it."""
-    from geneformer.inference.cells import open_tokens
     from geneformer.models.loading import load_model
 
-    loaded = load_model(model, vocabulary=vocabulary, revision=revision)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        return loaded, open_tokens(inputs, loaded, layer=counts_layer, progress=update)
+    loaded = load_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
+    return loaded, cells.tokens_for(loaded, runtime)
 
 
 def _check_pictures(pictures: dict[str, Path], color: str | None, options: EmbedOptions, *, overwrite: bool) -> None:

@@ -1,67 +1,19 @@
-"""`geneformer perturb plan`: what a run will take, before it runs."""
+"""`geneformer perturb`: what a run will take, the run, its parts put together, and its statistics."""
 
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import COUNTS_LAYER, INPUTS, MODEL, OVERWRITE, REVISION, VOCABULARY, with_options
+from geneformer.cli._options import OVERWRITE, CellsAndModel, with_options
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
-
-def open_plan(
-    inputs: list[Path],
-    model: str,
-    options: PerturbOptions,
-    runtime: RuntimeOptions,
-    *,
-    vocabulary: str | None,
-    revision: str | None,
-    counts_layer: str | None,
-) -> Any:
-    """Cells, model and options, checked."""
-    from geneformer.inference.cells import open_tokens
-    from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
-
-    loaded = open_perturbed_model(model, vocabulary=vocabulary, revision=revision)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
-        tokens = open_tokens(inputs, loaded, layer=counts_layer, counts=True, progress=update)
-    return plan_perturbation(tokens, loaded, options, runtime)
-
-
-def cost_rows(cost: Any) -> list[tuple[str, object]]:
-    """A cost as lines of a closing table."""
-    rows: list[tuple[str, object]] = [
-        ("Cells", cost.cells),
-        ("Perturbations", cost.perturbations),
-        ("Forward passes", cost.passes),
-        ("Tokens", cost.tokens),
-    ]
-    if cost.seconds is not None:
-        rows.append(("Time on this machine", duration(cost.seconds)))
-    rows += [
-        ("Memory, about", size(cost.peak_bytes)),
-        ("Result, about", f"{cost.rows:,} rows, {size(cost.bytes_on_disk)}"),
-    ]
-    return rows
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def size(n_bytes: float) -> str:
-    """A size for people."""
-    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:.1f} GiB"
+if TYPE_CHECKING:
+    from geneformer.perturbation.plan import PerturbationPlan
 
 
 CALIBRATE = typer.Option(help="Run a few edits to tell the time.")
@@ -69,12 +21,8 @@ CALIBRATE = typer.Option(help="Run a few edits to tell the time.")
 
 @with_options()
 def perturb_plan(
-    inputs: Annotated[list[Path], INPUTS],
+    cells: CellsAndModel,
     *,
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     calibrate: Annotated[bool, CALIBRATE] = True,
     options: PerturbOptions,
     runtime: RuntimeOptions,
@@ -82,11 +30,19 @@ def perturb_plan(
     """Check a perturbation run, and tell what it will take."""
     from geneformer.perturbation.plan import estimate_cost
 
-    plan = open_plan(
-        inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer
-    )
+    plan = _open_plan(cells, options, runtime)
     cost = estimate_cost(plan, calibrate=calibrate)
-    rows = [*cost_rows(cost), ("Shards", plan.n_shards), ("Model", plan.model.name)]
+    rows: list[tuple[str, object]] = [
+        ("Cells", cost.cells),
+        ("Perturbations", cost.perturbations),
+        ("Forward passes", cost.passes),
+        ("Tokens", cost.tokens),
+        *([] if cost.seconds is None else [("Time on this machine", _duration(cost.seconds))]),
+        ("Memory, about", _size(cost.peak_bytes)),
+        ("Result, about", f"{cost.rows:,} rows, {_size(cost.bytes_on_disk)}"),
+        ("Shards", plan.n_shards),
+        ("Model", plan.model.name),
+    ]
     return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards})
 
 
@@ -96,14 +52,10 @@ RESUME = typer.Option("--resume", help="Go on with a run that was interrupted.")
 
 
 @with_options()
-def perturb_run(  # noqa: PLR0913
-    inputs: Annotated[list[Path], INPUTS],
+def perturb_run(
+    cells: CellsAndModel,
     *,
     output: Annotated[Path, OUTPUT],
-    model: Annotated[str, MODEL] = "mini",
-    vocabulary: Annotated[str | None, VOCABULARY] = None,
-    revision: Annotated[str | None, REVISION] = None,
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None,
     part: Annotated[str, PART] = "1/1",
     resume: Annotated[bool, RESUME] = False,
     options: PerturbOptions,
@@ -117,22 +69,20 @@ def perturb_run(  # noqa: PLR0913
 
     check_output(output, overwrite=overwrite)
     chosen = _part(part)
-    plan = open_plan(
-        inputs, model, options, runtime, vocabulary=vocabulary, revision=revision, counts_layer=counts_layer
-    )
+    plan = _open_plan(cells, options, runtime)
     with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
         run_to_folder(plan, output, part=chosen, resume=resume, overwrite=overwrite, progress=update)
-    found = PerturbationEffects.read(output)
+    effects = PerturbationEffects.read(output)
     rows: list[tuple[str, object]] = [
-        ("Cells", found.cells.num_rows),
-        ("Effects", len(found)),
+        ("Cells", effects.cells.num_rows),
+        ("Effects", len(effects)),
         ("Model", plan.model.name),
         ("Next", f"geneformer perturb rank {output} -o ranking.csv"),
     ]
-    screen = found.provenance.get("screen")
+    screen = effects.provenance.get("screen")
     if screen:
         rows[2:2] = [(f"Screen, {name.replace('_', ' ')}", value) for name, value in screen.items()]
-    data = {"output": str(output), "cells": found.cells.num_rows, "effects": len(found)}
+    data = {"output": str(output), "cells": effects.cells.num_rows, "effects": len(effects)}
     return Outcome(f"Effects in {output}", rows, data | ({"screen": screen} if screen else {}))
 
 
@@ -159,9 +109,13 @@ def perturb_merge(
     from geneformer.perturbation.run import merge_runs
 
     merge_runs(parts, output, overwrite=overwrite)
-    found = PerturbationEffects.read(output)
-    rows: list[tuple[str, object]] = [("Parts", len(parts)), ("Cells", found.cells.num_rows), ("Effects", len(found))]
-    return Outcome(f"Effects in {output}", rows, {"output": str(output), "effects": len(found)})
+    effects = PerturbationEffects.read(output)
+    rows: list[tuple[str, object]] = [
+        ("Parts", len(parts)),
+        ("Cells", effects.cells.num_rows),
+        ("Effects", len(effects)),
+    ]
+    return Outcome(f"Effects in {output}", rows, {"output": str(output), "effects": len(effects)})
 
 
 class Drawing(StrEnum):
@@ -216,10 +170,10 @@ def perturb_rank(
         per_cell = ranking.mode in ("aggregate", "aggregate_gene_shifts")
         drawing.perturbation(effects if per_cell else ranking, kind=kind.value, n_genes=n_genes, save=plot)
     ranking.save(output, overwrite=overwrite)
-    told = ranking.provenance["ranking"]["perturbations"]
-    rows: list[tuple[str, object]] = [("Statistics", ranking.mode), ("Perturbations", told["tested"])]
-    rows += [("Rows", len(ranking)), ("Left out", told["left_out"])]
-    data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **told}
+    numbers = ranking.provenance["ranking"]["perturbations"]
+    rows: list[tuple[str, object]] = [("Statistics", ranking.mode), ("Perturbations", numbers["tested"])]
+    rows += [("Rows", len(ranking)), ("Left out", numbers["left_out"])]
+    data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **numbers}
     if "Sig" in ranking.frame:
         significant = int(ranking.frame["Sig"].sum())
         rows.append((f"FDR below {options.fdr:g}", significant))
@@ -228,3 +182,25 @@ def perturb_rank(
         rows.append(("Picture", plot))
         data["plot"] = str(plot)
     return Outcome(f"Perturbations in {output}", rows, data)
+
+
+def _open_plan(cells: CellsAndModel, options: PerturbOptions, runtime: RuntimeOptions) -> "PerturbationPlan":
+    """Cells, model and options, checked."""
+    from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
+
+    loaded = open_perturbed_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
+    return plan_perturbation(cells.tokens_for(loaded, runtime, counts=True), loaded, options, runtime)
+
+
+def _duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _size(n_bytes: float) -> str:
+    """A size for people."""
+    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:.1f} GiB"

@@ -215,8 +215,8 @@ def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
     ax = figure_axes(ax, (2.8 + 0.95 * values.shape[1], 1.8 + 0.26 * max(len(rows), 4)))
     most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
     colors = LinearSegmentedColormap.from_list("geneformer_shifts", ["#882255", DOWN, "#f7f7f7", UP, "#117733"])
-    colors = colors.with_extremes(bad=FAINT)
-    image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=colors, vmin=-most, vmax=most)
+    values_or_gap, cmap = np.ma.masked_invalid(values), colors.with_extremes(bad=FAINT)
+    image = ax.imshow(values_or_gap, aspect="auto", cmap=cmap, vmin=-most, vmax=most)
     ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
     name_columns(ax, list(shown.states))
     if len(rows) <= SMALL_TEXT:
