@@ -50,7 +50,7 @@ def with_options(*, hide: Mapping[type, tuple[str, ...]] | None = None) -> Calla
             for parameter, kind in options.items():
                 given = {name: _value(arguments.pop(name)) for name in flags[parameter]}
                 chosen = {name: value for name, value in given.items() if value is not None}
-                arguments[parameter] = cls(**{**from_file.get(cls, {}), **chosen})
+                arguments[parameter] = kind(**{**from_file.get(kind, {}), **chosen})
             show(command(**arguments), as_json=json)
 
         del vars(run)["__wrapped__"]  # or Typer reads the signature beneath
