@@ -1,4 +1,4 @@
-"""What the commands say: messages, progress and closing tables on stderr, `--json` on stdout, and exit codes."""
+"""What the commands print: messages, progress and closing tables on stderr, `--json` on stdout, and exit codes."""
 
 import json
 import warnings
@@ -49,8 +49,8 @@ def show(outcome: Outcome, *, as_json: bool = False) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for label, value in outcome.rows:
-        told = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        table.add_row(Text(label), Text(told))
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        table.add_row(Text(label), Text(text))
     console().print(table)
 
 

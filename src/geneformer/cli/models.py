@@ -1,4 +1,4 @@
-"""`geneformer models`: the models there are, what one is, and old weights made safe."""
+"""`geneformer models` and `geneformer vocabulary`: what there is, what one holds, and old weights made safe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,10 +51,10 @@ def models(
         ]
         return Outcome(f"Model {name}", rows, {label: str(value) for label, value in rows})
     listed: list[tuple[str, object]] = []
-    for known in list_models():
-        shape = ARCHITECTURES.get(known)
+    for model in list_models():
+        shape = ARCHITECTURES.get(model)
         size = f"{shape.layers} layers, hidden size {shape.hidden}, vocabulary {shape.vocabulary}" if shape else ""
-        listed.append((known, f"{size or 'see the hub'} ({'bundled' if known in BUNDLED else 'from the hub'})"))
+        listed.append((model, f"{size or 'see the hub'} ({'bundled' if model in BUNDLED else 'from the hub'})"))
     return Outcome("Models", listed, {"models": list_models()})
 
 
@@ -79,30 +79,30 @@ def vocabulary(
     """Show a vocabulary, look up genes in it, or write it to a folder."""
     from geneformer.genes.vocabulary import Vocabulary
 
-    found = Vocabulary.load(name)
+    loaded = Vocabulary.load(name)
     data: dict[str, Any] = {
-        "name": found.name,
-        "genes": len(found.genes),
-        "special_tokens": dict(found.special_tokens),
-        "tokens": found.size,
-        "input_size": found.input_size,
-        "fingerprint": found.fingerprint,
+        "name": loaded.name,
+        "genes": len(loaded.genes),
+        "special_tokens": dict(loaded.special_tokens),
+        "tokens": loaded.size,
+        "input_size": loaded.input_size,
+        "fingerprint": loaded.fingerprint,
     }
     rows: list[tuple[str, object]] = [
-        ("genes", len(found.genes)),
-        ("special tokens", ", ".join(found.special_tokens)),
-        ("tokens in all", found.size),
-        ("tokens of a cell at most", found.input_size),
-        ("fingerprint", found.fingerprint),
+        ("genes", len(loaded.genes)),
+        ("special tokens", ", ".join(loaded.special_tokens)),
+        ("tokens in all", loaded.size),
+        ("tokens of a cell at most", loaded.input_size),
+        ("fingerprint", loaded.fingerprint),
     ]
     if gene:
-        data["looked_up"] = {asked: _look_up(found, asked) for asked in gene}
-        rows += [(asked, _told(entry)) for asked, entry in data["looked_up"].items()]
+        data["looked_up"] = {asked: _look_up(loaded, asked) for asked in gene}
+        rows += [(asked, _described(entry)) for asked, entry in data["looked_up"].items()]
     if output is not None:
-        found.save(output, overwrite=overwrite)
+        loaded.save(output, overwrite=overwrite)
         data["output"] = str(output)
         rows.append(("written to", output))
-    return Outcome(f"Vocabulary {found.name}", rows, data)
+    return Outcome(f"Vocabulary {loaded.name}", rows, data)
 
 
 def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:
@@ -120,7 +120,7 @@ def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:
     }
 
 
-def _told(entry: dict[str, Any] | None) -> str:
+def _described(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "not in the vocabulary"
     return f"{entry['gene']} ({entry['symbol']}), token {entry['token']}, nonzero median {entry['median']:.3f}"

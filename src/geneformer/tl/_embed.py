@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
-    """Say in `uns` where the result in slot `key` comes from; other entries stay."""
+    """Note in `uns` where the result in slot `key` comes from; other entries stay."""
     adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: dict(provenance)}
 
 
@@ -74,9 +74,9 @@ def embed(  # noqa: PLR0913
         With `copy=True`. Sets:
 
         `.obsm[key_added]` : float32, ``(n_obs, hidden_size)``
-            Cell embeddings; rows of cells without a known gene are not a number.
+            Cell embeddings; rows of cells without a known gene are NaN.
         `.varm[key_added]` : float32, ``(n_vars, hidden_size)``
-            Gene embeddings, for `pooling="gene"`; rows of genes never seen are not a number.
+            Gene embeddings, for `pooling="gene"`; rows of genes in no cell are NaN.
         `.uns["geneformer"][key_added]`
             Model, vocabulary, options and versions.
 
@@ -119,9 +119,10 @@ def _write_cells(adata: "AnnData", result: CellEmbeddings, rows: "np.ndarray", k
     without = np.setdiff1d(np.arange(adata.n_obs), rows)
     if len(without):
         names = ", ".join(map(repr, adata.obs_names[without[:3]]))
-        told = f"{names} …" if len(without) > 3 else names
+        more = " …" if len(without) > 3 else ""
         msg = (
-            f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): {told}"
+            f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): "
+            f"{names}{more}"
         )
         warnings.warn(msg, GeneformerWarning, stacklevel=3)
 
