@@ -142,7 +142,7 @@ def test_predict_masked(counts, folder, tmp_path):
         ("GF300", ["embed", "IN", "-m", "MODEL", "--pooling", "cls", "-o", "OUT.csv"]),
         ("GF102", ["embed", "IN", "-m", "MODEL", "--layer", "-9", "-o", "OUT.csv"]),
         ("GF501", ["embed", "IN", "-m", "MODEL", "-o", "OUT.csv", "--device", "warp"]),
-        ("GF208", ["attention", "IN", "-m", "MODEL", "-o", "OUT.csv", "--genes", "NOTAGENE"]),
+        ("GF801", ["attention", "IN", "-m", "MODEL", "-o", "OUT.csv", "--genes", "NOTAGENE"]),
         ("GF100", ["predict-masked", "IN", "-m", "MODEL", "-o", "OUT.csv"]),
         ("GF201", ["pretrain", "missing.h5ad", "-o", "OUT"]),
         ("GF402", ["pretrain", "IN", "-o", "OUT", "--resume"]),
