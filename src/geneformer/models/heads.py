@@ -33,7 +33,7 @@ from geneformer.models.losses import (
 
 @dataclass
 class PretrainingOutput(ModelOutput):
-    """What one pretraining batch gives."""
+    """Outputs of one pretraining batch."""
 
     loss: Tensor | None = None
     masked_loss: Tensor | None = None
@@ -255,7 +255,7 @@ POOLS: dict[str, type[nn.Module]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadSpec:
-    """What one head says."""
+    """Name, kind and classes of one head."""
 
     name: str
     kind: Literal["one_of", "any_of", "number"] = "one_of"
@@ -285,7 +285,7 @@ STARTS = {"relu": 1.0, "softplus": math.log(math.e - 1)}
 
 @dataclass
 class CellOutput(ModelOutput):
-    """What one batch gives."""
+    """Outputs of one batch."""
 
     loss: Tensor | None = None
     supervised_loss: Tensor | None = None
@@ -398,12 +398,12 @@ class GeneformerForCells(GeneformerModel):
             return binary_cross_entropy(outputs, targets, weights)
         return number_loss(spec.loss, outputs, targets)
 
-    def _weigh(self, losses: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    def _weigh(self, losses: Sequence[Tensor], has_targets: Sequence[Tensor]) -> Tensor:
         """Sum of the losses with fixed weights, or with learnt ones (Kendall et al., CVPR 2018)."""
         stacked = torch.stack(list(losses))
         if self.task_log_variance is not None:
             terms = torch.exp(-self.task_log_variance) * stacked + 0.5 * self.task_log_variance
-            return (terms * torch.stack(list(known))).sum()
+            return (terms * torch.stack(list(has_targets))).sum()
         return (stacked * stacked.new_tensor(self.task_weights)).sum()
 
 
@@ -430,7 +430,7 @@ def _activated(outputs: Tensor, spec: HeadSpec) -> Tensor:
 
 @dataclass
 class GeneOutput(ModelOutput):
-    """What one batch gives."""
+    """Outputs of one batch."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -461,16 +461,16 @@ class GeneformerForGenes(GeneformerModel):
         hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
         if labels is None:
             return GeneOutput(logits=self.classifier(self.dropout(hidden_TD)).float())
-        known = labels != MISSING
-        logits_MC = self.classifier(self.dropout(hidden_TD[known])).float()
+        labeled = labels != MISSING
+        logits_MC = self.classifier(self.dropout(hidden_TD[labeled])).float()
         weights = None if self.class_weights is None else self.class_weights.to(logits_MC.device, torch.float32)
-        loss = cross_entropy(logits_MC, labels[known], weights, self.label_smoothing)
-        return GeneOutput(loss=loss, logits=logits_MC, labels=labels[known])
+        loss = cross_entropy(logits_MC, labels[labeled], weights, self.label_smoothing)
+        return GeneOutput(loss=loss, logits=logits_MC, labels=labels[labeled])
 
 
 @dataclass
 class ExpressionOutput(ModelOutput):
-    """What one batch gives."""
+    """Outputs of one batch."""
 
     loss: Tensor | None = None
     removed_loss: Tensor | None = None
@@ -492,7 +492,7 @@ class GeneformerForExpression(GeneformerModel):
         self.bert = GeneformerEncoder(config)
         self.pool = POOLS[config.geneformer_pooling](config)
         self.cell_norm, self.gene_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        # One matrix over cell and gene side by side; apart, the cell's half is computed once per cell.
+        # One matrix over cell and gene, concatenated; apart, the cell's half is computed once per cell.
         self.from_cell = nn.Linear(size, width)
         self.from_gene = nn.Linear(size, width, bias=False)
         self.decoder = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
@@ -509,8 +509,8 @@ class GeneformerForExpression(GeneformerModel):
     def decode(self, pooled_BD: Tensor, cells_P: Tensor, genes_P: Tensor) -> Tensor:
         """Value and rank of genes in cells, ``(P, 2)``."""
         cells_BK = self.from_cell(self.cell_norm(pooled_BD))
-        known_G, place_P = torch.unique(genes_P, return_inverse=True)
-        genes_GK = self.from_gene(self.gene_norm(self.bert.embeddings.word_embeddings(known_G)))
+        unique_G, place_P = torch.unique(genes_P, return_inverse=True)
+        genes_GK = self.from_gene(self.gene_norm(self.bert.embeddings.word_embeddings(unique_G)))
         change_P2 = self.decoder(cells_BK[cells_P] + genes_GK[place_P]).float()
         return self.usual[genes_P] + self.spread * change_P2
 
@@ -532,14 +532,14 @@ class GeneformerForExpression(GeneformerModel):
         config = self.config
         errors_P2 = ((predicted_P2 - values) / self.spread) ** 2
         weights_2 = errors_P2.new_tensor([config.geneformer_value_weight, config.geneformer_rank_weight])
-        gone_2, seen_2 = mean_over(errors_P2, removed), mean_over(errors_P2, ~removed)
-        gone, seen = (gone_2 * weights_2).sum(), (seen_2 * weights_2).sum()
+        removed_2, visible_2 = mean_over(errors_P2, removed), mean_over(errors_P2, ~removed)
+        removed_loss, visible_loss = (removed_2 * weights_2).sum(), (visible_2 * weights_2).sum()
         return ExpressionOutput(
-            loss=config.geneformer_removed_weight * gone + config.geneformer_visible_weight * seen,
-            removed_loss=gone.detach(),
-            visible_loss=seen.detach(),
-            value_loss=gone_2[0].detach(),
-            rank_loss=gone_2[1].detach(),
+            loss=config.geneformer_removed_weight * removed_loss + config.geneformer_visible_weight * visible_loss,
+            removed_loss=removed_loss.detach(),
+            visible_loss=visible_loss.detach(),
+            value_loss=removed_2[0].detach(),
+            rank_loss=removed_2[1].detach(),
             predictions=predicted_P2,
         )
 

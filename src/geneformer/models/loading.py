@@ -140,14 +140,14 @@ def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Pa
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    known = (*BUNDLED, *HUB)
+    names = (*BUNDLED, *HUB)
     if path.exists():
         msg = f"model={name!r} is a file. Pass the folder that holds config.json and model.safetensors."
         raise UnknownModelError(msg)
     parts = name.split("/")
     looks_local = name.startswith((".", "/", "~", "\\")) or len(parts) < 2 or not all(parts)
     if looks_local or name in ARCHITECTURES:
-        msg = f"model={name!r} is neither a known name ({', '.join(known)}) nor a folder.{nearest(name, known)}"
+        msg = f"model={name!r} is neither a known name ({', '.join(names)}) nor a folder.{nearest(name, names)}"
         raise UnknownModelError(msg)
     return _download("/".join(parts[:2]), "/".join(parts[2:]), revision, cache_dir)
 
@@ -161,9 +161,9 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
     transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     where = f"{repository}/{subfolder}".rstrip("/") + (f" at {revision}" if revision else "")
 
-    def fetch(*names: str) -> Path:
-        wanted = [f"{subfolder}/{name}".lstrip("/") for name in names]
-        root = snapshot_download(repository, revision=revision, allow_patterns=wanted, cache_dir=cache_dir)
+    def fetch(*file_names: str) -> Path:
+        patterns = [f"{subfolder}/{name}".lstrip("/") for name in file_names]
+        root = snapshot_download(repository, revision=revision, allow_patterns=patterns, cache_dir=cache_dir)
         return Path(root) / subfolder
 
     try:

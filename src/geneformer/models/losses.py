@@ -27,14 +27,14 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor, weights_C: Tensor | None = None) -> Tensor:
-    """Mean of one yes-or-no loss per label; targets that are not a number are passed over."""
-    known = ~torch.isnan(targets_BC)
-    if not bool(known.any()):
+    """Mean of one yes-or-no loss per label; targets that are NaN are passed over."""
+    is_given = ~torch.isnan(targets_BC)
+    if not bool(is_given.any()):
         return logits_BC.sum() * 0.0
     losses = functional.binary_cross_entropy_with_logits(
         logits_BC.float(), torch.nan_to_num(targets_BC), pos_weight=weights_C, reduction="none"
     )
-    return losses[known].mean()
+    return losses[is_given].mean()
 
 
 def squared_error(outputs_B1: Tensor, targets_B: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ OUTPUTS = {"squared_error": 1, "gaussian": 2, "poisson": 1, "negative_binomial":
 
 def number_loss(kind: str, outputs: Tensor, targets_B: Tensor) -> Tensor:
     """Mean loss over the rows that have a target; 0 where none has."""
-    known = ~torch.isnan(targets_B)
-    if not bool(known.any()):
+    is_given = ~torch.isnan(targets_B)
+    if not bool(is_given.any()):
         return outputs.sum() * 0.0
-    return NUMBER_LOSSES[kind](outputs.float()[known], targets_B[known].float()).mean()
+    return NUMBER_LOSSES[kind](outputs.float()[is_given], targets_B[is_given].float()).mean()
 
 
 _BLOCK = 384

@@ -51,8 +51,8 @@ def open_corpus(
     if len(parts) == 1:
         return parts[0], vocabulary
     shared = set.intersection(*(set(part.table.column_names) for part in parts))
-    wanted = [name for name in (keys.INPUT_IDS, keys.COUNTS, keys.CELL_ID, keys.SOURCE) if name in shared]
-    tables = [part.table.select(wanted) for part in parts]
+    names = [name for name in (keys.INPUT_IDS, keys.COUNTS, keys.CELL_ID, keys.SOURCE) if name in shared]
+    tables = [part.table.select(names) for part in parts]
     table = pa.concat_tables(tables, promote_options="permissive")
     return TokenizedDataset(table, vocabulary=vocabulary.fingerprint), vocabulary
 
@@ -85,10 +85,10 @@ def _check_same_cells(counts: list[Path], folder: Path, tokenizing: TokenizeOpti
         for source in sources:
             stack.callback(source.close)
         files = describe_inputs((file for source in sources for file in source.files), hash_limit=0)
-    found = [(Path(file.path).name, file.size) for file in files]
-    if made_from != found:
+    given = [(Path(file.path).name, file.size) for file in files]
+    if made_from != given:
         msg = (
-            f"{folder} holds tokens of {[name for name, _ in made_from]}, not of {[name for name, _ in found]}. Pass "
+            f"{folder} holds tokens of {[name for name, _ in made_from]}, not of {[name for name, _ in given]}. Pass "
             "the same counts, or choose another output folder."
         )
         raise RunMismatchError(msg)

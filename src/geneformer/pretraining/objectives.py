@@ -1,4 +1,4 @@
-"""The guess to beat in masked gene prediction: the genes seen most often at that rank."""
+"""The baseline of masked gene prediction: the genes that are commonest at that rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,16 +43,16 @@ class RankBaseline:
             stop = min(start + _RANKS_AT_ONCE, max_length)
             first, last = np.searchsorted(rank, [start, stop])
             key = (rank[first:last] - start) * n_tokens + ids[first:last]
-            seen = np.bincount(key, minlength=(stop - start) * n_tokens).reshape(stop - start, n_tokens)
-            seen[:, list(special_ids)] = -1
-            guesses[start:stop] = np.argsort(-seen, axis=1, kind="stable")[:, :n_guesses]
+            counts = np.bincount(key, minlength=(stop - start) * n_tokens).reshape(stop - start, n_tokens)
+            counts[:, list(special_ids)] = -1
+            guesses[start:stop] = np.argsort(-counts, axis=1, kind="stable")[:, :n_guesses]
         return cls(guesses)
 
     def hits(self, batch: Masked) -> tuple[int, int, int]:
         """Masked genes of a batch, and how many were the first, or among the first ten, guesses."""
         guesses = self.guesses[_ranks(batch.cu_seqlens)[batch.masked]]
-        right = guesses == batch.labels[:, None]
-        return len(batch.labels), int(right[:, 0].sum()), int(right[:, :10].any(axis=1).sum())
+        is_hit = guesses == batch.labels[:, None]
+        return len(batch.labels), int(is_hit[:, 0].sum()), int(is_hit[:, :10].any(axis=1).sum())
 
 
 def _ranks(cu_seqlens: NDArray[np.int64]) -> NDArray[np.int64]:

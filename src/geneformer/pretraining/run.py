@@ -43,7 +43,6 @@ _MAY_CHANGE = {"epochs", "max_steps", "save_steps", "eval_steps", "eval_cells", 
 HISTORY = "pretraining.json"
 """File with options, metrics and log lines next to the weights."""
 
-
 Ints = NDArray[np.int64]
 
 
@@ -57,6 +56,147 @@ class PretrainResult:
     steps: int
     metrics: dict[str, float]
     history: list[dict[str, Any]]
+
+
+def check_run_folder(output: Path, *, resume: bool) -> None:
+    """Refuse to mix runs, before any work."""
+    if (output / WEIGHTS).exists() and not resume:
+        msg = f"{output} holds a model already. Pass --resume (resume=True) to go on, or choose another folder."
+        raise OutputExistsError(msg)
+    check_resumable(output, resume=resume)
+
+
+def pretrain(
+    dataset: TokenizedDataset,
+    vocabulary: Vocabulary,
+    output: Path,
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> PretrainResult:
+    """Train an encoder on masked genes and write a checkpoint folder; of several processes the first one writes."""
+    if dataset.vocabulary not in (None, vocabulary.fingerprint):
+        msg = (
+            f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} "
+            f"({vocabulary.fingerprint}). Pass theirs, or tokenize again."
+        )
+        raise VocabularyMismatchError(msg)
+    views = options.contrastive_weight > 0
+    if (views or options.spectral_start) and not dataset.has_counts:
+        msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."
+        raise DatasetError(msg)
+    train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
+    set_seed(options.seed)
+    model = initial_model(options, vocabulary)
+    n_positions = model.config.max_position_embeddings
+    max_length = min(options.max_length or n_positions, n_positions)
+    processes = join_processes(runtime)
+    started = {
+        **asdict(options),
+        "cells": len(dataset),
+        "tokens": int(dataset.lengths.sum()),
+        "vocabulary_used": vocabulary.fingerprint,
+    }
+    stage = begin_run(output, started, processes, may_change=_MAY_CHANGE, resume=resume)
+
+    if options.spectral_start:
+        start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
+    batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
+    training, held_out = batches(train_rows, views=views), batches(held_rows, views=False)
+    sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
+    sample = batches(np.sort(sampled), views=False)
+    steps = planned_steps(training.lengths, options, processes.num_processes)
+    trainer = _trainer(
+        model, training, sample, steps, output=output, options=options, runtime=runtime, progress=progress
+    )
+    trainer.fit(stage, steps)
+    trainer.set_held_out(held_out.lengths, held_out)
+    metrics = trainer.evaluate()
+    if len(held_rows):
+        metrics |= baseline_accuracy(dataset, train_rows, held_out, max_length, options)
+    result = PretrainResult(
+        folder=output,
+        n_train=len(train_rows),
+        n_held_out=len(held_rows),
+        steps=trainer.state.global_step,
+        metrics=metrics,
+        history=trainer.state.log_history,
+    )
+    if processes.is_main_process:
+        save_checkpoint(model, output)
+        record = {"options": asdict(options), **asdict(result)}
+        del record["folder"]
+        with atomic_file(output / HISTORY, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    processes.wait_for_everyone()
+    return result
+
+
+def _trainer(
+    model: GeneformerForMaskedLM,
+    train: "MaskedBatches",
+    held_out: "MaskedBatches",
+    steps: int,
+    *,
+    output: Path,
+    options: PretrainOptions,
+    runtime: RuntimeOptions,
+    progress: Progress | None,
+) -> PackedTrainer:
+    """The Trainer of one run."""
+    contrast = {
+        "contrastive_weight": options.contrastive_weight,
+        "temperature": options.contrastive_temperature,
+        "contrastive_layer": options.contrastive_layer,
+    }
+    kernel = resolve_training_attention(model.config.attention_probs_dropout_prob, resolve_device(runtime.device))
+    return PackedTrainer(
+        model=model,
+        args=run_arguments(
+            output,
+            options,
+            runtime,
+            steps,
+            save_steps=options.save_steps,
+            eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
+            eval_steps=options.eval_steps,
+            save_total_limit=2,
+        ),
+        lengths=train.lengths,
+        collate=train,
+        eval_lengths=held_out.lengths,
+        eval_collate=held_out,
+        tokens_per_batch=options.tokens_per_batch,
+        groups=train.dataset.column(keys.SOURCE)[train.rows] if options.batch_by_source else None,
+        forward_options={"attention": kernel, **(contrast if train.views else {})},
+        remedy=(
+            f"Lower tokens_per_batch (now {options.tokens_per_batch:,}) and raise accumulation (now "
+            f"{options.accumulation}) by the same factor, or lower max_length."
+        ),
+        callbacks=[Reporting(progress)],
+    )
+
+
+def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
+    """Rows to train on and rows held out."""
+    names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
+    present = sorted(set(names.tolist()))
+    unknown = sorted(set(sources) - set(present))
+    if unknown:
+        msg = f"hold_out_sources names {unknown}, but the cells come from {present}."
+        raise DatasetError(msg)
+    is_held_out = np.isin(names, list(sources))
+    for source in sorted(set(present) - set(sources)):
+        rows = np.flatnonzero(names == source)
+        # By its own generator, so that the split of one source does not depend on which others there are.
+        rng = np.random.default_rng([seed, *source.encode()])
+        is_held_out[rng.choice(rows, round(held_out * len(rows)), replace=False)] = True
+    if is_held_out.all():
+        msg = f"All {len(dataset)} cells are held out; nothing is left to train on. Lower held_out or hold_out_sources."
+        raise NoCellsError(msg)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 class MaskedBatches:
@@ -104,143 +244,6 @@ class MaskedBatches:
         }
 
 
-def check_run_folder(output: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work."""
-    if (output / WEIGHTS).exists() and not resume:
-        msg = f"{output} holds a model already. Pass --resume (resume=True) to go on, or choose another folder."
-        raise OutputExistsError(msg)
-    check_resumable(output, resume=resume)
-
-
-def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
-    """Rows to train on and rows held out."""
-    names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
-    known = sorted(set(names.tolist()))
-    unknown = sorted(set(sources) - set(known))
-    if unknown:
-        msg = f"hold_out_sources names {unknown}, but the cells come from {known}."
-        raise DatasetError(msg)
-    held = np.isin(names, list(sources))
-    for source in sorted(set(known) - set(sources)):
-        rows = np.flatnonzero(names == source)
-        rng = np.random.default_rng([seed, *source.encode()])
-        held[rng.choice(rows, round(held_out * len(rows)), replace=False)] = True
-    if held.all():
-        msg = f"All {len(dataset)} cells are held out; nothing is left to train on. Lower held_out or hold_out_sources."
-        raise NoCellsError(msg)
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def pretrain(
-    dataset: TokenizedDataset,
-    vocabulary: Vocabulary,
-    output: Path,
-    options: PretrainOptions,
-    runtime: RuntimeOptions,
-    *,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> PretrainResult:
-    """Train an encoder on masked genes and write a checkpoint folder."""
-    if dataset.vocabulary not in (None, vocabulary.fingerprint):
-        msg = (
-            f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} "
-            f"({vocabulary.fingerprint}). Pass theirs, or tokenize again."
-        )
-        raise VocabularyMismatchError(msg)
-    views = options.contrastive_weight > 0
-    if (views or options.spectral_start) and not dataset.has_counts:
-        msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."
-        raise DatasetError(msg)
-    train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
-    set_seed(options.seed)
-    model = initial_model(options, vocabulary)
-    n_positions = model.config.max_position_embeddings
-    max_length = min(options.max_length or n_positions, n_positions)
-    processes = join_processes(runtime)
-    started = {
-        **asdict(options),
-        "cells": len(dataset),
-        "tokens": int(dataset.lengths.sum()),
-        "vocabulary_used": vocabulary.fingerprint,
-    }
-    stage = begin_run(output, started, processes, may_change=_MAY_CHANGE, resume=resume)
-
-    if options.spectral_start:
-        start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
-    batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
-    held_batches = batches(held_rows, views=False)
-    sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
-    training, sample = batches(train_rows, views=views), batches(np.sort(sampled), views=False)
-    steps = planned_steps(training.lengths, options, processes.num_processes)
-    trainer = _trainer(
-        model, training, sample, steps, output=output, options=options, runtime=runtime, progress=progress
-    )
-    trainer.fit(stage, steps)
-    trainer.set_held_out(held_batches.lengths, held_batches)
-    metrics = trainer.evaluate()
-    if len(held_rows):
-        metrics |= baseline_accuracy(dataset, train_rows, held_batches, max_length, options)
-    result = PretrainResult(
-        folder=output,
-        n_train=len(train_rows),
-        n_held_out=len(held_rows),
-        steps=trainer.state.global_step,
-        metrics=metrics,
-        history=trainer.state.log_history,
-    )
-    if processes.is_main_process:
-        save_checkpoint(model, output)
-        write_history(result, options)
-    processes.wait_for_everyone()
-    return result
-
-
-def _trainer(
-    model: GeneformerForMaskedLM,
-    train: MaskedBatches,
-    held_out: MaskedBatches,
-    steps: int,
-    *,
-    output: Path,
-    options: PretrainOptions,
-    runtime: RuntimeOptions,
-    progress: Progress | None,
-) -> PackedTrainer:
-    """The Trainer of one run."""
-    contrast = {
-        "contrastive_weight": options.contrastive_weight,
-        "temperature": options.contrastive_temperature,
-        "contrastive_layer": options.contrastive_layer,
-    }
-    kernel = resolve_training_attention(model.config.attention_probs_dropout_prob, resolve_device(runtime.device))
-    return PackedTrainer(
-        model=model,
-        args=run_arguments(
-            output,
-            options,
-            runtime,
-            steps,
-            save_steps=options.save_steps,
-            eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
-            eval_steps=options.eval_steps,
-            save_total_limit=2,
-        ),
-        lengths=train.lengths,
-        collate=train,
-        eval_lengths=held_out.lengths,
-        eval_collate=held_out,
-        tokens_per_batch=options.tokens_per_batch,
-        groups=train.dataset.column(keys.SOURCE)[train.rows] if options.batch_by_source else None,
-        forward_options={"attention": kernel, **(contrast if train.views else {})},
-        remedy=(
-            f"Lower tokens_per_batch (now {options.tokens_per_batch:,}) and raise accumulation (now "
-            f"{options.accumulation}) by the same factor, or lower max_length."
-        ),
-        callbacks=[Reporting(progress)],
-    )
-
-
 def baseline_accuracy(
     dataset: TokenizedDataset, train_rows: Ints, batches: MaskedBatches, max_length: int, options: PretrainOptions
 ) -> dict[str, float]:
@@ -252,17 +255,3 @@ def baseline_accuracy(
         hits += baseline.hits(batches.masked([(0, int(row)) for row in rows]))
     n_masked = max(hits[0], 1)
     return {"baseline_top1": float(hits[1] / n_masked), "baseline_top10": float(hits[2] / n_masked)}
-
-
-def write_history(result: PretrainResult, options: PretrainOptions) -> None:
-    """Options, figures and log lines, as JSON beside the weights."""
-    content = {
-        "options": asdict(options),
-        "n_train": result.n_train,
-        "n_held_out": result.n_held_out,
-        "steps": result.steps,
-        "metrics": result.metrics,
-        "history": result.history,
-    }
-    with atomic_file(result.folder / HISTORY, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

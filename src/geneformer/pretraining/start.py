@@ -1,4 +1,4 @@
-"""What a pretraining run begins with: an encoder of random weights, or one that has learnt before."""
+"""The network a pretraining run begins with: random weights, a spectrum of the cells, or a pretrained encoder."""
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import find_folder, recognize_vocabulary
 from geneformer.options import PretrainOptions
 from geneformer.tokens.dataset import TokenizedDataset
+
+_SMALLEST_SHARE = 1e-5
+"""Share of one token below which genes that no cell has are not set."""
 
 
 def initial_config(options: PretrainOptions, vocabulary: Vocabulary) -> BertConfig:
@@ -55,9 +58,6 @@ def initial_model(options: PretrainOptions, vocabulary: Vocabulary) -> Geneforme
             raise CheckpointError(msg)
     model.config.geneformer_vocabulary = vocabulary.fingerprint
     return model
-
-
-_SMALLEST_SHARE = 1e-5
 
 
 def start_from_spectrum(
