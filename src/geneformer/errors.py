@@ -173,7 +173,7 @@ class VocabularyMismatchError(PairingError):
 
 
 class UnknownVocabularyError(PairingError):
-    """Which vocabulary was used cannot be told."""
+    """Which vocabulary was used cannot be determined."""
 
     code = "GF302"
 

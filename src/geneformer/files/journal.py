@@ -19,16 +19,16 @@ class Journal:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        wanted = _plain(identity)
-        lines = _whole_lines(path) if path.exists() else []
+        given = _plain(identity)
+        lines = _complete_lines(path) if path.exists() else []
         if not lines:
-            path.write_bytes(_line({"identity": wanted}))
+            path.write_bytes(_line({"identity": given}))
             _sync(path)
             return
-        found = json.loads(lines[0])["identity"]
-        if found != wanted:
+        stored = json.loads(lines[0])["identity"]
+        if stored != given:
             msg = (
-                f'The half-finished run in "{path.parent}" was made from something else: {_difference(found, wanted)}. '
+                f'The half-finished run in "{path.parent}" was made from something else: {_difference(stored, given)}. '
                 "Repeat the command it was started with, or start over with --overwrite."
             )
             raise RunMismatchError(msg)
@@ -39,7 +39,7 @@ class Journal:
     @staticmethod
     def has_entries(path: Path) -> bool:
         """Whether the journal at `path` knows of a finished shard."""
-        return path.is_file() and len(_whole_lines(path)) > 1
+        return path.is_file() and len(_complete_lines(path)) > 1
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Record a finished shard; it is on the disk when this returns."""
@@ -50,7 +50,7 @@ class Journal:
         self.entries.append(_plain(entry))
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _complete_lines(path: Path) -> list[bytes]:
     """Lines that were written to their end."""
     *lines, _cut_short = path.read_bytes().split(b"\n")
     return lines
@@ -66,11 +66,11 @@ def _plain(entry: Mapping[str, Any]) -> Entry:
     return plain
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The first few keys that differ, with both values."""
-    keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
-    told = [f"{key} was {found.get(key)!r:.200}, now {wanted.get(key)!r:.200}" for key in keys[:3]]
-    return "; ".join(told)
+    keys = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
+    differences = [f"{key} was {stored.get(key)!r:.200}, now {given.get(key)!r:.200}" for key in keys[:3]]
+    return "; ".join(differences)
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,7 @@ from geneformer.files import file_digest
 from geneformer.files.atomic import MANIFEST_NAME
 
 HASH_LIMIT = 64 * 2**30
-"""Bytes up to which an input is hashed; larger ones are told apart by size and time of change."""
+"""Bytes up to which an input is hashed; larger ones are identified by size and time of change."""
 
 LIBRARIES = ("numpy", "scipy", "pandas", "pyarrow", "anndata", "torch", "transformers")
 

@@ -61,16 +61,16 @@ def _bar(label: str, target: "Console") -> Iterator[Progress]:
 
 def _lines(label: str, target: "Console") -> Progress:
     """A line now and then, with the time left at the pace so far; a run that goes on is judged by its new part."""
-    started = told = time.monotonic()
+    started = last_line = time.monotonic()
     first: int | None = None
 
     def update(done: int, total: int | None = None) -> None:
-        nonlocal told, first
+        nonlocal last_line, first
         first = done if first is None else first
         now = time.monotonic()
-        if now - told < SECONDS_BETWEEN_LINES:
+        if now - last_line < SECONDS_BETWEEN_LINES:
             return
-        told = now
+        last_line = now
         line = f"{label}: {done:,}" + ("" if total is None else f" of {total:,}") + f" after {_clock(now - started)}"
         if total is not None and done > first:
             line += f", about {_clock((now - started) * (total - done) / (done - first))} left"

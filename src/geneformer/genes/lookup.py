@@ -201,16 +201,16 @@ class KnownNames:
 
     def learn(self, names: Iterable[str]) -> None:
         """Look names up in the tables, all at once: each time they are read to their end."""
-        wanted = set(names) - self._learnt
-        if not wanted:
+        new = set(names) - self._learnt
+        if not new:
             return
-        self._learnt |= wanted
-        symbols = self._tables.symbols_spelling(wanted)
+        self._learnt |= new
+        symbols = self._tables.symbols_spelling(new)
         self._symbols |= {s.upper(): (s, gene) for s, gene in symbols.items() if gene in self._place_of}
         if self._history is not None:
-            official = symbols if self._history is self._tables else self._history.symbols_spelling(wanted)
+            official = symbols if self._history is self._tables else self._history.symbols_spelling(new)
             self._official |= {symbol.upper(): symbol for symbol in official}
-            self._aliases |= self._history.aliases_among(wanted)
+            self._aliases |= self._history.aliases_among(new)
 
     def get(self, name: str) -> Known | None:
         """What a name stands for, or nothing."""
@@ -406,14 +406,14 @@ class GeneMatch:
             if len(group) > 1
         }
 
-    def report(self, counts_per_column: ArrayLike, *, examples: int = 5) -> "GeneReport":
+    def report(self, counts_per_column: ArrayLike, *, examples: int = 5) -> "MatchReport":
         """The account of the match."""
         counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
         total = float(counts.sum()) or 1.0
         out = np.flatnonzero(self.positions < 0)
         named = out[self.hows[out] != MISSING_CODE]
         top = named[np.argsort(-counts[named], kind="stable")][:examples]
-        return GeneReport(
+        return MatchReport(
             match=self,
             share_matched=float(counts[self.positions >= 0].sum()) / total,
             share_left_out=float(counts[out].sum()) / total,
@@ -423,7 +423,7 @@ class GeneMatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneReport:
+class MatchReport:
     """How many genes matched, how, and which share of the counts that is."""
 
     match: GeneMatch

@@ -548,7 +548,7 @@ def _read_pairs(path: Path, column: str, accept: Callable[[str], bool] | None = 
 
 
 def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
-    """The columns of a Parquet file as lists of the kinds wanted."""
+    """The columns of a Parquet file as lists of the given kinds."""
     read: list[list[Any]] = [[] for _ in columns]
     for batch in _read_batches(path, columns):
         for values, array in zip(read, batch, strict=True):
@@ -557,7 +557,7 @@ def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
 
 
 def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]:
-    """The columns of a Parquet file as arrays of the kinds wanted, some thousand rows at a time."""
+    """The columns of a Parquet file as arrays of the given kinds, some thousand rows at a time."""
     from pyarrow import parquet
 
     try:
@@ -641,7 +641,7 @@ def _check_genes(where: str, genes: Sequence[str]) -> None:
 
 
 def _are_plain(genes: Sequence[str]) -> bool:
-    """Whether all are printable texts without any space; told at once, most often so."""
+    """Whether all are printable texts without any space; one look at them joined settles most cases."""
     if set(map(type, genes)) != {str} or not all(genes):
         return False
     joined = "".join(genes)

@@ -192,9 +192,9 @@ def _refuse(name: str, accepted: list[str], path: Path) -> None:
     raise UnknownOptionError(msg)
 
 
-def _strictly(name: str, value: Any, wanted: Any, path: Path) -> Any:
-    """The value, if it is of the wanted kind; whole numbers pass for numbers, lists for tuples, nothing else."""
-    origin, inner = get_origin(wanted), get_args(wanted)
+def _strictly(name: str, value: Any, expected: Any, path: Path) -> Any:
+    """The value, if it is of the expected kind; whole numbers pass for numbers, lists for tuples, nothing else."""
+    origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
@@ -207,9 +207,9 @@ def _strictly(name: str, value: Any, wanted: Any, path: Path) -> Any:
             return tuple(_strictly(f"{name}[{i}]", v, kinds[i], path) for i, v in enumerate(value))
         msg = f'"{path}" sets {name}={value!r}; it takes a list{"" if inner[-1] is ... else f" of {len(inner)}"}.'
         raise OptionError(msg)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not wanted:
-        msg = f'"{path}" sets {name}={value!r}; it takes {_KINDS[wanted]}.'
+    if type(value) is not expected:
+        msg = f'"{path}" sets {name}={value!r}; it takes {_KINDS[expected]}.'
         raise OptionError(msg)
     return value

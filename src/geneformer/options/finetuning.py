@@ -388,9 +388,9 @@ class SplitOptions(Options):
 
     def _check_lists(self) -> None:
         lists = {name: getattr(self, name) for name in ("train_ids", "valid_ids", "test_ids")}
-        for wanted, given in (("ids", [name for name in lists if lists[name]]), ("balanced", ["balance"])):
-            if self.method != wanted and any(getattr(self, name) for name in given):
-                msg = f'{given[0]} is given, but method="{self.method}". Pass method="{wanted}", or leave it out.'
+        for method, given in (("ids", [name for name in lists if lists[name]]), ("balanced", ["balance"])):
+            if self.method != method and any(getattr(self, name) for name in given):
+                msg = f'{given[0]} is given, but method="{self.method}". Pass method="{method}", or leave it out.'
                 raise OptionError(msg)
         if self.method == "ids" and not self.train_ids:
             msg = 'method="ids" without train_ids. List the ids that are to be learnt from.'

@@ -224,8 +224,8 @@ def arrow_type(values: Any) -> pa.DataType:
     return _storable(found)
 
 
-def arrow_column(name: str, values: Any, wanted: pa.DataType) -> pa.Array:
-    """One column as an Arrow array of the wanted type; missing values become nulls."""
+def arrow_column(name: str, values: Any, kind: pa.DataType) -> pa.Array:
+    """One column as an Arrow array of the given type; missing values become nulls."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     try:
@@ -234,11 +234,11 @@ def arrow_column(name: str, values: Any, wanted: pa.DataType) -> pa.Array:
             array = array.dictionary_decode()
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
-        return array.cast(wanted)
+        return array.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        if pa.types.is_string(wanted):
+        if pa.types.is_string(kind):
             return pa.array([None if _missing(value) else str(value) for value in values], pa.string())
-        msg = f"Column {name!r} was taken for {wanted} but holds something else ({error}). Make it one kind of value."
+        msg = f"Column {name!r} was taken for {kind} but holds something else ({error}). Make it one kind of value."
         raise DatasetError(msg) from error
 
 
