@@ -144,7 +144,7 @@ def search(
     (['complete', 'complete'], ['learning_rate'])
     """
     chosen: SearchOptions = spread_options({"search": options or SearchOptions()}, changes)["search"]
-    import_optuna()
+    require("optuna", "A search", extra="train")
     base = estimator.base()
     table = read_space(space) if isinstance(space, (str, Path)) else space
     training = training_groups(estimator)
@@ -492,7 +492,7 @@ class Study:
     """
 
     def __init__(self, options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> None:
-        self.optuna = import_optuna()
+        self.optuna = require("optuna", "A search", extra="train")
         self.options, self.lower_is_better = options, lower_is_better
         self._started = json.loads(json.dumps(dict(started), default=str))
         self._file = storage_file(options.storage)
@@ -656,11 +656,6 @@ def _reason(trial: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def import_optuna() -> Any:
-    """Optuna."""
-    return require("optuna", "A search", extra="train")
 
 
 def storage_file(storage: str | None) -> Path | None:

@@ -19,7 +19,6 @@ from geneformer.errors import (
     OptionError,
     OutOfRangeError,
     RareClassError,
-    UnknownClassError,
     UnknownColumnError,
     UnknownIdError,
 )
@@ -159,28 +158,6 @@ def given_rows(parts: Split, codes: Ints, groups: Any, options: SplitOptions) ->
 def shared_groups(split: Split, groups: ArrayLike) -> dict[str, tuple[str, ...]]:
     """Groups with cells in two parts of a split, by pair such as "train/test"; empty where no group leaks."""
     return _shared(_sides(split), distinct_words(groups, "groups"))
-
-
-def check_classes(split: Split, codes: ArrayLike, classes: Sequence[str], *, allow_unknown: bool = False) -> None:
-    """Refuse a split that trains on fewer than two classes, or that tests classes it does not train on."""
-    codes_n = np.asarray(codes, dtype=np.int64)
-    trained = np.unique(codes_n[split.train])
-    if len(trained) < 2:
-        only = f"all {classes[trained[0]]!r}" if len(trained) else "none"
-        msg = f"The {len(split.train):,} cells to learn from are {only}. At least two classes are needed."
-        raise ConstantLabelError(msg)
-    for name in PARTS[1:]:
-        held_out = codes_n[getattr(split, name)]
-        untrained = np.setdiff1d(held_out[held_out >= 0], trained)
-        if len(untrained):
-            listed = ", ".join(f"{classes[code]!r} ({(held_out == code).sum():,} cells)" for code in untrained[:5])
-            msg = (
-                f"{len(untrained)} classes of the {name} part are not learnt: {listed}. They are always predicted "
-                "wrongly; drop rare classes, or split by finer groups."
-            )
-            if not allow_unknown:
-                raise UnknownClassError(msg)
-            warnings.warn(msg, GeneformerWarning, stacklevel=2)
 
 
 # Genes
