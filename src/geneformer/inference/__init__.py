@@ -1,1 +1,1 @@
-"""What a pretrained model says of cells: embeddings, attention, masked genes."""
+"""What a pretrained model sees in cells: embeddings, attention, masked genes."""

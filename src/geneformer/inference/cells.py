@@ -1,4 +1,4 @@
-"""Cells to learn from or to tell about, wherever they come from: tokens, and what is known about each cell."""
+"""Cells from AnnData, files or tokens, opened for a model: their tokens and their columns, and checks of both."""
 
 import tempfile
 from collections.abc import Sequence
@@ -215,7 +215,7 @@ class Cells:
     gene_ids: str | None = None
 
     def column(self, name: str) -> Any:
-        """What a column says about the tokenized cells, ``(n,)``."""
+        """A column of the tokenized cells, ``(n,)``."""
         columns = self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
         if name not in columns:
             where = "the tokenized dataset" if self.adata is None else "obs"
@@ -263,7 +263,7 @@ def open_cells(
     gene_ids: str | None = None,
     counts: bool = False,
 ) -> Cells:
-    """Tokens for a model, with everything that is known about the cells."""
+    """Tokens for a model, with the columns of the cells."""
     if isinstance(cells, Cells):
         return cells
     if isinstance(cells, TokenizedDataset):
@@ -292,7 +292,7 @@ def _of_files(paths: list[Path], model: PairedModel, counts_layer: str | None, g
 
 
 def _read(path: Path) -> "AnnData":
-    """A file in memory; what is wrong with it is told by the tokenizer, which reads it with care."""
+    """A file in memory; the tokenizer, which reads it with care, says what is wrong with its content."""
     from geneformer.errors import InputNotFoundError, UnreadableInputError
 
     if not path.exists():
