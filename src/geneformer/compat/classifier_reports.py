@@ -33,16 +33,12 @@ def classifier_predict(
 
     Parameters
     ----------
-    model
-        Trained classifier, of this package or of plain `transformers`.
-    classifier_type
-        "cell" or "gene".
+    model, classifier_type
+        Trained classifier, of this package or of plain `transformers`, of "cell" or "gene".
     evalset
         Cells with a column `label`, or `labels` for genes.
-    forward_batch_size
-        At most so many of the longest cells in one pass; how, not what.
-    gene_token_dict
-        Has nothing to do: cells are not padded.
+    forward_batch_size, gene_token_dict
+        At most so many of the longest cells in one pass. The other has nothing to do: cells are not padded.
     predict_metadata
         Columns to hand on, one value for each prediction.
 
@@ -93,19 +89,15 @@ def get_metrics(
     ----------
     y_pred, y_true
         Classes predicted and true ones, ``(n,)``.
-    logits_list
-        Scores, ``(n, C)``.
-    num_classes
-        Classes, C.
+    logits_list, num_classes
+        Scores, ``(n, C)``, and the number of classes, C.
     labels
         Class ids in the order of the matrix.
 
     Raises
     ------
-    UnknownClassError
-        A class that is not among the labels.
-    OptionError
-        Different numbers of predictions and labels.
+    UnknownClassError, OptionError
+        A class that is not among the labels, or different numbers of predictions and labels.
     """
     import sklearn.metrics
 
@@ -144,10 +136,8 @@ def get_cross_valid_roc_metrics(
 
     Parameters
     ----------
-    all_tpr
-        True positive rates of each split on the common grid.
-    all_roc_auc
-        Area of each split.
+    all_tpr, all_roc_auc
+        True positive rates on the common grid, and area, of each split.
     all_tpr_wt
         Weight of each split; published is the number of corners of its curve.
     """

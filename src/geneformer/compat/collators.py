@@ -250,15 +250,8 @@ class DataCollatorForGeneClassification(_Collator):
 
     Parameters
     ----------
-    token_dictionary
-        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
-    padding, max_length, pad_to_multiple_of
-        How far batches are padded; True pads to the longest cell.
-
-    Raises
-    ------
-    OptionError
-        A dictionary without `<pad>`.
+    token_dictionary, padding, max_length, pad_to_multiple_of
+        As in `DataCollatorForCellClassification`.
 
     Examples
     --------

@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -327,7 +327,7 @@ class MTLClassifier:
         """A network trained from the pretrained weights, and its predictions for the validation cells."""
         runtime = self._runtime(cells.base.max_length)
         project = {"project": self.wandb_project} if self.use_wandb and is_first() else None
-        with run_log(self._log_folder, name, project) as log, progress_bar(name) as update:
+        with closing(RunLog(self._log_folder, name, project)) as log, progress_bar(name) as update:
             try:
                 network, result = learn_tasks(
                     cells.base,
@@ -588,10 +588,15 @@ def predict_tasks(
 
 
 class RunLog(TrainerCallback):
-    """What is logged of one run, in TensorBoard and in Weights & Biases."""
+    """What is logged of one run: in TensorBoard, and with settings for it in Weights & Biases."""
 
-    def __init__(self, writer: Any = None, tracker: Any = None) -> None:
-        self.writer, self.tracker = writer, tracker
+    def __init__(self, folder: Path | None, name: str, wandb: Mapping[str, Any] | None) -> None:
+        self.writer: Any = None
+        self.tracker = None if wandb is None else _import_wandb().init(**wandb, name=name, reinit=True)
+        if folder is not None and find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(log_dir=str(folder / name))
 
     @property
     def callbacks(self) -> list[TrainerCallback]:
@@ -616,24 +621,12 @@ class RunLog(TrainerCallback):
         if self.tracker is not None:
             self.tracker.log(dict(figures))
 
-
-@contextmanager
-def run_log(folder: Path | None, name: str, wandb: Mapping[str, Any] | None) -> Iterator[RunLog]:
-    """The log of a run, closed in the end; with settings for Weights & Biases it goes there too."""
-    log = RunLog()
-    if folder is not None and find_spec("tensorboard") is not None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        log.writer = SummaryWriter(log_dir=str(folder / name))
-    if wandb is not None:
-        log.tracker = _import_wandb().init(**wandb, name=name, reinit=True)
-    try:
-        yield log
-    finally:
-        if log.writer is not None:
-            log.writer.close()
-        if log.tracker is not None:
-            log.tracker.finish()
+    def close(self) -> None:
+        """End the run."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.tracker is not None:
+            self.tracker.finish()
 
 
 def _import_wandb() -> Any:
