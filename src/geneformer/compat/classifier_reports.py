@@ -15,7 +15,7 @@ from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.evaluations import Evaluation
 from geneformer.options._fields import check_choice
 from geneformer.pl._classification import confusion_matrix
-from geneformer.pl._figures import INK, plotting_library, save_figure, spread
+from geneformer.pl._figures import figure_axes, label_axes, open_frame, plotting_library, save_figure, spread
 
 MEAN_FPR = np.linspace(0, 1, 100)
 """False positive rates at which curves are averaged over splits."""
@@ -246,7 +246,7 @@ def plot_ROC(  # noqa: N802  the published name
         if unknown:
             msg = f"model_style_dict sets {unknown[0]!r} for {model!r}. It takes color and linestyle."
             raise UnsupportedArgumentError(msg)
-    ax: Any = plotting_library("matplotlib.pyplot").subplots(figsize=(10, 8), layout="constrained")[1]
+    ax = figure_axes(None, (10, 8))
     ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
     for (model, metrics), color in zip(roc_metric_dict.items(), spread(len(roc_metric_dict)), strict=True):
         areas = metrics["all_roc_auc"]
@@ -257,11 +257,9 @@ def plot_ROC(  # noqa: N802  the published name
         ax.plot(metrics["mean_fpr"], metrics["mean_tpr"], label=f"{model} ({label})", linewidth=2, **style)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("false positive rate", color=INK, fontsize=12)
-    ax.set_ylabel("true positive rate", color=INK, fontsize=12)
-    ax.set_title(title, color=INK, fontsize=14, loc="left")
+    label_axes(ax, "false positive rate", "true positive rate", title)
     ax.legend(loc="lower right", frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    open_frame(ax)
     save_figure(ax.figure, made_folder(output_dir) / f"{output_prefix}_roc.pdf")
     _show()
 

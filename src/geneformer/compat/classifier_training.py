@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -44,6 +44,7 @@ from geneformer.engine.training import (
     quiet_library,
     training_arguments,
 )
+from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.finetuned import apply_strategy, build_network
@@ -51,7 +52,7 @@ from geneformer.models.loading import LoadedModel, load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, nearest
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Packed, TokenizedDataset
 
 LABELS: dict[str, str] = {"cell": "label", "gene": "labels"}
 """Column with the class of each cell, or with the class of each of its tokens."""
@@ -79,8 +80,8 @@ def train_network(
     """Train a network in place, write it to the output folder of the settings, and return the trainer with it."""
     network.label_smoothing = float(settings.label_smoothing_factor)
     settings.label_smoothing_factor = 0.0  # the network's own loss does it
-    learnt = LabelBatches(train, kind_of(network))
-    held_out = LabelBatches(train.take([]) if valid is None else valid, kind_of(network))
+    learnt = label_batches(train, kind_of(network))
+    held_out = label_batches(train.take([]) if valid is None else valid, kind_of(network))
     dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
     trainer = FixedBatchTrainer(
         model=network,
@@ -162,42 +163,25 @@ def is_grouped_by_length(args: Any) -> bool:
     return bool(strategy == "group_by_length" or getattr(args, "group_by_length", False))
 
 
-class LabelBatches:
-    """Batches from keys: cells end to end, and the class of every cell or of every token."""
+def label_batches(dataset: TokenizedDataset, kind: str) -> Batches:
+    """Batches of cells end to end, and the class of every cell or of every token."""
+    labels_of = label_reader(dataset, kind)
 
-    def __init__(self, dataset: TokenizedDataset, kind: str) -> None:
-        self.dataset, self.lengths = dataset, dataset.lengths
-        self._of_cells = _cell_labels(dataset) if kind == "cell" else None
-        self._of_tokens = _token_labels(dataset) if kind == "gene" else None
+    def make(packed: Packed, rows: NDArray[np.int64], _: Sequence[Key]) -> dict[str, Any]:
+        return {**packed_tensors(packed), "labels": torch.from_numpy(labels_of(rows))}
 
-    def labels(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Class of the cells, ``(B,)``, or of their tokens end to end, ``(T,)``; `losses.MISSING` for none."""
-        if self._of_tokens is not None:
-            return self._of_tokens.gather(rows).input_ids.astype(np.int64)
-        labels: NDArray[np.int64] = np.asarray(self._of_cells)[np.asarray(rows)]
-        return labels
-
-    def __call__(self, keys_: Sequence[Key]) -> dict[str, Any]:
-        """The batch as tensors."""
-        rows = [row for _, row in keys_]
-        packed = self.dataset.gather(rows)
-        return {
-            "input_ids": torch.from_numpy(packed.input_ids.astype(np.int64)),
-            "cu_seqlens": torch.from_numpy(packed.cu_seqlens),
-            "labels": torch.from_numpy(self.labels(rows)),
-        }
+    return Batches(dataset, np.arange(len(dataset)), int(dataset.lengths.max(initial=1)), make)
 
 
-def _cell_labels(dataset: TokenizedDataset) -> NDArray[np.int64]:
-    values = dataset.column(LABELS["cell"])
-    if not np.issubdtype(values.dtype, np.integer):
-        msg = f"Column `label` holds {values.dtype}, not class numbers. Make the data set with `prepare_data`."
-        raise errors.DatasetError(msg)
-    return values.astype(np.int64)
-
-
-def _token_labels(dataset: TokenizedDataset) -> TokenizedDataset:
-    """The labels of every token, as ragged rows."""
+def label_reader(dataset: TokenizedDataset, kind: str) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Reads the class of cells, ``(B,)``, or of their tokens end to end, ``(T,)``; `losses.MISSING` for none."""
+    if kind == "cell":
+        values = dataset.column(LABELS["cell"])
+        if not np.issubdtype(values.dtype, np.integer):
+            msg = f"Column `label` holds {values.dtype}, not class numbers. Make the data set with `prepare_data`."
+            raise errors.DatasetError(msg)
+        codes: NDArray[np.int64] = values.astype(np.int64)
+        return lambda rows: codes[rows]
     name = LABELS["gene"]
     if name not in dataset.table.column_names:
         msg = f"No column `labels`; the data set has {dataset.columns}. Make it with `prepare_data`."
@@ -209,11 +193,11 @@ def _token_labels(dataset: TokenizedDataset) -> TokenizedDataset:
             "Make the data set with `prepare_data`."
         )
         raise errors.DatasetError(msg)
-    labels = TokenizedDataset(pa.table({keys.INPUT_IDS: column}))
-    if not np.array_equal(labels.lengths, dataset.lengths):
+    per_token = TokenizedDataset(pa.table({keys.INPUT_IDS: column}))
+    if not np.array_equal(per_token.lengths, dataset.lengths):
         msg = "Column `labels` has another number of entries than `input_ids`. The data set is damaged; make it again."
         raise errors.DatasetError(msg)
-    return labels
+    return lambda rows: per_token.gather(rows).input_ids.astype(np.int64)
 
 
 def load_trained(folder: Path, kind: str, n_classes: int) -> BertClassifier:
@@ -261,13 +245,13 @@ def predict(network: BertClassifier, cells: TokenizedDataset, runtime: RuntimeOp
     """Predictions for every labeled cell or labeled token, in the order of the cells; none is left out."""
     kind = kind_of(network)
     check_fit(cells, int(network.config.vocab_size), int(network.config.max_position_embeddings))
-    batches = LabelBatches(cells, kind)
+    labels_of = label_reader(cells, kind)
     logits_of: list[Any] = [np.empty((0, network.classifier.out_features), np.float32)] * len(cells)
     truth_of: list[Any] = [np.empty(0, np.int64)] * len(cells)
 
     def step(batch: Batch) -> None:
         logits = network(batch.input_ids, batch.cu_seqlens, attention=batch.attention).logits.float().cpu().numpy()
-        truth = batches.labels(batch.rows)
+        truth = labels_of(batch.rows)
         ends = np.cumsum(np.ones(len(batch.rows), np.int64) if kind == "cell" else cells.lengths[batch.rows])[:-1]
         for row, scores, codes in zip(batch.rows, np.split(logits, ends), np.split(truth, ends), strict=True):
             logits_of[row], truth_of[row] = scores[codes != MISSING], codes[codes != MISSING]

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import BertConfig
 
 from geneformer import keys
-from geneformer.compat.classifier_training import accuracy_and_f1
 from geneformer.errors import CheckpointError
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
+from geneformer.finetuning.training import class_scores
 from geneformer.models.checkpoint import PICKLED_WEIGHTS, WEIGHTS, read_config, read_weights, unpickle_weights
 from geneformer.models.config import write_config
 from geneformer.models.finetuned import filled
@@ -134,7 +134,7 @@ class TaskPredictions:
             if not labeled.any():
                 continue
             truth, proba = codes[labeled], self.proba[name][labeled]
-            accuracy, macro_f1 = accuracy_and_f1(truth, proba.argmax(axis=1))
+            accuracy, macro_f1 = class_scores(proba, truth)
             of_truth = np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)
             classes = self.classes[name]
             figures[name] = {
