@@ -105,7 +105,7 @@ class Estimator:
     """Evaluation on the test part of the split, if there was one."""
 
     metrics_: dict[str, float]
-    """Figures of the validation part at the weights that were kept."""
+    """Figures of the validation part at the best weights."""
 
     finetuning: FinetuneOptions
     runtime: RuntimeOptions
@@ -507,11 +507,11 @@ class CellEstimator(Estimator):
         counts = self._counts_like_training(cells)
         reports = ReportSet()
         for name, target in targets.items():
-            known = np.flatnonzero(target.has_value(values[name][rows]))
+            known = np.flatnonzero(target.has_value(values[name][rows]))  # tasks differ in the cells with a label
             if not len(known):
                 continue
-            truth, said = values[name][rows[known]], {label: out[name][known] for label, out in outputs.items()}
-            predictions = {label: target.decode(out) for label, out in said.items()}
+            truth = values[name][rows[known]]
+            predictions = {label: target.decode(out[name][known]) for label, out in outputs.items()}
             if counts is not None:
                 predictions |= self._by_baselines(target, counts[rows[known]], scaled=cells.adata is None)
             settings = {"model": self.model, "label": name, "split": self.split_, **self._options}
@@ -522,7 +522,7 @@ class CellEstimator(Estimator):
                 cell_ids=part.tokens.cell_ids[known],
                 groups=None if groups is None else groups[rows[known]],
                 seed=self.finetuning.seed,
-                settings=settings | self._shared_settings() | target.fold_settings(truth, said[""]),
+                settings=settings | self._shared_settings() | target.fold_settings(truth, outputs[""][name][known]),
             )
         self._evaluated = self._as_report(reports)
         return self._evaluated

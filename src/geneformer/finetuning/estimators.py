@@ -1031,14 +1031,14 @@ class ExpressionDecoder(CellEstimator):
     def _train(self, title: str = "Training", **run: Any) -> None:
         """Train after a look at the usual values of the genes, and their effects next to those of the cells."""
         training, pairing = self._training, self._pair()
-        seen: dict[str, Any] = {
+        learnt: dict[str, Any] = {
             "tokens": training.cells.tokens,
             "rows": training.split.train,
             "special": pairing.vocabulary.special_ids,
             "max_length": pairing.max_length,
         }
-        self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **seen)
-        self._additive = AdditiveModel.fit(usual=self._usual, **seen)
+        self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **learnt)
+        self._additive = AdditiveModel.fit(usual=self._usual, **learnt)
         self.share_ = self.expression.share
         super()._train(title, **run)
 

@@ -117,8 +117,27 @@ class Target(ABC):
         """Further fields of the report, settings among them."""
 
 
+class _Classes(Target):
+    """Base of the targets with classes."""
+
+    classes: tuple[str, ...]
+
+    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+        """Linear models, the library size, and the majority; of label sets label by label."""
+        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
+
+    def _refuse_unlearnt(self, unlearnt: NDArray[Any], cells: NDArray[Any], part: str) -> None:
+        if len(unlearnt):
+            shown = ", ".join(f"{self.classes[code]!r} ({cells[code]:,} cells)" for code in unlearnt[:5])
+            msg = (
+                f"Labels {self.name!r}: {len(unlearnt)} classes of the {part} part are not learnt: {shown}. They are "
+                "always predicted wrongly; drop rare classes (rare_below), or split by finer groups."
+            )
+            raise UnknownClassError(msg)
+
+
 @dataclass(eq=False)
-class OneOf(Target):
+class OneOf(_Classes):
     """One class of many. Values are numbers of classes, `losses.MISSING` for no label."""
 
     report_kind = ClassificationReport
@@ -164,9 +183,8 @@ class OneOf(Target):
             raise ConstantLabelError(msg)
         for part in ("valid", "test"):
             held_out = values[getattr(split, part)]
-            _refuse_unlearnt(
-                np.setdiff1d(held_out[held_out >= 0], learnt), np.bincount(held_out[held_out >= 0]), self, part
-            )
+            codes = held_out[held_out >= 0]
+            self._refuse_unlearnt(np.setdiff1d(codes, learnt), np.bincount(codes), part)
 
     def weights(self, values: Values) -> Floats:
         """Weights that let every class count alike, ``(C,)``."""
@@ -189,10 +207,6 @@ class OneOf(Target):
         """Figures of classes."""
         return evaluate_classes(truth, predictions, self.classes, groups=groups, seed=seed)
 
-    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
-        """Linear models, the library size, and the majority."""
-        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
-
     def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
         """The temperature."""
         return {"temperature": self.temperature}
@@ -203,7 +217,7 @@ class OneOf(Target):
 
 
 @dataclass(eq=False)
-class AnyOf(Target):
+class AnyOf(_Classes):
     """Any of many labels. Values are 0 and 1 by label, NaN for cells whose labels are not known."""
 
     report_kind = LabelSetReport
@@ -239,7 +253,7 @@ class AnyOf(Target):
         learnt = (values[split.train] == 1).any(axis=0)
         for part in ("valid", "test"):
             cells = (values[getattr(split, part)] == 1).sum(axis=0)
-            _refuse_unlearnt(np.flatnonzero((cells > 0) & ~learnt), cells, self, part)
+            self._refuse_unlearnt(np.flatnonzero((cells > 0) & ~learnt), cells, part)
 
     def weights(self, values: Values) -> Floats:
         """Weights that let the cells with and without a label count alike, ``(C,)``."""
@@ -255,10 +269,6 @@ class AnyOf(Target):
     def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of label sets."""
         return evaluate_label_sets(truth, predictions, self.classes, groups=groups, seed=seed)
-
-    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
-        """Linear models, the library size, and the majority, label by label."""
-        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
 
     def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
         return {"proba": predictions, "settings": settings}
@@ -424,16 +434,6 @@ def encode_targets(
             used[codes < 0] = MISSING if np.issubdtype(used.dtype, np.integer) else np.nan
             values[name] = used
     return Encoded({target.name: target for target in targets}, values, codes)
-
-
-def _refuse_unlearnt(unlearnt: NDArray[Any], cells: NDArray[Any], target: OneOf | AnyOf, part: str) -> None:
-    if len(unlearnt):
-        shown = ", ".join(f"{target.classes[code]!r} ({cells[code]:,} cells)" for code in unlearnt[:5])
-        msg = (
-            f"Labels {target.name!r}: {len(unlearnt)} classes of the {part} part are not learnt: {shown}. They are "
-            "always predicted wrongly; drop rare classes (rare_below), or split by finer groups."
-        )
-        raise UnknownClassError(msg)
 
 
 def _warn_missing(names: Sequence[str], strata: Ints) -> None:
