@@ -1,8 +1,6 @@
 """The checkpoint that ships with the package: it is there, it fits, and every example that uses it runs."""
 
 import dataclasses
-import doctest
-import importlib
 import json
 from pathlib import Path
 
@@ -17,17 +15,6 @@ from geneformer.options._fields import read_options
 pytestmark = [pytest.mark.contract, pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-NEEDING_MINI = (
-    "models.loading",
-    "pl._embedding",
-    "pl._heatmap",
-    "pl._training_curve",
-    "tl._attention",
-    "tl._embed",
-    "tl._predict_masked",
-)
-"""Modules with examples that load it; `test_doctests.py` runs all others."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +61,3 @@ def test_its_embeddings_tell_cells_apart():
     np.fill_diagonal(likeness, -1)
     labels = cells.obs["cell_type"].to_numpy()
     assert (labels[likeness.argmax(1)] == labels).mean() > 0.8
-
-
-@pytest.mark.parametrize("module", NEEDING_MINI)
-def test_examples_run(module):
-    failed, run = doctest.testmod(importlib.import_module(f"geneformer.{module}"))
-    assert (failed, run > 0) == (0, True)
