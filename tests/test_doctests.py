@@ -3,7 +3,6 @@
 import ast
 import doctest
 import importlib
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ import pytest
 import geneformer
 
 SOURCE = Path(geneformer.__file__).parent
+
+pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
 
 
 def has_examples(path: Path) -> bool:
@@ -29,7 +30,6 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_run(name):
-    with warnings.catch_warnings():
-        failed, run = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    failed, run = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
     assert failed == 0
     assert run > 0

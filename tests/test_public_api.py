@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -102,7 +103,8 @@ def test_a_function_has_the_defaults_of_its_options(name):
     shared = parameters.keys() & fields.keys()
     assert shared
     assert {n: parameters[n].default for n in shared} == {n: fields[n].default for n in shared}
-    assert {n: parameters[n].annotation for n in shared} == {n: fields[n].type for n in shared}
+    types = {field: hint for cls in SURFACES[name] for field, hint in get_type_hints(cls).items()}
+    assert {n: parameters[n].annotation for n in shared} == {n: types[n] for n in shared}
     assert all(parameters[n].kind is inspect.Parameter.KEYWORD_ONLY for n in shared)
 
 

@@ -310,7 +310,7 @@ def predictions(
     >>> from geneformer.finetuning.metrics import evaluate_classes
     >>> truth, proba = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     >>> evaluation = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
-    >>> report = ClassificationReport(evaluation=found, truth=truth, predicted=proba.argmax(axis=1), proba=proba)
+    >>> report = ClassificationReport(evaluation=evaluation, truth=truth, predicted=proba.argmax(axis=1), proba=proba)
     >>> axes = gf.pl.predictions(report)
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['B  n=2', 'T  n=1']
