@@ -71,8 +71,8 @@ def test_nothing_but_tokens_and_medians_is_read_at_first(monkeypatch):
     from geneformer.genes import vocabulary as tables
 
     read = []
-    real = tables._read_columns
-    monkeypatch.setattr(tables, "_read_columns", lambda path, columns: read.append(path.name) or real(path, columns))
+    real = tables._read_batches
+    monkeypatch.setattr(tables, "_read_batches", lambda path, columns: read.append(path.name) or real(path, columns))
     loaded = vocabulary._load_folder(vocabulary._ASSETS / "V1")
     assert loaded.size == 25_426
     assert loaded.token_of["ENSG00000000003"] == 2

@@ -49,7 +49,8 @@ from geneformer.finetuning.training import (
     mean_ranks,
     packed_tensors,
 )
-from geneformer.genes.lookup import MISSING_CODE, LookedUp, known_names, look_up
+from geneformer.genes.lookup import MISSING as MISSING_NAME
+from geneformer.genes.lookup import GeneMatch, known_names, look_up
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import CellInput, Cells, PairedModel, open_cells
 from geneformer.inference.embedding import embed
@@ -122,7 +123,7 @@ def read_gene_classes(
     positions = {name: np.unique(column.positions[column.positions >= 0]) for name, column in columns.items()}
     for name, places in positions.items():
         if not len(places):
-            n_given = sum(map(bool, columns[name].texts))
+            n_given = sum(map(bool, columns[name].names))
             why = (
                 f"none of its {n_given:,} genes is in vocabulary {vocabulary.name}" if n_given else "its list is empty"
             )
@@ -193,13 +194,13 @@ def _checked_lists(gene_classes: object, classes: Sequence[str] | None) -> dict[
     return lists
 
 
-def _unmatched(column: LookedUp) -> tuple[str, ...]:
-    rows = np.flatnonzero((column.positions < 0) & (column.hows != MISSING_CODE))
-    return tuple(dict.fromkeys(column.texts[row] for row in rows))
+def _unmatched(column: GeneMatch) -> tuple[str, ...]:
+    rows = np.flatnonzero((column.positions < 0) & (column.hows != MISSING_NAME))
+    return tuple(dict.fromkeys(column.names[row] for row in rows))
 
 
 def _refuse_unknown(
-    unmatched: Mapping[str, tuple[str, ...]], columns: Mapping[str, LookedUp], vocabulary: Vocabulary
+    unmatched: Mapping[str, tuple[str, ...]], columns: Mapping[str, GeneMatch], vocabulary: Vocabulary
 ) -> None:
     kinds: dict[str, int] = {}
     for column in columns.values():

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,10 +21,10 @@ from geneformer.errors import (
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options._fields import nearest
 
-MISSING: Final = frozenset({"", "nan", "none", "na", "<na>", "n/a", "null"})
+_ABSENT: Final = frozenset({"", "nan", "none", "na", "<na>", "n/a", "null"})
 """Spellings, in lower case, of an identifier that is not there."""
 
-_LONGEST_MISSING: Final = max(map(len, MISSING))
+_LONGEST_MISSING: Final = max(map(len, _ABSENT))
 
 MOUSE: Final = "mouse"
 MOUSE_OR_RAT: Final = "mouse (or rat)"
@@ -75,6 +75,7 @@ _KINDS: Final = {
 }
 _ANY_KIND: Final = re.compile("|".join(f"(?P<kind{n}>{pattern})" for n, pattern in enumerate(_KINDS.values())))
 _MOUSE_SYMBOL: Final = re.compile(r"[A-Z][a-z0-9.-]*[a-z][a-z0-9.-]*|\w+Rik|mt-[A-Z][a-z0-9]+|H2-\w+")
+"""Symbols of mouse and rat are spelled with one capital, then small letters."""
 
 UNSUPPORTED: Final = {
     TRANSCRIPTS: "Sum the transcripts of each gene (tximport, or a GTF file) and give gene ids (ENSG…).",
@@ -92,7 +93,7 @@ def text_of(entry: object) -> str:
     if isinstance(entry, bytes):
         entry = entry.decode("utf-8", "replace")
     text = entry.strip() if isinstance(entry, str) else str(entry).strip()
-    return "" if len(text) <= _LONGEST_MISSING and text.lower() in MISSING else text
+    return "" if len(text) <= _LONGEST_MISSING and text.lower() in _ABSENT else text
 
 
 def repaired(text: str) -> tuple[str, tuple[str, ...]]:
@@ -125,16 +126,8 @@ def foreign_kind(text: str) -> str | None:
     return None if match is None else list(_KINDS)[int(str(match.lastgroup).removeprefix("kind"))]
 
 
-def looks_like_mouse_symbol(text: str) -> bool:
-    """Whether a symbol is spelled the way of mouse and rat: one capital, then small letters."""
-    return _MOUSE_SYMBOL.fullmatch(text) is not None
-
-
-ID, RETIRED, SYMBOL, ALIAS = "id", "retired", "symbol", "alias"
-HOW: Final = ("unmatched", ID, SYMBOL, RETIRED, ALIAS, "missing", "withheld")
-"""How a name was resolved; columns hold indices into this."""
-
-UNMATCHED_CODE, MISSING_CODE, WITHHELD_CODE = HOW.index("unmatched"), HOW.index("missing"), HOW.index("withheld")
+UNMATCHED, ID, SYMBOL, RETIRED, ALIAS, MISSING, WITHHELD = range(7)
+"""How a name was resolved."""
 
 _ORF: Final = re.compile(r"(?<=^C)([0-9XY]+)ORF")
 """Open reading frames are the one kind of human symbol that is spelled with small letters."""
@@ -150,22 +143,29 @@ class Known(NamedTuple):
 
 
 @dataclass(slots=True)
-class LookedUp:
-    """One column of names, looked up."""
+class GeneMatch:
+    """A column of names matched to the genes of a vocabulary."""
 
+    vocabulary: Vocabulary
     column: str
-    texts: list[str]
+    names: list[str]
     positions: NDArray[np.int32]
     hows: NDArray[np.int8]
     borrowed: NDArray[np.bool_]
     repairs: dict[int, tuple[str, ...]]
     foreign: dict[str, int]
     n_mouse_symbols: int
+    n_from_other: int = 0
 
     @property
-    def n_present(self) -> int:
-        """Names that are there."""
-        return int(np.count_nonzero(self.hows != MISSING_CODE))
+    def n_genes(self) -> int:
+        """Names, those that are missing included."""
+        return len(self.positions)
+
+    @property
+    def n_matched(self) -> int:
+        """Names that are a gene of the vocabulary."""
+        return int(np.count_nonzero(self.positions >= 0))
 
     @property
     def n_distinct(self) -> int:
@@ -173,10 +173,64 @@ class LookedUp:
         return len(np.unique(self.positions[self.positions >= 0]))
 
     @property
-    def is_ids(self) -> bool:
-        """Whether most matches are by Ensembl id rather than by symbol."""
+    def n_missing(self) -> int:
+        """Names that are not there."""
+        return self._count(MISSING)
+
+    @property
+    def n_present(self) -> int:
+        """Names that are there."""
+        return self.n_genes - self.n_missing
+
+    @property
+    def kind(self) -> str:
+        """Whether most matches are by Ensembl id, "ensembl", or by "symbol"."""
         hows = self.hows[self.positions >= 0]
-        return 2 * int(np.isin(hows, (HOW.index(ID), HOW.index(RETIRED))).sum()) > len(hows)
+        return "ensembl" if 2 * int(np.isin(hows, (ID, RETIRED)).sum()) > len(hows) else "symbol"
+
+    @property
+    def n_by_how(self) -> dict[str, int]:
+        """Matched names by "id", "symbol", "retired" and "alias"."""
+        return {
+            how: self._count(code)
+            for how, code in (("id", ID), ("symbol", SYMBOL), ("retired", RETIRED), ("alias", ALIAS))
+        }
+
+    @property
+    def n_repaired(self) -> dict[str, int]:
+        """How many matched names took each repair."""
+        return dict(
+            Counter(chain.from_iterable(done for row, done in self.repairs.items() if self.positions[row] >= 0))
+        )
+
+    def _count(self, how: int) -> int:
+        return int(np.count_nonzero(self.hows == how))
+
+    def report(self, counts_per_name: ArrayLike, *, examples: int = 5) -> dict[str, Any]:
+        """How many genes matched, how, and which share of the counts that is, for a manifest."""
+        counts = np.asarray(counts_per_name, dtype=np.float64).ravel()
+        total = float(counts.sum()) or 1.0
+        is_matched, is_missing = self.positions >= 0, self.hows == MISSING
+        unmatched = np.flatnonzero(~is_matched & ~is_missing)
+        top = unmatched[np.argsort(-counts[unmatched], kind="stable")][:examples]
+        return {
+            "vocabulary": self.vocabulary.name,
+            "column": self.column,
+            "kind": self.kind,
+            "genes_read": self.n_genes,
+            "genes_matched": self.n_matched,
+            "genes_summed": self.n_matched - self.n_distinct,
+            "genes_left_out": self.n_genes - self.n_matched,
+            "genes_without_name": self.n_missing,
+            "matched_by": self.n_by_how,
+            "matched_by_another_column": self.n_from_other,
+            "repaired": self.n_repaired,
+            "other_kinds": self.foreign,
+            "share_of_counts_matched": float(counts[is_matched].sum()) / total,
+            "share_of_counts_left_out": float(counts[~is_matched].sum()) / total,
+            "share_of_counts_without_name": float(counts[is_missing].sum()) / total,
+            "left_out_most_counts": {self.names[row]: float(counts[row]) / total for row in top},
+        }
 
 
 class KnownNames:
@@ -184,9 +238,10 @@ class KnownNames:
 
     def __init__(self, vocabulary: Vocabulary, *, borrow: bool) -> None:
         own = vocabulary.tables.has_aliases
+        self.vocabulary = vocabulary
         self._place_of = vocabulary.position_of
         self.plain = {
-            gene: place for gene, place in self._place_of.items() if gene.isupper() and gene.lower() not in MISSING
+            gene: place for gene, place in self._place_of.items() if gene.isupper() and gene.lower() not in _ABSENT
         }
         self._ids = {gene.upper(): gene for gene in self._place_of if gene not in self.plain}
         self._borrowed = not own
@@ -196,7 +251,7 @@ class KnownNames:
         self._symbols: dict[str, tuple[str, str]] = {}
         self._aliases: dict[str, str] = {}
         self._official: dict[str, str] = {}
-        self._found: dict[str, Known | None] = {}
+        self._results: dict[str, Known | None] = {}
         self._learnt: set[str] = set()
 
     def learn(self, names: Iterable[str]) -> None:
@@ -214,64 +269,49 @@ class KnownNames:
 
     def get(self, name: str) -> Known | None:
         """What a name stands for, or nothing."""
-        if name not in self._found:
-            self._found[name] = self._find(name)
-        return self._found[name]
+        if name not in self._results:
+            self._results[name] = self._find(name)
+        return self._results[name]
 
     def _find(self, name: str) -> Known | None:
         gene = name if name in self.plain else self._ids.get(name)
         if gene is not None:
-            return Known(self._place_of[gene], HOW.index(ID), gene, borrowed=False)
+            return Known(self._place_of[gene], ID, gene, borrowed=False)
         if name not in self._learnt:
             self.learn((name,))
         if name in self._symbols:
             symbol, gene = self._symbols[name]
-            return Known(self._place_of[gene], HOW.index(SYMBOL), symbol, borrowed=False)
+            return Known(self._place_of[gene], SYMBOL, symbol, borrowed=False)
         place = self._place_of.get(self._aliases.get(name, ""))
         if place is None:
             return None
         how = RETIRED if _is_ensembl(name) else SYMBOL if name in self._official else ALIAS
         spelled = self._official.get(name) or _ORF.sub(r"\1orf", name)
-        return Known(place, HOW.index(how), spelled, borrowed=self._borrowed)
-
-
-class _SameObject:
-    """A vocabulary as a cache key: equal ones may still know different symbols."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameObject) and self.vocabulary is other.vocabulary
-
-    def __hash__(self) -> int:
-        return id(self.vocabulary)
+        return Known(place, how, spelled, borrowed=self._borrowed)
 
 
 def known_names(vocabulary: Vocabulary, *, borrow: bool = True) -> KnownNames:
-    """The names of a vocabulary, put together once."""
-    return _known_names(_SameObject(vocabulary), borrow)
+    """The names of a vocabulary, put together once for each: equal ones may still know different symbols."""
+    if borrow not in vocabulary.name_tables:
+        vocabulary.name_tables[borrow] = KnownNames(vocabulary, borrow=borrow)
+    names: KnownNames = vocabulary.name_tables[borrow]
+    return names
 
 
-@lru_cache(maxsize=8)
-def _known_names(key: _SameObject, borrow: bool) -> KnownNames:
-    return KnownNames(key.vocabulary, borrow=borrow)
-
-
-def look_up(column: str, entries: Iterable[object], known: KnownNames) -> LookedUp:
+def look_up(column: str, entries: Iterable[object], known: KnownNames) -> GeneMatch:
     """One column of names looked up, each by itself: ids and symbols may be mixed."""
     raw = list(entries)
     positions = [known.plain.get(entry, -1) if type(entry) is str else -1 for entry in raw]
     texts = [str(entry) if place >= 0 else text_of(entry) for entry, place in zip(raw, positions, strict=True)]
     rest = [row for row, place in enumerate(positions) if place < 0]
     known.learn(name for row in rest for name in _spellings(texts[row]))
-    hows, borrowed = [HOW.index(ID)] * len(texts), [False] * len(texts)
+    hows, borrowed = [ID] * len(texts), [False] * len(texts)
     repairs_of: dict[int, tuple[str, ...]] = {}
     foreign: Counter[str] = Counter()
     n_mouse_symbols = 0
     for row in rest:
         text = texts[row]
-        hows[row] = UNMATCHED_CODE if text else MISSING_CODE
+        hows[row] = UNMATCHED if text else MISSING
         if not text:
             continue
         if text.startswith("ENSG0") and _is_proper_id(text) and known.get(text) is None:
@@ -281,13 +321,14 @@ def look_up(column: str, entries: Iterable[object], known: KnownNames) -> Looked
             positions[row], hows[row], spelled, borrowed[row] = match
         elif (kind := foreign_kind(text)) is not None:
             foreign[kind] += 1
-        if (match is None or spelled != text) and looks_like_mouse_symbol(text):
+        if (match is None or spelled != text) and _MOUSE_SYMBOL.fullmatch(text):
             n_mouse_symbols += 1
         if match is not None and isinstance(raw[row], str) and raw[row] != text:
             repairs = ("spaces", *repairs)
         if repairs:
             repairs_of[row] = repairs
-    return LookedUp(
+    return GeneMatch(
+        known.vocabulary,
         column,
         texts,
         np.array(positions, dtype=np.int32),
@@ -335,169 +376,32 @@ def _find(text: str, known: KnownNames) -> tuple[Known | None, tuple[str, ...]]:
 MAX_UNNAMED = 0.01
 """Most of the counts that may lie in columns without any name."""
 
-_LABELS = {
-    "id": "by Ensembl id",
-    "symbol": "by symbol",
-    "retired": "by retired Ensembl id",
-    "alias": "by earlier symbol",
-}
-_REPAIRS = {
-    "version": "version suffix removed",
-    "prefix": "assembly prefix removed",
-    "par_y": "_PAR_Y removed",
-    "case": "case corrected",
-    "spaces": "spaces removed",
-}
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GeneMatch:
-    """Columns of a matrix matched to the genes of a vocabulary."""
-
-    vocabulary: Vocabulary
-    positions: NDArray[np.int32]
-    names: NDArray[Any]
-    hows: NDArray[np.int8]
-    column: str
-    kind: str
-    n_repaired: Mapping[str, int]
-    n_from_other: int
-    foreign: Mapping[str, int]
-
-    @property
-    def n_genes(self) -> int:
-        """Columns of the matrix."""
-        return len(self.positions)
-
-    @property
-    def n_matched(self) -> int:
-        """Columns that are a gene of the vocabulary."""
-        return int(np.count_nonzero(self.positions >= 0))
-
-    @property
-    def n_distinct(self) -> int:
-        """Genes of the vocabulary that the matrix has."""
-        return len(np.unique(self.positions[self.positions >= 0]))
-
-    @property
-    def n_summed(self) -> int:
-        """Columns added to another one of the same gene."""
-        return self.n_matched - self.n_distinct
-
-    @property
-    def n_missing(self) -> int:
-        """Columns without any name."""
-        return int(np.count_nonzero(self.hows == MISSING_CODE))
-
-    @property
-    def n_by_how(self) -> dict[str, int]:
-        """Matched columns by "id", "symbol", "retired" and "alias"."""
-        return {how: int(np.count_nonzero(self.hows == HOW.index(how))) for how in _LABELS}
-
-    def merged(self) -> dict[str, list[str]]:
-        """For each gene that several columns stand for, the names of these columns."""
-        order = np.argsort(self.positions, kind="stable")
-        order = order[self.positions[order] >= 0]
-        starts = np.flatnonzero(np.diff(self.positions[order], prepend=-1))
-        groups = np.split(order, starts[1:]) if len(order) else []
-        return {
-            str(self.vocabulary.genes[self.positions[group[0]]]): [str(self.names[row]) for row in group]
-            for group in groups
-            if len(group) > 1
-        }
-
-    def report(self, counts_per_column: ArrayLike, *, examples: int = 5) -> "MatchReport":
-        """The account of the match."""
-        counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
-        total = float(counts.sum()) or 1.0
-        out = np.flatnonzero(self.positions < 0)
-        named = out[self.hows[out] != MISSING_CODE]
-        top = named[np.argsort(-counts[named], kind="stable")][:examples]
-        return MatchReport(
-            match=self,
-            share_matched=float(counts[self.positions >= 0].sum()) / total,
-            share_left_out=float(counts[out].sum()) / total,
-            share_missing=float(counts[self.hows == MISSING_CODE].sum()) / total,
-            unmatched={str(self.names[row]): float(counts[row]) / total for row in top},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchReport:
-    """How many genes matched, how, and which share of the counts that is."""
-
-    match: GeneMatch
-    share_matched: float
-    share_left_out: float
-    share_missing: float
-    unmatched: Mapping[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The account as plain numbers and text, for a manifest."""
-        match = self.match
-        return {
-            "vocabulary": match.vocabulary.name,
-            "column": match.column,
-            "kind": match.kind,
-            "genes_read": match.n_genes,
-            "genes_matched": match.n_matched,
-            "genes_summed": match.n_summed,
-            "genes_left_out": match.n_genes - match.n_matched,
-            "genes_without_name": match.n_missing,
-            "matched_by": match.n_by_how,
-            "matched_by_another_column": match.n_from_other,
-            "repaired": dict(match.n_repaired),
-            "other_kinds": dict(match.foreign),
-            "share_of_counts_matched": self.share_matched,
-            "share_of_counts_left_out": self.share_left_out,
-            "share_of_counts_without_name": self.share_missing,
-            "left_out_most_counts": dict(self.unmatched),
-        }
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The account as lines of a table: what, and how many."""
-        match = self.match
-        rows = [("genes read", f"{match.n_genes:,}"), ("identifiers found in", match.column)]
-        rows.append(("genes matched", f"{match.n_matched:,} ({self.share_matched:.1%} of the counts)"))
-        rows += [(f"  {_LABELS[how]}", f"{number:,}") for how, number in match.n_by_how.items() if number]
-        if match.n_from_other:
-            rows.append(("  by another column", f"{match.n_from_other:,}"))
-        rows += [(f"  {_REPAIRS[repair]}", f"{number:,}") for repair, number in match.n_repaired.items()]
-        rows.append(("summed into another", f"{match.n_summed:,}"))
-        rows.append(("left out", f"{match.n_genes - match.n_matched:,} ({self.share_left_out:.1%} of the counts)"))
-        if match.n_missing:
-            rows.append(("  without a name", f"{match.n_missing:,} ({self.share_missing:.1%} of the counts)"))
-        withheld = int(np.count_nonzero(match.hows == WITHHELD_CODE))
-        if withheld:
-            rows.append(("  retired, current one is there", f"{withheld:,}"))
-        if self.unmatched:
-            rows.append(("  most counts in", ", ".join(self.unmatched)))
-        return rows
-
-
-def check_matched_share(match: GeneMatch, counts_per_column: ArrayLike, min_matched: float) -> float:
+def check_matched_share(match: GeneMatch, counts_per_name: ArrayLike, min_matched: float) -> float:
     """Share of all counts in matched columns, once that is enough."""
-    counts = np.asarray(counts_per_column, dtype=np.float64).ravel()
+    counts = np.asarray(counts_per_name, dtype=np.float64).ravel()
     report = match.report(counts)
+    share: float = report["share_of_counts_matched"]
     if not counts.any():
-        return report.share_matched
-    if report.share_matched < min_matched:
+        return share
+    if share < min_matched:
+        most = ", ".join(f'"{name}"' for name in report["left_out_most_counts"]) or "genes without a name"
         msg = (
-            f'Only {report.share_matched:.1%} of the counts lie in genes of vocabulary "{match.vocabulary.name}" '
+            f'Only {share:.1%} of the counts lie in genes of vocabulary "{match.vocabulary.name}" '
             f"({match.n_matched:,} of {match.n_genes:,} genes, identifiers from {_place(match.column)}); at least "
-            f"{min_matched:.0%} are needed. Most counts are left out in {_quoted(report.unmatched)}."
+            f"{min_matched:.0%} are needed. Most counts are left out in {most}."
             f"{_suspicion(match)} Name the column of var with Ensembl ids or symbols with gene_ids=, "
             "or lower min_matched= if that is meant."
         )
         raise TooFewGenesMatchedError(msg)
-    if report.share_missing > MAX_UNNAMED:
+    if report["share_of_counts_without_name"] > MAX_UNNAMED:
         msg = (
-            f"{report.share_missing:.1%} of the counts lie in {match.n_missing:,} genes without an identifier in "
-            f"{_place(match.column)} (empty, None or NaN); at most {MAX_UNNAMED:.0%} may. Fill in the "
+            f"{report['share_of_counts_without_name']:.1%} of the counts lie in {match.n_missing:,} genes without an "
+            f"identifier in {_place(match.column)} (empty, None or NaN); at most {MAX_UNNAMED:.0%} may. Fill in the "
             "identifiers, remove these genes, or name another column of var with gene_ids=."
         )
         raise GeneIdsNotFoundError(msg)
-    return report.share_matched
+    return share
 
 
 def _suspicion(match: GeneMatch) -> str:
@@ -505,7 +409,7 @@ def _suspicion(match: GeneMatch) -> str:
     if not match.foreign:
         return ""
     kind = max(match.foreign, key=lambda name: match.foreign[name])
-    share = match.foreign[kind] / max(match.n_genes - match.n_missing, 1)
+    share = match.foreign[kind] / max(match.n_present, 1)
     if share < 0.1:
         return ""
     if kind in UNSUPPORTED:
@@ -513,29 +417,18 @@ def _suspicion(match: GeneMatch) -> str:
     return f" {share:.0%} of the identifiers are {kind} genes; translate these to human orthologs first."
 
 
-def _place(column: str) -> str:
-    return "the index of var" if column == "index" else f'var["{column}"]'
-
-
-def _quoted(names: Mapping[str, float]) -> str:
-    return ", ".join(f'"{name}"' for name in names) or "genes without a name"
-
-
 INDEX: Final = "index"
 """How the row names of `var` are called."""
 
+
+def _place(column: str) -> str:
+    return "the index of var" if column == INDEX else f'var["{column}"]'
+
+
 _USUAL: Final = (
-    "ensembl_id",
-    "gene_ids",
-    "gene_id",
-    "ensembl",
-    "feature_id",
-    INDEX,
-    "gene_symbol",
-    "symbol",
-    "gene_name",
+    "ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id", INDEX, "gene_symbol", "symbol", "gene_name",
     "feature_name",
-)
+)  # fmt: skip
 
 _NEARLY: Final = 0.9
 """Ensembl ids are taken over symbols that match this much better: symbols match some wrong genes too."""
@@ -555,22 +448,16 @@ def resolve_genes(
     _refuse_other_kinds(chosen, looked_up)
     if not chosen.n_distinct:
         raise _not_found(looked_up, columns, vocabulary)
-    n_from_other = 0 if column is not None else _fill_in(chosen, looked_up)
-    _withhold(chosen)
-    return GeneMatch(
-        vocabulary=vocabulary,
-        positions=chosen.positions,
-        names=np.array(chosen.texts, dtype=object),
-        hows=chosen.hows,
-        column=chosen.column,
-        kind="ensembl" if chosen.is_ids else "symbol",
-        n_repaired=_tally(chosen),
-        n_from_other=n_from_other,
-        foreign=dict(chosen.foreign),
-    )
+    if column is None:
+        _fill_in(chosen, looked_up)
+    # Names known only from a borrowed history give way where their gene is there under a name of its own.
+    own = np.unique(chosen.positions[(chosen.positions >= 0) & ~chosen.borrowed])
+    doubled = chosen.borrowed & np.isin(chosen.positions, own)
+    chosen.positions[doubled], chosen.hows[doubled] = -1, WITHHELD
+    return chosen
 
 
-def _candidates(columns: Mapping[str, Sequence[Any]], column: str | None, known: KnownNames) -> list[LookedUp]:
+def _candidates(columns: Mapping[str, Sequence[Any]], column: str | None, known: KnownNames) -> list[GeneMatch]:
     """The columns that may hold identifiers, looked up, in order of preference."""
     if column is not None:
         if _are_row_numbers(columns.get(column, ())):
@@ -600,7 +487,7 @@ def _are_row_numbers(entries: Sequence[Any]) -> bool:
     return texts == [str(row) for row in range(first, first + len(texts))]
 
 
-def _choose(looked_up: list[LookedUp]) -> LookedUp:
+def _choose(looked_up: list[GeneMatch]) -> GeneMatch:
     """The column with most genes, or one of Ensembl ids with nearly as many."""
     if not looked_up:
         msg = (
@@ -608,29 +495,29 @@ def _choose(looked_up: list[LookedUp]) -> LookedUp:
             'var or into a column "ensembl_id".'
         )
         raise GeneIdsNotFoundError(msg)
-    most = max(found.n_distinct for found in looked_up)
-    eligible = [found for found in looked_up if found.n_distinct >= _NEARLY * most]
+    most = max(match.n_distinct for match in looked_up)
+    eligible = [match for match in looked_up if match.n_distinct >= _NEARLY * most]
     # max keeps the first of equals, and the columns are in order of preference.
-    return max(eligible, key=lambda found: (found.is_ids, found.n_distinct))
+    return max(eligible, key=lambda match: (match.kind == "ensembl", match.n_distinct))
 
 
-def _refuse_other_kinds(chosen: LookedUp, looked_up: list[LookedUp]) -> None:
+def _refuse_other_kinds(chosen: GeneMatch, looked_up: list[GeneMatch]) -> None:
     """Refuse identifiers of another species or kind, unless the chosen column mostly spells genes of ours."""
-    n_ours = int(np.count_nonzero(chosen.positions >= 0)) - chosen.n_mouse_symbols
+    n_ours = chosen.n_matched - chosen.n_mouse_symbols
     if n_ours >= 0.1 * chosen.n_present and n_ours > 0:
         return
-    for found in (chosen, *looked_up):
-        for kind, number in found.foreign.items():
-            if number > 0.5 * found.n_present:
-                raise _foreign(kind, number, found)
-    for found in (chosen, *looked_up):
-        if found.n_mouse_symbols > 0.5 * found.n_present:
-            raise _foreign(MOUSE_OR_RAT, found.n_mouse_symbols, found)
+    for match in (chosen, *looked_up):
+        for kind, number in match.foreign.items():
+            if number > 0.5 * match.n_present:
+                raise _foreign(kind, number, match)
+    for match in (chosen, *looked_up):
+        if match.n_mouse_symbols > 0.5 * match.n_present:
+            raise _foreign(MOUSE_OR_RAT, match.n_mouse_symbols, match)
 
 
-def _foreign(kind: str, number: int, found: LookedUp) -> Exception:
-    share = f"{number / found.n_present:.0%} of the gene identifiers in {_gene_ids_place(found.column)}"
-    first = _first(found.texts)
+def _foreign(kind: str, number: int, match: GeneMatch) -> Exception:
+    share = f"{number / match.n_present:.0%} of the gene identifiers in {_place(match.column)}"
+    first = _first(match.names)
     if kind in UNSUPPORTED:
         where = "Ensembl gene ids or human symbols"
         msg = f"{share} are {kind} ({first}). The vocabulary holds genes: {where} are needed. {UNSUPPORTED[kind]}"
@@ -645,9 +532,9 @@ def _foreign(kind: str, number: int, found: LookedUp) -> Exception:
 
 
 def _not_found(
-    looked_up: list[LookedUp], columns: Mapping[str, Sequence[Any]], vocabulary: Vocabulary
+    looked_up: list[GeneMatch], columns: Mapping[str, Sequence[Any]], vocabulary: Vocabulary
 ) -> GeneIdsNotFoundError:
-    seen = "; ".join(f"{_gene_ids_place(found.column)} starts with {_first(found.texts)}" for found in looked_up[:4])
+    seen = "; ".join(f"{_place(match.column)} starts with {_first(match.names)}" for match in looked_up[:4])
     number = len(next(iter(columns.values()), ()))
     msg = (
         f'No gene of vocabulary "{vocabulary.name}" was found among {number:,} genes: {seen}. '
@@ -656,42 +543,20 @@ def _not_found(
     return GeneIdsNotFoundError(msg)
 
 
-def _fill_in(chosen: LookedUp, looked_up: list[LookedUp]) -> int:
-    """Look up the rows without a name by their names in other columns; returns how many that matched."""
-    filled = 0
+def _fill_in(chosen: GeneMatch, looked_up: list[GeneMatch]) -> None:
+    """Look up the rows without a name by their names in other columns."""
     for other in looked_up:
         if other is chosen or other.n_distinct < 0.3 * chosen.n_distinct:
             continue
-        for row in np.flatnonzero((chosen.hows == MISSING_CODE) & (other.hows != MISSING_CODE)).tolist():
-            chosen.texts[row] = other.texts[row]
-            chosen.positions[row], chosen.hows[row] = other.positions[row], other.hows[row]
-            chosen.borrowed[row] = other.borrowed[row]
-            filled += int(other.positions[row] >= 0)
-            if row in other.repairs:
-                chosen.repairs[row] = other.repairs[row]
-    return filled
-
-
-def _withhold(chosen: LookedUp) -> None:
-    """Leave out names known only from a borrowed history whose gene is there under a name of its own."""
-    own = np.unique(chosen.positions[(chosen.positions >= 0) & ~chosen.borrowed])
-    doubled = chosen.borrowed & np.isin(chosen.positions, own)
-    chosen.positions[doubled] = -1
-    chosen.hows[doubled] = WITHHELD_CODE
-
-
-def _tally(chosen: LookedUp) -> dict[str, int]:
-    """How many matched names took each repair."""
-    tally: dict[str, int] = {}
-    for row, repairs in chosen.repairs.items():
-        if chosen.positions[row] >= 0:
-            for repair in repairs:
-                tally[repair] = tally.get(repair, 0) + 1
-    return tally
-
-
-def _gene_ids_place(column: str) -> str:
-    return "the index of var" if column == INDEX else f'var["{column}"]'
+        rows = np.flatnonzero((chosen.hows == MISSING) & (other.hows != MISSING))
+        for mine, theirs in zip(
+            (chosen.positions, chosen.hows, chosen.borrowed), (other.positions, other.hows, other.borrowed), strict=True
+        ):
+            mine[rows] = theirs[rows]
+        for row in rows.tolist():
+            chosen.names[row] = other.names[row]
+        chosen.repairs |= {row: other.repairs[row] for row in rows.tolist() if row in other.repairs}
+        chosen.n_from_other += int(np.count_nonzero(other.positions[rows] >= 0))
 
 
 def _first(texts: list[str]) -> str:

@@ -5,8 +5,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -72,15 +72,14 @@ class Vocabulary:
         genes = np.array(list(self.genes), dtype=object)
         medians = np.array(self.medians, dtype=np.float64)
         ids = np.asarray(self.token_ids)
-        check_entries(self.name, genes.tolist(), ids.tolist(), medians.tolist(), self.special_tokens, self.input_size)
+        found = _contradictions(genes.tolist(), ids.tolist(), medians, self.special_tokens, self.input_size)
+        if problem := next(found, ""):
+            msg = f'Vocabulary "{self.name}" {problem}'
+            raise InvalidVocabularyError(msg)
         order = np.argsort(ids, kind="stable")
-        for name, values in (
-            ("genes", genes[order]),
-            ("token_ids", ids[order].astype(np.int32)),
-            ("medians", medians[order]),
-        ):
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
+        object.__setattr__(self, "genes", _frozen(genes[order]))
+        object.__setattr__(self, "token_ids", _frozen(ids[order].astype(np.int32)))
+        object.__setattr__(self, "medians", _frozen(medians[order]))
         object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
 
     @classmethod
@@ -220,6 +219,11 @@ class Vocabulary:
         upper = {symbol.upper(): gene for symbol, gene in self.tables.symbols.items()}
         return MappingProxyType({**upper, **{gene.upper(): gene for gene in self.genes.tolist()}})
 
+    @cached_property
+    def name_tables(self) -> dict[bool, Any]:
+        """What `genes.lookup` has put together from this vocabulary, with and without a borrowed history."""
+        return {}
+
     def symbol_of(self, gene: str) -> str:
         """Symbol of a gene, or the gene's id where none is known.
 
@@ -262,20 +266,8 @@ class Vocabulary:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes get vocabularies; what was derived is derived again there.
-        fields = {
-            "name": self.name,
-            "genes": self.genes,
-            "token_ids": self.token_ids,
-            "medians": self.medians,
-            "special_tokens": dict(self.special_tokens),
-            "input_size": self.input_size,
-            "tables": self.tables,
-        }
-        return _rebuild, (fields,)
-
-
-def _rebuild(fields: dict[str, Any]) -> Vocabulary:
-    return Vocabulary(**fields)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return partial(Vocabulary, **own | {"special_tokens": dict(self.special_tokens)}), ()
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
@@ -325,18 +317,12 @@ def _load_folder(path: Path) -> Vocabulary:
 def _read_folder(folder: Path) -> Vocabulary:
     meta = _read_meta(folder / META)
     genes, token_ids, medians = read_genes(folder)
-    tokens = [(token, row) for row, token in enumerate(token_ids) if token is not None]
-    tokens.sort()
-    token_of = {genes[row]: token for token, row in tokens}
-    if len(token_of) != len(tokens):
-        repeated = next(genes[row] for token, row in tokens if token_of[genes[row]] != token)
-        msg = f'Vocabulary "{folder}" lists the gene "{repeated}" twice. Keep one line for each gene.'
-        raise InvalidVocabularyError(msg)
+    rows = [row for row, token in enumerate(token_ids) if token is not None]
     vocabulary = Vocabulary(
         name=meta.get("name", folder.name),
-        genes=np.array(list(token_of), dtype=object),
-        token_ids=np.array(list(token_of.values()), dtype=np.int64),
-        medians=np.array([medians[row] for _, row in tokens], dtype=np.float64),  # None becomes NaN
+        genes=np.array([genes[row] for row in rows], dtype=object),
+        token_ids=np.array([token_ids[row] for row in rows], dtype=np.int64),
+        medians=np.array([medians[row] for row in rows], dtype=np.float64),  # None becomes NaN
         special_tokens=meta["special_tokens"],
         input_size=meta["input_size"],
         tables=FolderTables(folder),
@@ -379,7 +365,6 @@ def _read_published(token_file: Path) -> Vocabulary:
     names, mapping = (folder / f"{stem}{tag}.pkl" for stem in (_NAMES, _MAPPING))
     special = {token: number for token, number in tokens.items() if token in SPECIAL}
     token_of = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
-    token_of = dict(sorted(token_of.items(), key=lambda entry: entry[1]))
     aliases = _read_dictionary(mapping, str) if mapping.exists() else None
     if aliases is not None and aliases == {gene: gene for gene in token_of}:
         aliases = None
@@ -491,9 +476,12 @@ Tables = MemoryTables | FolderTables
 
 def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
     """Genes, token ids and medians of a vocabulary folder, row by row."""
-    genes, token_ids, medians = _read_columns(
-        folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}
-    )
+    genes: list[str] = []
+    token_ids: list[int | None] = []
+    medians: list[float | None] = []
+    for batch in _read_batches(folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}):
+        for column, array in zip((genes, token_ids, medians), batch, strict=True):
+            column += array.to_pylist()
     return genes, token_ids, medians
 
 
@@ -547,15 +535,6 @@ def _read_pairs(path: Path, column: str, accept: Callable[[str], bool] | None = 
     return pairs
 
 
-def _read_columns(path: Path, columns: Mapping[str, str]) -> list[list[Any]]:
-    """The columns of a Parquet file as lists of the given kinds."""
-    read: list[list[Any]] = [[] for _ in columns]
-    for batch in _read_batches(path, columns):
-        for values, array in zip(read, batch, strict=True):
-            values.extend(array.to_pylist())
-    return read
-
-
 def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]:
     """The columns of a Parquet file as arrays of the given kinds, some thousand rows at a time."""
     from pyarrow import parquet
@@ -582,100 +561,64 @@ def _returned_memory() -> Iterator[None]:
         pa.set_memory_pool(usual)
 
 
-def check_entries(
-    name: str,
+def _contradictions(
     genes: Sequence[str],
     token_ids: Sequence[int],
-    medians: Sequence[float],
+    medians: NDArray[np.float64],
     special_tokens: Mapping[str, int],
     input_size: int,
-) -> None:
-    """Refuse a vocabulary that contradicts itself."""
-    where = f'Vocabulary "{name}"'
+) -> Iterator[str]:
+    """Why a vocabulary cannot be used; each reason may rely on those before it not to hold."""
     if not len(genes) == len(token_ids) == len(medians):
-        msg = (
-            f"{where} has {len(genes)} genes, {len(token_ids)} token ids and {len(medians)} medians. Give one of each."
-        )
-        raise InvalidVocabularyError(msg)
-    _check_special(where, special_tokens)
-    _check_genes(where, genes)
-    _check_ids(where, genes, token_ids, special_tokens)
-    _check_medians(where, genes, medians)
-    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size <= len(special_tokens):
-        msg = (
-            f"{where} has an input size of {input_size!r}. "
-            f"It takes a whole number above {len(special_tokens)}, such as 2048."
-        )
-        raise InvalidVocabularyError(msg)
-
-
-def _check_special(where: str, special_tokens: Mapping[str, int]) -> None:
-    unknown = [token for token in special_tokens if token not in SPECIAL]
-    missing = [token for token in (PAD, MASK) if token not in special_tokens]
-    if unknown or missing or (CLS in special_tokens) != (EOS in special_tokens):
-        msg = (
-            f"{where} has the special tokens {list(special_tokens)}. It takes {PAD} and {MASK}, "
+        yield f"has {len(genes)} genes, {len(token_ids)} token ids and {len(medians)} medians. Give one of each."
+    both_or_neither = (CLS in special_tokens) == (EOS in special_tokens)
+    if not {PAD, MASK} <= special_tokens.keys() <= set(SPECIAL) or not both_or_neither:
+        yield (
+            f"has the special tokens {list(special_tokens)}. It takes {PAD} and {MASK}, "
             f"and {CLS} and {EOS} both or neither."
         )
-        raise InvalidVocabularyError(msg)
     if special_tokens[PAD] != 0:
-        msg = f"{where} gives {PAD} the id {special_tokens[PAD]}. It must be 0, which is what models pad with."
-        raise InvalidVocabularyError(msg)
-
-
-def _check_genes(where: str, genes: Sequence[str]) -> None:
+        yield f"gives {PAD} the id {special_tokens[PAD]}. It must be 0, which is what models pad with."
     if not len(genes):
-        msg = f"{where} has no genes."
-        raise InvalidVocabularyError(msg)
-    if _are_plain(genes) and len(set(map(str.upper, genes))) == len(genes):
-        return
-    seen: dict[str, str] = {}
+        yield "has no genes."
+    yield from _gene_contradictions(genes)
+    yield from _id_contradictions([*special_tokens, *genes], [*special_tokens.values(), *token_ids])
+    for row in np.flatnonzero(~(np.isfinite(medians) & (medians > 0))).tolist():
+        yield f'gives the gene "{genes[row]}" the median {medians[row]}. A nonzero median is a positive number.'
+    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size <= len(special_tokens):
+        yield (
+            f"has an input size of {input_size!r}. It takes a whole number above {len(special_tokens)}, such as 2048."
+        )
+
+
+def _gene_contradictions(genes: Sequence[str]) -> Iterator[str]:
+    # One look at all of them joined settles most cases.
+    if set(map(type, genes)) == {str} and all(genes) and len(set(map(str.upper, genes))) == len(genes):
+        joined = "".join(genes)
+        if joined.isprintable() and " " not in joined:
+            return
+    first: dict[str, str] = {}
     for gene in genes:
         if not isinstance(gene, str) or not gene.strip() or gene != gene.strip() or not gene.isprintable():
-            msg = f"{where} has a gene named {gene!r}. A gene is named by a printable text without surrounding spaces."
-            raise InvalidVocabularyError(msg)
-        if gene.upper() in seen:
-            msg = f'{where} has the gene "{gene}" twice (first as "{seen[gene.upper()]}"). Keep one.'
-            raise InvalidVocabularyError(msg)
-        seen[gene.upper()] = gene
+            yield f"has a gene named {gene!r}. A gene is named by a printable text without surrounding spaces."
+        if gene.upper() in first:
+            yield f'has the gene "{gene}" twice (first as "{first[gene.upper()]}"). Keep one.'
+        first[gene.upper()] = gene
 
 
-def _are_plain(genes: Sequence[str]) -> bool:
-    """Whether all are printable texts without any space; one look at them joined settles most cases."""
-    if set(map(type, genes)) != {str} or not all(genes):
-        return False
-    joined = "".join(genes)
-    return joined.isprintable() and " " not in joined
-
-
-def _check_ids(where: str, genes: Sequence[str], token_ids: Sequence[int], special_tokens: Mapping[str, int]) -> None:
+def _id_contradictions(entries: Sequence[str], ids: Sequence[int]) -> Iterator[str]:
+    size = len(entries)
+    if set(map(type, ids)) == {int} and set(ids) == set(range(size)):
+        return
     owner: dict[int, str] = {}
-    size = len(genes) + len(special_tokens)
-    numbers = [*special_tokens.values(), *token_ids]
-    if set(map(type, numbers)) == {int} and set(numbers) == set(range(size)):
-        return
-    for entry, token in [*special_tokens.items(), *zip(genes, token_ids, strict=True)]:
+    for entry, token in zip(entries, ids, strict=True):
         if isinstance(token, bool) or not isinstance(token, int):
-            msg = f'{where} gives "{entry}" the id {token!r}. An id is a whole number.'
-            raise InvalidVocabularyError(msg)
+            yield f'gives "{entry}" the id {token!r}. An id is a whole number.'
         if token in owner:
-            msg = f'{where} gives the id {token} to "{owner[token]}" and to "{entry}". Give each its own.'
-            raise InvalidVocabularyError(msg)
+            yield f'gives the id {token} to "{owner[token]}" and to "{entry}". Give each its own.'
         owner[token] = entry
-    for token, entry in owner.items():
-        if not 0 <= token < size:
-            hole = next(number for number in range(size) if number not in owner)
-            msg = (
-                f'{where} gives "{entry}" the id {token} and leaves out {hole}. '
-                f"{size} tokens take the ids 0 to {size - 1}."
-            )
-            raise InvalidVocabularyError(msg)
-
-
-def _check_medians(where: str, genes: Sequence[str], medians: Sequence[float]) -> None:
-    if all(map(math.isfinite, medians)) and min(medians) > 0:
-        return
-    for gene, median in zip(genes, medians, strict=True):
-        if not (math.isfinite(median) and median > 0):
-            msg = f'{where} gives the gene "{gene}" the median {median}. A nonzero median is a positive number.'
-            raise InvalidVocabularyError(msg)
+    outside = next(token for token in owner if not 0 <= token < size)
+    hole = next(number for number in range(size) if number not in owner)
+    yield (
+        f'gives "{owner[outside]}" the id {outside} and leaves out {hole}. {size} tokens take the ids 0 to {size - 1}.'
+    )

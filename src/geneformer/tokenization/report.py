@@ -298,7 +298,7 @@ class Account:
             n_missing=tally.n_missing,
             n_other_features=source.n_other_features,
             matched_share=check_matched_share(match, self._gene_counts, self._options.min_matched),
-            genes=match.report(self._gene_counts).as_dict(),
+            genes=match.report(self._gene_counts),
         )
         self._finished.append({**asdict(report), "remark": _totals_remark(source.label, tally)})
         self._open_next()
