@@ -476,12 +476,11 @@ Tables = MemoryTables | FolderTables
 
 def read_genes(folder: Path) -> tuple[list[str], list[int | None], list[float | None]]:
     """Genes, token ids and medians of a vocabulary folder, row by row."""
-    genes: list[str] = []
-    token_ids: list[int | None] = []
-    medians: list[float | None] = []
+    columns: list[list[Any]] = [[], [], []]
     for batch in _read_batches(folder / GENES, {"gene": "string", "token_id": "int32", "median": "double"}):
-        for column, array in zip((genes, token_ids, medians), batch, strict=True):
-            column += array.to_pylist()
+        for column, array in zip(columns, batch, strict=True):
+            column.extend(array.to_pylist())
+    genes, token_ids, medians = columns
     return genes, token_ids, medians
 
 
