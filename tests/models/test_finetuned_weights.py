@@ -84,8 +84,8 @@ def test_positions_of_another_kind_are_refused(clips):
     ("base", "other", "told"),
     [
         ({}, {"num_hidden_layers": 4}, r"missing \['encoder\.layer\.3"),
-        ({"num_hidden_layers": 3}, {}, r"without a place \['encoder\.layer\.2"),
-        ({ADAPTER_SIZE: 3}, {}, r"without a place .*adapter"),
+        ({"num_hidden_layers": 3}, {}, r"unknown \['encoder\.layer\.2"),
+        ({ADAPTER_SIZE: 3}, {}, r"unknown .*adapter"),
         ({ADAPTER_SIZE: 3}, {ADAPTER_SIZE: 4}, r"adapter\.down\.weight has shape \(3, 16\), .*\(4, 16\)"),
         ({RELATIVE_CLIP: 3}, {RELATIVE_CLIP: 5}, r"distance_embedding.weight has shape \(7, 8\), .*\(11, 8\)"),
         ({"vocab_size": 61}, {}, r"word_embeddings.weight has shape \(61, 16\)"),

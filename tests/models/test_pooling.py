@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from geneformer.models.heads import POOLS, cell_of
+from geneformer.models.encoder import cell_of
+from geneformer.models.heads import POOLS
 
 D = 8
 SPECIAL = [0, 1, 2, 3]

@@ -79,8 +79,12 @@ KERNELS: dict[str, Attention] = {"sdpa": sdpa, "varlen": varlen, "blocked": bloc
 """Kernels by name; `engine.device` chooses."""
 
 
-_CPU_SCORES = 2**20
-_SCORES = 2**25
+_CPU_SCORES, _SCORES = 2**20, 2**25
+"""Scores of one block: what stays in the caches of a CPU, or what keeps an accelerator busy."""
+
+
+def _block_size(query_THK: Tensor) -> int:
+    return _CPU_SCORES if query_THK.device.type == "cpu" else _SCORES
 
 
 class Dropout(NamedTuple):
@@ -96,24 +100,6 @@ class Block(NamedTuple):
     queries: slice
     keys: slice
     attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, Dropout | None], Tensor]
-
-
-def block_size(device: torch.device) -> int:
-    """Scores of one block: what stays in the caches of a CPU, or what keeps an accelerator busy."""
-    return _CPU_SCORES if device.type == "cpu" else _SCORES
-
-
-def attend_in_blocks(
-    blocks: Sequence[Block],
-    query_THK: Tensor,
-    key_THK: Tensor,
-    value_THK: Tensor,
-    table_PK: Tensor | None,
-    dropout: float,
-) -> Tensor:
-    """What every token gathers, ``(T, H, K)``."""
-    context: Tensor = BlockwiseAttention.apply(query_THK, key_THK, value_THK, table_PK, tuple(blocks), dropout)
-    return context
 
 
 class BlockwiseAttention(torch.autograd.Function):
@@ -193,8 +179,9 @@ def relative(
     query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, lengths: Sequence[int], dropout: float, *, table_PK: Tensor
 ) -> Tensor:
     """Attention within each cell with relative positions, ``(T, H, K)``; weights live for one block at a time."""
-    blocks = tuple(_cell_blocks(lengths, query_THK.shape[1], block_size(query_THK.device)))
-    return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
+    blocks = _cell_blocks(lengths, query_THK.shape[1], _block_size(query_THK))
+    context: Tensor = BlockwiseAttention.apply(query_THK, key_THK, value_THK, table_PK, tuple(blocks), dropout)
+    return context
 
 
 def _cell_blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Block]:
@@ -280,8 +267,9 @@ def windowed(
 ) -> Tensor:
     """Attention of every token to those of its cell at most `window` ranks away, itself included, ``(T, H, K)``."""
     cells_T = torch.repeat_interleave(torch.tensor(lengths)).to(query_THK.device)
-    blocks = tuple(_window_blocks(cells_T, query_THK.shape[1], window, block_size(query_THK.device)))
-    return attend_in_blocks(blocks, query_THK, key_THK, value_THK, table_PK, dropout)
+    blocks = _window_blocks(cells_T, query_THK.shape[1], window, _block_size(query_THK))
+    context: Tensor = BlockwiseAttention.apply(query_THK, key_THK, value_THK, table_PK, tuple(blocks), dropout)
+    return context
 
 
 def _window_blocks(cells_T: Tensor, heads: int, window: int, most_scores: int) -> Iterator[Block]:
@@ -313,26 +301,18 @@ def _attend_window(
     n_queries, n_chunks = len(query_SHK), -(-len(query_SHK) // chunk)
     reach = chunk + 2 * window
     after = n_chunks * chunk + 2 * window - before - len(key_EHK)
-    query_CHQK = _pad(query_SHK, 0, n_chunks * chunk - n_queries).unflatten(0, (n_chunks, chunk)).transpose(1, 2)
-    key_CHKJ, value_CHKJ = (_pad(x, before, after).unfold(0, reach, chunk) for x in (key_EHK, value_EHK))
+    padded = functional.pad(query_SHK, (0, 0, 0, 0, 0, n_chunks * chunk - n_queries))
+    query_CHQK = padded.unflatten(0, (n_chunks, chunk)).transpose(1, 2)
+    around = (0, 0, 0, 0, before, after)
+    key_CHKJ, value_CHKJ = (functional.pad(x, around).unfold(0, reach, chunk) for x in (key_EHK, value_EHK))
     scores_NQJ = scaled_scores(query_CHQK.flatten(0, 1), key_CHKJ.flatten(0, 1).mT, table_PK, -window)
     cells_CQ = functional.pad(cells_S, (0, n_chunks * chunk - n_queries), value=-1).unflatten(0, (n_chunks, chunk))
     cells_CJ = functional.pad(cells_E, (before, after), value=-2).unfold(0, reach, chunk)
-    visible_CQJ = (cells_CQ[:, :, None] == cells_CJ[:, None, :]) & _near(chunk, window, cells_S.device)
+    positions = torch.arange(-window, chunk + window, device=cells_S.device)
+    is_near_QJ = (positions - positions[window : window + chunk, None]).abs() <= window
+    visible_CQJ = (cells_CQ[:, :, None] == cells_CJ[:, None, :]) & is_near_QJ
     # The smallest number rather than infinity: rows of padding see nothing, and their softmax must still be one.
     masked = torch.finfo(scores_NQJ.dtype).min
     scores_CHQJ = scores_NQJ.unflatten(0, (n_chunks, -1)).masked_fill(~visible_CQJ[:, None], masked)
     context_NQK = gather_values(scores_CHQJ.flatten(0, 1), value_CHKJ.flatten(0, 1).mT, dropout)
     return context_NQK.unflatten(0, (n_chunks, -1)).transpose(1, 2).flatten(0, 1)[:n_queries]
-
-
-def _pad(x_THK: Tensor, before: int, after: int) -> Tensor:
-    """Zeros before and after the tokens."""
-    return functional.pad(x_THK, (0, 0, 0, 0, before, after))
-
-
-def _near(chunk: int, window: int, device: torch.device) -> Tensor:
-    """Which keys of a chunk lie within the window of each of its queries, ``(Q, J)``."""
-    query_Q = torch.arange(chunk, device=device)
-    key_J = torch.arange(-window, chunk + window, device=device)
-    return (key_J - query_Q[:, None]).abs() <= window

@@ -1,7 +1,7 @@
 """Checkpoint folders: `config.json` and `model.safetensors`, as `transformers` lays them out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shutil import copyfile
 
@@ -75,35 +75,39 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
         model = GeneformerForMaskedLM(config)
     expected = model.state_dict()
     has_head = any(name.startswith(HEAD) for name in weights)
-    missing, unknown, other_shape = compare_weights(expected, weights)
-    missing = [name for name in missing if has_head or not name.startswith(HEAD)]
-    unknown = [name for name in unknown if not name.startswith("cls.seq_relationship.")]
-    if missing or unknown:
-        msg = f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}."
-        raise CheckpointError(msg)
-    for name in other_shape:
-        shape, needed = tuple(weights[name].shape), tuple(expected[name].shape)
-        msg = f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}."
-        raise CheckpointError(msg)
+    weights = {name: value for name, value in weights.items() if not name.startswith("cls.seq_relationship.")}
+    check_fit(expected, weights, where, optional=lambda name: not has_head and name.startswith(HEAD))
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             msg = f"{where}: {name} holds values that are not finite. The checkpoint is damaged, or training diverged."
             raise CheckpointError(msg)
-    values = {name: value.float() for name, value in weights.items() if name in expected}
+    values = {name: value.float() for name, value in weights.items()}
     values |= {name: torch.zeros(expected[name].shape) for name in expected if name not in values}
     model.load_state_dict(values, assign=True)
     return model.eval(), has_head
 
 
-def compare_weights(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> tuple[list[str], list[str], list[str]]:
-    """Names of parameters that weights lack, of weights without a parameter, and of those of another shape."""
-    return (
-        [name for name in expected if name not in weights],
-        [name for name in weights if name not in expected],
-        [name for name in expected if name in weights and expected[name].shape != weights[name].shape],
-    )
+def check_fit(
+    expected: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    where: str,
+    advice: str = "The folder is incomplete or mixed; get it again.",
+    *,
+    optional: Callable[[str], bool] = lambda _: False,
+) -> list[str]:
+    """Refuse weights that do not fit the parameters of a network; returns the optional ones that are not there."""
+    absent = [name for name in expected if name not in weights]
+    missing = [name for name in absent if not optional(name)]
+    unknown = [name for name in weights if name not in expected]
+    if missing or unknown:
+        msg = f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}. {advice}"
+        raise CheckpointError(msg)
+    for name, value in weights.items():
+        shape, needed = tuple(value.shape), tuple(expected[name].shape)
+        if shape != needed:
+            msg = f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}. {advice}"
+            raise CheckpointError(msg)
+    return absent
 
 
 def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -1,6 +1,7 @@
 """Architectures by name, and any other from its `config.json`."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def describe_extensions(config: BertConfig) -> str:
     return ", ".join(f"{name}={extension(config, name)}" for name in EXTENSIONS if extension(config, name))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Sizes of one encoder."""
 
@@ -60,31 +61,16 @@ class Architecture:
     positions: int
     vocabulary: str
     dropout: float
-    attention_dropout: float
 
 
 ARCHITECTURES = {
-    "mini": Architecture(
-        layers=3, hidden=128, heads=2, feed_forward=256, positions=1024, vocabulary="V1",
-        dropout=0.0, attention_dropout=0.0,
-    ),
-    "V1-10M": Architecture(
-        layers=6, hidden=256, heads=4, feed_forward=512, positions=2048, vocabulary="V1",
-        dropout=0.02, attention_dropout=0.02,
-    ),
-    "V1-12L": Architecture(
-        layers=12, hidden=512, heads=8, feed_forward=1024, positions=2048, vocabulary="V1",
-        dropout=0.02, attention_dropout=0.02,
-    ),
-    "V2-104M": Architecture(
-        layers=12, hidden=768, heads=12, feed_forward=3072, positions=4096, vocabulary="V2",
-        dropout=0.1, attention_dropout=0.1,
-    ),
-    "V2-316M": Architecture(
-        layers=18, hidden=1152, heads=18, feed_forward=4608, positions=4096, vocabulary="V2",
-        dropout=0.1, attention_dropout=0.1,
-    ),
-}  # fmt: skip
+    # layers, hidden, heads, feed-forward, positions, vocabulary, dropout
+    "mini": Architecture(3, 128, 2, 256, 1024, "V1", 0.0),
+    "V1-10M": Architecture(6, 256, 4, 512, 2048, "V1", 0.02),
+    "V1-12L": Architecture(12, 512, 8, 1024, 2048, "V1", 0.02),
+    "V2-104M": Architecture(12, 768, 12, 3072, 4096, "V2", 0.1),
+    "V2-316M": Architecture(18, 1152, 18, 4608, 4096, "V2", 0.1),
+}
 """Sizes of the published models (Theodoris et al., 2023; Chen et al., 2024) and of the bundled `mini`."""
 
 _SIZES = {
@@ -106,7 +92,7 @@ def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
             intermediate_size=shape.feed_forward,
             max_position_embeddings=shape.positions,
             hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=shape.attention_dropout,
+            attention_probs_dropout_prob=shape.dropout,
             hidden_act="relu",
             layer_norm_eps=1e-12,
             initializer_range=0.02,
@@ -155,30 +141,27 @@ def write_config(
 
 def _check_entries(content: Mapping[str, Any], path: Path) -> None:
     """Refuse what this encoder does not implement, and values no network can be built from."""
-    accepted: dict[str, tuple[Any, ...]] = {
-        "model_type": ("bert", MODEL_TYPE),
-        "position_embedding_type": ("absolute",),
-        "is_decoder": (False,),
-        "hidden_act": tuple(ACT2FN),
+    accepted: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "model_type": (None, ("bert", MODEL_TYPE)),
+        "position_embedding_type": ("absolute", ("absolute",)),
+        "is_decoder": (False, (False,)),
+        "hidden_act": ("gelu", tuple(ACT2FN)),
     }
-    defaults = {"model_type": None, "position_embedding_type": "absolute", "is_decoder": False, "hidden_act": "gelu"}
-    for key, choices in accepted.items():
-        value = content.get(key, defaults[key])
+    for key, (default, choices) in accepted.items():
+        value = content.get(key, default)
         if value not in choices:
             msg = f"{path}: {key}={value!r}; this encoder reads BERT checkpoints with {key}={choices[0]!r}."
             raise CheckpointError(msg + nearest(value, map(str, choices)))
-    for key in _SIZES & content.keys():
-        if type(content[key]) is not int or content[key] < 1:
-            msg = f"{path}: {key}={content[key]!r} is not a whole number from 1. The file is damaged; get it again."
-            raise CheckpointError(msg)
-    for key in set(EXTENSIONS) & content.keys():
-        if type(content[key]) is not int or content[key] < 0:
-            msg = f"{path}: {key}={content[key]!r} is not a whole number from 0. The file is damaged; get it again."
-            raise CheckpointError(msg)
-    for key in _NUMBERS & content.keys():
-        if type(content[key]) not in (int, float):
-            msg = f"{path}: {key}={content[key]!r} is not a number. The file is damaged; get it again."
-            raise CheckpointError(msg)
+    numbers = (
+        (_SIZES, {int}, 1, "a whole number from 1"),
+        (set(EXTENSIONS), {int}, 0, "a whole number from 0"),
+        (_NUMBERS, {int, float}, -math.inf, "a number"),
+    )
+    for names, kinds, least, what in numbers:
+        for key in names & content.keys():
+            if type(content[key]) not in kinds or content[key] < least:
+                msg = f"{path}: {key}={content[key]!r} is not {what}. The file is damaged; get it again."
+                raise CheckpointError(msg)
     padding = content.get("pad_token_id", 0)
     if padding is not None and padding not in range(content.get("vocab_size", 1)):
         msg = f"{path}: pad_token_id={padding!r} is not among the {content.get('vocab_size'):,} tokens. Correct it."

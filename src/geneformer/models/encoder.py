@@ -155,6 +155,12 @@ class GeneformerEncoder(GeneformerModel):
             raise PairingError(msg)
 
 
+def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
+    """Cell of every token, ``(T,)``."""
+    lengths = torch.diff(cu_seqlens)
+    return torch.repeat_interleave(torch.arange(len(lengths), device=cu_seqlens.device), lengths, output_size=n_tokens)
+
+
 def ranks(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
     """Position of every token within its cell, ``(T,)``."""
     starts_T = torch.repeat_interleave(cu_seqlens[:-1], torch.diff(cu_seqlens), output_size=n_tokens)
@@ -172,10 +178,7 @@ def mean_over_genes(hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor, 
 
 def mean_pool(hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Mean over the tokens of each cell, in float32, ``(B, D)``; empty cells give zeros."""
-    lengths = torch.diff(cu_seqlens)
-    cells_T = torch.repeat_interleave(
-        torch.arange(len(lengths), device=lengths.device), lengths, output_size=len(hidden_TD)
-    )
+    lengths, cells_T = torch.diff(cu_seqlens), cell_of(cu_seqlens, len(hidden_TD))
     sums_BD = hidden_TD.new_zeros((len(lengths), hidden_TD.shape[1]), dtype=torch.float32)
     sums_BD = sums_BD.index_add(0, cells_T, hidden_TD.float())
     return sums_BD / lengths.clamp(min=1).unsqueeze(1)

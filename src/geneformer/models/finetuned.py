@@ -16,7 +16,7 @@ from transformers import BertConfig
 from geneformer.errors import CheckpointError, OptionError, OutOfRangeError
 from geneformer.files import require
 from geneformer.files.atomic import atomic_file
-from geneformer.models.checkpoint import CONFIG, WEIGHTS, compare_weights, read_config, read_weights
+from geneformer.models.checkpoint import CONFIG, WEIGHTS, check_fit, read_config, read_weights
 from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, extension
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
@@ -42,9 +42,8 @@ def build_network(
     """A network for a task with the encoder of a pretrained model, or one of its shape with random weights."""
     config = prepare_config(base.network.config, options)
     config.geneformer_vocabulary = base.vocabulary.fingerprint
-    config.geneformer_special_ids = [int(i) for i in base.vocabulary.special_ids]
-    for name, value in attributes.items():
-        setattr(config, name, value)
+    config.geneformer_special_ids = base.vocabulary.special_ids.tolist()
+    config.update(dict(attributes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = kind(config)
@@ -78,13 +77,7 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
 def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
     """A network with exactly the given weights, in evaluation mode."""
     network = kind(config)
-    missing, unknown, other_shape = compare_weights(network.state_dict(), weights)
-    if missing or unknown or other_shape:
-        msg = (
-            f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}, unknown {unknown[:3]}, of another "
-            f"shape {other_shape[:3]}. The folder is incomplete or mixed; write it again."
-        )
-        raise CheckpointError(msg)
+    check_fit(network.state_dict(), weights, where)
     network.load_state_dict(dict(weights))
     return network.eval()
 
@@ -94,7 +87,7 @@ def load_encoder_weights(network: GeneformerModel, base_state: Mapping[str, Tens
     pretrained = {
         name.removeprefix("bert."): value
         for name, value in base_state.items()
-        if name.startswith("bert.") and not name.endswith("position_ids")
+        if name.startswith("bert.") and not name.endswith("position_ids") and not name.startswith("bert.pooler.")
     }
     own: dict[str, Tensor] = cast(GeneformerEncoder, network.bert).state_dict()
     stored, needed = _kind_of_positions(pretrained), _kind_of_positions(own)
@@ -105,24 +98,11 @@ def load_encoder_weights(network: GeneformerModel, base_state: Mapping[str, Tens
         )
         raise CheckpointError(msg)
     n_layers = 1 + max((int(match[1]) for name in pretrained if (match := _LAYER.match(name))), default=-1)
-    new, unknown, other_shape = compare_weights(own, pretrained)
-    missing = [name for name in new if not _may_be_new(name, n_layers)]
-    unknown = [name for name in unknown if not name.startswith("pooler.")]
-    if missing or unknown:
-        msg = (
-            f"{where}: the pretrained encoder does not fit this network; missing {missing[:3]}, without a place "
-            f"{unknown[:3]}. Build the network with the configuration of the checkpoint."
-        )
-        raise CheckpointError(msg)
-    for name in other_shape:
-        msg = (
-            f"{where}: bert.{name} has shape {tuple(pretrained[name].shape)}, the network calls for "
-            f"{tuple(own[name].shape)}. Build the network with the configuration of the checkpoint."
-        )
-        raise CheckpointError(msg)
+    advice = "Build the network with the configuration of the checkpoint."
+    new = check_fit(own, pretrained, where, advice, optional=lambda name: _may_be_new(name, n_layers))
     with torch.no_grad():
-        for name in own.keys() & pretrained.keys():
-            own[name].copy_(pretrained[name])  # the tensors of a state share memory with the parameters
+        for name, value in pretrained.items():
+            own[name].copy_(value)  # the tensors of a state share memory with the parameters
     return tuple(f"bert.{name}" for name in new)
 
 
@@ -171,9 +151,8 @@ def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
     if options.attention_window:
         setattr(prepared, ATTENTION_WINDOW, options.attention_window)
     if options.dropout is not None:
-        prepared.hidden_dropout_prob = options.dropout
-        prepared.attention_probs_dropout_prob = options.dropout
-        prepared.classifier_dropout = options.dropout
+        rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        prepared.update(dict.fromkeys(rates, options.dropout))
     return prepared
 
 

@@ -19,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 
 from geneformer.models.attention import Attention
 from geneformer.models.config import write_config
-from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, mean_over_genes, mean_pool
+from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, cell_of, mean_over_genes, mean_pool
 from geneformer.models.losses import (
     MISSING,
     OUTPUTS,
@@ -182,12 +182,6 @@ def contrastive_loss(embedding_BD: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(similarity_BB, other)
 
 
-def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:
-    """Cell of every token, ``(T,)``."""
-    lengths = torch.diff(cu_seqlens)
-    return torch.repeat_interleave(torch.arange(len(lengths), device=cu_seqlens.device), lengths, output_size=n_tokens)
-
-
 class MeanPool(nn.Module):
     """Mean over the genes of each cell; special tokens do not count."""
 
@@ -295,7 +289,22 @@ class CellOutput(ModelOutput):
     pooled: Tensor | None = None
 
 
-class GeneformerForCells(GeneformerModel):
+class PooledModel(GeneformerModel):
+    """Encoder and pooling."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = GeneformerEncoder(config)
+        self.pool = POOLS[config.geneformer_pooling](config)
+
+    def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
+        """Cell vectors the heads see, ``(B, D)``."""
+        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
+        pooled: Tensor = self.pool(hidden_TD, input_ids, cu_seqlens)
+        return pooled
+
+
+class GeneformerForCells(PooledModel):
     """Encoder, pooling, and one linear head per task.
 
     Parameters
@@ -309,8 +318,6 @@ class GeneformerForCells(GeneformerModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.specs = tuple(HeadSpec.from_dict(entry) for entry in config.geneformer_heads)
-        self.bert = GeneformerEncoder(config)
-        self.pool = POOLS[config.geneformer_pooling](config)
         own_dropout = getattr(config, "classifier_dropout", None)
         self.dropout = nn.Dropout(config.hidden_dropout_prob if own_dropout is None else own_dropout)
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, spec.size) for spec in self.specs)
@@ -330,12 +337,6 @@ class GeneformerForCells(GeneformerModel):
             return [float(weight) for weight in self.task_weights]
         weights: list[float] = self.task_log_variance.detach().neg().exp().tolist()
         return weights
-
-    def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
-        """Cell vectors the heads see, ``(B, D)``."""
-        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
-        pooled: Tensor = self.pool(hidden_TD, input_ids, cu_seqlens)
-        return pooled
 
     def forward(
         self,
@@ -480,7 +481,7 @@ class ExpressionOutput(ModelOutput):
     predictions: Tensor | None = None
 
 
-class GeneformerForExpression(GeneformerModel):
+class GeneformerForExpression(PooledModel):
     """Encoder, pooling, and a decoder that takes the cell's vector and a gene's input embedding."""
 
     usual: Tensor
@@ -489,8 +490,6 @@ class GeneformerForExpression(GeneformerModel):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         size, width = config.hidden_size, config.geneformer_decoder_size
-        self.bert = GeneformerEncoder(config)
-        self.pool = POOLS[config.geneformer_pooling](config)
         self.cell_norm, self.gene_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         # One matrix over cell and gene, concatenated; apart, the cell's half is computed once per cell.
         self.from_cell = nn.Linear(size, width)
@@ -499,12 +498,6 @@ class GeneformerForExpression(GeneformerModel):
         self.register_buffer("usual", torch.zeros(config.vocab_size, 2))
         self.register_buffer("spread", torch.ones(2))
         self.post_init()
-
-    def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
-        """Cell vectors, ``(B, D)``."""
-        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
-        pooled: Tensor = self.pool(hidden_TD, input_ids, cu_seqlens)
-        return pooled
 
     def decode(self, pooled_BD: Tensor, cells_P: Tensor, genes_P: Tensor) -> Tensor:
         """Value and rank of genes in cells, ``(P, 2)``."""
