@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from geneformer.models.attention import KERNELS
-from geneformer.models.config import architecture_config
+from geneformer.models.loading import architecture_config
 from measuring import machine, save, versions
 from operations import MatrixProductRate, encoder_operations
 

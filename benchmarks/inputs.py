@@ -60,8 +60,8 @@ def token_file(paths: Sequence[Path], n_cells: int, output: Path, *, seed: int =
 
 def random_checkpoint(folder: Path, *, architecture: str = "V1-10M", seed: int = 0) -> None:
     """A checkpoint with seeded random weights; no bias is zero and no norm one, so that no mix-up stays unseen."""
-    from geneformer.models.checkpoint import save_checkpoint
     from geneformer.models.heads import GeneformerForMaskedLM
+    from geneformer.models.loading import save_checkpoint
 
     save_checkpoint(_random_network(GeneformerForMaskedLM, architecture, seed), folder)
 
@@ -78,7 +78,7 @@ def _random_network(kind: type[Any], architecture: str, seed: int, **entries: An
     import torch
 
     from geneformer.genes.vocabulary import Vocabulary
-    from geneformer.models.config import architecture_config
+    from geneformer.models.loading import architecture_config
 
     torch.manual_seed(seed)
     config = architecture_config(architecture, vocab_size=Vocabulary.load("V1").size)

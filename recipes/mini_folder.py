@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import geneformer as gf
-from geneformer.models.checkpoint import save_checkpoint
+from geneformer.models.loading import save_checkpoint
 
 
 def draw(first: dict[str, Any], second: dict[str, Any], path: Path) -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import BertConfig
 
-from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import save_checkpoint
 from geneformer.tokens.dataset import TokenizedDataset
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

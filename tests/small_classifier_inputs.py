@@ -7,8 +7,8 @@ import torch
 from transformers import BertConfig
 
 from geneformer import Vocabulary
-from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import save_checkpoint
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import write_dataset
 

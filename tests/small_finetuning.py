@@ -7,9 +7,8 @@ import numpy as np
 import torch
 
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import save_checkpoint
-from geneformer.models.config import read_config_file
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import read_config_file, save_checkpoint
 from small_cells import blood
 
 QUICK = {

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from geneformer.engine.training import EpochSampler, Key
 from geneformer.finetuning.training import Batches, cell_batches, finetune, score_cells
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.heads import GeneformerForCells, HeadSpec
+from geneformer.models.loading import read_config, read_weights
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset
 from measuring import reply

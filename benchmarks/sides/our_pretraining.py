@@ -7,8 +7,8 @@ import torch
 from training_steps import dropout_entries, settings, timed_steps
 
 from geneformer.engine.device import resolve_training_attention
-from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import read_config, read_weights
 from measuring import reply
 
 

@@ -20,9 +20,8 @@ import torch
 
 import geneformer as gf
 from geneformer.datasets import pbmc3k
-from geneformer.models.checkpoint import save_checkpoint
-from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import architecture_config, save_checkpoint
 from geneformer.tokens.storage import write_dataset
 
 KINDS = ("B cells", "CD14+ Monocytes", "NK cells")

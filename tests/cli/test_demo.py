@@ -16,8 +16,8 @@ from geneformer.datasets import pbmc3k, pbmc3k_path
 from geneformer.errors import OutputExistsError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.quality import save_random_weights
-from geneformer.models.checkpoint import read_weights, save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import read_weights, save_checkpoint
 from geneformer.options import RuntimeOptions
 from geneformer.tokens.storage import read_dataset
 

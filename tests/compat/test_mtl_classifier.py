@@ -30,7 +30,7 @@ from geneformer.errors import (
     UnknownOptionError,
     UnsupportedArgumentError,
 )
-from geneformer.models.checkpoint import read_weights
+from geneformer.models.loading import read_weights
 from geneformer.options import RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset, write_dataset

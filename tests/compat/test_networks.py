@@ -21,7 +21,7 @@ from geneformer.errors import (
     UnknownModelError,
     UnsafeFileError,
 )
-from geneformer.models.checkpoint import read_weights
+from geneformer.models.loading import read_weights
 
 pytestmark = pytest.mark.contract
 

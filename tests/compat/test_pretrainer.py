@@ -15,8 +15,8 @@ from geneformer.compat.collators import GeneformerPreCollator
 from geneformer.compat.pretrainer import GeneformerPretrainer, MaskedGenes, pack
 from geneformer.errors import DatasetError, InvalidVocabularyError, OutOfRangeError, UnsupportedArgumentError
 from geneformer.files.pickles import write_pickle
-from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import architecture_config
 from geneformer.tokens.storage import read_dataset
 
 pytestmark = pytest.mark.contract

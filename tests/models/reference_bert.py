@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import architecture_config
 
 SMALL = {
     "vocab_size": 60,

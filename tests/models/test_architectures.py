@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from geneformer.errors import CheckpointError, UnknownModelError
-from geneformer.models.config import ARCHITECTURES, architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import ARCHITECTURES, architecture_config
 from models.reference_bert import small_config
 
 PUBLISHED = {

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from geneformer.models import attention_cpu as module
-from geneformer.models.attention import eager
-from geneformer.models.attention_cpu import blocked, draw_dropped
+from geneformer.models import attention as module
+from geneformer.models.attention import blocked, draw_dropped, eager
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any)
 

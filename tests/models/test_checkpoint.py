@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from geneformer.models.checkpoint import build_model, read_config, read_weights, save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import build_model, read_config, read_weights, save_checkpoint
 from models.reference_bert import ours, random_bert, random_cells, small_config
 
 CLOSE = {"atol": 1e-5, "rtol": 0}

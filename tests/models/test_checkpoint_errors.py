@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import BertForSequenceClassification
 
 from geneformer.errors import CheckpointError, ConversionNeededError, PlaceholderFileError, UnsafeFileError
-from geneformer.models.checkpoint import build_model, convert_pickled, read_config, read_weights, save_checkpoint
+from geneformer.models.loading import build_model, convert_pickled, read_config, read_weights, save_checkpoint
 from models.reference_bert import ours, random_bert, random_cells, small_config
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 41183536\n"

@@ -9,18 +9,16 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from geneformer.errors import CheckpointError, PairingError
 from geneformer.models.attention import KERNELS, eager, sdpa
-from geneformer.models.checkpoint import build_model, read_config, read_weights, save_checkpoint
-from geneformer.models.config import (
-    ADAPTER_SIZE,
-    ATTENTION_WINDOW,
-    RELATIVE_CLIP,
-    architecture_config,
-    extension,
-    is_plain_bert,
-    read_config_file,
-)
+from geneformer.models.encoder import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, Adapter, extension, is_plain_bert
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.layers import Adapter
+from geneformer.models.loading import (
+    architecture_config,
+    build_model,
+    read_config,
+    read_config_file,
+    read_weights,
+    save_checkpoint,
+)
 from models.reference_bert import ours, random_bert, random_cells, small_config
 from models.written_out_attention import written_out
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from geneformer.errors import CheckpointError
-from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP
+from geneformer.models.encoder import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.finetuned import load_encoder_weights
 from geneformer.models.heads import GeneformerForMaskedLM
 from models.reference_bert import random_cells, small_config

@@ -6,8 +6,7 @@ import pytest
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import save_checkpoint
-from geneformer.models.loading import HUB, find_folder, list_models, load_model
+from geneformer.models.loading import HUB, find_folder, list_models, load_model, save_checkpoint
 from models.reference_bert import ours, random_bert, small_config
 
 SIZES = {"V1": 25_426, "V2": 20_275}

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from geneformer.models import attention_cpu as module
-from geneformer.models.attention import eager
-from geneformer.models.attention_cpu import rounded
+from geneformer.models import attention as module
+from geneformer.models.attention import eager, rounded
 
 LENGTHS = st.lists(st.integers(0, 23), min_size=1, max_size=8).filter(any)
 
@@ -16,7 +15,7 @@ LENGTHS = st.lists(st.integers(0, 23), min_size=1, max_size=8).filter(any)
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
     """Sizes so small that a cell takes several blocks, and blocks several cells."""
-    monkeypatch.setattr(module, "_BLOCK", 700)
+    monkeypatch.setattr(module, "_ROUNDED_BLOCK", 700)
     monkeypatch.setattr(module, "_MULTIPLE", 4)
     monkeypatch.setattr(module, "_QUERIES", 2)
 
@@ -68,7 +67,7 @@ def test_strided_inputs_are_read_right():
 @given(lengths=LENGTHS)
 def test_sizes_are_few_and_every_cell_comes_once(lengths):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BLOCK", 4000)
+        patch.setattr(module, "_ROUNDED_BLOCK", 4000)
         groups = list(module._groups(lengths, 2))
     cells = [cell for group in groups for cell in group]
     assert [cell.stop - cell.start for cell in cells] == [length for length in lengths if length]

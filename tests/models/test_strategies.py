@@ -8,8 +8,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from geneformer.errors import CheckpointError, MissingExtraError, OptionError, OutOfRangeError
-from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, extension
-from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
+from geneformer.models.encoder import (
+    ADAPTER_SIZE,
+    ATTENTION_WINDOW,
+    RELATIVE_CLIP,
+    GeneformerEncoder,
+    GeneformerModel,
+    extension,
+)
 from geneformer.models.finetuned import TrainedShare, apply_strategy, load_encoder_weights, merge_lora, prepare_config
 from geneformer.options import FinetuneOptions
 from models.reference_bert import random_cells, small_config

@@ -8,8 +8,7 @@ from torch.nn.functional import cosine_similarity, normalize
 import geneformer as gf
 from geneformer.datasets import pbmc3k
 from geneformer.errors import PairingError
-from geneformer.models.config import ATTENTION_WINDOW, RELATIVE_CLIP
-from geneformer.models.encoder import GeneformerEncoder
+from geneformer.models.encoder import ATTENTION_WINDOW, RELATIVE_CLIP, GeneformerEncoder
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.perturbation.screen import GatedCell, agreement, genes_of, head_of, screen_deletions, sum_embeddings
 from models.reference_bert import ours, random_bert, small_config

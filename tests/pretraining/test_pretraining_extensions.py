@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geneformer.errors import OutOfRangeError, RunMismatchError
-from geneformer.models.config import ATTENTION_WINDOW, RELATIVE_CLIP, extension
+from geneformer.models.encoder import ATTENTION_WINDOW, RELATIVE_CLIP, extension
 from geneformer.models.finetuned import apply_strategy, prepare_config
 from geneformer.models.loading import load_model
 from geneformer.options import FinetuneOptions, PretrainOptions

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.config import architecture_config
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import architecture_config
 from geneformer.pretraining.start import start_from_spectrum
 from small_runs import tokenized, write_architecture, write_cells
 

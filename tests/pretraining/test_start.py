@@ -15,8 +15,7 @@ from geneformer.errors import (
     UnknownModelError,
     VocabularyMismatchError,
 )
-from geneformer.models.checkpoint import HEAD, WEIGHTS, save_checkpoint
-from geneformer.models.loading import load_model
+from geneformer.models.loading import HEAD, WEIGHTS, load_model, save_checkpoint
 from geneformer.options import PretrainOptions
 from geneformer.pretraining.corpus import open_corpus
 from small_runs import RUNTIME, options_for, run, tokenized, write_cells

@@ -26,9 +26,7 @@ def models(
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
     from geneformer.files.atomic import check_output
-    from geneformer.models.checkpoint import convert_pickled
-    from geneformer.models.config import ARCHITECTURES
-    from geneformer.models.loading import BUNDLED, list_models, load_model
+    from geneformer.models.loading import ARCHITECTURES, BUNDLED, convert_pickled, list_models, load_model
 
     if convert is not None:
         if output is None:

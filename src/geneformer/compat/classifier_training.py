@@ -46,9 +46,8 @@ from geneformer.engine.training import (
 )
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import read_config, read_weights
 from geneformer.models.finetuned import apply_strategy, build_network
-from geneformer.models.loading import LoadedModel, load_model
+from geneformer.models.loading import LoadedModel, load_model, read_config, read_weights
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, nearest

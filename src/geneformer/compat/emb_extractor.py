@@ -36,8 +36,7 @@ from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.inference.cells import check_layer, check_pairing
 from geneformer.inference.embedding import embed
-from geneformer.models.checkpoint import TIED, build_model
-from geneformer.models.loading import LoadedModel, recognize_vocabulary
+from geneformer.models.loading import TIED, LoadedModel, build_model, recognize_vocabulary
 from geneformer.options import EmbedOptions
 from geneformer.options._fields import check_choice, check_range
 from geneformer.tokens.dataset import Ints, TokenizedDataset

@@ -20,11 +20,17 @@ from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
 from geneformer.finetuning.training import class_scores
-from geneformer.models.checkpoint import PICKLED_WEIGHTS, WEIGHTS, read_config, read_weights, unpickle_weights
-from geneformer.models.config import write_config
+from geneformer.models.encoder import write_config
 from geneformer.models.finetuned import filled
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.loading import recognize_vocabulary
+from geneformer.models.loading import (
+    PICKLED_WEIGHTS,
+    WEIGHTS,
+    read_config,
+    read_weights,
+    recognize_vocabulary,
+    unpickle_weights,
+)
 from geneformer.models.losses import MISSING
 from geneformer.tokens.dataset import TokenizedDataset
 

@@ -36,20 +36,21 @@ from geneformer.files.atomic import atomic_folder, output_errors
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.models.attention import Attention
-from geneformer.models.checkpoint import (
+from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, write_config
+from geneformer.models.finetuned import is_low_bit, low_bit_library, plain_linear, quantize_linears, restore_linears
+from geneformer.models.heads import GeneformerForGenes, GeneOutput
+from geneformer.models.loading import (
     CONFIG,
     PICKLED_WEIGHTS,
     WEIGHTS,
+    LoadedModel,
     build_model,
     convert_pickled,
+    find_folder,
     read_config,
     read_weights,
+    recognize_vocabulary,
 )
-from geneformer.models.config import write_config
-from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
-from geneformer.models.finetuned import is_low_bit, low_bit_library, plain_linear, quantize_linears, restore_linears
-from geneformer.models.heads import GeneformerForGenes, GeneOutput
-from geneformer.models.loading import LoadedModel, find_folder, recognize_vocabulary
 from geneformer.models.losses import cross_entropy
 from geneformer.options import RuntimeOptions
 from geneformer.options._fields import check_choice, check_range

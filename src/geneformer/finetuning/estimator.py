@@ -29,11 +29,10 @@ from geneformer.finetuning.targets import Encoded, Target
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.cells import CellInput, Cells, open_cells
-from geneformer.models.checkpoint import CONFIG, read_config
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.loading import LoadedModel, load_model, recognize_vocabulary
+from geneformer.models.loading import CONFIG, LoadedModel, load_model, read_config, recognize_vocabulary
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import nearest
 

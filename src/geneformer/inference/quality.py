@@ -11,9 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError
-from geneformer.models.checkpoint import save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import load_model
+from geneformer.models.loading import load_model, save_checkpoint
 from geneformer.options._fields import check_choice, check_range
 
 UNKNOWN = ("", "?", "nan", "none", "na", "n/a", "unknown", "unassigned")

@@ -16,11 +16,16 @@ from transformers import BertConfig
 from geneformer.errors import CheckpointError, OptionError, OutOfRangeError
 from geneformer.files import require
 from geneformer.files.atomic import atomic_file
-from geneformer.models.checkpoint import CONFIG, WEIGHTS, check_fit, read_config, read_weights
-from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, extension
-from geneformer.models.encoder import GeneformerEncoder, GeneformerModel
+from geneformer.models.encoder import (
+    ADAPTER_SIZE,
+    ATTENTION_WINDOW,
+    RELATIVE_CLIP,
+    GeneformerEncoder,
+    GeneformerModel,
+    extension,
+)
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
-from geneformer.models.loading import LoadedModel
+from geneformer.models.loading import CONFIG, WEIGHTS, LoadedModel, check_fit, read_config, read_weights
 from geneformer.options import FinetuneOptions
 
 NETWORKS: dict[str, type[GeneformerModel]] = {

@@ -18,8 +18,14 @@ from transformers.activations import ACT2FN
 from transformers.utils.generic import ModelOutput
 
 from geneformer.models.attention import Attention
-from geneformer.models.config import write_config
-from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, cell_of, mean_over_genes, mean_pool
+from geneformer.models.encoder import (
+    GeneformerEncoder,
+    GeneformerModel,
+    cell_of,
+    mean_over_genes,
+    mean_pool,
+    write_config,
+)
 from geneformer.models.losses import (
     MISSING,
     OUTPUTS,

@@ -19,18 +19,23 @@ from torch.nn.functional import cosine_similarity, normalize
 from geneformer.engine.device import has_float64, resolve_device
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models import lean
-from geneformer.models.config import has_plain_attention
-from geneformer.models.encoder import GeneformerEncoder, mean_over_genes
+from geneformer.models.encoder import (
+    GeneformerEncoder,
+    finish_layer_fast,
+    first_token_states,
+    has_plain_attention,
+    mean_over_genes,
+    products_dtype,
+    runs_fast,
+)
 from geneformer.models.heads import GeneformerForCells, class_probabilities
-from geneformer.models.lean import first_token_states
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.perturbation.edits import ADDED, EditedCell, Ints, Perturbation, edit_cell
 from geneformer.tokens.dataset import TokenizedDataset
 
 if TYPE_CHECKING:
-    from geneformer.models.layers import Layer
+    from geneformer.models.encoder import Layer
 
 _LEAST_SHARED = 8
 """Fewer deletions of a cell do not pay for sharing their first layer."""
@@ -421,7 +426,7 @@ class Deletions:
         # Behind the deleted token: the next one of the cell, at its new position.
         taken_NM = token_M + behind_NM * (1 + self.length)
         hidden_TD = self.embedded_QD[taken_NM.flatten()]
-        dtype = lean.products_dtype(hidden_TD) if lean.suits([self.layer], hidden_TD) else hidden_TD.dtype
+        dtype = products_dtype(hidden_TD) if runs_fast([self.layer], hidden_TD) else hidden_TD.dtype
         context_NMD = hidden_TD.new_empty((len(deleted), self.length - 1, hidden_TD.shape[1]), dtype=dtype)
         with torch.autocast(device.type, enabled=False):
             for number, place in enumerate(deleted):
@@ -430,8 +435,8 @@ class Deletions:
         return self._finish(hidden_TD, context_NMD.flatten(0, 1))
 
     def _finish(self, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
-        if lean.suits([self.layer], hidden_TD):
-            return lean.finish_layer(self.layer, hidden_TD, context_TD)
+        if runs_fast([self.layer], hidden_TD):
+            return finish_layer_fast(self.layer, hidden_TD, context_TD)
         middle_TD = self.layer.attention.output(context_TD, hidden_TD)
         states_TD: Tensor = self.layer.output(self.layer.intermediate(middle_TD), middle_TD)
         return states_TD

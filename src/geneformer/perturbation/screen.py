@@ -34,12 +34,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from geneformer.errors import PairingError
-from geneformer.models.config import describe_extensions, has_plain_attention
-from geneformer.models.encoder import GeneformerEncoder
+from geneformer.models.encoder import GeneformerEncoder, describe_extensions, has_plain_attention
 from geneformer.models.heads import AttentionPool, DensePool, GeneformerForCells, MeanPool, class_probabilities
 
 if TYPE_CHECKING:
-    from geneformer.models.layers import Layer
+    from geneformer.models.encoder import Layer
 
 Gates = Literal["slopes", "removals", "pairs"]
 """Derivatives; what closing a gate takes away; or the same, for every query that it is taken from."""

@@ -29,8 +29,8 @@ from geneformer.engine.training import (
 from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.checkpoint import WEIGHTS, save_checkpoint
 from geneformer.models.heads import GeneformerForMaskedLM
+from geneformer.models.loading import WEIGHTS, save_checkpoint
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.pretraining.objectives import RankBaseline
 from geneformer.pretraining.start import initial_model, start_from_spectrum

@@ -8,10 +8,16 @@ from transformers import BertConfig
 from geneformer.errors import CheckpointError, VocabularyMismatchError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_layer
-from geneformer.models.checkpoint import build_model, read_config, read_weights
-from geneformer.models.config import ATTENTION_WINDOW, RELATIVE_CLIP, architecture_config
+from geneformer.models.encoder import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import find_folder, recognize_vocabulary
+from geneformer.models.loading import (
+    architecture_config,
+    build_model,
+    find_folder,
+    read_config,
+    read_weights,
+    recognize_vocabulary,
+)
 from geneformer.options import PretrainOptions
 from geneformer.tokens.dataset import TokenizedDataset
 

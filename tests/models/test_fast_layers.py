@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from geneformer.models import lean
-from geneformer.models.config import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, architecture_config
-from geneformer.models.encoder import GeneformerEncoder
+from geneformer.models import encoder as module
+from geneformer.models.encoder import ADAPTER_SIZE, ATTENTION_WINDOW, RELATIVE_CLIP, GeneformerEncoder
+from geneformer.models.loading import architecture_config
 
 LENGTHS = [5, 5, 12, 0, 9]
 
@@ -29,12 +29,12 @@ def cells():
 
 @pytest.fixture
 def called(monkeypatch):
-    """Stretches and steps smaller than the batch; how often layers ran leanly."""
+    """Stretches and steps smaller than the batch; how often layers ran the faster way."""
     calls = []
-    run = lean.run_layers
-    monkeypatch.setattr(lean, "_STRETCH", 8)
-    monkeypatch.setattr(lean, "_STEP", 8)
-    monkeypatch.setattr(lean, "run_layers", lambda *inputs: calls.append(1) or run(*inputs))
+    run = module.run_layers_fast
+    monkeypatch.setattr(module, "_STRETCH", 8)
+    monkeypatch.setattr(module, "_STEP", 8)
+    monkeypatch.setattr(module, "run_layers_fast", lambda *inputs: calls.append(1) or run(*inputs))
     return calls
 
 
