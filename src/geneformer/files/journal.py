@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from geneformer.errors import RunMismatchError
+from geneformer.files.atomic import sync
 
 Entry = dict[str, Any]
 
@@ -23,7 +24,7 @@ class Journal:
         lines = _complete_lines(path) if path.exists() else []
         if not lines:
             path.write_bytes(_line({"identity": given}))
-            _sync(path)
+            sync(path)
             return
         stored = json.loads(lines[0])["identity"]
         if stored != given:
@@ -71,11 +72,6 @@ def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     keys = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
     differences = [f"{key} was {stored.get(key)!r:.200}, now {given.get(key)!r:.200}" for key in keys[:3]]
     return "; ".join(differences)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 CLAIM = "claim.lock"

@@ -120,8 +120,7 @@ def split_counts(
     if packed.counts is None:
         msg = "Count-subsampled views need counts."
         raise ValueError(msg)
-    lengths = np.diff(packed.cu_seqlens)
-    cells = np.repeat(np.arange(len(lengths)), lengths)
+    lengths, cells = packed.lengths, packed.cells
     genes = ~np.isnan(medians[packed.input_ids])
     unit = np.full(len(lengths), np.inf)
     np.minimum.at(unit, cells[genes], packed.counts[genes])
@@ -133,30 +132,21 @@ def split_counts(
 
 
 def _rank_again(packed: Packed, molecules: Ints, medians: NDArray[np.float64], max_length: int) -> Packed:
-    """The cells with other numbers of molecules."""
-    lengths = np.diff(packed.cu_seqlens)
-    cells = np.repeat(np.arange(len(lengths)), lengths)
-    median = medians[packed.input_ids]
+    """The cells with other numbers of molecules, cut to their first tokens; a closing special token survives."""
+    cells, median = packed.cells, medians[packed.input_ids]
     special = np.isnan(median)
     opens = np.zeros(len(cells), dtype=bool)
-    opens[packed.cu_seqlens[:-1][lengths > 0]] = True
+    opens[packed.cu_seqlens[:-1][packed.lengths > 0]] = True
     value = np.where(special, np.where(opens, np.inf, 0.0), molecules / np.where(special, 1.0, median))
     alive = np.flatnonzero((molecules > 0) | special)
     alive = alive[np.lexsort((-value[alive], cells[alive]))]
-    return _cut(packed.input_ids[alive], cells[alive], special[alive], len(lengths), max_length)
-
-
-def _cut(ids: NDArray[Any], cells: Ints, special: NDArray[np.bool_], n_cells: int, max_length: int) -> Packed:
-    """Keep the first tokens of each cell; a closing special token survives the cut."""
-    lengths = np.bincount(cells, minlength=n_cells)
-    starts = np.cumsum(lengths) - lengths
-    rank = np.arange(len(cells)) - starts[cells]
-    last = rank == lengths[cells] - 1
-    closes = np.zeros(n_cells, dtype=np.int64)
-    closes[cells[last & special & (rank > 0)]] = 1
-    keep = (rank < max_length - closes[cells]) | (last & special)
-    kept_lengths = np.bincount(cells[keep], minlength=n_cells)
-    return Packed(ids[keep], np.concatenate([[0], np.cumsum(kept_lengths)]).astype(np.int64))
+    lengths = np.bincount(cells[alive], minlength=len(packed.lengths))
+    ranked, special = Packed.of_lengths(packed.input_ids[alive], lengths), special[alive]
+    rank = np.arange(len(alive)) - np.repeat(ranked.cu_seqlens[:-1], lengths)
+    last = rank == np.repeat(lengths, lengths) - 1
+    closes = np.zeros(len(lengths), dtype=np.int64)
+    closes[ranked.cells[last & special & (rank > 0)]] = 1
+    return ranked.keep((rank < max_length - np.repeat(closes, lengths)) | (last & special))
 
 
 def concatenate(*parts: Packed) -> Packed:
@@ -178,8 +168,7 @@ def delete_genes(
     chosen: NDArray[Any] | None = None,
 ) -> Packed:
     """Cells without some of their genes; those behind a deleted gene move up."""
-    ids, lengths = packed.input_ids, np.diff(packed.cu_seqlens)
-    cells = np.repeat(np.arange(len(lengths)), lengths)
+    ids, lengths, cells = packed.input_ids, packed.lengths, packed.cells
     is_gene = ~np.isin(ids, special)
     deleted = is_gene & (np.isin(ids, chosen) if chosen is not None else rng.random(len(ids)) < share)
     n_genes = np.bincount(cells[is_gene], minlength=len(lengths))
@@ -188,7 +177,4 @@ def delete_genes(
         genes = np.flatnonzero(is_gene & emptied[cells])
         first = genes[np.unique(cells[genes], return_index=True)[1]]
         deleted[first] = False
-    kept = ~deleted
-    kept_lengths = np.bincount(cells[kept], minlength=len(lengths))
-    counts = None if packed.counts is None else packed.counts[kept]
-    return Packed(ids[kept], np.concatenate([[0], np.cumsum(kept_lengths)]).astype(np.int64), counts)
+    return packed.keep(~deleted)

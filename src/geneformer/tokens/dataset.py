@@ -25,6 +25,29 @@ class Packed:
     cu_seqlens: Ints
     counts: NDArray[np.float64] | None = None
 
+    @classmethod
+    def of_lengths(
+        cls, input_ids: NDArray[Any], lengths: NDArray[Any], counts: NDArray[np.float64] | None = None
+    ) -> "Packed":
+        """Cells of the given numbers of tokens."""
+        return cls(input_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), counts)
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each cell."""
+        return np.diff(self.cu_seqlens)
+
+    @property
+    def cells(self) -> Ints:
+        """Cell of each token."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def keep(self, tokens: NDArray[np.bool_]) -> "Packed":
+        """The cells with only some of their tokens."""
+        lengths = np.bincount(self.cells[tokens], minlength=len(self.lengths))
+        counts = None if self.counts is None else self.counts[tokens]
+        return Packed.of_lengths(self.input_ids[tokens], lengths, counts)
+
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
@@ -65,7 +88,7 @@ class TokenizedDataset:
         self.table = table
         self.vocabulary = vocabulary
         self.path = path
-        self._rows = _blocks(table)
+        self._rows = _blocks(table, where)
         self._starts = np.cumsum([0, *(len(block.offsets) - 1 for block in self._rows)])
         self.lengths: Ints = np.concatenate(
             [np.diff(block.offsets) for block in self._rows] or [np.empty(0, np.int64)]
@@ -164,14 +187,21 @@ class TokenizedDataset:
         return TokenizedDataset(taken, vocabulary=self.vocabulary, path=self.path)
 
 
-def _blocks(table: pa.Table) -> list[_Rows]:
+def _blocks(table: pa.Table, where: str) -> list[_Rows]:
     """Views of the list columns, block by block, without copying."""
-    ids = table.column(keys.INPUT_IDS)
-    _check_tokens(ids)
+    ids, kind = table.column(keys.INPUT_IDS), table.schema.field(keys.INPUT_IDS).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+        msg = f"`input_ids`{where} holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`."
+        raise DatasetError(msg)
+    if ids.null_count:
+        msg = f"Column `input_ids`{where} has {ids.null_count} empty rows. Drop them, or tokenize again."
+        raise DatasetError(msg)
+    if any(chunk.values.null_count for chunk in ids.chunks):
+        msg = f"Column `input_ids`{where} has missing tokens. The dataset is damaged; make it again."
+        raise DatasetError(msg)
     counts = table.column(keys.COUNTS) if keys.COUNTS in table.column_names else None
     if counts is not None and [len(c) for c in counts.chunks] != [len(c) for c in ids.chunks]:
-        table = table.combine_chunks()
-        return _blocks(table)
+        return _blocks(table.combine_chunks(), where)
     blocks = []
     for number, chunk in enumerate(ids.chunks):
         if not len(chunk):
@@ -189,20 +219,6 @@ def _blocks(table: pa.Table) -> list[_Rows]:
     return blocks
 
 
-def _check_tokens(ids: pa.ChunkedArray) -> None:
-    """Refuse anything but lists of integers, none of them missing."""
-    kind = ids.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-        msg = f"`input_ids` holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`."
-        raise DatasetError(msg)
-    if ids.null_count:
-        msg = f"Column `input_ids` has {ids.null_count} empty rows. Drop them, or tokenize again."
-        raise DatasetError(msg)
-    if any(chunk.values.null_count for chunk in ids.chunks):
-        msg = "Column `input_ids` has missing tokens. The dataset is damaged; make it again."
-        raise DatasetError(msg)
-
-
 def _ragged(chunk: pa.Array) -> tuple[Ints, NDArray[Any]]:
     """Offsets and values of a list array; the values are those of the whole buffer."""
     return np.asarray(arrow.values_of(chunk.offsets), dtype=np.int64), arrow.values_of(chunk.values)
@@ -218,10 +234,15 @@ def _values(column: pa.ChunkedArray) -> NDArray[Any]:
 def arrow_type(values: Any) -> pa.DataType:
     """The Arrow type that holds a whole column: text for categories and for mixed objects."""
     try:
-        found = pa.array(values, from_pandas=True).type
+        kind = pa.array(values, from_pandas=True).type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return pa.string()
-    return _storable(found)
+    while pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    t = pa.types
+    odd = (t.is_null, t.is_large_string, t.is_string_view, t.is_struct, t.is_interval)
+    is_odd = isinstance(kind, pa.ExtensionType) or any(is_type(kind) for is_type in odd)
+    return pa.string() if is_odd else kind
 
 
 def arrow_column(name: str, values: Any, kind: pa.DataType) -> pa.Array:
@@ -248,16 +269,6 @@ def feature(kind: pa.DataType) -> dict[str, Any]:
         return {"feature": feature(kind.value_type), "_type": "Sequence"}
     names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
     return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
-
-
-def _storable(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return _storable(kind.value_type)
-    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if isinstance(kind, pa.ExtensionType) or pa.types.is_struct(kind) or pa.types.is_interval(kind):
-        return pa.string()
-    return kind
 
 
 def _missing(value: Any) -> bool:

@@ -193,11 +193,21 @@ class DatasetWriter:
             names = [f"data-{i:05d}-of-{len(entries):05d}.arrow" for i in range(len(entries))]
             for entry, name in zip(entries, names, strict=True):
                 (self._folder / entry["file"]).rename(self._folder / name)
-            with pa.memory_map(str(self._folder / names[0])) as file:
-                schema = pa.ipc.open_stream(file).schema
+            schema = _schema_of(self._folder / names[0])
             digest = hashlib.sha256("".join(entry["sha256"] for entry in entries).encode()).hexdigest()
-            _write_json(self._folder / STATE, _state(names, digest[:16]))
-            _write_json(self._folder / INFO, _info(schema))
+            state: dict[str, Any] = {
+                "_data_files": [{"filename": name} for name in names],
+                "_fingerprint": digest[:16],
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": None,
+            }
+            features = {name: feature(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+            info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+            for file_name, content in ((STATE, state), (INFO, info)):
+                (self._folder / file_name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if manifest is not None:
                 manifest.write(self._folder)
             publish_folder(self._folder, self.path)
@@ -217,15 +227,8 @@ class DatasetWriter:
             return
         shard, self._shard = self._shard, None
         shard.close()
-        self._journal.append(
-            {
-                "file": shard.path.name,
-                "rows": shard.rows,
-                "bytes": shard.file.size,
-                "sha256": shard.file.digest.hexdigest(),
-                "progress": self._pending,
-            }
-        )
+        entry = {"file": shard.path.name, "rows": shard.rows, "bytes": shard.file.size}
+        self._journal.append({**entry, "sha256": shard.file.digest.hexdigest(), "progress": self._pending})
         self.progress = self._pending
 
     def _open_journal(self, path: Path) -> Journal:
@@ -264,8 +267,7 @@ class DatasetWriter:
             if file.name not in known:
                 file.unlink()
         if known and self._schema is None:
-            with pa.memory_map(str(self._folder / _shard_name(0))) as source:
-                self._schema = pa.ipc.open_stream(source).schema
+            self._schema = _schema_of(self._folder / _shard_name(0))
 
 
 _OWN = (keys.INPUT_IDS, keys.COUNTS, keys.LENGTH)
@@ -278,6 +280,11 @@ def _schema(columns: Mapping[str, pa.DataType], *, counts: bool) -> pa.Schema:
     fields.extend((name, kind) for name, kind in columns.items() if name not in _OWN)
     fields.append((keys.LENGTH, pa.int64()))
     return pa.schema(fields)
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_stream(file).schema
 
 
 def _batch(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.RecordBatch:
@@ -299,27 +306,6 @@ def _batch(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.Recor
 
 def _shard_name(number: int) -> str:
     return f"data-{number:05d}.arrow"
-
-
-def _state(names: list[str], fingerprint: str) -> dict[str, Any]:
-    return {
-        "_data_files": [{"filename": name} for name in names],
-        "_fingerprint": fingerprint,
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-
-
-def _info(schema: pa.Schema) -> dict[str, Any]:
-    features = {name: feature(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
-    return {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 _SPLITS = "dataset_dict.json"
@@ -359,9 +345,16 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
         msg = f'The files of "{path}" differ in their columns ({error}). Make the dataset again.'
         raise DatasetError(msg) from error
     for entry in state.get("_indices_data_files") or ():
-        rows = _read_table(path / entry["filename"]).column(0)
-        table = table.take(rows)
-    return TokenizedDataset(_plain_rows(table, path), vocabulary=_fingerprint(path), path=path)
+        table = table.take(_read_table(path / entry["filename"]).column(0))
+    index = table.schema.get_field_index(keys.INPUT_IDS)
+    if index >= 0 and pa.types.is_fixed_size_list(table.schema.field(index).type):
+        kind = pa.list_(table.schema.field(index).type.value_type)
+        table = table.set_column(index, keys.INPUT_IDS, table.column(index).cast(kind))
+    try:
+        made_from = Manifest.read(path)
+    except OutputError as error:
+        raise DatasetError(re.sub(r"^\w+ \(GF\d+\): ", "", str(error))) from error
+    return TokenizedDataset(table, vocabulary=made_from.vocabulary if made_from else None, path=path)
 
 
 def write_dataset(
@@ -384,12 +377,10 @@ def _data_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
         example = path / (splits[0] if splits else "train")
         msg = f'"{path}" holds the splits {", ".join(splits)}. Choose one, for example "{example}".'
         raise DatasetError(msg)
-    state: dict[str, Any] = {}
-    if (path / STATE).is_file():
-        state = _read_json(path / STATE)
-        names = [entry["filename"] for entry in state.get("_data_files") or ()]
-    else:
-        names = ["dataset.arrow"] if (path / "dataset.arrow").is_file() else []
+    state = _read_json(path / STATE) if (path / STATE).is_file() else {}
+    names = [entry["filename"] for entry in state.get("_data_files") or ()]
+    if not state and (path / "dataset.arrow").is_file():
+        names = ["dataset.arrow"]
     if not names:
         found = sorted(entry.name for entry in path.iterdir())[:5]
         msg = (
@@ -442,31 +433,3 @@ def _damage_named(path: Path) -> Iterator[None]:
     except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
         msg = f'"{path}" cannot be read ({error}). It is damaged, incomplete or not an Arrow file; get it again.'
         raise DatasetError(msg) from error
-
-
-def _plain_rows(table: pa.Table, path: Path) -> pa.Table:
-    """The table with `input_ids` as lists of integers that vary in length."""
-    if keys.INPUT_IDS not in table.column_names:
-        return table
-    kind = table.schema.field(keys.INPUT_IDS).type
-    if pa.types.is_fixed_size_list(kind):
-        index = table.column_names.index(keys.INPUT_IDS)
-        kind = pa.list_(kind.value_type)
-        table = table.set_column(index, keys.INPUT_IDS, table.column(keys.INPUT_IDS).cast(kind))
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not lists or not pa.types.is_integer(kind.value_type):
-        msg = f'`input_ids` in "{path}" holds {kind}, not lists of integers. Make tokens with `geneformer tokenize`.'
-        raise DatasetError(msg)
-    if any(chunk.values.null_count for chunk in table.column(keys.INPUT_IDS).chunks):
-        msg = f'`input_ids` in "{path}" has missing tokens. The dataset is damaged; make it again.'
-        raise DatasetError(msg)
-    return table
-
-
-def _fingerprint(path: Path) -> str | None:
-    """Fingerprint of the vocabulary a dataset was made with, if it says so."""
-    try:
-        manifest = Manifest.read(path)
-    except OutputError as error:
-        raise DatasetError(re.sub(r"^\w+ \(GF\d+\): ", "", str(error))) from error
-    return None if manifest is None else manifest.vocabulary
