@@ -121,6 +121,14 @@ def _refused(what: str) -> "Callable[[_Reader], None]":
     return lambda reader: reader.refuse(what)
 
 
+_REFUSED = {
+    "an object to be built": ("INST", "OBJ", "NEWOBJ_EX"),
+    "a registered extension": ("EXT1", "EXT2", "EXT4"),
+    "an object kept elsewhere": ("PERSID", "BINPERSID"),
+    "a buffer kept elsewhere": ("NEXT_BUFFER", "READONLY_BUFFER"),
+}
+
+
 def _checked(opcode: bytes, keys: slice) -> "Callable[[_Reader], None]":
     """What the opcode does, once the keys on the stack are fit to be hashed."""
 
@@ -235,17 +243,10 @@ class _Reader(pickle._Unpickler):
                 pickle.DICT: _checked(pickle.DICT, slice(None, None, 2)),
                 pickle.ADDITEMS: _checked(pickle.ADDITEMS, slice(None)),
                 pickle.FROZENSET: _checked(pickle.FROZENSET, slice(None)),
-                pickle.INST: _refused("an object to be built (INST)"),
-                pickle.OBJ: _refused("an object to be built (OBJ)"),
-                pickle.NEWOBJ_EX: _refused("an object to be built (NEWOBJ_EX)"),
-                pickle.EXT1: _refused("a registered extension (EXT1)"),
-                pickle.EXT2: _refused("a registered extension (EXT2)"),
-                pickle.EXT4: _refused("a registered extension (EXT4)"),
-                pickle.PERSID: _refused("an object kept elsewhere (PERSID)"),
-                pickle.BINPERSID: _refused("an object kept elsewhere (BINPERSID)"),
-                pickle.NEXT_BUFFER: _refused("a buffer kept elsewhere (NEXT_BUFFER)"),
-                pickle.READONLY_BUFFER: _refused("a buffer kept elsewhere (READONLY_BUFFER)"),
             }.items()
+        },
+        **{
+            getattr(pickle, name)[0]: _refused(f"{what} ({name})") for what, names in _REFUSED.items() for name in names
         },
     }
 
@@ -256,18 +257,9 @@ def _expect(condition: bool) -> None:
         raise TypeError
 
 
-def _never(*_: object) -> None:
-    raise TypeError
-
-
 def _empty_dict(*factory: object) -> dict[Any, Any]:
     _expect(not factory or (len(factory) == 1 and isinstance(factory[0], _Global | None)))
     return {}
-
-
-def _empty_bytes(*content: object) -> bytes:
-    _expect(not content)
-    return b""
 
 
 def _encoded(text: str, encoding: str) -> bytes:
@@ -283,10 +275,6 @@ def _number_type(code: str, *_: object) -> np.dtype[Any]:
 def _number(kind: np.dtype[Any], content: bytes) -> Any:
     _expect(isinstance(kind, np.dtype) and isinstance(content, bytes) and len(content) == kind.itemsize)
     return np.frombuffer(content, kind).item()
-
-
-def _empty_array(*_: object) -> np.ndarray:
-    return np.empty(0)  # its shape, type and numbers follow as its state
 
 
 def _array(content: bytes, kind: np.dtype[Any], shape: tuple[int, ...], order: str, *_: object) -> np.ndarray:
@@ -328,31 +316,27 @@ def _parameter(data: Any, *_: object) -> Any:
     return data
 
 
-def _prediction(*parts: object) -> tuple[object, ...]:
-    return parts
-
-
 _NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 
 _READ: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
-    ("builtins", "list"): _never,  # these four are only named, as what a defaultdict starts entries with
-    ("builtins", "dict"): _never,
-    ("builtins", "int"): _never,
-    ("builtins", "float"): _never,
-    ("builtins", "bytes"): _empty_bytes,
+    # These four are only named, as what a defaultdict starts entries with.
+    **{("builtins", name): lambda *_: _expect(False) for name in ("list", "dict", "int", "float")},
+    ("builtins", "bytes"): lambda: b"",
     ("_codecs", "encode"): _encoded,
     ("collections", "defaultdict"): _empty_dict,
     ("collections", "OrderedDict"): _empty_dict,
     ("numpy", "dtype"): _number_type,
-    ("numpy", "ndarray"): _never,
+    ("numpy", "ndarray"): lambda *_: _expect(False),
     ("numpy._core.multiarray", "scalar"): _number,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(
+        0
+    ),  # its shape, type and numbers follow as its state
     ("numpy._core.numeric", "_frombuffer"): _array,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("transformers.trainer_utils", "PredictionOutput"): _prediction,
+    ("transformers.trainer_utils", "PredictionOutput"): lambda *parts: parts,
 }
 """Every global that is read, and what it builds; none of them is imported."""

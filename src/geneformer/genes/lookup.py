@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -251,7 +252,7 @@ class KnownNames:
         self._symbols: dict[str, tuple[str, str]] = {}
         self._aliases: dict[str, str] = {}
         self._official: dict[str, str] = {}
-        self._results: dict[str, Known | None] = {}
+        self.get = cache(self._find)
         self._learnt: set[str] = set()
 
     def learn(self, names: Iterable[str]) -> None:
@@ -267,13 +268,8 @@ class KnownNames:
             self._official |= {symbol.upper(): symbol for symbol in official}
             self._aliases |= self._history.aliases_among(new)
 
-    def get(self, name: str) -> Known | None:
-        """What a name stands for, or nothing."""
-        if name not in self._results:
-            self._results[name] = self._find(name)
-        return self._results[name]
-
     def _find(self, name: str) -> Known | None:
+        """What a name stands for, or nothing."""
         gene = name if name in self.plain else self._ids.get(name)
         if gene is not None:
             return Known(self._place_of[gene], ID, gene, borrowed=False)
@@ -340,15 +336,12 @@ def look_up(column: str, entries: Iterable[object], known: KnownNames) -> GeneMa
     )
 
 
-_ENSEMBL_LENGTH = len("ENSG00000000003")
-
-
 def _is_ensembl(name: str) -> bool:
     return name.startswith("ENSG") and name[-10:].isdigit()
 
 
 def _is_proper_id(text: str) -> bool:
-    return len(text) == _ENSEMBL_LENGTH and _is_ensembl(text)
+    return len(text) == len("ENSG00000000003") and _is_ensembl(text)
 
 
 def _spellings(text: str) -> tuple[str, ...]:
@@ -358,13 +351,8 @@ def _spellings(text: str) -> tuple[str, ...]:
 
 def _find(text: str, known: KnownNames) -> tuple[Known | None, tuple[str, ...]]:
     """What a name stands for and what had to be repaired."""
-    match = known.get(text)
-    if match is not None and match.spelled == text:
-        return match, ()
+    match = known.get(text) or known.get(text.upper())
     repairs: tuple[str, ...] = ()
-    if match is None and _is_proper_id(text):
-        return None, repairs  # of a gene without a token: nothing to repair
-    match = known.get(text.upper())
     if match is None:
         upper, repairs = repaired(text)
         match = known.get(upper)
@@ -519,13 +507,14 @@ def _foreign(kind: str, number: int, match: GeneMatch) -> Exception:
     share = f"{number / match.n_present:.0%} of the gene identifiers in {_place(match.column)}"
     first = _first(match.names)
     if kind in UNSUPPORTED:
-        where = "Ensembl gene ids or human symbols"
-        msg = f"{share} are {kind} ({first}). The vocabulary holds genes: {where} are needed. {UNSUPPORTED[kind]}"
+        msg = (
+            f"{share} are {kind} ({first}). The vocabulary holds genes: Ensembl gene ids or human symbols are needed. "
+            f"{UNSUPPORTED[kind]}"
+        )
         return UnsupportedGeneIdsError(msg)
-    whose = f"{kind} genes"
     msg = (
-        f"{share} are {whose} ({first}). The vocabulary holds human genes. Translate the counts to human one-to-one "
-        "orthologs (Ensembl BioMart lists them) and give the human Ensembl ids, or use a vocabulary and a model of "
+        f"{share} are {kind} genes ({first}). The vocabulary holds human genes. Translate the counts to human "
+        "one-to-one orthologs (Ensembl BioMart lists them) and give the human Ensembl ids, or use a vocabulary and a model of "
         "that species."
     )
     return WrongSpeciesError(msg)

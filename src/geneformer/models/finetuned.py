@@ -33,9 +33,6 @@ NETWORKS: dict[str, type[GeneformerModel]] = {
 }
 """Networks by the name `config.json` gives them."""
 
-LORA_TARGETS = ("query", "value")
-"""Dense layers with low-rank updates: those the paper adapts (Hu et al., LoRA, 2021)."""
-
 _LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.")
 
 Network = TypeVar("Network", bound=GeneformerModel)
@@ -228,7 +225,7 @@ def _add_lora(network: GeneformerModel, options: FinetuneOptions) -> int:
         r=options.lora_rank,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=[f"attention.self.{name}" for name in LORA_TARGETS],
+        target_modules=["attention.self.query", "attention.self.value"],  # those the paper adapts (Hu et al., 2021)
     )
     peft.inject_adapter_in_model(lora, stack)
     return sum(parameter.numel() for name, parameter in stack.named_parameters() if ".lora_" in name)

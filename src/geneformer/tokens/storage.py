@@ -122,13 +122,7 @@ class DatasetWriter:
         with self._stack, output_errors(self.path):
             self.partial.mkdir(exist_ok=True)
             self._stack.enter_context(lock(self.partial / "lock"))
-            journal = self.partial / "journal.jsonl"
-            if Journal.has_entries(journal) and not self._resume:
-                self._drop_leftover()
-            elif not Journal.has_entries(journal):
-                journal.unlink(missing_ok=True)
-            self._folder.mkdir(exist_ok=True)
-            self._journal = self._open_journal(journal)
+            self._journal = self._open_journal(self.partial / "journal.jsonl")
             self._recover()
             self._stack = self._stack.pop_all()
         return self
@@ -232,24 +226,24 @@ class DatasetWriter:
         self.progress = self._pending
 
     def _open_journal(self, path: Path) -> Journal:
-        try:
-            return Journal(path, self._identity)
-        except RunMismatchError:
-            if not self._overwrite:
-                raise
-            self._drop_leftover()
-            self._folder.mkdir()
-            return Journal(path, self._identity)
-
-    def _drop_leftover(self) -> None:
-        if not self._overwrite:
-            msg = (
-                f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
-                "--overwrite."
-            )
-            raise OutputExistsError(msg)
+        """The journal of the run to go on with, or of a new one in an empty folder."""
+        if Journal.has_entries(path):
+            if not self._resume and not self._overwrite:
+                msg = (
+                    f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
+                    "--overwrite."
+                )
+                raise OutputExistsError(msg)
+            if self._resume:
+                try:
+                    return Journal(path, self._identity)
+                except RunMismatchError:
+                    if not self._overwrite:
+                        raise
         shutil.rmtree(self._folder, ignore_errors=True)
-        (self.partial / "journal.jsonl").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        self._folder.mkdir()
+        return Journal(path, self._identity)
 
     def _recover(self) -> None:
         """Take up the shards the journal knows, and drop whatever else a killed run left."""
