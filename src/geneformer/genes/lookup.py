@@ -514,8 +514,8 @@ def _foreign(kind: str, number: int, match: GeneMatch) -> Exception:
         return UnsupportedGeneIdsError(msg)
     msg = (
         f"{share} are {kind} genes ({first}). The vocabulary holds human genes. Translate the counts to human "
-        "one-to-one orthologs (Ensembl BioMart lists them) and give the human Ensembl ids, or use a vocabulary and a model of "
-        "that species."
+        "one-to-one orthologs (Ensembl BioMart lists them) and give the human Ensembl ids, or use a vocabulary "
+        "and a model of that species."
     )
     return WrongSpeciesError(msg)
 
