@@ -1,5 +1,8 @@
 """Baselines against plain calculations, and that nothing of the test cells reaches them."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import anndata as ad
@@ -252,3 +255,16 @@ def test_matrices_must_fit(cells):
         logistic_regression(counts, codes, counts[:, 1:], 3)
     with pytest.raises(OptionError, match="299 rows for 300 codes"):
         logistic_regression(counts[:-1], codes, counts, 3)
+
+
+def test_the_number_of_threads_stays_what_it_was():
+    code = (
+        "import numpy as np, torch; from scipy import sparse; from geneformer.finetuning.baselines import pca_embedding\n"
+        "from geneformer.pl._embedding import umap_layout\n"
+        "counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 60)))\n"
+        "umap_layout(pca_embedding(counts, n_components=5, n_top_genes=20), n_neighbors=5)\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split()[-1] == "1"

@@ -201,6 +201,7 @@ def pca_embedding(
 ) -> NDArray[np.float32]:
     """Principal components of the log-normalized counts of the most variable genes, ``(n, n_components)``."""
     import scanpy as sc
+    from threadpoolctl import threadpool_limits
 
     check_range("n_components", n_components, low=1)
     check_range("n_top_genes", n_top_genes, low=2)
@@ -213,9 +214,11 @@ def pca_embedding(
         )
         raise OutOfRangeError(msg)
     genes = variable_genes(logged, n_top_genes) if len(expressed) > n_top_genes else expressed
-    scaled = sc.pp.scale(logged[:, genes].toarray(), max_value=LIMIT)
-    n_components = min(n_components, len(scaled) - 1, len(genes) - 1)
-    return np.ascontiguousarray(sc.pp.pca(scaled, n_comps=n_components, random_state=seed), dtype=np.float32)
+    with threadpool_limits():  # see `variable_genes`
+        scaled = sc.pp.scale(logged[:, genes].toarray(), max_value=LIMIT)
+        n_components = min(n_components, len(scaled) - 1, len(genes) - 1)
+        components = sc.pp.pca(scaled, n_comps=n_components, random_state=seed)
+    return np.ascontiguousarray(components, dtype=np.float32)
 
 
 # Features
@@ -243,8 +246,11 @@ def variable_genes(logged: Any, n_top_genes: int) -> NDArray[np.intp]:
     if len(varying) <= n_top_genes:
         return varying
     import scanpy as sc
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # Numba's parallel loops set the number of threads of OpenMP, which PyTorch shares: sums of a later training would
+    # run in another order. Leaving the block puts the number back.
+    with warnings.catch_warnings(), threadpool_limits():
         warnings.simplefilter("ignore")  # of bins with one gene
         adata = AnnData(sparse.csr_matrix(logged[:, varying]))
         table = sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes, flavor="seurat", inplace=False)

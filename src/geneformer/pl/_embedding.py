@@ -42,17 +42,19 @@ def umap_layout(
     check_range("n_neighbors", n_neighbors, low=2)
     sc = plotting_library("scanpy")
     import anndata as ad
+    from threadpoolctl import threadpool_limits
 
     values_nd = np.asarray(embedding, dtype=np.float32)
     if len(values_nd) < FEWEST:
         msg = f"A map needs at least {FEWEST} cells with an embedding; there are {len(values_nd)}."
         raise NoCellsError(msg)
     cells = ad.AnnData(obsm={"X": values_nd})
-    sc.pp.neighbors(
-        cells, n_neighbors=min(n_neighbors, len(values_nd) - 1), use_rep="X", metric=metric, random_state=seed
-    )
     start = "spectral" if len(values_nd) > 10 else "random"  # the spectral start needs more cells than dimensions
-    sc.tl.umap(cells, init_pos=start, random_state=seed)
+    with threadpool_limits():  # Numba changes OpenMP's number of threads for the whole process
+        sc.pp.neighbors(
+            cells, n_neighbors=min(n_neighbors, len(values_nd) - 1), use_rep="X", metric=metric, random_state=seed
+        )
+        sc.tl.umap(cells, init_pos=start, random_state=seed)
     return np.asarray(cells.obsm["X_umap"], dtype=np.float32)
 
 
