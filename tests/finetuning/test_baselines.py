@@ -259,7 +259,8 @@ def test_matrices_must_fit(cells):
 
 def test_the_number_of_threads_stays_what_it_was():
     code = (
-        "import numpy as np, torch; from scipy import sparse; from geneformer.finetuning.baselines import pca_embedding\n"
+        "import numpy as np, torch; from scipy import sparse\n"
+        "from geneformer.finetuning.baselines import pca_embedding\n"
         "from geneformer.pl._embedding import umap_layout\n"
         "counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 60)))\n"
         "umap_layout(pca_embedding(counts, n_components=5, n_top_genes=20), n_neighbors=5)\n"
