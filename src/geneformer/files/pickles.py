@@ -330,9 +330,7 @@ _READ: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _number_type,
     ("numpy", "ndarray"): lambda *_: _expect(False),
     ("numpy._core.multiarray", "scalar"): _number,
-    ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(
-        0
-    ),  # its shape, type and numbers follow as its state
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(0),  # all else follows as its state
     ("numpy._core.numeric", "_frombuffer"): _array,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,

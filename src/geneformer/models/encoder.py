@@ -82,13 +82,7 @@ class GeneformerModel(PreTrainedModel):
 
 
 class GeneformerEncoder(GeneformerModel):
-    """Contextual gene embeddings of packed cells.
-
-    Parameters
-    ----------
-    config
-        BERT configuration: sizes, dropout, activation.
-    """
+    """Contextual gene embeddings of packed cells."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -107,30 +101,11 @@ class GeneformerEncoder(GeneformerModel):
     def forward(
         self, input_ids_T: Tensor, cu_seqlens: Tensor, *, layer: int = 0, attention: str | Attention = "sdpa"
     ) -> Tensor:
-        """States of all tokens after one layer.
+        """States of all tokens after one layer, ``(T, D)``; layers above it are not computed.
 
-        Parameters
-        ----------
-        input_ids_T
-            Token ids of all cells, end to end, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``.
-        layer
-            Layer to read, counted back from the output: 0 is the last, -1 the one before it. Layers above it are not
-            computed.
-        attention
-            Name of a kernel, or a function of the same signature. Layers with relative positions or a window use their
-            own kernels instead.
-
-        Returns
-        -------
-        Tensor
-            ``(T, D)``.
-
-        Raises
-        ------
-        PairingError
-            A function as kernel, for an encoder whose attention it would not be.
+        `cu_seqlens` says where each cell starts, and the total, ``(B + 1,)``. `layer` counts back from the output: 0 is
+        the last, -1 the one before it. `attention` is the name of a kernel or a function like one; layers with relative
+        positions or a window use their own kernels instead of a named one, and refuse a function.
         """
         n_layers = self.layers_below(layer)
         lengths: list[int] = torch.diff(cu_seqlens).tolist()
@@ -159,22 +134,15 @@ class GeneformerEncoder(GeneformerModel):
         stop: int | None = None,
         attention: str | Attention = "sdpa",
     ) -> Tensor:
-        """States after layers `start` to `stop`, ``(T, D)``.
-
-        Parameters
-        ----------
-        hidden_TD
-            States before them, ``(T, D)``; may be overwritten where nothing records gradients.
-        lengths
-            Tokens of every cell.
-        start, stop
-            First layer, and the one after the last; all by default.
-        attention
-            As for `forward`.
-        """
+        """States after layers `start` to `stop`, ``(T, D)``; those given may be overwritten where nothing records."""
         attend = KERNELS[attention] if isinstance(attention, str) else attention
-        if not isinstance(attention, str):
-            self._check_attention_is_plain(attend)
+        if not has_plain_attention(self.config) and attend not in KERNELS.values():
+            msg = (
+                f"This encoder has attention of its own ({describe_extensions(self.config)}), which no function from "
+                "outside can stand in for. Attention weights can be read from encoders with absolute positions and no "
+                "window."
+            )
+            raise PairingError(msg)
         if not len(hidden_TD):
             return hidden_TD
         blocks = cast("list[Layer]", list(self.encoder.layer[start:stop]))
@@ -183,16 +151,6 @@ class GeneformerEncoder(GeneformerModel):
         for block in blocks:
             hidden_TD = block(hidden_TD, lengths, attend)
         return hidden_TD
-
-    def _check_attention_is_plain(self, attend: Attention) -> None:
-        """Refuse a function that would never be called, such as one that reads attention weights."""
-        if not has_plain_attention(self.config) and attend not in KERNELS.values():
-            msg = (
-                f"This encoder has attention of its own ({describe_extensions(self.config)}), which no function from "
-                "outside can stand in for. Attention weights can be read from encoders with absolute positions and no "
-                "window."
-            )
-            raise PairingError(msg)
 
 
 def cell_of(cu_seqlens: Tensor, n_tokens: int) -> Tensor:

@@ -160,22 +160,23 @@ def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
 
 def check_strategy(n_layers: int, options: FinetuneOptions) -> None:
     """Refuse options that contradict each other or the encoder."""
-    if options.freeze_layers and options.strategy != "full":
+    strategy, freeze, bits = options.strategy, options.freeze_layers, options.bits
+    if freeze and strategy != "full":
         msg = (
-            f'freeze_layers={options.freeze_layers} goes with strategy="full" only: "{options.strategy}" freezes every '
-            "pretrained layer but those it names, so there is nothing left to choose. Leave one of the two out."
+            f'freeze_layers={freeze} goes with strategy="full" only: "{strategy}" freezes every pretrained layer but '
+            "those it names, so there is nothing left to choose. Leave one of the two out."
         )
         raise OptionError(msg)
-    if options.freeze_layers > n_layers:
+    if freeze > n_layers:
         msg = (
-            f"freeze_layers={options.freeze_layers} is out of range: the encoder has {n_layers} layers. It takes a "
-            f"number from 0 to {n_layers}."
+            f"freeze_layers={freeze} is out of range: the encoder has {n_layers} layers. It takes a number from 0 to "
+            f"{n_layers}."
         )
         raise OutOfRangeError(msg)
-    if options.bits != "full" and options.strategy != "lora":
+    if bits != "full" and strategy != "lora":
         msg = (
-            f'bits="{options.bits}" goes with strategy="lora" only: weights of few bits cannot be trained themselves, '
-            f'not with strategy="{options.strategy}". Use strategy="lora", or bits="full".'
+            f'bits="{bits}" goes with strategy="lora" only: weights of few bits cannot be trained themselves, not with '
+            f'strategy="{strategy}". Use strategy="lora", or bits="full".'
         )
         raise OptionError(msg)
 

@@ -85,13 +85,7 @@ class MaskedLanguageHead(nn.Module):
 
 
 class GeneformerForMaskedLM(GeneformerModel):
-    """Encoder with the vocabulary head it is pretrained with.
-
-    Parameters
-    ----------
-    config
-        BERT configuration.
-    """
+    """Encoder with the vocabulary head it is pretrained with."""
 
     accepts_loss_kwargs = True
     _keys_to_ignore_on_load_unexpected = [r"cls\.predictions\.decoder", r"position_ids", r"pooler", r"cls\.seq_"]  # noqa: RUF012
@@ -129,25 +123,9 @@ class GeneformerForMaskedLM(GeneformerModel):
     ) -> PretrainingOutput:
         """Loss at the masked positions, with logits nowhere else.
 
-        Parameters
-        ----------
-        input_ids
-            Token ids of all cells with some replaced, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``. With a contrastive term the cells are two views of one
-            batch: all first views, then all second views in the same order.
-        masked
-            Positions to predict, ``(M,)``.
-        labels
-            What stood there, ``(M,)``.
-        contrastive_weight, temperature
-            Weight and temperature of the contrastive term.
-        contrastive_layer
-            Layer whose states it compares, counted back from the output: 0 is the last, -1 the one before it.
-        num_items_in_batch
-            Masked positions of the whole optimizer step, over all devices and accumulated batches.
-        attention
-            Kernel by name.
+        With a contrastive term the cells are two views of one batch: all first views, then all second views in the same
+        order. The layer whose states it compares counts back from the output: 0 is the last, -1 the one before it.
+        `num_items_in_batch` are the masked positions of the whole step, over all devices and accumulated batches.
         """
         read = self.bert.layers_below(contrastive_layer)
         lengths: list[int] = torch.diff(cu_seqlens).tolist()
@@ -313,12 +291,9 @@ class PooledModel(GeneformerModel):
 class GeneformerForCells(PooledModel):
     """Encoder, pooling, and one linear head per task.
 
-    Parameters
-    ----------
-    config
-        BERT configuration with `geneformer_heads` (`HeadSpec.to_dict`), `geneformer_pooling`,
-        `geneformer_special_ids`, and `geneformer_learn_task_weights` where tasks are weighed by learning. Dropout
-        before the heads is `classifier_dropout`, or that of the states where there is none.
+    The configuration has `geneformer_heads` (`HeadSpec.to_dict`), `geneformer_pooling`, `geneformer_special_ids`, and
+    `geneformer_learn_task_weights` where tasks are weighed by learning. Dropout before the heads is
+    `classifier_dropout`, or that of the states where there is none.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -357,19 +332,8 @@ class GeneformerForCells(PooledModel):
     ) -> CellOutput:
         """Predictions of every head and, where there are targets, the loss.
 
-        Parameters
-        ----------
-        input_ids
-            Token ids of all cells, end to end, ``(T,)``.
-        cu_seqlens
-            Where each cell starts, and the total, ``(B + 1,)``. With a contrastive term and in training: all cells,
-            then all their second views in the same order.
-        targets
-            By head: classes ``(B,)``, 0 or 1 ``(B, C)``, or numbers ``(B,)``.
-        supervised_weight, contrastive_weight, temperature
-            Weights of the two terms, and the temperature of the second.
-        attention
-            Kernel by name.
+        Targets are classes ``(B,)``, 0 or 1 ``(B, C)``, or numbers ``(B,)``, by head. With a contrastive term and in
+        training the cells come first, then all their second views in the same order.
         """
         pooled_BD = self.embed(input_ids, cu_seqlens, attention=attention)
         contrast = contrastive_weight > 0 and self.training

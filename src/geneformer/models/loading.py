@@ -260,7 +260,7 @@ def read_config(folder: Path) -> BertConfig:
     if not path.is_file():
         msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {_first_names(folder)}."
         raise CheckpointError(msg)
-    _refuse_placeholder(path)
+    refuse_lfs_pointer(path)
     return read_config_file(path)
 
 
@@ -276,7 +276,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise ConversionNeededError(msg)
         msg = f"{folder} has no {WEIGHTS}. Found {_first_names(folder)}."
         raise CheckpointError(msg)
-    _refuse_placeholder(path)
+    refuse_lfs_pointer(path)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -351,7 +351,10 @@ def convert_pickled(folder: Path, output: Path) -> None:
 
 def unpickle_weights(path: Path) -> dict[str, Tensor]:
     """Entries of a pickled file that holds tensors and nothing else, by PyTorch's restricted loader."""
-    _refuse_placeholder(path)
+    if not path.is_file():
+        msg = f"{path} does not exist."
+        raise CheckpointError(msg)
+    refuse_lfs_pointer(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -369,13 +372,6 @@ def unpickle_weights(path: Path) -> dict[str, Tensor]:
         msg = f"{path} does not hold tensors by name, as a saved network does. Found {type(weights).__name__}."
         raise CheckpointError(msg)
     return weights
-
-
-def _refuse_placeholder(path: Path) -> None:
-    if not path.is_file():
-        msg = f"{path} does not exist."
-        raise CheckpointError(msg)
-    refuse_lfs_pointer(path)
 
 
 def _first_names(folder: Path) -> list[str]:
