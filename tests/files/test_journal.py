@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geneformer.errors import RunMismatchError
-from geneformer.files.journal import Journal
+from geneformer.files.atomic import Journal
 
 IDENTITY = {"inputs": ["a.h5ad"], "options": {"layer": None}}
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from geneformer.files.journal import Workers
+from geneformer.files.atomic import Workers
 from geneformer.files.manifest import digest
 
 STAY = """
 import sys, time
 from pathlib import Path
-from geneformer.files.journal import Workers
+from geneformer.files.atomic import Workers
 with Workers(Path(sys.argv[1])) as workers:
     print(workers.name, flush=True)
     time.sleep(60)

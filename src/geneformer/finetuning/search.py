@@ -25,7 +25,7 @@ from geneformer.errors import (
     UnknownOptionError,
 )
 from geneformer.files import require
-from geneformer.files.journal import Workers
+from geneformer.files.atomic import Workers
 from geneformer.files.manifest import digest
 from geneformer.files.progress import progress_bar
 from geneformer.finetuning.estimator import (

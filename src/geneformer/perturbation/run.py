@@ -15,8 +15,15 @@ from pyarrow import parquet
 
 from geneformer.engine.device import resolve_device, verify_placement
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
-from geneformer.files.atomic import atomic_file, atomic_folder, check_output, lock, output_errors, publish_folder
-from geneformer.files.journal import Journal
+from geneformer.files.atomic import (
+    Journal,
+    atomic_file,
+    atomic_folder,
+    check_output,
+    lock,
+    output_errors,
+    publish_folder,
+)
 from geneformer.files.manifest import Manifest
 from geneformer.perturbation.edits import Ints, Perturbation
 from geneformer.perturbation.effects import (

@@ -26,8 +26,7 @@ from geneformer.errors import (
     RunMismatchError,
 )
 from geneformer.files import arrow, refuse_lfs_pointer
-from geneformer.files.atomic import MANIFEST_NAME, check_output, lock, output_errors, publish_folder, sync
-from geneformer.files.journal import Journal
+from geneformer.files.atomic import MANIFEST_NAME, Journal, check_output, lock, output_errors, publish_folder, sync
 from geneformer.files.manifest import Manifest
 from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_type, feature
 
