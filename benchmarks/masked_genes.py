@@ -22,7 +22,7 @@ from geneformer.options._fields import read_options
 from geneformer.pretraining.corpus import open_corpus
 from geneformer.pretraining.objectives import RankBaseline
 from geneformer.pretraining.run import MaskedBatches, split_cells
-from geneformer.tokens.batches import plan_batches
+from geneformer.tokens.dataset import plan_batches
 
 
 def score(network, batches: MaskedBatches, baseline: RankBaseline) -> dict[str, float]:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.tokens.batches import mask_genes
-from geneformer.tokens.dataset import Packed
+from geneformer.tokens.dataset import Packed, mask_genes
 from inputs import random_checkpoint
 from measuring import SIDES, alternate, gibibytes, machine, median, ratio, run_side, save
 from published_environment import published_python, versions_of_both

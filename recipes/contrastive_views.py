@@ -16,8 +16,7 @@ from matplotlib import pyplot
 import geneformer as gf
 from geneformer import keys
 from geneformer.inference.quality import embedding_quality
-from geneformer.tokens.batches import delete_genes
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import TokenizedDataset, delete_genes
 
 VARIANTS = {
     "pretrained": None,

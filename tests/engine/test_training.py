@@ -11,7 +11,7 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions
 from geneformer.pretraining.run import MaskedBatches
-from geneformer.tokens.batches import plan_batches
+from geneformer.tokens.dataset import plan_batches
 from golden import tiny_config
 from small_cells import short_tokens
 

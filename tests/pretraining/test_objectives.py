@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from geneformer.pretraining.objectives import RankBaseline
-from geneformer.tokens.batches import Masked
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Masked, TokenizedDataset
 
 
 def dataset(cells):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.tokens.batches import CELL, budget_of_cells, plan_batches, plan_epoch
+from geneformer.tokens.dataset import CELL, budget_of_cells, plan_batches, plan_epoch
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=200)
 SOME_LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneformer.tokens.batches import concatenate, mask_genes, split_counts
-from geneformer.tokens.dataset import Packed
+from geneformer.tokens.dataset import Packed, concatenate, mask_genes, split_counts
 
 PAD, MASK, CLS, EOS = range(4)
 GENES = np.arange(4, 104)

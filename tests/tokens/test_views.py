@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneformer.tokens.batches import delete_genes
-from geneformer.tokens.dataset import Packed
+from geneformer.tokens.dataset import Packed, delete_genes
 
 SPECIAL = np.array([0, 1, 2, 3])
 

@@ -33,11 +33,11 @@ from geneformer.errors import (
     StateError,
     UnknownVocabularyError,
 )
-from geneformer.files import arrow, require
+from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options._fields import check_range, nearest
-from geneformer.tokens.dataset import Ints, TokenizedDataset
+from geneformer.tokens.dataset import Ints, TokenizedDataset, arrow_lists, arrow_numbers
 from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
@@ -363,11 +363,11 @@ def unpadded(table: pa.Table, pad_id: int) -> TokenizedDataset:
         n_tokens[some] = np.maximum.reduceat(ends, packed.cu_seqlens[:-1][some])
     if not np.array_equal(n_tokens, lengths):
         ids = packed.input_ids[place < np.repeat(n_tokens, lengths)]
-        rows = arrow.lists(np.concatenate([[0], np.cumsum(n_tokens)]), ids)
+        rows = arrow_lists(np.concatenate([[0], np.cumsum(n_tokens)]), ids)
         table = table.set_column(table.column_names.index(keys.INPUT_IDS), keys.INPUT_IDS, rows)
         table = table.drop_columns([keys.COUNTS]) if tokens.has_counts else table
     if has_length:
-        table = table.set_column(table.column_names.index(keys.LENGTH), keys.LENGTH, arrow.numbers(n_tokens))
+        table = table.set_column(table.column_names.index(keys.LENGTH), keys.LENGTH, arrow_numbers(n_tokens))
     return TokenizedDataset(table)
 
 

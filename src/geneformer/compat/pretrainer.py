@@ -21,8 +21,7 @@ from geneformer.genes.vocabulary import SPECIAL
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.losses import MISSING
 from geneformer.options._fields import check_range
-from geneformer.tokens.batches import mask_genes
-from geneformer.tokens.dataset import Packed, TokenizedDataset
+from geneformer.tokens.dataset import Packed, TokenizedDataset, mask_genes
 from geneformer.tokens.storage import read_dataset
 
 

@@ -23,7 +23,7 @@ from geneformer.errors import (
     OptionError,
     UnsupportedArgumentError,
 )
-from geneformer.files import arrow, require
+from geneformer.files import require
 from geneformer.files.atomic import output_errors
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
@@ -31,6 +31,7 @@ from geneformer.options import TokenizeOptions
 from geneformer.options._fields import check_choice, check_range
 from geneformer.tokenization.ranking import framed
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
+from geneformer.tokens.dataset import arrow_lists
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -315,9 +316,9 @@ class TranscriptomeTokenizer:
         if self.keep_counts:
             scaled = np.concatenate([np.empty(0), *(np.asarray(cell, np.float64)[:room] for cell in counts_cells)])
         rows = framed(ids, scaled, np.minimum(lengths, room), lengths, genes)
-        columns = {keys.INPUT_IDS: arrow.lists(rows.offsets, rows.input_ids.astype(self._id_type))}
+        columns = {keys.INPUT_IDS: arrow_lists(rows.offsets, rows.input_ids.astype(self._id_type))}
         if rows.counts is not None:
-            columns[keys.COUNTS] = arrow.lists(rows.offsets, rows.counts)
+            columns[keys.COUNTS] = arrow_lists(rows.offsets, rows.counts)
         columns |= {name: pa.array(values) for name, values in (cell_metadata or {}).items()}
         columns[keys.LENGTH] = pa.array([stop - start for start, stop in pairwise(rows.offsets)], pa.int64())
         if keep_uncropped_input_ids:

@@ -19,8 +19,7 @@ from geneformer.engine.device import (
 )
 from geneformer.errors import DeviceMemoryError
 from geneformer.options import RuntimeOptions
-from geneformer.tokens.batches import plan_batches
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import TokenizedDataset, plan_batches
 
 Ints = NDArray[np.int64]
 

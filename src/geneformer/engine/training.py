@@ -43,7 +43,7 @@ from geneformer.engine.device import (
 from geneformer.errors import DeviceMemoryError, OutputExistsError, RunMismatchError, TrainingError
 from geneformer.files.atomic import atomic_file
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
-from geneformer.tokens.batches import plan_batches, plan_epoch
+from geneformer.tokens.dataset import plan_batches, plan_epoch
 
 _logger = logging.getLogger(__name__)
 

@@ -36,8 +36,7 @@ from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import LoadedModel
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
-from geneformer.tokens.batches import CELL, budget_of_cells, concatenate, delete_genes
-from geneformer.tokens.dataset import Packed, TokenizedDataset
+from geneformer.tokens.dataset import CELL, Packed, TokenizedDataset, budget_of_cells, concatenate, delete_genes
 
 _MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
 """Options with which a run may be resumed differently."""

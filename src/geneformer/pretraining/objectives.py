@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.tokens.batches import Masked
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Masked, TokenizedDataset
 
 _RANKS_AT_ONCE = 64
 

@@ -34,8 +34,7 @@ from geneformer.models.loading import WEIGHTS, save_checkpoint
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.pretraining.objectives import RankBaseline
 from geneformer.pretraining.start import initial_model, start_from_spectrum
-from geneformer.tokens.batches import Masked, concatenate, mask_genes, plan_batches, split_counts
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Masked, TokenizedDataset, concatenate, mask_genes, plan_batches, split_counts
 
 _MAY_CHANGE = {"epochs", "max_steps", "save_steps", "eval_steps", "eval_cells", "logging_steps"}
 """Options with which a run may be resumed differently."""

@@ -24,7 +24,6 @@ from geneformer.errors import (
     NotRawCountsError,
     UnknownColumnError,
 )
-from geneformer.files import arrow
 from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
@@ -33,6 +32,7 @@ from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.counts import open_counts, resolve_inputs, source_names
 from geneformer.tokenization.readers.matrices import Sample, triples
 from geneformer.tokenization.readers.source import RAW, CountSource, place_of
+from geneformer.tokens.dataset import arrow_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -357,7 +357,7 @@ def given_totals(source: CountSource, passing: NDArray[np.bool_] | None) -> NDAr
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         msg = f"{source.label}: obs column `n_counts` does not hold numbers ({error}). Drop it to have it computed."
         raise InvalidTotalsError(msg) from error
-    totals = np.asarray(arrow.values_of(column), dtype=np.float64)
+    totals = np.asarray(arrow_values(column), dtype=np.float64)
     wrong = ~(np.isfinite(totals) & (totals >= 0))
     if passing is not None:
         wrong &= passing

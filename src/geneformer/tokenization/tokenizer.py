@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer._version import __version__
 from geneformer.errors import GeneformerWarning, OutOfRangeError
-from geneformer.files import arrow
 from geneformer.files.atomic import check_output
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs
 from geneformer.genes.vocabulary import Vocabulary
@@ -30,7 +29,7 @@ from geneformer.options._fields import to_table
 from geneformer.tokenization.checks import Preparation, PreparedSource, checked, invalid_total, prepare
 from geneformer.tokenization.ranking import CellRows, RankedCells, RankedGenes, Ranker, join_cells
 from geneformer.tokenization.report import Account, RankedUnit, Tally, TokenizeReport
-from geneformer.tokens.dataset import TokenizedDataset, arrow_column
+from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_texts
 from geneformer.tokens.storage import MARKERS, DatasetWriter, read_dataset
 
 if TYPE_CHECKING:
@@ -300,9 +299,9 @@ class RowForm:
         columns: dict[str, Any] = {}
         if not self._has_cell_id:
             names = ready.source.cell_names(start, stop)
-            columns[keys.CELL_ID] = arrow.texts(names[unit.cells - start].tolist())
+            columns[keys.CELL_ID] = arrow_texts(names[unit.cells - start].tolist())
         if self.names is None:
-            columns[keys.SOURCE] = arrow.texts([ready.name] * len(unit.cells))
+            columns[keys.SOURCE] = arrow_texts([ready.name] * len(unit.cells))
         for column in preparation.columns:
             written = column.name if self.names is None else self.names[column.origin]
             if column.origin not in ready.source.obs:
@@ -310,7 +309,7 @@ class RowForm:
                 continue
             columns[written] = ready.source.obs.column(column.origin, start, stop)
             if len(unit.cells) < stop - start:
-                columns[written] = columns[written].take(arrow.numbers(unit.cells - start))
+                columns[written] = columns[written].take(arrow_numbers(unit.cells - start))
         return columns
 
     def genes(self, vocabulary: Vocabulary) -> RankedGenes:
@@ -380,10 +379,10 @@ class _Collector:
         """Add a batch of cells, see `DatasetWriter.append`."""
         if len(offsets) < 2:
             return
-        arrays = {keys.INPUT_IDS: arrow.lists(offsets, values)}
+        arrays = {keys.INPUT_IDS: arrow_lists(offsets, values)}
         if counts is not None:
-            arrays[keys.COUNTS] = arrow.lists(offsets, counts)
-        arrays[keys.LENGTH] = arrow.numbers(np.diff(offsets))
+            arrays[keys.COUNTS] = arrow_lists(offsets, counts)
+        arrays[keys.LENGTH] = arrow_numbers(np.diff(offsets))
         complete = {**columns, **arrays}
         ordered = [arrow_column(field.name, complete[field.name], field.type) for field in self._schema]
         self._batches.append(pa.record_batch(ordered, schema=self._schema))

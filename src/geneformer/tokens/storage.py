@@ -25,10 +25,10 @@ from geneformer.errors import (
     PlaceholderFileError,
     RunMismatchError,
 )
-from geneformer.files import arrow, refuse_lfs_pointer
+from geneformer.files import refuse_lfs_pointer
 from geneformer.files.atomic import MANIFEST_NAME, Journal, check_output, lock, output_errors, publish_folder, sync
 from geneformer.files.manifest import Manifest
-from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_type, feature
+from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_type, feature
 
 
 class Shard:
@@ -154,16 +154,16 @@ class DatasetWriter:
         offsets = np.asarray(offsets, dtype=np.int64)
         window = slice(int(offsets[0]), int(offsets[-1]))
         starts = offsets - offsets[0]
-        arrays: dict[str, Any] = {keys.INPUT_IDS: arrow.lists(starts, np.asarray(values[window], dtype=np.int32))}
+        arrays: dict[str, Any] = {keys.INPUT_IDS: arrow_lists(starts, np.asarray(values[window], dtype=np.int32))}
         if self._counts:
             if counts is None:
                 msg = "The dataset was announced with counts, but a batch has none."
                 raise DatasetError(msg)
-            arrays[keys.COUNTS] = arrow.lists(starts, np.asarray(counts[window], dtype=np.float64))
+            arrays[keys.COUNTS] = arrow_lists(starts, np.asarray(counts[window], dtype=np.float64))
         described = dict(columns or {})
         if self._schema is None:
             self._schema = _schema({name: arrow_type(c) for name, c in described.items()}, counts=self._counts)
-        self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: arrow.numbers(np.diff(offsets))}, cells))
+        self._write(_batch(self._schema, {**described, **arrays, keys.LENGTH: arrow_numbers(np.diff(offsets))}, cells))
 
     def append_table(self, batch: pa.RecordBatch) -> None:
         """Write cells that are in Arrow already; all batches must have the columns of the first one."""

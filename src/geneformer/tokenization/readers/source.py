@@ -17,11 +17,11 @@ from geneformer.errors import (
     UnreadableInputError,
     UnsupportedFormatError,
 )
-from geneformer.files import arrow, refuse_lfs_pointer, require
+from geneformer.files import refuse_lfs_pointer, require
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.matrices import RowMatrix, Sample
-from geneformer.tokens.dataset import arrow_column, arrow_type
+from geneformer.tokens.dataset import arrow_column, arrow_numbers, arrow_texts, arrow_type
 
 ACCEPTED = ".h5ad, .zarr, .loom, 10x .h5, a folder with matrix.mtx, .csv, .tsv (also .gz), or a folder of these"
 """What `open_counts` reads, for messages."""
@@ -180,7 +180,7 @@ class Table:
             return arrow_column(name, column.iloc[start:stop], kind)
         if encoding == "categorical":
             codes = np.asarray(column["codes"][start:stop])
-            values = self._categories_of(name).take(arrow.numbers(codes, missing=codes < 0))
+            values = self._categories_of(name).take(arrow_numbers(codes, missing=codes < 0))
         elif encoding.startswith("nullable-"):
             missing = np.asarray(column["mask"][start:stop], dtype=bool)
             values = pa.array(_values(column["values"], start, stop), mask=missing)
@@ -261,8 +261,8 @@ def _arrow_array(values: NDArray[Any]) -> pa.Array:
     """Stored values in Arrow; NaN is missing."""
     if values.dtype.kind == "O":
         plain = all(type(value) is str for value in values)
-        return arrow.texts(values.tolist()) if plain else pa.array(values, from_pandas=True)
-    return arrow.numbers(values, missing=np.isnan(values) if values.dtype.kind == "f" else None)
+        return arrow_texts(values.tolist()) if plain else pa.array(values, from_pandas=True)
+    return arrow_numbers(values, missing=np.isnan(values) if values.dtype.kind == "f" else None)
 
 
 def _portable(kind: pa.DataType) -> pa.DataType:
