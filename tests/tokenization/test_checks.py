@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from geneformer import errors
 from geneformer.options import TokenizeOptions
-from geneformer.tokenization.readers.counts import open_counts
+from geneformer.tokenization.checks import open_counts
 from geneformer.tokenization.tokenizer import tokenize_counts
 from tokenization.conftest import make_adata, make_vocabulary
 

@@ -15,7 +15,7 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import is_dataset
 from geneformer.options import PretrainOptions, RuntimeOptions, TokenizeOptions
 from geneformer.pretraining.start import initial_config
-from geneformer.tokenization.readers.counts import open_counts, resolve_inputs
+from geneformer.tokenization.checks import open_counts, resolve_inputs
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset

@@ -13,8 +13,8 @@ from scipy.io import mmwrite
 
 from geneformer.errors import InputNotFoundError, UnknownColumnError
 from geneformer.options import TokenizeOptions
-from geneformer.tokenization.readers import matrices
-from geneformer.tokenization.readers.counts import open_counts, resolve_inputs, source_names
+from geneformer.tokenization.checks import open_counts, resolve_inputs, source_names
+from geneformer.tokenization.readers import source as module
 from geneformer.tokenization.tokenizer import tokenize_counts
 from tokenization.conftest import make_adata, make_vocabulary
 
@@ -158,9 +158,9 @@ def test_every_kind_of_input_gives_the_same_tokens(kind, expected, tmp_path):
 
 @pytest.mark.parametrize("kind", ["h5ad csc", "mtx", "tsv of genes", "csv", "h5ad dense", "h5ad"])
 def test_small_pieces_of_a_matrix_give_the_same_tokens(kind, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(matrices, "BUCKET_ENTRIES", 100)
-    monkeypatch.setattr(matrices, "MAX_ENTRIES", 70)
-    monkeypatch.setattr(matrices, "MAX_DENSE", 150)
+    monkeypatch.setattr(module, "BUCKET_ENTRIES", 100)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 70)
+    monkeypatch.setattr(module, "MAX_DENSE", 150)
     source = MAKERS[kind](make_adata(), tmp_path)
     assert as_lists(tokenize_counts(source, OPTIONS, vocabulary=TOY)[0]) == expected
 

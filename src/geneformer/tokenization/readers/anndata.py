@@ -12,24 +12,22 @@ from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError
 from geneformer.tokenization.ranking import CellRows
-from geneformer.tokenization.readers.matrices import (
+from geneformer.tokenization.readers.source import (
+    RAW,
+    CountSource,
     DenseRows,
     RowMatrix,
     Sample,
     SortedOnDisk,
     SparseRows,
+    Table,
     by_columns,
     from_dense,
-    sample_cells,
-)
-from geneformer.tokenization.readers.source import (
-    RAW,
-    CountSource,
-    Table,
     open_zarr,
     place_of,
     reading,
     require_layer,
+    sample_cells,
     stored_table,
 )
 

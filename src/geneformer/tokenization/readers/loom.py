@@ -4,8 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geneformer.tokenization.readers.matrices import DenseRows
-from geneformer.tokenization.readers.source import CountSource, Table, place_of, reading, require_layer
+from geneformer.tokenization.readers.source import CountSource, DenseRows, Table, place_of, reading, require_layer
 
 _CELL_NAMES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes")
 _GENE_NAMES = ("ensembl_id", "Accession", "var_names", "gene_ids", "Gene", "gene")

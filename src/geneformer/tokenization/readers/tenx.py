@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
-from geneformer.tokenization.readers.matrices import BUCKET_ENTRIES, Sample, SortedOnDisk, SparseRows
-from geneformer.tokenization.readers.source import CountSource, Table, check_file, reading
+from geneformer.tokenization.readers.source import (
+    BUCKET_ENTRIES,
+    CountSource,
+    Sample,
+    SortedOnDisk,
+    SparseRows,
+    Table,
+    check_file,
+    reading,
+)
 
 _FEATURES = {"id": "gene_ids", "name": "gene_symbol", "feature_type": "feature_types", "genome": "genome"}
 _HUMAN = ("GRCh38", "hg19", "hg38", "GRCh37")

@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
 from geneformer.tokenization.ranking import CellRows
-from geneformer.tokenization.readers.matrices import MAX_DENSE, Sample, SortedOnDisk, from_dense, triples
-from geneformer.tokenization.readers.source import CountSource, Table, check_file, reading
+from geneformer.tokenization.readers.source import (
+    MAX_DENSE,
+    CountSource,
+    Sample,
+    SortedOnDisk,
+    Table,
+    check_file,
+    from_dense,
+    reading,
+    triples,
+)
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}", re.IGNORECASE)
 _LOOKED_AT = 3000
