@@ -13,7 +13,7 @@ from typing import Any
 from geneformer._version import __version__
 from geneformer.errors import InvalidVocabularyError, OutputError, OutputExistsError, UnsupportedArgumentError
 from geneformer.files.pickles import read_pickle, write_pickle
-from geneformer.genes.vocabulary import BUNDLED, CLS, SPECIAL, MemoryTables, Vocabulary
+from geneformer.genes.vocabulary import BUNDLED, MemoryTables, Vocabulary, vocabulary_from
 from geneformer.options._fields import check_choice
 
 _TABLES = {
@@ -134,28 +134,6 @@ def published_vocabulary(
     memory = MemoryTables(medians=medians, symbols=tables["gene_name_id_dict"], aliases=tables["ensembl_mapping_dict"])
     # Without medians of their own, genes that the bundled ones lack are ranked by their counts.
     return vocabulary_from(name, tables["token_dictionary"], medians, float("nan") if gene_median_file else 1.0, memory)
-
-
-def vocabulary_from(
-    name: str,
-    tokens: Mapping[str, int],
-    medians: Mapping[str, float] | None = None,
-    other_median: float = 1.0,
-    tables: MemoryTables | None = None,
-) -> Vocabulary:
-    """A vocabulary with the tokens of a published dictionary."""
-    genes = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
-    special = {token: number for token, number in tokens.items() if token in SPECIAL}
-    more = {} if tables is None else {"tables": tables}
-    return Vocabulary(
-        name=name,
-        genes=list(genes),  # type: ignore[arg-type]
-        token_ids=list(genes.values()),  # type: ignore[arg-type]
-        medians=[(medians or {}).get(gene, other_median) for gene in genes],  # type: ignore[arg-type]
-        special_tokens=special,
-        input_size=4096 if CLS in special else 2048,
-        **more,
-    )
 
 
 def bundled_with(tokens: Mapping[str, int]) -> Vocabulary | None:

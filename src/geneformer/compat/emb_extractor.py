@@ -18,7 +18,7 @@ from transformers import BertConfig
 
 from geneformer import keys
 from geneformer.compat.cells import dataset_tokens, listed, longest_first, mark_tokens, read_cell_states, rows_with
-from geneformer.compat.dictionaries import bundled_with, published_vocabulary, vocabulary_from
+from geneformer.compat.dictionaries import bundled_with, published_vocabulary
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
 from geneformer.engine.inference import Batch, run_batches
@@ -34,6 +34,7 @@ from geneformer.errors import (
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
+from geneformer.genes.vocabulary import vocabulary_from
 from geneformer.inference.cells import check_layer, check_pairing
 from geneformer.inference.embedding import embed
 from geneformer.models.loading import TIED, LoadedModel, build_model, recognize_vocabulary

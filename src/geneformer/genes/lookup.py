@@ -538,10 +538,8 @@ def _fill_in(chosen: GeneMatch, looked_up: list[GeneMatch]) -> None:
         if other is chosen or other.n_distinct < 0.3 * chosen.n_distinct:
             continue
         rows = np.flatnonzero((chosen.hows == MISSING) & (other.hows != MISSING))
-        for mine, theirs in zip(
-            (chosen.positions, chosen.hows, chosen.borrowed), (other.positions, other.hows, other.borrowed), strict=True
-        ):
-            mine[rows] = theirs[rows]
+        chosen.positions[rows], chosen.hows[rows] = other.positions[rows], other.hows[rows]
+        chosen.borrowed[rows] = other.borrowed[rows]
         for row in rows.tolist():
             chosen.names[row] = other.names[row]
         chosen.repairs |= {row: other.repairs[row] for row in rows.tolist() if row in other.repairs}

@@ -363,21 +363,33 @@ def _read_published(token_file: Path) -> Vocabulary:
     tokens = _read_dictionary(token_file, int)
     medians = _read_dictionary(folder / f"{_MEDIANS}{tag}.pkl", float)
     names, mapping = (folder / f"{stem}{tag}.pkl" for stem in (_NAMES, _MAPPING))
-    special = {token: number for token, number in tokens.items() if token in SPECIAL}
-    token_of = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
     aliases = _read_dictionary(mapping, str) if mapping.exists() else None
-    if aliases is not None and aliases == {gene: gene for gene in token_of}:
+    if aliases == {gene: gene for gene in tokens if gene not in SPECIAL}:
         aliases = None
+    symbols = _read_dictionary(names, str) if names.exists() else {}
+    tables = MemoryTables(medians=medians, symbols=symbols, aliases=aliases)
+    return vocabulary_from(folder.name + tag, tokens, medians, math.nan, tables)
+
+
+def vocabulary_from(
+    name: str,
+    tokens: Mapping[str, int],
+    medians: Mapping[str, float] | None = None,
+    other_median: float = 1.0,
+    tables: "MemoryTables | None" = None,
+) -> Vocabulary:
+    """A vocabulary with the tokens of a published dictionary."""
+    genes = {gene: number for gene, number in tokens.items() if gene not in SPECIAL}
+    special = {token: number for token, number in tokens.items() if token in SPECIAL}
+    tables = tables or MemoryTables(medians={}, symbols={}, aliases=None)
     return Vocabulary(
-        name=folder.name + tag,
-        genes=np.array(list(token_of), dtype=object),
-        token_ids=np.array(list(token_of.values()), dtype=np.int64),
-        medians=np.array([medians.get(gene, math.nan) for gene in token_of], dtype=np.float64),
+        name=name,
+        genes=list(genes),  # type: ignore[arg-type]
+        token_ids=list(genes.values()),  # type: ignore[arg-type]
+        medians=[(medians or {}).get(gene, other_median) for gene in genes],  # type: ignore[arg-type]
         special_tokens=special,
         input_size=4096 if CLS in special else 2048,
-        tables=MemoryTables(
-            medians=medians, symbols=_read_dictionary(names, str) if names.exists() else {}, aliases=aliases
-        ),
+        tables=tables,
     )
 
 

@@ -4,6 +4,7 @@ Axes: ``B`` cells or genes, ``C`` classes.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -133,33 +134,29 @@ class VocabularyCrossEntropy(torch.autograd.Function):
 
 def vocabulary_cross_entropy(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M: Tensor) -> Tensor:
     """Mean cross-entropy of ``hidden @ embedding.T + bias`` against labels."""
-    if not torch.is_grad_enabled():
-        return _loss_alone(hidden_MD, embedding_VD, bias_V, labels_M) / max(len(labels_M), 1)
-    total: Tensor = VocabularyCrossEntropy.apply(hidden_MD, embedding_VD, bias_V, labels_M)
+    if torch.is_grad_enabled():
+        total: Tensor = VocabularyCrossEntropy.apply(hidden_MD, embedding_VD, bias_V, labels_M)
+    else:  # without gradients it is a third of the work
+        total = hidden_MD.new_zeros((), dtype=torch.float32)
+        for block, logits_CV in _logits(hidden_MD, embedding_VD, bias_V):
+            total += functional.cross_entropy(logits_CV, labels_M[block], reduction="sum")
     return total / max(len(labels_M), 1)
-
-
-def _loss_alone(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M: Tensor) -> Tensor:
-    """The summed loss without its gradients: a third of the work."""
-    loss = hidden_MD.new_zeros((), dtype=torch.float32)
-    embedding = embedding_VD.to(hidden_MD.dtype)
-    for start in range(0, len(hidden_MD), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        logits_CV = (hidden_MD[block] @ embedding.T).float().add_(bias_V)
-        loss += torch.nn.functional.cross_entropy(logits_CV, labels_M[block], reduction="sum")
-    return loss
 
 
 @torch.no_grad()
 def count_hits(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
     """How many labels are the first, and among the first ten, guesses."""
-    first = labels_M.new_zeros(())
-    among_ten = labels_M.new_zeros(())
-    embedding = embedding_VD.to(hidden_MD.dtype)
-    for start in range(0, len(hidden_MD), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        logits_CV = torch.mm(hidden_MD[block], embedding.T).float().add_(bias_V)
+    first, among_ten = labels_M.new_zeros(()), labels_M.new_zeros(())
+    for block, logits_CV in _logits(hidden_MD, embedding_VD, bias_V):
         ahead_C = (logits_CV > logits_CV.gather(1, labels_M[block, None])).sum(1)
         first += (ahead_C < 1).sum()
         among_ten += (ahead_C < 10).sum()
     return first, among_ten
+
+
+def _logits(hidden_MD: Tensor, embedding_VD: Tensor, bias_V: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Logits of some rows at a time, in float32."""
+    embedding = embedding_VD.to(hidden_MD.dtype)
+    for start in range(0, len(hidden_MD), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        yield block, torch.mm(hidden_MD[block], embedding.T).float().add_(bias_V)
