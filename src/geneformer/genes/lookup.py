@@ -93,7 +93,7 @@ def text_of(entry: object) -> str:
     """An entry of a column as text without surrounding spaces; empty where it is missing."""
     if isinstance(entry, bytes):
         entry = entry.decode("utf-8", "replace")
-    text = entry.strip() if isinstance(entry, str) else str(entry).strip()
+    text = str(entry).strip()
     return "" if len(text) <= _LONGEST_MISSING and text.lower() in _ABSENT else text
 
 

@@ -4,6 +4,7 @@ Axes: ``T`` packed tokens, ``M`` masked tokens, ``D`` hidden, ``V`` vocabulary, 
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -49,26 +50,15 @@ class PretrainingOutput(ModelOutput):
     n_top10: Tensor | None = None
 
 
-class Transform(nn.Module):
-    """Dense, activation and layer norm before the vocabulary."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_MD: Tensor) -> Tensor:
-        """Transformed states, ``(M, D)``."""
-        return self.LayerNorm(self.activation(self.dense(hidden_MD)))
-
-
 class Predictions(nn.Module):
     """Vocabulary head; its matrix is the token embedding itself."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.transform = Transform(config)
+        size = config.hidden_size
+        norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        parts = {"dense": nn.Linear(size, size), "activation": ACT2FN[config.hidden_act], "LayerNorm": norm}
+        self.transform = nn.Sequential(OrderedDict(parts))
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_MD: Tensor, embedding_VD: Tensor) -> Tensor:
