@@ -4,8 +4,8 @@ import functools
 import inspect
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,93 +13,96 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from geneformer.cli._output import Outcome, progress_bar, show
-from geneformer.options import FinetuneOptions, RuntimeOptions, SplitOptions
+from geneformer.options import RuntimeOptions
 from geneformer.options._fields import field_docs, read_options
 
 if TYPE_CHECKING:
     from geneformer.inference.cells import PairedModel
     from geneformer.tokens.dataset import TokenizedDataset
 
-CONFIG_HELP = "TOML file with options, in tables or at its top, or a manifest. Flags go first."
-JSON_HELP = "Print the closing report as one line of JSON on stdout."
+Parameter = inspect.Parameter
+Hidden = Mapping[type, tuple[str, ...]]
+
+CONFIG = typer.Option(
+    help="TOML file with options, in tables or at its top, or a manifest. Flags go first.",
+    exists=True,
+    dir_okay=False,
+    show_default=False,
+)
+JSON = typer.Option("--json", help="Print the closing report as one line of JSON on stdout.")
 
 
 class Flags:
-    """Base of dataclasses of flags that commands share: one parameter of a command, spread where it stands."""
+    """Base of dataclasses of flags and options that commands share: one parameter of a command, spread into flags."""
 
 
-def with_options(*, hide: Mapping[type, tuple[str, ...]] | None = None) -> Callable[..., Callable[..., None]]:
+def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., None]]:
     """Decorator of a command: spreads its `Flags` and options objects into flags and shows its `Outcome`."""
     hidden = dict(hide or {})
 
     def decorate(command: Callable[..., Outcome]) -> Callable[..., None]:
-        hints = get_type_hints(command, include_extras=True)
-        del hints["return"]
-        kinds = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
-        shared = {name: kind for name, kind in kinds.items() if issubclass(kind, Flags)}
-        options = {name: kind for name, kind in kinds.items() if name not in shared}
-        flags = {name: _flags(cls, hidden.get(cls, ())) for name, cls in options.items()}
-
-        parameters = _parameters(command, hints, shared, flags)
+        own = inspect.signature(command).parameters.values()
+        members = list(_members((one.name, one.annotation, one.default) for one in own))
+        options: list[Any] = [kind for _, kind, _ in members if is_dataclass(kind)]
+        flags = [_keyword(name, default, kind) for name, kind, default in members if not is_dataclass(kind)]
+        flags += [flag for kind in options for flag in _flags(kind, hidden.get(kind, ()))]
+        if options:
+            flags.append(_keyword("config", None, Annotated[Path | None, CONFIG]))
+        flags.append(_keyword("json", False, Annotated[bool, JSON]))
+        repeated = sorted(name for name, times in Counter(flag.name for flag in flags).items() if times > 1)
+        if repeated:
+            msg = f"{command.__name__} would have two flags each for {repeated}. Hide one of them."
+            raise TypeError(msg)
 
         @functools.wraps(command)
-        def run(*, config: Path | None = None, json: bool = False, **arguments: Any) -> None:
-            from_file = {} if config is None else read_options(config, *options.values(), hidden=hidden)
-            for parameter, cls in shared.items():
-                arguments[parameter] = cls(**{field.name: arguments.pop(field.name) for field in fields(cls)})
-            for parameter, kind in options.items():
-                given = {name: _value(arguments.pop(name)) for name in flags[parameter]}
-                chosen = {name: value for name, value in given.items() if value is not None}
-                arguments[parameter] = kind(**{**from_file.get(kind, {}), **chosen})
-            show(command(**arguments), as_json=json)
+        def run(*, config: Path | None = None, json: bool = False, **given: Any) -> None:
+            from_file = {} if config is None else read_options(config, *options, hidden=hidden)
+            for one in own:
+                if is_dataclass(one.annotation):
+                    given[one.name] = _build(one.annotation, given, from_file, hidden)
+            show(command(**given), as_json=json)
 
         del vars(run)["__wrapped__"]  # or Typer reads the signature beneath
-        vars(run).update(__signature__=inspect.Signature(parameters), options=tuple(options.values()), hidden=hidden)
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        vars(run).update(__signature__=inspect.Signature(flags), options=tuple(options), hidden=hidden)
+        run.__annotations__ = {flag.name: flag.annotation for flag in flags}
         return run
 
     return decorate
 
 
-def _parameters(
-    command: Callable[..., Any],
-    hints: Mapping[str, Any],
-    shared: Mapping[str, type],
-    flags: Mapping[str, Mapping[str, inspect.Parameter]],
-) -> list[inspect.Parameter]:
-    """The command's own parameters, shared flags where they stand, options after them, all by keyword."""
-    parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name in shared:
-            kinds = get_type_hints(shared[name], include_extras=True)
-            for field in fields(shared[name]):
-                default = inspect.Parameter.empty if field.default is MISSING else field.default
-                parameters.append(_keyword(field.name, default, kinds[field.name]))
-        elif name not in flags:
-            parameters.append(_keyword(name, parameter.default, hints[name]))
-    for of_class in flags.values():
-        parameters.extend(of_class.values())
-    if flags:
-        config = typer.Option(help=CONFIG_HELP, exists=True, dir_okay=False, show_default=False)
-        parameters.append(_keyword("config", None, Annotated[Path | None, config]))
-    parameters.append(_keyword("json", False, Annotated[bool, typer.Option("--json", help=JSON_HELP)]))
-    repeated = sorted(name for name, times in Counter(p.name for p in parameters).items() if times > 1)
-    if repeated:
-        msg = f"{command.__name__} would have two flags each for {repeated}. Hide one of them."
-        raise TypeError(msg)
-    return parameters
+def _members(parameters: Iterator[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, type and default of each flag and options class, with those inside `Flags` in the place of these."""
+    for name, kind, default in parameters:
+        if isinstance(kind, type) and issubclass(kind, Flags):
+            yield from _members((field.name, field.type, field.default) for field in fields(kind))  # type: ignore[arg-type]
+        else:
+            yield name, kind, Parameter.empty if default is MISSING else default
 
 
-def _flags(cls: type, hidden: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+def _build(kind: Any, given: dict[str, Any], from_file: Mapping[type, dict[str, Any]], hidden: Hidden) -> Any:
+    """A `Flags` or options object from its flags, which are taken out of `given`."""
+    if issubclass(kind, Flags):
+        values = {
+            field.name: _build(field.type, given, from_file, hidden)
+            if is_dataclass(field.type)
+            else given.pop(field.name)
+            for field in fields(kind)
+        }
+        return kind(**values)
+    flags = {
+        field.name: _value(given.pop(field.name)) for field in fields(kind) if field.name not in hidden.get(kind, ())
+    }
+    return kind(**from_file.get(kind, {}) | {name: value for name, value in flags.items() if value is not None})
+
+
+def _flags(cls: type, hidden: tuple[str, ...]) -> Iterator[Parameter]:
     """A keyword parameter for every field, None unless the flag is given."""
     docs, hints = field_docs(cls), get_type_hints(cls)
-    parameters = {}
     for field in fields(cls):
         if field.name not in hidden:
             option = typer.Option(help=f"{docs[field.name]}{_shown(field.default)}", show_default=False)
             kind: Any = _flag_type(field.name, hints[field.name])
-            parameters[field.name] = _keyword(field.name, None, Annotated[kind | None, option])
-    return parameters
+            yield _keyword(field.name, None, Annotated[kind | None, option])
 
 
 def _flag_type(name: str, kind: Any) -> Any:
@@ -132,29 +135,45 @@ def _value(given: Any) -> Any:
     return given
 
 
-def _keyword(name: str, default: object, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _keyword(name: str, default: object, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-INPUTS = typer.Argument(
-    metavar="IN...", help="Raw counts in any format, or one .dataset folder of tokens.", show_default=False
-)
-MODEL = typer.Option("--model", "-m", help="Model name, checkpoint folder, or hub repository.")
-VOCABULARY = typer.Option("--vocabulary", help="Needed only where the checkpoint does not tell.", show_default=False)
-REVISION = typer.Option("--revision", help="Commit, tag or branch on the hub.", show_default=False)
-COUNTS_LAYER = typer.Option(help='Layer with the raw counts, "raw" for adata.raw.', show_default=False)
-OVERWRITE = typer.Option("--overwrite", help="Replace a file that is there.")
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IN...", help="Raw counts in any format, or one .dataset folder of tokens.", show_default=False
+    ),
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="Model name, checkpoint folder, or hub repository.")]
+VocabularyName = Annotated[
+    str | None,
+    typer.Option("--vocabulary", help="Needed only where the checkpoint does not tell.", show_default=False),
+]
+CountsLayer = Annotated[
+    str | None, typer.Option(help='Layer with the raw counts, "raw" for adata.raw.', show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 
 
-@dataclass(frozen=True, slots=True)
+def output_option(metavar: str, text: str) -> Any:
+    """The flag `--output` of a command."""
+    return typer.Option("--output", "-o", metavar=metavar, help=text, show_default=False)
+
+
+CellsFile = Annotated[Path, output_option("OUT", "File to make: .h5ad, .parquet or .csv.")]
+TableFile = Annotated[Path, output_option("OUT", "Table to make: .parquet or .csv.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellsAndModel(Flags):
     """Cells, and the model that reads them."""
 
-    inputs: Annotated[list[Path], INPUTS]
-    model: Annotated[str, MODEL] = "mini"
-    vocabulary: Annotated[str | None, VOCABULARY] = None
-    revision: Annotated[str | None, REVISION] = None
-    counts_layer: Annotated[str | None, COUNTS_LAYER] = None
+    inputs: Inputs
+    model: Model = "mini"
+    vocabulary: VocabularyName = None
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.", show_default=False)] = None
+    counts_layer: CountsLayer = None
 
     def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":
         """The cells as tokens for the model."""
@@ -162,51 +181,3 @@ class CellsAndModel(Flags):
 
         with progress_bar("Tokenizing", shown=runtime.progress) as update:
             return open_tokens(self.inputs, loaded, layer=self.counts_layer, counts=counts, progress=update)
-
-
-FOLDER = typer.Option("--output", "-o", metavar="DIR", help="Folder of the fitted model.", show_default=False)
-FITTED = typer.Option("--model", "-m", help="Folder of a fitted model.", show_default=False)
-LABEL = typer.Option("--label", "-l", help="Column of obs with the classes.", show_default=False)
-GROUPS = typer.Option(help="Column of donors or batches; none is on two sides of the split.", show_default=False)
-NUMBER = typer.Option("--label", "-l", help="Column of obs with the numbers.", show_default=False)
-LABELS = typer.Option("--label", "-l", help="Column of obs with the classes of one task; once per task.")
-GENES = typer.Option(
-    "--genes",
-    metavar="FILE",
-    help='CSV or TSV with the columns "gene" and "class", or TOML or JSON with a list of genes for every class.',
-    show_default=False,
-)
-FOLDS = typer.Option(help="Parts, each of which is tested once by a model that learnt from the others.")
-IDS = typer.Option(help="Column of the ids that the split lists or draws; that of the groups by default.")
-RESAMPLED = typer.Option(help="Column of donors or the like, resampled whole for the intervals.", show_default=False)
-GENE_IDS = typer.Option(help='Column of var with gene identifiers, "index" for the row names.', show_default=False)
-RESUME = typer.Option("--resume", help="Go on with a run that was interrupted, from its last checkpoint.")
-
-REPORT = typer.Option("--output", "-o", metavar="DIR", help="Folder of the report.", show_default=False)
-CELLS_FILE = typer.Option(
-    "--output", "-o", metavar="OUT", help="File to make: .h5ad, .parquet or .csv.", show_default=False
-)
-TABLE_FILE = typer.Option("--output", "-o", metavar="OUT", help="Table to make: .parquet or .csv.", show_default=False)
-UNKNOWN = typer.Option(help='Cells whose best probability is lower are called "unknown".', show_default=False)
-
-HIDDEN: dict[type, tuple[str, ...]] = {RuntimeOptions: ("tokens_per_batch",), SplitOptions: ("seed",)}
-"""Fields another options class has already; one seed and one size of batch serve all."""
-
-OF_CLASSES = ("class_weights", "label_smoothing")
-OF_SECOND_VIEWS = ("contrastive_weight", "contrastive_temperature", "contrastive_delete", "supervised_weight")
-"""Fields of the training that have no effect where there are no classes, or no second views of cells."""
-
-OF_CELLS = ("pooling", *OF_SECOND_VIEWS)
-"""Fields that have no effect where genes are told rather than cells."""
-
-OF_SPLITS = tuple(field.name for field in fields(SplitOptions) if field.name != "valid")
-"""Fields that have no effect where folds take the place of a split."""
-
-
-def one_seed(finetuning: FinetuneOptions, split: SplitOptions | None, runtime: RuntimeOptions) -> dict[str, Any]:
-    """The options objects, with the seed and the size of a batch of the first in all."""
-    made: dict[str, Any] = {
-        "finetuning": finetuning,
-        "runtime": replace(runtime, tokens_per_batch=finetuning.tokens_per_batch),
-    }
-    return made if split is None else made | {"split": replace(split, seed=finetuning.seed)}

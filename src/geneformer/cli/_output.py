@@ -15,6 +15,9 @@ __all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error",
 if TYPE_CHECKING:
     from rich.console import Console
 
+Rows = list[tuple[str, object]]
+"""Lines of a closing table."""
+
 FAILED = 1
 """Exit code of a refusal; 0 is success, 2 a wrong command line, 130 an interruption."""
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import CELLS_FILE, OVERWRITE, TABLE_FILE, CellsAndModel, with_options
-from geneformer.cli._output import Outcome, progress_bar
+from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, with_options
+from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 from geneformer.options._fields import nearest
@@ -33,13 +33,13 @@ COLOR = typer.Option(help="Column of obs that colors the pictures, such as the c
 def embed(
     cells: CellsAndModel,
     *,
-    output: Annotated[Path, CELLS_FILE],
+    output: CellsFile,
     umap: Annotated[Path | None, UMAP] = None,
     heatmap: Annotated[Path | None, HEATMAP] = None,
     color: Annotated[str | None, COLOR] = None,
     options: EmbedOptions,
     runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Embed cells or genes with a pretrained or fine-tuned encoder, and draw them."""
     from geneformer.files.atomic import check_output
@@ -60,7 +60,7 @@ def embed(
         _draw(result.to_anndata(), pictures, color)
     kind = "Cells" if isinstance(result, CellEmbeddings) else "Genes"
     n, width = result.values.shape
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         (kind, n),
         ("Embedding", f"{width} numbers, pooling {options.pooling}, layer {options.layer}"),
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
@@ -77,7 +77,7 @@ def attention(
     output: Annotated[Path, ATTENTION_FILE],
     options: AttentionOptions,
     runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Tabulate attention between genes over all cells, or to the genes of each cell."""
     from geneformer.files.atomic import check_output
@@ -92,7 +92,7 @@ def attention(
         result = read(tokens, loaded, options, runtime, progress=update)
     result.save(output, overwrite=overwrite)
     n, n_genes = result.weights.nnz, len(result.genes)
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Cells", len(tokens)),
         ("Genes", n_genes),
         ("Weights" if per_cell else "Pairs of genes", n),
@@ -105,10 +105,10 @@ def attention(
 def predict_masked(
     cells: CellsAndModel,
     *,
-    output: Annotated[Path, TABLE_FILE],
+    output: TableFile,
     options: PredictOptions,
     runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Tabulate the genes a model expects where one is masked."""
     from geneformer.files.atomic import check_output
@@ -123,7 +123,7 @@ def predict_masked(
     provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
     save_table(table, output, provenance, overwrite=overwrite)
     first = table[table["order"] == 1]
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Cells", len(tokens)),
         ("Masked genes", len(first)),
         ("Of these expected most", int((first["rank_of_masked"] == 1).sum())),

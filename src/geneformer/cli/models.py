@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneformer.cli._options import with_options
-from geneformer.cli._output import Outcome
+from geneformer.cli._output import Outcome, Rows
 
 if TYPE_CHECKING:
     from geneformer.genes.vocabulary import Vocabulary
@@ -37,7 +37,7 @@ def models(
     if name is not None:
         loaded = load_model(name)
         config = loaded.network.config
-        rows: list[tuple[str, object]] = [
+        rows: Rows = [
             ("Folder", loaded.folder),
             ("Layers", config.num_hidden_layers),
             ("Hidden size", config.hidden_size),
@@ -48,7 +48,7 @@ def models(
             ("Vocabulary", f"{loaded.vocabulary.name} ({loaded.vocabulary.fingerprint})"),
         ]
         return Outcome(f"Model {name}", rows, {label: str(value) for label, value in rows})
-    listed: list[tuple[str, object]] = []
+    listed: Rows = []
     for model in list_models():
         shape = ARCHITECTURES.get(model)
         size = f"{shape.layers} layers, hidden size {shape.hidden}, vocabulary {shape.vocabulary}" if shape else ""
@@ -86,7 +86,7 @@ def vocabulary(
         "input_size": loaded.input_size,
         "fingerprint": loaded.fingerprint,
     }
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("genes", len(loaded.genes)),
         ("special tokens", ", ".join(loaded.special_tokens)),
         ("tokens in all", loaded.size),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import OVERWRITE, CellsAndModel, with_options
-from geneformer.cli._output import Outcome, progress_bar
+from geneformer.cli._options import CellsAndModel, Overwrite, with_options
+from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
@@ -32,7 +32,7 @@ def perturb_plan(
 
     plan = _open_plan(cells, options, runtime)
     cost = estimate_cost(plan, calibrate=calibrate)
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Cells", cost.cells),
         ("Perturbations", cost.perturbations),
         ("Forward passes", cost.passes),
@@ -60,7 +60,7 @@ def perturb_run(
     resume: Annotated[bool, RESUME] = False,
     options: PerturbOptions,
     runtime: RuntimeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Perturb genes of cells, and write what that changes."""
     from geneformer.files.atomic import check_output
@@ -73,7 +73,7 @@ def perturb_run(
     with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
         run_to_folder(plan, output, part=chosen, resume=resume, overwrite=overwrite, progress=update)
     effects = PerturbationEffects.read(output)
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Cells", effects.cells.num_rows),
         ("Effects", len(effects)),
         ("Model", plan.model.name),
@@ -102,7 +102,7 @@ def perturb_merge(
     parts: Annotated[list[Path], PARTS],
     *,
     output: Annotated[Path, OUTPUT],
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Put the parts of a run together."""
     from geneformer.perturbation.effects import PerturbationEffects
@@ -110,7 +110,7 @@ def perturb_merge(
 
     merge_runs(parts, output, overwrite=overwrite)
     effects = PerturbationEffects.read(output)
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Parts", len(parts)),
         ("Cells", effects.cells.num_rows),
         ("Effects", len(effects)),
@@ -147,7 +147,7 @@ def perturb_rank(
     kind: Annotated[Drawing, KIND] = Drawing.ranked,
     n_genes: Annotated[int, N_GENES] = 20,
     options: RankOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Overwrite = False,
 ) -> Outcome:
     """Test and rank the perturbations of a finished run."""
     from geneformer.files.atomic import check_output
@@ -171,7 +171,7 @@ def perturb_rank(
         drawing.perturbation(effects if per_cell else ranking, kind=kind.value, n_genes=n_genes, save=plot)
     ranking.save(output, overwrite=overwrite)
     numbers = ranking.provenance["ranking"]["perturbations"]
-    rows: list[tuple[str, object]] = [("Statistics", ranking.mode), ("Perturbations", numbers["tested"])]
+    rows: Rows = [("Statistics", ranking.mode), ("Perturbations", numbers["tested"])]
     rows += [("Rows", len(ranking)), ("Left out", numbers["left_out"])]
     data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **numbers}
     if "Sig" in ranking.frame:

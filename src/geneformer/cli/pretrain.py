@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from geneformer.cli._options import with_options
-from geneformer.cli._output import Outcome, progress_bar
+from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.options import PretrainOptions, RuntimeOptions
 
 INPUTS = typer.Argument(
@@ -35,7 +35,7 @@ def pretrain(
         tokens, vocabulary = open_corpus(data, output, options, runtime, progress=update)
     with progress_bar("Training", shown=runtime.progress) as update:
         result = run(tokens, vocabulary, output, options, runtime, resume=resume, progress=update)
-    rows: list[tuple[str, object]] = [
+    rows: Rows = [
         ("Cells trained on", result.n_train),
         ("Cells held out", result.n_held_out),
         ("Optimizer steps", result.steps),

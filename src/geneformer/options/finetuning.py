@@ -16,7 +16,6 @@ from geneformer.options._fields import (
     Positive,
     Range,
     Share,
-    check_choice,
     check_range,
 )
 
@@ -241,10 +240,6 @@ class ExpressionOptions(Options):
             if not any(getattr(self, name) for name in pair):
                 msg = f"{pair[0]} and {pair[1]} are both 0, so nothing is learnt. Give one of them a weight above 0."
                 raise OptionError(msg)
-        check_range("decoder_size", self.decoder_size, low=1)
-        check_range("max_cells", self.max_cells, low=2)
-        check_range("report_cells", self.report_cells, low=1)
-        check_choice("baselines", self.baselines, ("all", "cheap", "none"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,12 +264,7 @@ class GeneClassifyOptions(Options):
     trained from random weights, which takes as long as the model."""
 
     def _check(self) -> None:
-        if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
-            msg = (
-                f"valid={self.valid} and test={self.test} leave no genes to learn from. They are shares of the genes "
-                "and must sum to less than 1."
-            )
-            raise OutOfRangeError(msg)
+        _check_shares(self.valid, self.test, "genes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,10 +310,6 @@ class MultiTaskOptions(Options):
                 "the two."
             )
             raise OptionError(msg)
-        check_range("rare_below", self.rare_below, low=0.0)
-        check_range("max_cells", self.max_cells, low=2)
-        check_range("unknown_below", self.unknown_below, low=0.0, high=1.0)
-        check_range("n_top_genes", self.n_top_genes, low=2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -366,14 +352,7 @@ class SplitOptions(Options):
     """Seed of the draw."""
 
     def _check(self) -> None:
-        if self.valid + self.test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
-            msg = (
-                f"valid={self.valid} and test={self.test} leave no cells to learn from. They are shares of the cells "
-                "and must sum to less than 1."
-            )
-            raise OutOfRangeError(msg)
-        check_range("max_trials", self.max_trials, low=1)
-        check_range("p_threshold", self.p_threshold, low=0.0, high=1.0)
+        _check_shares(self.valid, self.test, "cells")
         for name in ("train_ids", "valid_ids", "test_ids", "balance"):
             self._as_texts(name)
         self._check_lists()
@@ -452,6 +431,15 @@ class SearchOptions(Options):
             if not getattr(self, name):
                 msg = f"{name} is empty. Give it a name, or leave it out."
                 raise OptionError(msg)
+
+
+def _check_shares(valid: float, test: float, what: str) -> None:
+    if valid + test > 1 - 1e-9:  # 0.3 + 0.7 need not make 1 in floating point
+        msg = (
+            f"valid={valid} and test={test} leave no {what} to learn from. They are shares of the {what} and must sum "
+            "to less than 1."
+        )
+        raise OutOfRangeError(msg)
 
 
 def read_space(path: str | Path) -> dict[str, Any]:

@@ -113,19 +113,9 @@ class PretrainOptions(Options):
         low, high = self.subsample_counts
         check_range("subsample_counts[0]", low, above=0.0, high=high)
         check_range("subsample_counts[1]", high, above=0.0, high=1.0)
-        check_range("max_length", self.max_length, low=3)
-        check_range("eval_cells", self.eval_cells, low=1)
-        check_range("epochs", self.epochs, above=0.0)
-        check_range("tokens_per_batch", self.tokens_per_batch, low=1)
-        check_range("accumulation", self.accumulation, low=1)
-        check_range("learning_rate", self.learning_rate, above=0.0)
-        check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
-        check_range("held_out", self.held_out, low=0.0, high=0.9)
-        if self.start_from:
-            self._check_start()
-
-    def _check_start(self) -> None:
-        """Refuse options that would overwrite, or be overwritten by, what the model to go on from brings."""
+        if not self.start_from:
+            return
+        # The model to go on from brings these; a value of its own would overwrite, or be overwritten.
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in _BEGINNINGS and value != field.default:
