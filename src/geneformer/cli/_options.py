@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 Parameter = inspect.Parameter
 Hidden = Mapping[type, tuple[str, ...]]
 
-CONFIG = typer.Option(
-    help="TOML file with options, in tables or at its top, or a manifest. Flags go first.",
-    exists=True,
-    dir_okay=False,
-    show_default=False,
+
+def flag(text: str, *names: str, **settings: Any) -> Any:
+    """A flag of a command with its help; it is called as its parameter if no names are given."""
+    return typer.Option(*names, help=text, **settings)
+
+
+def output_option(metavar: str, text: str) -> Any:
+    """The flag `--output` of a command."""
+    return flag(text, "--output", "-o", metavar=metavar)
+
+
+CONFIG = flag(
+    "TOML file with options, in tables or at its top, or a manifest. Flags go first.", exists=True, dir_okay=False
 )
-JSON = typer.Option("--json", help="Print the closing report as one line of JSON on stdout.")
+JSON = flag("Print the closing report as one line of JSON on stdout.", "--json")
 
 
 class Flags:
@@ -100,7 +108,7 @@ def _flags(cls: type, hidden: tuple[str, ...]) -> Iterator[Parameter]:
     docs, hints = field_docs(cls), get_type_hints(cls)
     for field in fields(cls):
         if field.name not in hidden:
-            option = typer.Option(help=f"{docs[field.name]}{_shown(field.default)}", show_default=False)
+            option = flag(f"{docs[field.name]}{_shown(field.default)}")
             kind: Any = _flag_type(field.name, hints[field.name])
             yield _keyword(field.name, None, Annotated[kind | None, option])
 
@@ -145,20 +153,10 @@ Inputs = Annotated[
         metavar="IN...", help="Raw counts in any format, or one .dataset folder of tokens.", show_default=False
     ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="Model name, checkpoint folder, or hub repository.")]
-VocabularyName = Annotated[
-    str | None,
-    typer.Option("--vocabulary", help="Needed only where the checkpoint does not tell.", show_default=False),
-]
-CountsLayer = Annotated[
-    str | None, typer.Option(help='Layer with the raw counts, "raw" for adata.raw.', show_default=False)
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
-
-
-def output_option(metavar: str, text: str) -> Any:
-    """The flag `--output` of a command."""
-    return typer.Option("--output", "-o", metavar=metavar, help=text, show_default=False)
+Model = Annotated[str, flag("Model name, checkpoint folder, or hub repository.", "--model", "-m")]
+VocabularyName = Annotated[str | None, flag("Needed only where the checkpoint does not tell.", "--vocabulary")]
+CountsLayer = Annotated[str | None, flag('Layer with the raw counts, "raw" for adata.raw.')]
+Overwrite = Annotated[bool, flag("Replace a file that is there.", "--overwrite")]
 
 
 CellsFile = Annotated[Path, output_option("OUT", "File to make: .h5ad, .parquet or .csv.")]
@@ -172,7 +170,7 @@ class CellsAndModel(Flags):
     inputs: Inputs
     model: Model = "mini"
     vocabulary: VocabularyName = None
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.", show_default=False)] = None
+    revision: Annotated[str | None, flag("Commit, tag or branch on the hub.")] = None
     counts_layer: CountsLayer = None
 
     def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":

@@ -3,25 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from geneformer.cli._options import with_options
+from geneformer.cli._options import flag, with_options
 from geneformer.cli._output import Outcome, console
 from geneformer.options import RuntimeOptions
-
-OUTPUT = typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")
-MODEL = typer.Option("--model", "-m", help="Model name, checkpoint folder, or hub repository.")
-SEED = typer.Option("--seed", help="Fixes splits, map and random weights.")
-OVERWRITE = typer.Option("--overwrite", help="Replace a demo that is there.")
 
 
 @with_options()
 def demo(
     *,
-    output: Annotated[Path, OUTPUT] = Path("demo_output"),
-    model: Annotated[str, MODEL] = "mini",
-    seed: Annotated[int, SEED] = 0,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    output: Annotated[Path, flag("Folder to make.", "--output", "-o", metavar="DIR")] = Path("demo_output"),
+    model: Annotated[str, flag("Model name, checkpoint folder, or hub repository.", "--model", "-m")] = "mini",
+    seed: Annotated[int, flag("Fixes splits, map and random weights.", "--seed")] = 0,
+    overwrite: Annotated[bool, flag("Replace a demo that is there.", "--overwrite")] = False,
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Take 2,700 real blood cells from counts to a map."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from geneformer.cli._options import (
     CellsFile,
     CountsLayer,
@@ -22,6 +20,7 @@ from geneformer.cli._options import (
     Overwrite,
     TableFile,
     VocabularyName,
+    flag,
     output_option,
     with_options,
 )
@@ -62,36 +61,26 @@ FIGURES = {"classes": "macro_f1", "expression": "r2", "genes": "roc_auc", "label
 """The one figure that closing tables show, by kind of report."""
 
 
-def _label(text: str, **settings: Any) -> Any:
-    return typer.Option("--label", "-l", help=text, **settings)
+def _label(text: str) -> Any:
+    return flag(text, "--label", "-l")
 
 
-ClassColumn = Annotated[str, _label("Column of obs with the classes.", show_default=False)]
+ClassColumn = Annotated[str, _label("Column of obs with the classes.")]
 ModelFolder = Annotated[Path, output_option("DIR", "Folder of the fitted model.")]
 ReportFolder = Annotated[Path, output_option("DIR", "Folder of the report.")]
-Ids = Annotated[
-    str | None, typer.Option(help="Column of the ids that the split lists or draws; that of the groups by default.")
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with a run that was interrupted, from its last checkpoint.")
-]
-Folds = Annotated[int, typer.Option(help="Parts, each of which is tested once by a model that learnt from the others.")]
+Ids = Annotated[str | None, flag("Column of the ids that the split lists or draws; that of the groups by default.")]
+Resume = Annotated[bool, flag("Go on with a run that was interrupted, from its last checkpoint.", "--resume")]
+Folds = Annotated[int, flag("Parts, each of which is tested once by a model that learnt from the others.")]
 GeneFile = Annotated[
     Path,
-    typer.Option(
+    flag(
+        'CSV or TSV with the columns "gene" and "class", or TOML or JSON with a list of genes for every class.',
         "--genes",
         metavar="FILE",
-        help='CSV or TSV with the columns "gene" and "class", or TOML or JSON with a list of genes for every class.',
-        show_default=False,
     ),
 ]
-UnknownBelow = Annotated[
-    float | None, typer.Option(help='Cells whose best probability is lower are called "unknown".', show_default=False)
-]
-ResampledGroups = Annotated[
-    str | None,
-    typer.Option(help="Column of donors or the like, resampled whole for the intervals.", show_default=False),
-]
+UnknownBelow = Annotated[float | None, flag('Cells whose best probability is lower are called "unknown".')]
+ResampledGroups = Annotated[str | None, flag("Column of donors or the like, resampled whole for the intervals.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +88,7 @@ class Places(Flags):
     """Where counts and gene identifiers are."""
 
     counts_layer: CountsLayer = None
-    gene_ids: Annotated[
-        str | None,
-        typer.Option(help='Column of var with gene identifiers, "index" for the row names.', show_default=False),
-    ] = None
+    gene_ids: Annotated[str | None, flag('Column of var with gene identifiers, "index" for the row names.')] = None
 
     @property
     def places(self) -> dict[str, Any]:
@@ -114,7 +100,7 @@ class Places(Flags):
 class Using(Places):
     """What every command takes that uses a fitted model."""
 
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a fitted model.", show_default=False)]
+    model: Annotated[Path, flag("Folder of a fitted model.", "--model", "-m")]
     runtime: RuntimeOptions
     overwrite: Overwrite = False
 
@@ -190,10 +176,7 @@ class Learning(Places):
 class LearningCells(Learning):
     """The same where cells are split."""
 
-    groups: Annotated[
-        str | None,
-        typer.Option(help="Column of donors or batches; none is on two sides of the split.", show_default=False),
-    ] = None
+    groups: Annotated[str | None, flag("Column of donors or batches; none is on two sides of the split.")] = None
     split: SplitOptions
 
     @property
@@ -234,7 +217,7 @@ def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOption
 def regress_fit(
     inputs: Inputs,
     *,
-    label: Annotated[str, _label("Column of obs with the numbers.", show_default=False)],
+    label: Annotated[str, _label("Column of obs with the numbers.")],
     regress: RegressOptions,
     given: FitCells,
 ) -> Outcome:
@@ -359,12 +342,11 @@ def classify_search(
     output: Annotated[Path | None, output_option("DIR", "Folder of the classifier and of trials.csv.")] = None,
     space: Annotated[
         Path | None,
-        typer.Option(
-            help="TOML file with the options to search, such as learning_rate = {low = 1e-5, high = 1e-2, log = true} "
+        flag(
+            "TOML file with the options to search, such as learning_rate = {low = 1e-5, high = 1e-2, log = true} "
             'or strategy = ["full", "lora"].',
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ] = None,
     ids: Ids = None,
@@ -434,7 +416,7 @@ def regress_predict(
     *,
     output: CellsFile,
     with_spread: Annotated[
-        bool, typer.Option("--with-spread", help="Also tell the standard deviation expected around each number.")
+        bool, flag("Also tell the standard deviation expected around each number.", "--with-spread")
     ] = False,
     given: Using,
 ) -> Outcome:
@@ -494,10 +476,9 @@ def decode_expression_predict(
     output: CellsFile,
     gene: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Gene to predict in every cell, as Ensembl id or symbol; once per gene. By default every gene in the "
-            "cells that express it.",
-            show_default=False,
+        flag(
+            "Gene to predict in every cell, as Ensembl id or symbol; once per gene. By default every gene in the "
+            "cells that express it."
         ),
     ] = None,
     given: Using,
@@ -574,8 +555,7 @@ def multi_task_evaluate(
     label: Annotated[
         list[str] | None,
         _label(
-            "Task to score, or TASK=COLUMN where its column has another name; once per task. All of them by default.",
-            show_default=False,
+            "Task to score, or TASK=COLUMN where its column has another name; once per task. All of them by default."
         ),
     ] = None,
     groups: ResampledGroups = None,

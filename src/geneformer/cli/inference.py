@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, with_options
+from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
@@ -17,26 +15,15 @@ if TYPE_CHECKING:
     from geneformer.models.loading import LoadedModel
     from geneformer.tokens.dataset import TokenizedDataset
 
-ATTENTION_FILE = typer.Option(
-    "--output",
-    "-o",
-    metavar="OUT",
-    help="Table to make: .parquet or .csv; with --per cell also .h5ad.",
-    show_default=False,
-)
-UMAP = typer.Option(metavar="FILE", help="Also draw a map of the cells: .png, .pdf, .svg.", show_default=False)
-HEATMAP = typer.Option(metavar="FILE", help="Also draw a clustered heatmap: .png, .pdf, .svg.", show_default=False)
-COLOR = typer.Option(help="Column of obs that colors the pictures, such as the cell type.", show_default=False)
-
 
 @with_options()
 def embed(
     cells: CellsAndModel,
     *,
     output: CellsFile,
-    umap: Annotated[Path | None, UMAP] = None,
-    heatmap: Annotated[Path | None, HEATMAP] = None,
-    color: Annotated[str | None, COLOR] = None,
+    umap: Annotated[Path | None, flag("Also draw a map of the cells: .png, .pdf, .svg.", metavar="FILE")] = None,
+    heatmap: Annotated[Path | None, flag("Also draw a clustered heatmap: .png, .pdf, .svg.", metavar="FILE")] = None,
+    color: Annotated[str | None, flag("Column of obs that colors the pictures, such as the cell type.")] = None,
     options: EmbedOptions,
     runtime: RuntimeOptions,
     overwrite: Overwrite = False,
@@ -74,7 +61,7 @@ def embed(
 def attention(
     cells: CellsAndModel,
     *,
-    output: Annotated[Path, ATTENTION_FILE],
+    output: Annotated[Path, output_option("OUT", "Table to make: .parquet or .csv; with --per cell also .h5ad.")],
     options: AttentionOptions,
     runtime: RuntimeOptions,
     overwrite: Overwrite = False,

@@ -5,23 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geneformer.cli._options import with_options
+from geneformer.cli._options import flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows
 
 if TYPE_CHECKING:
     from geneformer.genes.vocabulary import Vocabulary
 
 NAME = typer.Argument(metavar="[NAME]", help="Model to describe; all names are listed without one.", show_default=False)
-CONVERT = typer.Option("--convert", metavar="DIR", help="Folder with pickled weights to convert.", show_default=False)
-OUTPUT = typer.Option("--output", "-o", metavar="DIR", help="Folder for the converted weights.", show_default=False)
 
 
 @with_options()
 def models(
     name: Annotated[str | None, NAME] = None,
     *,
-    convert: Annotated[Path | None, CONVERT] = None,
-    output: Annotated[Path | None, OUTPUT] = None,
+    convert: Annotated[Path | None, flag("Folder with pickled weights to convert.", "--convert", metavar="DIR")] = None,
+    output: Annotated[Path | None, output_option("DIR", "Folder for the converted weights.")] = None,
 ) -> Outcome:
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
@@ -56,23 +54,20 @@ def models(
     return Outcome("Models", listed, {"models": list_models()})
 
 
-VOCABULARY_NAME = typer.Argument(
-    metavar="NAME", help="V1 (gc30M), V2 (gc104M), or a folder with a vocabulary or published pickles."
-)
-GENE = typer.Option("--gene", help="Gene to look up, by Ensembl id or symbol. May be repeated.", show_default=False)
-VOCABULARY_OUTPUT = typer.Option(
-    "--output", "-o", metavar="DIR", help="Folder to write the vocabulary to.", show_default=False
-)
-OVERWRITE = typer.Option("--overwrite", help="Replace a vocabulary that is there.")
-
-
 @with_options()
 def vocabulary(
-    name: Annotated[str, VOCABULARY_NAME] = "V1",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="V1 (gc30M), V2 (gc104M), or a folder with a vocabulary or published pickles."
+        ),
+    ] = "V1",
     *,
-    gene: Annotated[list[str] | None, GENE] = None,
-    output: Annotated[Path | None, VOCABULARY_OUTPUT] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    gene: Annotated[
+        list[str] | None, flag("Gene to look up, by Ensembl id or symbol. May be repeated.", "--gene")
+    ] = None,
+    output: Annotated[Path | None, output_option("DIR", "Folder to write the vocabulary to.")] = None,
+    overwrite: Annotated[bool, flag("Replace a vocabulary that is there.", "--overwrite")] = False,
 ) -> Outcome:
     """Show a vocabulary, look up genes in it, or write it to a folder."""
     from geneformer.genes.vocabulary import Vocabulary

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geneformer.cli._options import CellsAndModel, Overwrite, with_options
+from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
@@ -16,14 +16,11 @@ if TYPE_CHECKING:
     from geneformer.perturbation.plan import PerturbationPlan
 
 
-CALIBRATE = typer.Option(help="Run a few edits to tell the time.")
-
-
 @with_options()
 def perturb_plan(
     cells: CellsAndModel,
     *,
-    calibrate: Annotated[bool, CALIBRATE] = True,
+    calibrate: Annotated[bool, flag("Run a few edits to tell the time.")] = True,
     options: PerturbOptions,
     runtime: RuntimeOptions,
 ) -> Outcome:
@@ -46,18 +43,17 @@ def perturb_plan(
     return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards})
 
 
-OUTPUT = typer.Option("--output", "-o", metavar="OUT", help="Folder to make.", show_default=False)
-PART = typer.Option(metavar="I/N", help="Run one of N parts, for several machines; `perturb merge` puts them together.")
-RESUME = typer.Option("--resume", help="Go on with a run that was interrupted.")
+EffectsFolder = Annotated[Path, output_option("OUT", "Folder to make.")]
+PART = flag("Run one of N parts, for several machines; `perturb merge` puts them together.", metavar="I/N")
 
 
 @with_options()
 def perturb_run(
     cells: CellsAndModel,
     *,
-    output: Annotated[Path, OUTPUT],
+    output: EffectsFolder,
     part: Annotated[str, PART] = "1/1",
-    resume: Annotated[bool, RESUME] = False,
+    resume: Annotated[bool, flag("Go on with a run that was interrupted.", "--resume")] = False,
     options: PerturbOptions,
     runtime: RuntimeOptions,
     overwrite: Overwrite = False,
@@ -94,14 +90,13 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(parts)
 
 
-PARTS = typer.Argument(metavar="PART...", help="Folders of all parts, in any order.", show_default=False)
-
-
 @with_options()
 def perturb_merge(
-    parts: Annotated[list[Path], PARTS],
+    parts: Annotated[
+        list[Path], typer.Argument(metavar="PART...", help="Folders of all parts, in any order.", show_default=False)
+    ],
     *,
-    output: Annotated[Path, OUTPUT],
+    output: EffectsFolder,
     overwrite: Overwrite = False,
 ) -> Outcome:
     """Put the parts of a run together."""
@@ -128,24 +123,17 @@ class Drawing(StrEnum):
 
 
 FOLDER = typer.Argument(metavar="FOLDER", help="Folder of a finished perturbation run.", show_default=False)
-PERTURB_RANK_OUTPUT = typer.Option(
-    "--output", "-o", metavar="OUT", help="Table to make: .csv, .parquet or .h5ad.", show_default=False
-)
-NULL = typer.Option("--null", metavar="FOLDER", help="Folder of a run to compare with.", show_default=False)
-PLOT = typer.Option("--plot", metavar="FILE", help="Picture to make: .png, .pdf or .svg.", show_default=False)
-KIND = typer.Option("--kind", help="What the picture shows.")
-N_GENES = typer.Option("--n-genes", min=1, help="Most perturbations the picture names.")
 
 
 @with_options()
 def perturb_rank(
     folder: Annotated[Path, FOLDER],
     *,
-    output: Annotated[Path, PERTURB_RANK_OUTPUT],
-    null: Annotated[Path | None, NULL] = None,
-    plot: Annotated[Path | None, PLOT] = None,
-    kind: Annotated[Drawing, KIND] = Drawing.ranked,
-    n_genes: Annotated[int, N_GENES] = 20,
+    output: Annotated[Path, output_option("OUT", "Table to make: .csv, .parquet or .h5ad.")],
+    null: Annotated[Path | None, flag("Folder of a run to compare with.", metavar="FOLDER")] = None,
+    plot: Annotated[Path | None, flag("Picture to make: .png, .pdf or .svg.", metavar="FILE")] = None,
+    kind: Annotated[Drawing, flag("What the picture shows.")] = Drawing.ranked,
+    n_genes: Annotated[int, flag("Most perturbations the picture names.", min=1)] = 20,
     options: RankOptions,
     overwrite: Overwrite = False,
 ) -> Outcome:

@@ -5,25 +5,24 @@ from typing import Annotated
 
 import typer
 
-from geneformer.cli._options import with_options
+from geneformer.cli._options import flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, progress_bar
 from geneformer.options import PretrainOptions, RuntimeOptions
-
-INPUTS = typer.Argument(
-    metavar="DATA...", help="Tokens (.dataset folders), or raw counts in any format.", show_default=False
-)
-OUTPUT = typer.Option("--output", "-o", metavar="DIR", help="Checkpoint folder to make.", show_default=False)
-RESUME = typer.Option("--resume", help="Go on from the last training checkpoint in the output folder.")
 
 
 @with_options(hide={RuntimeOptions: ("tokens_per_batch",)})
 def pretrain(
-    data: Annotated[list[Path], INPUTS],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...", help="Tokens (.dataset folders), or raw counts in any format.", show_default=False
+        ),
+    ],
     *,
-    output: Annotated[Path, OUTPUT],
+    output: Annotated[Path, output_option("DIR", "Checkpoint folder to make.")],
     options: PretrainOptions,
     runtime: RuntimeOptions,
-    resume: Annotated[bool, RESUME] = False,
+    resume: Annotated[bool, flag("Go on from the last training checkpoint in the output folder.", "--resume")] = False,
 ) -> Outcome:
     """Train an encoder on masked genes."""
     from geneformer.pretraining.corpus import open_corpus

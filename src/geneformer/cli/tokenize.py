@@ -5,30 +5,29 @@ from typing import Annotated
 
 import typer
 
-from geneformer.cli._options import with_options
+from geneformer.cli._options import flag, output_option, with_options
 from geneformer.cli._output import Outcome, progress_bar
 from geneformer.options import TokenizeOptions
-
-INPUTS = typer.Argument(
-    metavar="IN...",
-    help="Raw counts, or folders of them: .h5ad, .zarr, .loom, 10x .h5 and matrix folders, .csv, .tsv.",
-    show_default=False,
-)
-OUTPUT = typer.Option("--output", "-o", metavar="OUT.dataset", help="Dataset folder to make.", show_default=False)
-OVERWRITE = typer.Option("--overwrite", help="Replace a dataset that is there.")
-RESUME = typer.Option(help="Continue a run for the same output that was killed.  [default: on]", show_default=False)
-PROGRESS = typer.Option(help="Show a progress bar.  [default: on]", show_default=False)
 
 
 @with_options()
 def tokenize(
-    inputs: Annotated[list[Path], INPUTS],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IN...",
+            help="Raw counts, or folders of them: .h5ad, .zarr, .loom, 10x .h5 and matrix folders, .csv, .tsv.",
+            show_default=False,
+        ),
+    ],
     *,
-    output: Annotated[Path, OUTPUT],
+    output: Annotated[Path, output_option("OUT.dataset", "Dataset folder to make.")],
     options: TokenizeOptions,
-    overwrite: Annotated[bool, OVERWRITE] = False,
-    resume: Annotated[bool, RESUME] = True,
-    progress: Annotated[bool, PROGRESS] = True,
+    overwrite: Annotated[bool, flag("Replace a dataset that is there.", "--overwrite")] = False,
+    resume: Annotated[
+        bool, flag("Continue a run for the same output that was killed.  [default: on]", show_default=False)
+    ] = True,
+    progress: Annotated[bool, flag("Show a progress bar.  [default: on]", show_default=False)] = True,
 ) -> Outcome:
     """Turn counts into tokens."""
     from geneformer.tokenization.tokenizer import tokenize_counts
