@@ -162,19 +162,6 @@ def compare(
     ]
 
 
-def quality_table(compared: Sequence[Compared]) -> str:
-    """The comparison as a Markdown table, with the accuracy of guessing the commonest label as its last line."""
-    lines = [
-        f"| embedding | {' | '.join(COLUMNS)} |",
-        f"| --- | {' | '.join('---' for _ in COLUMNS)} |",
-        *(f"| {row.name} | {' | '.join(row.cells())} |" for row in compared),
-    ]
-    if compared:
-        guess = f"{compared[0].as_given.commonest:.3f}"
-        lines.append(f"| commonest label | {' | '.join(guess for _ in COLUMNS)} |")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoReport:
     """Steps and figures of a demo."""
@@ -237,53 +224,40 @@ class DemoReport:
 
     def to_markdown(self) -> str:
         """The report for people."""
+        first = self.quality[0].as_given
+        accuracies = [(row.name, *row.cells()) for row in self.quality]
+        accuracies.append(("commonest label", *[f"{first.commonest:.3f}" for _ in COLUMNS]))
+        classified = [(name, row["accuracy"], row["macro_f1"]) for name, row in self.classified.items()]
         costs = [
-            f"| {step.name} | {step.seconds:.1f} | "
-            f"{'' if step.peak_bytes is None else format(step.peak_bytes / 2**20, ',.0f')} |"
+            (step.name, f"{step.seconds:.1f}", "" if step.peak_bytes is None else f"{step.peak_bytes / 2**20:,.0f}")
             for step in self.steps
         ]
-        return "\n".join(
-            [
-                f"# {self.tokens['n_cells']:,} blood cells through Geneformer `{self.model}`",
-                "",
-                "![Map of the cells](umap.png)",
-                "",
-                "## Cell types predicted from the embedding",
-                "",
-                quality_table(self.quality),
-                "",
-                *(f"* {note}" for note in self.notes),
-                "",
-                "![Heatmap of the embedding](heatmap.png)",
-                "",
-                "## Cell types predicted by a fine-tuned classifier",
-                "",
-                "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
-                "",
-                "| | accuracy | macro-F1 |",
-                "| --- | --- | --- |",
-                *(f"| {name} | {row['accuracy']} | {row['macro_f1']} |" for name, row in self.classified.items()),
-                "",
-                "![Confusion matrix](confusion.png)",
-                "",
-                "## Time and memory",
-                "",
-                "| step | seconds | peak MiB |",
-                "| --- | --- | --- |",
-                *costs,
-                f"| all steps | {self.seconds:.1f} | |",
-                "",
-                f"{os.cpu_count()} processors, {platform.platform()}, "
-                f"{', '.join(f'{name} {version}' for name, version in self.versions.items())}.",
-                "",
-                "## Files",
-                "",
-                *(f"* `{name}`: {text}" for name, text in FILES.items()),
-                "",
-                "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
-                "",
-            ]
-        )
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        paragraphs = [
+            f"# {self.tokens['n_cells']:,} blood cells through Geneformer `{self.model}`",
+            "![Map of the cells](umap.png)",
+            "## Cell types predicted from the embedding",
+            _table(("embedding", *COLUMNS), accuracies),
+            "\n".join(f"* {note}" for note in self.notes),
+            "![Heatmap of the embedding](heatmap.png)",
+            "## Cell types predicted by a fine-tuned classifier",
+            "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
+            _table(("", "accuracy", "macro-F1"), classified),
+            "![Confusion matrix](confusion.png)",
+            "## Time and memory",
+            _table(("step", "seconds", "peak MiB"), [*costs, ("all steps", f"{self.seconds:.1f}", "")]),
+            f"{os.cpu_count()} processors, {platform.platform()}, {versions}.",
+            "## Files",
+            "\n".join(f"* `{name}`: {text}" for name, text in FILES.items()),
+            "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
+        ]
+        return "\n\n".join(paragraphs) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def run_demo(

@@ -140,7 +140,7 @@ def _prepare_source(source: CountSource, name: str, vocabulary: Vocabulary, opti
     match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
     if match.kind != "ensembl" and not vocabulary.tables.has_aliases:
         match = resolve_genes(names, vocabulary, options.gene_ids)
-    check_sample(source, options)
+    check_values(source, source.sample(), options)
     if source.matrix.seekable:
         # Refuse early where whole cells have next to nothing in the vocabulary; the end decides exactly.
         sample = source.sample()
@@ -189,16 +189,38 @@ def _differing_genes(prepared: list[PreparedSource]) -> list[str]:
     ]
 
 
-def check_sample(source: CountSource, options: TokenizeOptions) -> None:
-    """Refuse a matrix a sample of which is not raw counts."""
-    sample = source.sample()
-    findings = _findings(sample.values)
-    if options.missing == "error" and findings.not_finite.any():
-        raise _not_finite(source, sample, findings)
-    if findings.negative.any():
-        raise _negative(source, sample, findings)
-    if findings.fractional.any() and not options.accept_normalized:
-        raise _fractional(source, sample, findings)
+def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) -> None:
+    """Refuse values of a matrix that are not raw counts."""
+    values = np.asarray(sample.values, dtype=np.float64)
+    finite = np.isfinite(values)
+    where = f"{source.label}: {source.place}"
+    if options.missing == "error" and not finite.all():
+        places = np.flatnonzero(~finite)
+        shown = ", ".join(_entry(source, sample, int(place)) for place in places[:_SHOWN])
+        more = f" and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
+        msg = (
+            f"{where} holds missing or infinite values: {shown}{more}. Correct them, or take them for zero with "
+            '--missing zero (missing="zero").'
+        )
+        raise NonFiniteCountsError(msg)
+    negative, fractional = finite & (values < 0), finite & (values != np.floor(values))
+    for fault, marks in (("negative", negative), ("fractional", fractional)):
+        if not marks.any() or (fault == "fractional" and options.accept_normalized):
+            continue
+        n = int(np.sum(values != 0))
+        msg = (
+            f"{where} does not hold raw counts. {marks.sum() / max(n, 1):.0%} of {n:,} nonzero values looked at are "
+            f"{fault}, for example {_entry(source, sample, int(np.flatnonzero(marks)[0]))}"
+        )
+        if fault == "negative":
+            msg += f": scaled or batch-corrected values have no rank. {_where_raw(source)}"
+            raise NotRawCountsError(msg)
+        largest = float(values[finite].max())
+        msg += (
+            f"; the largest is {largest:.6g}.{_kind_of_scaling(sample, largest)} {_where_raw(source)} Values that are "
+            "no counts can be ranked all the same with --accept-normalized (accept_normalized=True)."
+        )
+        raise NotRawCountsError(msg)
 
 
 def checked(
@@ -209,89 +231,26 @@ def checked(
     kind = data.dtype.kind
     if kind in "ub" or not len(data):
         return rows, 0
-
-    def located() -> tuple[CountSource, Sample, _Findings]:
-        entries = triples(rows, 0)
-        return source, Sample(cells[entries.cells], entries.genes, entries.values), _findings(entries.values)
-
-    least = data.min()
-    n_missing = 0
+    least, n_missing, wrong = data.min(), 0, False
     if kind == "f" and not (np.isfinite(least) and np.isfinite(data.max())):
-        if options.missing == "error":
-            raise _not_finite(*located())
         missing = ~np.isfinite(data)
         n_missing = int(missing.sum())
+        wrong = options.missing == "error"
         data = np.where(missing, 0, data)
-        rows = CellRows(rows.indptr, rows.indices, data)
+        rows = rows if wrong else CellRows(rows.indptr, rows.indices, data)
         least = data.min()
-    if least < 0:
-        raise _negative(*located())
-    if kind == "f" and not options.accept_normalized and np.any(data != np.floor(data)):
-        raise _fractional(*located())
+    fractional = kind == "f" and not options.accept_normalized and np.any(data != np.floor(data))
+    if wrong or least < 0 or fractional:
+        entries = triples(rows, 0)
+        check_values(source, Sample(cells[entries.cells], entries.genes, entries.values), options)
     return rows, n_missing
 
 
-@dataclass(frozen=True, slots=True)
-class _Findings:
-    """What some nonzero values look like."""
-
-    n: int
-    fractional: NDArray[np.bool_]
-    negative: NDArray[np.bool_]
-    not_finite: NDArray[np.bool_]
-
-
 def _looks_raw(sample: Sample) -> bool:
-    """Whether a sample holds counts: some values, all of them whole and none negative."""
-    findings = _findings(sample.values)
-    return findings.n > 0 and not (findings.fractional.any() or findings.negative.any() or findings.not_finite.any())
-
-
-def _findings(values: NDArray[np.generic]) -> _Findings:
-    numbers = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(numbers)
-    integral = numbers == np.floor(numbers)
-    return _Findings(int(np.sum(numbers != 0)), finite & ~integral, finite & (numbers < 0), ~finite)
-
-
-def _fractional(source: CountSource, sample: Sample, findings: _Findings) -> NotRawCountsError:
+    """Whether a sample holds counts: some values that are not 0, all of them whole and none negative."""
     values = np.asarray(sample.values, dtype=np.float64)
-    largest = float(np.nanmax(np.where(np.isfinite(values), values, np.nan)))
-    msg = (
-        f"{_not_raw(source, sample, findings, 'fractional')}; the largest is {largest:.6g}."
-        f"{_kind_of_scaling(sample, largest)} {_where_raw(source)} "
-        "Values that are no counts can be ranked all the same with --accept-normalized (accept_normalized=True)."
-    )
-    return NotRawCountsError(msg)
-
-
-def _negative(source: CountSource, sample: Sample, findings: _Findings) -> NotRawCountsError:
-    msg = (
-        f"{_not_raw(source, sample, findings, 'negative')}: scaled or batch-corrected values have no rank. "
-        f"{_where_raw(source)}"
-    )
-    return NotRawCountsError(msg)
-
-
-def _not_raw(source: CountSource, sample: Sample, findings: _Findings, fault: str) -> str:
-    marks: NDArray[np.bool_] = getattr(findings, fault)
-    share = marks.sum() / max(findings.n, 1)
-    example = _entry(source, sample, int(np.flatnonzero(marks)[0]))
-    return (
-        f"{source.label}: {source.place} does not hold raw counts. {share:.0%} of {findings.n:,} nonzero values looked "
-        f"at are {fault}, for example {example}"
-    )
-
-
-def _not_finite(source: CountSource, sample: Sample, findings: _Findings) -> NonFiniteCountsError:
-    where = np.flatnonzero(findings.not_finite)
-    shown = ", ".join(_entry(source, sample, int(place)) for place in where[:_SHOWN])
-    more = f" and {len(where) - _SHOWN:,} more" if len(where) > _SHOWN else ""
-    msg = (
-        f"{source.label}: {source.place} holds missing or infinite values: {shown}{more}. Correct them, or take them "
-        'for zero with --missing zero (missing="zero").'
-    )
-    return NonFiniteCountsError(msg)
+    counts = np.isfinite(values) & (values >= 0) & (values == np.floor(values))
+    return bool(counts.all() and values.any())
 
 
 def _entry(source: CountSource, sample: Sample, place: int) -> str:
