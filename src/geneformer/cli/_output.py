@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from geneformer.errors import GeneformerWarning
 from geneformer.files.progress import progress_bar
 
-__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error", "warnings_told"]
+__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error", "warnings_told", "written"]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +29,11 @@ class Outcome:
     title: str
     rows: Sequence[tuple[str, object]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def written(what: str, output: object, rows: Sequence[tuple[str, object]], **data: Any) -> Outcome:
+    """The outcome of a command that wrote a file or folder."""
+    return Outcome(f"{what} in {output}", rows, {"output": str(output), **data})
 
 
 def console() -> "Console":

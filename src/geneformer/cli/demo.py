@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from geneformer.cli._options import flag, with_options
-from geneformer.cli._output import Outcome, console
+from geneformer.cli._output import Outcome, console, written
 from geneformer.options import RuntimeOptions
 
 
@@ -26,4 +26,4 @@ def demo(
         target.print(f"{step.name}: {step}", markup=False)
 
     report = run_demo(output, model=model, runtime=runtime, seed=seed, overwrite=overwrite, tell=tell)
-    return Outcome(f"Demo in {output}", report.rows(), {"output": str(output), **report.to_dict()})
+    return written("Demo", output, report.rows(), **report.to_dict())

@@ -24,7 +24,7 @@ from geneformer.cli._options import (
     output_option,
     with_options,
 )
-from geneformer.cli._output import Outcome, Rows
+from geneformer.cli._output import Outcome, Rows, written
 from geneformer.errors import (
     GeneListError,
     InputNotFoundError,
@@ -129,7 +129,7 @@ class Using(Places):
             for task, of_task in by_task(report).items()
             for name, value in of_task.evaluation.metrics.items()
         ]
-        return Outcome(f"Report in {output}", rows, {"output": str(output), "metrics": report_figures(report)})
+        return written("Report", output, rows, metrics=report_figures(report))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOption
     """Fine-tune a pretrained model to tell classes of cells apart."""
     classifier = given.fit("CellClassifier", inputs, label, classify=classify)
     rows, data = _classifier_summary(classifier)
-    return Outcome(f"Classifier in {given.output}", rows, {"output": str(given.output), **data})
+    return written("Classifier", given.output, rows, **data)
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES})
@@ -224,8 +224,7 @@ def regress_fit(
     """Fine-tune a pretrained model to tell a number of cells."""
     regressor = given.fit("CellRegressor", inputs, label, regress=regress)
     rows: Rows = [("Number", f"{label}, {regressor.loss_} loss"), *trained_rows(regressor)]
-    data = {"output": str(given.output), "label": label, **trained_figures(regressor)}
-    return Outcome(f"Model in {given.output}", rows, data)
+    return written("Model", given.output, rows, label=label, **trained_figures(regressor))
 
 
 @with_options(hide=HIDDEN)
@@ -245,16 +244,15 @@ def multi_task_fit(
         ("Task weights", ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())),
         *trained_rows(classifier),
     ]
-    data = {"output": str(given.output), "classes": tasks, "task_weights": weights, **trained_figures(classifier)}
-    return Outcome(f"Classifier in {given.output}", rows, data)
+    figures = trained_figures(classifier)
+    return written("Classifier", given.output, rows, classes=tasks, task_weights=weights, **figures)
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES + OF_SECOND_VIEWS})
 def decode_expression_fit(inputs: Inputs, *, expression: ExpressionOptions, given: FitCells) -> Outcome:
     """Fine-tune a pretrained model to tell how much of each gene a cell expresses."""
     decoder = given.fit("ExpressionDecoder", inputs, expression=expression)
-    data = {"output": str(given.output), **trained_figures(decoder)}
-    return Outcome(f"Decoder in {given.output}", trained_rows(decoder), data)
+    return written("Decoder", given.output, trained_rows(decoder), **trained_figures(decoder))
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CELLS})
@@ -279,8 +277,8 @@ def classify_genes_fit(
         ("Left out", f"{left_out['unknown']:,} unknown to the vocabulary, {left_out['absent']:,} in no cell"),
         *trained_rows(classifier),
     ]
-    data: dict[str, Any] = {"output": str(output), "classes": classes, "parts": parts, "left_out": left_out}
-    return Outcome(f"Classifier in {output}", rows, data | trained_figures(classifier))
+    figures = trained_figures(classifier)
+    return written("Classifier", output, rows, classes=classes, parts=parts, left_out=left_out, **figures)
 
 
 @with_options(hide=HIDDEN | {SplitOptions: OF_SPLITS})
@@ -309,7 +307,7 @@ def classify_cross_validate(
         for row in summary[summary["metric"] == figure].to_dict("records")
     ]
     data = {"folds": len(result.folds), "metrics": report_figures(report), "summary": result.to_dict()["summary"]}
-    return Outcome(f"Report in {output}", rows, {"output": str(output), **data})
+    return written("Report", output, rows, **data)
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CELLS, GeneClassifyOptions: ("test",)})
@@ -330,8 +328,7 @@ def classify_genes_cross_validate(
     report.save(output, overwrite=given.overwrite)
     n_folds = len(report.evaluation.folds)
     rows: Rows = [("Genes", report.evaluation.n), ("Folds", n_folds), *compared_rows(report)]
-    data = {"output": str(output), "folds": n_folds, "metrics": report_figures(report)}
-    return Outcome(f"Report in {output}", rows, data)
+    return written("Report", output, rows, folds=n_folds, metrics=report_figures(report))
 
 
 @with_options(hide=HIDDEN | {SearchOptions: ("seed",)})
@@ -407,7 +404,7 @@ def classify_predict(inputs: Inputs, *, output: CellsFile, unknown_below: Unknow
     )
     result.save(output, overwrite=given.overwrite)
     counts = result.counts()
-    return Outcome(f"Predictions in {output}", list(counts.items()), {"output": str(output), "counts": counts})
+    return written("Predictions", output, list(counts.items()), counts=counts)
 
 
 @with_options()
@@ -439,7 +436,7 @@ def regress_predict(
         ("Cells", len(numbers)),
         (str(regressor.label_), f"{figures['min']:.4g} to {figures['max']:.4g}, mean {figures['mean']:.4g}"),
     ]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "cells": len(numbers), **figures})
+    return written("Predictions", output, rows, cells=len(numbers), **figures)
 
 
 @with_options()
@@ -466,7 +463,7 @@ def multi_task_predict(
     cells = opened.tokens.table.select(opened.tokens.columns)
     save_cells(cells, columns, output, classifier.provenance, overwrite=given.overwrite)
     rows: Rows = [(f"{task}: {name}", number) for task, numbers in counts.items() for name, number in numbers.items()]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "counts": counts})
+    return written("Predictions", output, rows, counts=counts)
 
 
 @with_options()
@@ -495,7 +492,7 @@ def decode_expression_predict(
         blocks = decoder.predict_blocks(inputs, genes, cells_per_block=1024, **given.places)
     cells, values = save_expression(blocks, output, decoder.provenance, overwrite=given.overwrite)
     rows: Rows = [("Cells", cells), ("Values", values)]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "cells": cells, "values": values})
+    return written("Predictions", output, rows, cells=cells, values=values)
 
 
 @with_options()
@@ -510,7 +507,7 @@ def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -
     save_table(table, output, classifier.provenance, overwrite=given.overwrite)
     counts = {str(name): int(number) for name, number in table["predicted"].value_counts().items()}
     rows: Rows = [("Genes in the cells", sum(counts.values())), *counts.items()]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "counts": counts})
+    return written("Predictions", output, rows, counts=counts)
 
 
 @with_options()

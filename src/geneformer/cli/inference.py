@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar
+from geneformer.cli._output import Outcome, Rows, progress_bar, written
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 from geneformer.options._fields import nearest
@@ -53,8 +53,8 @@ def embed(
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
         *((f"Picture ({name})", str(path)) for name, path in pictures.items()),
     ]
-    data = {"output": str(output), "n": n, "hidden_size": width}
-    return Outcome(f"Embeddings in {output}", rows, data | {name: str(path) for name, path in pictures.items()})
+    drawn = {name: str(path) for name, path in pictures.items()}
+    return written("Embeddings", output, rows, n=n, hidden_size=width, **drawn)
 
 
 @with_options()
@@ -85,7 +85,7 @@ def attention(
         ("Weights" if per_cell else "Pairs of genes", n),
         ("Model", f"{loaded.name}, layer {options.layer}"),
     ]
-    return Outcome(f"Attention in {output}", rows, {"output": str(output), "genes": n_genes, "n": n})
+    return written("Attention", output, rows, genes=n_genes, n=n)
 
 
 @with_options()
@@ -116,7 +116,7 @@ def predict_masked(
         ("Of these expected most", int((first["rank_of_masked"] == 1).sum())),
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
     ]
-    return Outcome(f"Predictions in {output}", rows, {"output": str(output), "masked": len(first), "n": len(table)})
+    return written("Predictions", output, rows, masked=len(first), n=len(table))
 
 
 def _open(cells: CellsAndModel, runtime: RuntimeOptions) -> "tuple[LoadedModel, TokenizedDataset]":

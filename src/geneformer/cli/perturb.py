@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar
+from geneformer.cli._output import Outcome, Rows, progress_bar, written
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
@@ -78,8 +78,8 @@ def perturb_run(
     screen = effects.provenance.get("screen")
     if screen:
         rows[2:2] = [(f"Screen, {name.replace('_', ' ')}", value) for name, value in screen.items()]
-    data = {"output": str(output), "cells": effects.cells.num_rows, "effects": len(effects)}
-    return Outcome(f"Effects in {output}", rows, data | ({"screen": screen} if screen else {}))
+    screened = {"screen": screen} if screen else {}
+    return written("Effects", output, rows, cells=effects.cells.num_rows, effects=len(effects), **screened)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def perturb_merge(
         ("Cells", effects.cells.num_rows),
         ("Effects", len(effects)),
     ]
-    return Outcome(f"Effects in {output}", rows, {"output": str(output), "effects": len(effects)})
+    return written("Effects", output, rows, effects=len(effects))
 
 
 class Drawing(StrEnum):

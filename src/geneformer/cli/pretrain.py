@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from geneformer.cli._options import flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar
+from geneformer.cli._output import Outcome, Rows, progress_bar, written
 from geneformer.options import PretrainOptions, RuntimeOptions
 
 
@@ -40,5 +40,4 @@ def pretrain(
         ("Optimizer steps", result.steps),
         *((name, f"{value:.4f}") for name, value in result.metrics.items()),
     ]
-    data_out = {"output": str(output), "steps": result.steps, "metrics": result.metrics}
-    return Outcome(f"Checkpoint in {output}", rows, data_out)
+    return written("Checkpoint", output, rows, steps=result.steps, metrics=result.metrics)

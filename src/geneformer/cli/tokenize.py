@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from geneformer.cli._options import flag, output_option, with_options
-from geneformer.cli._output import Outcome, progress_bar
+from geneformer.cli._output import Outcome, progress_bar, written
 from geneformer.options import TokenizeOptions
 
 
@@ -34,4 +34,4 @@ def tokenize(
 
     with progress_bar("Tokenizing", shown=progress) as update:
         _, report = tokenize_counts(inputs, options, output=output, overwrite=overwrite, resume=resume, progress=update)
-    return Outcome(f"Tokens in {output}", report.rows(), {"output": str(output), **report.to_dict()})
+    return written("Tokens", output, report.rows(), **report.to_dict())

@@ -96,14 +96,8 @@ class TokenizeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it, totals included."""
-        totals = {
-            "n_cells": self.n_cells,
-            "n_written": self.n_written,
-            "n_filtered": self.n_filtered,
-            "n_empty": self.n_empty,
-            "n_truncated": self.n_truncated,
-        }
-        return {**totals, **asdict(self)}
+        totals = ("n_cells", "n_written", "n_filtered", "n_empty", "n_truncated")
+        return {**{name: getattr(self, name) for name in totals}, **asdict(self)}
 
     def rows(self) -> list[tuple[str, str]]:
         """Lines of a table for people: what, and how much."""
