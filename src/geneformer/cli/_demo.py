@@ -225,7 +225,7 @@ class DemoReport:
     def to_markdown(self) -> str:
         """The report for people."""
         first = self.quality[0].as_given
-        accuracies = [(row.name, *row.cells()) for row in self.quality]
+        accuracies: list[tuple[str, ...]] = [(row.name, *row.cells()) for row in self.quality]
         accuracies.append(("commonest label", *[f"{first.commonest:.3f}" for _ in COLUMNS]))
         classified = [(name, row["accuracy"], row["macro_f1"]) for name, row in self.classified.items()]
         costs = [
