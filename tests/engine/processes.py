@@ -47,7 +47,7 @@ def finetune(folder: Path) -> dict:
     import numpy as np
     from test_finetuning import learn, short_tokens
 
-    from geneformer.finetuning.training import digest
+    from geneformer.finetuning.training import array_digest
     from geneformer.models.loading import load_model
 
     changes = {
@@ -59,7 +59,7 @@ def finetune(folder: Path) -> dict:
     }
     network, result = learn(load_model(folder / "tiny"), short_tokens(cells=24), **changes)
     evaluations = [line["eval_loss"] for line in result.history if "eval_loss" in line]
-    weights = digest(*(value.numpy() for value in network.state_dict().values()))
+    weights = array_digest(*(value.numpy() for value in network.state_dict().values()))
     return {"weights": weights, "best": int(np.argmin(evaluations)), "evaluations": len(evaluations)}
 
 

@@ -272,7 +272,7 @@ def test_only_the_file_itself_is_opened(tmp_path):
     error, events = audited(read_pickle, path)
     assert type(error) is UnsafeFileError
     assert "token_dictionary.pkl" in str(error)
-    assert {(event, args[0]) for event, args in events} == {("open", str(path))}
+    assert [(event, args[0]) for event, args in events] == [("open", str(path))] * 2  # placeholder, then content
 
 
 def test_a_git_lfs_pointer_is_named(tmp_path):

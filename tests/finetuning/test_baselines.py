@@ -207,6 +207,12 @@ def test_a_penalty_is_chosen_across_groups_where_they_are_known(monkeypatch, cel
     assert all(len(set(seen["parts"][held == donor])) == 1 for donor in range(7))
 
 
+def test_counts_of_other_genes_are_refused(cells):
+    counts, codes = cells
+    with pytest.raises(OptionError, match="same genes in the same order"):
+        classify_by_baselines(counts[:200], codes[:200], counts[200:, 1:], n_classes=3, n_top_genes=50)
+
+
 def test_each_label_of_a_set_has_a_regression_of_its_own(cells):
     counts, codes = cells
     truth = np.column_stack([codes == 0, codes > 0, np.ones(300), np.zeros(300)]).astype(float)

@@ -555,6 +555,9 @@ def test_one_class_to_learn():
         kinds.prepare(np.array([0, 0, 1, 1]), split)
     with pytest.raises(ConstantLabelError, match="without a label"):
         kinds.prepare(np.array([MISSING, MISSING, 1, 1]), split)
+    nobody = Split(np.array([], dtype=int), np.array([2]), np.array([3]), "ids")
+    with pytest.raises(ConstantLabelError, match="0 cells to learn from"):
+        kinds.prepare(np.array([0, 0, 1, 1]), nobody)
 
 
 def test_the_hash_seed_changes_nothing():

@@ -157,6 +157,10 @@ def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
 class _Collator:
     """Right-padding of cells to the longest one of a batch; `padding` and the like may be changed later."""
 
+    padding: bool | str = True
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+
     def __init__(
         self,
         token_dictionary: Mapping[str, int] | None = None,
