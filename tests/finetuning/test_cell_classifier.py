@@ -33,7 +33,7 @@ from geneformer.errors import (
 )
 from geneformer.finetuning.baselines import LIBRARY, LOGISTIC, MAJORITY
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.finetuning.reports import TWIN, ClassificationReport, LabelSetReport
+from geneformer.finetuning.reports import RANDOM, ClassificationReport, LabelSetReport
 from geneformer.finetuning.splits import Split
 from geneformer.inference.cells import open_cells
 from geneformer.models.loading import load_model
@@ -444,14 +444,14 @@ def test_embeddings_come_from_the_fine_tuned_encoder(fitted, folder, adata):
 
 def test_the_report_stands_beside_every_baseline(fitted):
     report = fitted.report_
-    assert set(report.baselines) == {TWIN, LOGISTIC, LIBRARY, MAJORITY}
+    assert set(report.baselines) == {RANDOM, LOGISTIC, LIBRARY, MAJORITY}
     text = report.to_markdown()
     assert all(f"| {name} |" in text for name in report.baselines)
     assert report.evaluation.n == fitted.split_["test"] == len(report.cell_ids)
-    assert not same_weights(fitted._twin, fitted.network_)
+    assert not same_weights(fitted._random_network, fitted.network_)
     shared = {
         name
-        for name, value in fitted._twin.state_dict().items()
+        for name, value in fitted._random_network.state_dict().items()
         if torch.equal(value, fitted.network_.state_dict()[name])
     }
     assert not any(name.endswith("dense.weight") for name in shared)

@@ -53,7 +53,7 @@ def test_it_starts_from_the_pretrained_weights_and_the_usual_values(model, adata
     pretrained = load_model(model).network.bert.state_dict()
     found = start.network_.bert.state_dict()
     assert all((found[name] == pretrained[name]).all() for name in pretrained)
-    usual = start._training.usual
+    usual = start._usual
     np.testing.assert_allclose(start.network_.usual.numpy(), usual.by_token, rtol=1e-6)
     genes = start.base().vocabulary.genes[:5].tolist()
     predicted = start.predict(adata, genes)

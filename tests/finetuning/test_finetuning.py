@@ -310,7 +310,7 @@ def test_predictions_are_in_the_order_of_the_cells_whatever_the_batches(base, to
 def test_the_second_views_depend_on_seed_and_place_only(tokens):
     def views(seed, keys):
         batches = cell_batches(
-            tokens, np.arange(CELLS), {}, 64, views=True, special=np.array([0, 1]), share=0.5, seed=seed
+            tokens, np.arange(CELLS), {}, 64, views={"special": np.array([0, 1]), "share": 0.5}, seed=seed
         )
         return batches(keys)["input_ids"]
 

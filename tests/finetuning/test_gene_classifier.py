@@ -189,10 +189,10 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     exchanged = one._prepare(cells(), swapped, one._pair()).labels
     assert (exchanged.codes != prepared.labels.codes).sum() == len(first) == len(parts.test)
     features = one._features_of(prepared)
-    said = []
-    for labels in (prepared.labels, exchanged):
-        of_fold = replace(prepared, labels=labels)
-        said.append(one._fold(of_fold, parts, "Fold 1")._held_out(of_fold, parts.test, features, features).proba)
+    said = [
+        one._fold(replace(prepared, labels=labels, features=features), parts, "Fold 1").proba
+        for labels in (prepared.labels, exchanged)
+    ]
     assert said[0].keys() == said[1].keys()
     for name in said[0]:
         np.testing.assert_array_equal(said[0][name], said[1][name])
@@ -239,11 +239,11 @@ def test_cells_without_labeled_genes_are_passed_over_and_others_drawn(model):
     tokens = {V1.token_of[gene] for gene in rare}
     having = [row for row in range(24) if tokens & set(cells()[row].tolist())]
     assert 5 < len(having) < 24
-    whole = classifier(model)._open(cells(), dealt(rare), classifier(model)._pair())
+    whole = classifier(model)._prepare(cells(), dealt(rare), classifier(model)._pair())
     assert whole.cells.rows.tolist() == having
     everywhere = dealt(GENES[:4])
     drawn = [
-        one._open(cells(), everywhere, one._pair()).cells.rows.tolist()
+        one._prepare(cells(), everywhere, one._pair()).cells.rows.tolist()
         for one in (classifier(model, max_cells=5, seed=seed) for seed in (0, 0, 1))
     ]
     assert drawn[0] == drawn[1] != drawn[2]

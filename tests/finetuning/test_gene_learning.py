@@ -8,7 +8,7 @@ import torch
 
 from geneformer.errors import OptionError
 from geneformer.finetuning.gene_targets import gene_batches, learn_genes, predict_genes, score_genes
-from geneformer.finetuning.splits import GeneParts, split_genes
+from geneformer.finetuning.splits import Split, split_genes
 from geneformer.finetuning.training import cells_with_labeled_genes
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
@@ -100,7 +100,7 @@ def test_the_loss_is_the_mean_over_labeled_tokens(tokens, labels, learnt):
 
 
 def test_it_learns_its_genes(base, tokens, labels):
-    parts = GeneParts(np.arange(len(labels)), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    parts = Split(np.arange(len(labels)), *np.empty((2, 0), dtype=np.int64), method="all")
     network, result = learn(base, tokens, labels, parts, max_steps=60, dropout=0.0)
     said = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)
     assert (said.proba[labels.tokens].argmax(axis=1) == labels.codes).mean() > 0.9

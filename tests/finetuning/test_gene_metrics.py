@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from geneformer.finetuning.gene_targets import evaluate_genes, tally_genes
+from geneformer.finetuning.gene_targets import TokenTally, evaluate_genes
 from geneformer.finetuning.reports import GeneReport
 
 CLASSES = ("low", "high")
@@ -20,10 +20,11 @@ def problem(n=120, n_folds=4, signal=1.0, seed=0):
 
 
 def evaluated(codes, proba, folds, n_cells, **options):
-    occurrences = [
-        tally_genes(proba[folds == fold], codes[folds == fold], n_cells[folds == fold]).evaluation(CLASSES)
-        for fold in range(1, folds.max() + 1)
-    ]
+    occurrences = []
+    for fold in range(1, folds.max() + 1):
+        tally, part = TokenTally(len(CLASSES)), folds == fold
+        tally.add(proba[part], codes[part], n_cells[part])
+        occurrences.append(tally.evaluation(CLASSES))
     return evaluate_genes(codes, proba, folds, occurrences, CLASSES, **options)
 
 

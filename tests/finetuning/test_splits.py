@@ -731,10 +731,10 @@ def test_every_gene_is_held_out_once(problem, valid, seed):
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(codes)))
     for fold in folds:
         assert sorted(np.concatenate([fold.train, fold.valid, fold.test])) == list(range(len(codes)))
-        assert fold.known.tolist() == sorted([*fold.train, *fold.valid])
+        assert fold.learnt.tolist() == sorted([*fold.train, *fold.valid])
         assert set(codes[fold.train]) == set(codes)
-        n_free = len(fold.known) - len(set(codes))
-        assert len(fold.valid) == min(round(valid * len(fold.known)), n_free)
+        n_free = len(fold.learnt) - len(set(codes))
+        assert len(fold.valid) == min(round(valid * len(fold.learnt)), n_free)
     held_out = np.array([np.bincount(codes[fold.test], minlength=codes.max() + 1) for fold in folds])
     assert (np.ptp(held_out, axis=0) <= 1).all()
     assert np.ptp(held_out.sum(axis=1)) <= 1
@@ -771,7 +771,7 @@ def test_shares_are_of_all_genes(problem, valid, test):
         round(valid * n),
         round(valid * n) - 1,
         round(valid * n) + 1,
-        len(parts.known) - n_classes,
+        len(parts.learnt) - n_classes,
     )
     assert set(codes[parts.train]) == set(codes)
 

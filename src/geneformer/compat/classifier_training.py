@@ -44,6 +44,7 @@ from geneformer.engine.training import (
     quiet_library,
     training_arguments,
 )
+from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.finetuned import apply_strategy, build_network
@@ -311,12 +312,10 @@ def score_labels(scored: Scored) -> dict[str, float]:
 
 def accuracy_and_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, float]:
     """Share predicted right, and the mean F1 of the classes that occur in truth or predictions."""
-    from sklearn.metrics import accuracy_score, f1_score
-
     if not np.size(truth):
         msg = "There is nothing to score: no cell or gene with a label. Check the data set."
         raise errors.NoCellsError(msg)
-    return float(accuracy_score(truth, predicted)), float(f1_score(truth, predicted, average="macro"))
+    return accuracy_and_macro_f1(truth, predicted)
 
 
 BATCH_SIZE = 12

@@ -19,7 +19,7 @@ from geneformer.errors import CheckpointError
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
-from geneformer.finetuning.training import class_scores
+from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.models.encoder import write_config
 from geneformer.models.finetuned import filled
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -140,7 +140,7 @@ class TaskPredictions:
             if not labeled.any():
                 continue
             truth, proba = codes[labeled], self.proba[name][labeled]
-            accuracy, macro_f1 = class_scores(proba, truth)
+            accuracy, macro_f1 = accuracy_and_macro_f1(truth, proba.argmax(axis=1))
             of_truth = np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)
             classes = self.classes[name]
             figures[name] = {

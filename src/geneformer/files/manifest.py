@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geneformer._version import __version__
 from geneformer.errors import OutputError
@@ -122,6 +123,15 @@ def digest(*values: Any) -> str:
     for value in values:
         _add(whole, value)
     return whole.hexdigest()
+
+
+def array_digest(*arrays: NDArray[Any]) -> str:
+    """Short hash of arrays; folders of fine-tuning runs hold it, so its values stay apart from those of `digest`."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(f"{array.dtype}{array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()[:16]
 
 
 def _add(whole: Any, value: Any) -> None:

@@ -23,7 +23,7 @@ from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import Manifest, installed_versions
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
-from geneformer.finetuning.reports import TWIN, Report, ReportSet, load_report
+from geneformer.finetuning.reports import MODEL, RANDOM, Report, ReportSet, load_report
 from geneformer.finetuning.splits import Split, draw_rows, given_rows
 from geneformer.finetuning.targets import Encoded, Target
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
@@ -113,7 +113,7 @@ class Estimator:
     _history: list[dict[str, Any]]
     _options: Mapping[str, Any]
     _training: Any = None
-    _twin: Any = None
+    _random_network: Any = None
 
     def __init__(
         self, model: str | Path = "mini", *, vocabulary: "str | Path | Vocabulary | None" = None, **options: Any
@@ -165,17 +165,26 @@ class Estimator:
         overwrite
             Replace one that is there.
         """
-        network = self._fitted("network_")
+        network, vocabulary = self._fitted("network_"), self.pairing.vocabulary
         task = {
             "kind": self.kind,
             **{name: getattr(self, name) for name in self.task_fields},
             "base_model": str(self.model),
             "preprocessing": {"max_length": self.pairing.max_length, "normalize_to": 10_000},
             "options": self._options,
+            "vocabulary": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint},
+            "versions": installed_versions(),
         }
-        return write_folder(
-            folder, network, self.pairing.vocabulary, task, self._history, report=self.report_, overwrite=overwrite
-        )
+        with atomic_folder(folder, overwrite=overwrite) as temporary:
+            save_network(network, temporary)
+            if vocabulary.name not in BUNDLED:
+                vocabulary.save(temporary / VOCABULARY)
+            for name, content in ((TASK, task), (HISTORY, {"history": self._history})):
+                (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            if self.report_ is not None:
+                self.report_.save(temporary / "report")
+            Manifest(task=self.kind, vocabulary=vocabulary.fingerprint, options=self._options).write(temporary)
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, *, runtime: RuntimeOptions | None = None) -> Self:
@@ -230,7 +239,7 @@ class Estimator:
 
     def _train(self, title: str = "Training", *, output: str | Path | None = None, **run: Any) -> None:
         """Train on `_training`, and keep what came of it."""
-        self.network_, self._twin, self.report_ = None, None, None
+        self.network_ = self._random_network = self.report_ = None
         with self._bar(title) as update:
             self.network_, self.result_ = self._learn(
                 self.finetuning, output=None if output is None else Path(output), progress=update, **run
@@ -242,14 +251,21 @@ class Estimator:
         """One network from the training part."""
         raise NotImplementedError
 
+    def _networks(self) -> dict[str, Any]:
+        """The fitted network, and that from random weights if it is to be compared."""
+        networks = {MODEL: self._fitted("network_")}
+        if self._training is not None and self.task_options.baselines == "all":
+            networks[RANDOM] = self._random_initialisation()
+        return networks
+
     def _random_initialisation(self, title: str = "Training from random weights") -> Any:
         """The same network with the same training, but without the pretrained weights."""
-        if self._twin is None:
+        if self._random_network is None:
             # All weights move, as none are worth keeping.
             options = replace(self.finetuning, weights="random", strategy="full", freeze_layers=0, bits="full")
             with self._bar(title) as update:
-                self._twin = self._learn(options, progress=update)[0]
-        return self._twin
+                self._random_network = self._learn(options, progress=update)[0]
+        return self._random_network
 
 
 class CellEstimator(Estimator):
@@ -500,28 +516,28 @@ class CellEstimator(Estimator):
         targets = {target.name: target for target in self._targets() if target.name in values}
         rows = rows[np.any([target.has_value(values[name][rows]) for name, target in targets.items()], axis=0)]
         part = part_of(cells, rows)
-        outputs = {"": self.outputs(part)}
-        if self._training is not None and self.task_options.baselines == "all":
-            outputs[TWIN] = self.outputs(part, network=self._random_initialisation())
+        outputs = {name: self.outputs(part, network=network) for name, network in self._networks().items()}
         counts = self._counts_like_training(cells)
         reports = ReportSet()
         for name, target in targets.items():
-            known = np.flatnonzero(target.has_value(values[name][rows]))  # tasks differ in the cells with a label
-            if not len(known):
+            labeled = np.flatnonzero(target.has_value(values[name][rows]))  # tasks differ in the cells with a label
+            if not len(labeled):
                 continue
-            truth = values[name][rows[known]]
-            predictions = {label: target.decode(out[name][known]) for label, out in outputs.items()}
+            truth = values[name][rows[labeled]]
+            predictions = {label: target.decode(out[name][labeled]) for label, out in outputs.items()}
             if counts is not None:
-                predictions |= self._by_baselines(target, counts[rows[known]], scaled=cells.adata is None)
+                predictions |= self._by_baselines(target, counts[rows[labeled]], scaled=cells.adata is None)
             settings = {"model": self.model, "label": name, "split": self.split_, **self._options}
             reports[name] = target.report(
                 truth,
-                predictions.pop(""),
+                predictions.pop(MODEL),
                 predictions,
-                cell_ids=part.tokens.cell_ids[known],
-                groups=None if groups is None else groups[rows[known]],
+                cell_ids=part.tokens.cell_ids[labeled],
+                groups=None if groups is None else groups[rows[labeled]],
                 seed=self.finetuning.seed,
-                settings=settings | self._shared_settings() | target.fold_settings(truth, outputs[""][name][known]),
+                settings=settings
+                | self._shared_settings()
+                | target.fold_settings(truth, outputs[MODEL][name][labeled]),
             )
         self._evaluated = self._as_report(reports)
         return self._evaluated
@@ -549,7 +565,7 @@ class CellEstimator(Estimator):
         training: Training = self._training
         values, train = training.encoded.values[target.name], training.split.train
         learnt = train[target.has_value(values[train])]
-        found = target.baselines(
+        predictions = target.baselines(
             training.counts[learnt],  # type: ignore[index]
             values[learnt],
             tested,
@@ -558,8 +574,8 @@ class CellEstimator(Estimator):
             seed=self.finetuning.seed,
         )
         if scaled:
-            del found[LIBRARY]  # scaled counts have no library size
-        return found
+            del predictions[LIBRARY]  # scaled counts have no library size
+        return predictions
 
 
 def part_of(cells: Cells, rows: Ints) -> Cells:
@@ -614,11 +630,7 @@ def training_groups(estimator: Estimator) -> dict[str, Any]:
 
 def with_training_options(estimator: AnyEstimator, options: dict[str, Any]) -> AnyEstimator:
     """A copy that learns with other options; its split and its cells stay those of the estimator."""
-    groups = {}
-    for name, group in training_groups(estimator).items():
-        names = {entry.name for entry in fields(group)}
-        groups[name] = replace(group, **{key: value for key, value in options.items() if key in names})
-    return clone(estimator, **groups)
+    return clone(estimator, **spread_options(training_groups(estimator), options))
 
 
 TASK = "task.json"
@@ -649,38 +661,8 @@ class StoredTask:
         return tuple(value) if isinstance(value, list) else value
 
 
-def write_folder(
-    folder: str | Path,
-    network: GeneformerModel,
-    vocabulary: Vocabulary,
-    task: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    *,
-    report: Any = None,
-    overwrite: bool = False,
-) -> Path:
-    """Write a fitted estimator; the folder appears complete or not at all."""
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
-        save_network(network, temporary)
-        if vocabulary.name not in BUNDLED:
-            vocabulary.save(temporary / VOCABULARY)
-        content = {
-            **task,
-            "vocabulary": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint},
-            "versions": installed_versions(),
-        }
-        (temporary / TASK).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (temporary / HISTORY).write_text(json.dumps({"history": list(history)}, indent=1) + "\n", encoding="utf-8")
-        if report is not None:
-            report.save(temporary / "report")
-        Manifest(task=str(task["kind"]), vocabulary=vocabulary.fingerprint, options=task.get("options", {})).write(
-            temporary
-        )
-    return Path(folder)
-
-
 def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> StoredTask:
-    """What `write_folder` wrote, without the network."""
+    """What `Estimator.save` wrote, without the network."""
     folder = Path(folder)
     path = folder / TASK
     if not path.is_file():

@@ -42,10 +42,10 @@ from geneformer.finetuning.gene_targets import (
     predict_held_out,
     report_genes,
 )
-from geneformer.finetuning.labels import cap_cells
+from geneformer.finetuning.labels import cap_cells, capped
 from geneformer.finetuning.predictions import UNKNOWN, cell_names, expression_anndata, name_classes
-from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, SYMBOL, TWIN, GeneReport, ReportSet
-from geneformer.finetuning.splits import GeneParts, draw_gene_folds, split_genes
+from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, RANDOM, SYMBOL, GeneReport, ReportSet
+from geneformer.finetuning.splits import Split, draw_gene_folds, split_genes
 from geneformer.finetuning.targets import AnyOf, Encoded, Number, NumberScale, OneOf, Target, encode_targets
 from geneformer.finetuning.training import FinetuneResult
 from geneformer.genes.lookup import tokens_of_genes
@@ -150,7 +150,7 @@ class CellClassifier(CellEstimator):
         (target,) = encoded.targets.values()
         head = target.head
         self.label_, self.classes_, self.multi_label_ = head.name, head.classes, self.classify.multi_label
-        self.temperature_ = getattr(target, "temperature", 1.0)
+        self.temperature_ = target.temperature
         self.unknown_below_ = self.classify.unknown_below
 
     def _targets(self) -> tuple[Target, ...]:
@@ -426,7 +426,15 @@ class MultiTaskClassifier(CellEstimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        return super().fit(cells, self._tasks(labels), **options)
+        tasks = (labels,) if isinstance(labels, str) else tuple(labels)
+        if len(set(tasks)) < len(tasks):
+            msg = f"labels={list(tasks)} names a column twice. Name each one once."
+            raise LabelError(msg)
+        weights = self.multi_task.task_weights
+        if weights and len(weights) != len(tasks):
+            msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."
+            raise OptionError(msg)
+        return super().fit(cells, tasks, **options)
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
@@ -437,18 +445,6 @@ class MultiTaskClassifier(CellEstimator):
             seed=self.split.seed,
         )
 
-    def _tasks(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The columns, checked against the weights."""
-        tasks = (labels,) if isinstance(labels, str) else tuple(labels)
-        if len(set(tasks)) < len(tasks):
-            msg = f"labels={list(tasks)} names a column twice. Name each one once."
-            raise LabelError(msg)
-        weights = self.multi_task.task_weights
-        if weights and len(weights) != len(tasks):
-            msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."
-            raise OptionError(msg)
-        return tasks
-
     def split_options(self, groups: str | None) -> SplitOptions:
         """Combinations of labels are often rare, and no reason to split at random."""
         if groups is None and self.split.method == "auto":
@@ -456,10 +452,9 @@ class MultiTaskClassifier(CellEstimator):
         return self.split
 
     def _describe(self, encoded: Encoded) -> None:
-        targets = {name: target for name, target in encoded.targets.items() if isinstance(target, OneOf)}
-        self.tasks_ = tuple(targets)
-        self.classes_ = {name: target.classes for name, target in targets.items()}
-        self.temperatures_ = {name: target.temperature for name, target in targets.items()}
+        self.tasks_ = tuple(encoded.targets)
+        self.classes_ = {name: target.head.classes for name, target in encoded.targets.items()}
+        self.temperatures_ = {name: target.temperature for name, target in encoded.targets.items()}
         self.unknown_below_ = self.multi_task.unknown_below
 
     def _targets(self) -> tuple[Target, ...]:
@@ -633,8 +628,6 @@ class GeneClassifier(Estimator):
     """Genes left out, by class: "unknown" to the vocabulary, "absent" from the cells."""
 
     _training: LabeledGenes | None = None
-    _split: GeneParts | None = None
-    _features: GeneFeatures | None = None
 
     def fit(
         self,
@@ -679,17 +672,17 @@ class GeneClassifier(Estimator):
         vocabulary = self.base().vocabulary
         prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
         labels, seed = prepared.labels, self.finetuning.seed
-        parts = split_genes(
+        split = split_genes(
             labels.codes, valid=self.classify.valid, test=self.classify.test, classes=labels.classes, seed=seed
         )
-        self._training, self._split, self._features = prepared, parts, None
+        prepared.split, self._training = split, prepared
         self._train(output=output, resume=resume, callbacks=callbacks)
         self.classes_, self.gene_classes_ = labels.classes, labels.by_class(vocabulary)
         names = vocabulary.gene_of[labels.tokens]
-        self.parts_ = {name: names[getattr(parts, name)].tolist() for name in ("train", "valid", "test")}
+        self.parts_ = {name: names[getattr(split, name)].tolist() for name in ("train", "valid", "test")}
         self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
-        if len(parts.test):
-            self.report_ = self._evaluate(prepared, parts.test)
+        if len(split.test):
+            self.report_ = self._report([self._held_out(prepared, split.test)], prepared)
         return self
 
     def predict(
@@ -768,9 +761,9 @@ class GeneClassifier(Estimator):
             No gene to test on that was not learnt from; other classes than those learnt.
         """
         self._fitted("network_")
-        if cells is None and gene_classes is None and self._training is not None and self._split is not None:
+        if cells is None and gene_classes is None and self._training is not None:
             self._test_genes()
-            return self._evaluate(self._training, self._split.test)
+            return self._report([self._held_out(self._training, self._training.split.test)], self._training)
         given = self._test_genes() if gene_classes is None else gene_classes
         opened = self._fitted("_training").cells if cells is None else cells
         prepared = self._prepare(
@@ -793,7 +786,7 @@ class GeneClassifier(Estimator):
         if learnt.any() and not allow_learnt:
             msg = f"{learnt.sum():,} of {len(labels):,} genes were learnt from and are left out of the evaluation."
             warnings.warn(msg, GeneformerWarning, stacklevel=2)
-        return self._evaluate(prepared, np.flatnonzero(~learnt | allow_learnt))
+        return self._report([self._held_out(prepared, np.flatnonzero(~learnt | allow_learnt))], prepared)
 
     def cross_validate(
         self,
@@ -833,24 +826,22 @@ class GeneClassifier(Estimator):
             prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
         labels, seed = prepared.labels, self.finetuning.seed
         folds = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
-        features = None if self.classify.baselines == "none" else self._features_of(prepared)
-        results = []
-        for number, parts in enumerate(folds, start=1):
-            fold = self._fold(prepared, parts, f"Fold {number} of {n_folds}")
-            results.append(fold._held_out(prepared, parts.test, features, features))
-        settings = self._settings(prepared, n_folds=n_folds)
-        report = report_genes(results, labels, self.base().vocabulary, settings, seed=seed)
-        self.report_ = report
+        if self.classify.baselines != "none":
+            self._features_of(prepared)  # once for all folds
+        results = [
+            self._fold(prepared, split, f"Fold {number} of {n_folds}") for number, split in enumerate(folds, start=1)
+        ]
+        self.report_ = report = self._report(results, prepared, n_folds=n_folds)
         return report
 
-    def _fold(self, prepared: LabeledGenes, parts: GeneParts, title: str) -> "GeneClassifier":
-        """A classifier that learnt from the genes of a fold; nothing of the others but their places in the cells."""
+    def _fold(self, prepared: LabeledGenes, split: Split, title: str) -> HeldOutGenes:
+        """Predictions of a classifier that learns of the genes held out nothing but their places in the cells."""
         fold = clone(self)
-        fold._training, fold._split = prepared, parts
-        fold._train(title=f"{title}, {MODEL}", output=None)
+        fold._training = replace(prepared, split=split)
+        fold._train(title=f"{title}, {MODEL}")
         if self.classify.baselines == "all":
-            fold._random_initialisation(f"{title}, {TWIN}")
-        return fold
+            fold._random_initialisation(f"{title}, {RANDOM}")
+        return fold._held_out(fold._training, split.test)
 
     def _prepare(
         self, cells: CellInput | Cells, gene_classes: GeneClasses, pairing: Pairing, **options: Any
@@ -858,8 +849,9 @@ class GeneClassifier(Estimator):
         return open_genes(cells, gene_classes, pairing, self.classify, seed=self.finetuning.seed, **options)
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForGenes, FinetuneResult]:
-        prepared, parts = self._fitted("_training"), self._fitted("_split")
-        return learn_genes(self.base(), prepared.cells.tokens, prepared.labels, parts, options, self.runtime, **run)
+        training: LabeledGenes = self._fitted("_training")
+        tokens, labels, split = training.cells.tokens, training.labels, training.split
+        return learn_genes(self.base(), tokens, labels, split, options, self.runtime, **run)
 
     def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> GenePrediction:
         network, pairing = self._fitted("network_"), self.pairing
@@ -883,58 +875,40 @@ class GeneClassifier(Estimator):
         return {name: genes for name, genes in held_out.items() if genes}
 
     def _features_of(self, prepared: LabeledGenes) -> GeneFeatures:
-        """What the baselines see; kept for the cells of `fit`."""
-        if prepared is self._training and self._features is not None:
-            return self._features
-        base, length = self.base(), self._pair().max_length
-        with self._bar("Embedding genes") as update:
-            features = gene_features(
-                base, prepared.cells.tokens, self.runtime,
-                counts=prepared.cells.counts(base), max_length=length, progress=update,
-            )  # fmt: skip
-        if prepared is self._training:
-            self._features = features
-        return features
+        """What the baselines see, made once for the same cells."""
+        if prepared.features is None:
+            base, length = self.base(), self._pair().max_length
+            with self._bar("Embedding genes") as update:
+                prepared.features = gene_features(
+                    base, prepared.cells.tokens, self.runtime,
+                    counts=prepared.cells.counts(base), max_length=length, progress=update,
+                )  # fmt: skip
+        return prepared.features
 
-    def _evaluate(self, prepared: LabeledGenes, rows: Ints) -> GeneReport:
-        """The report on some of the genes, predicted by the one network."""
-        compared = self._training is not None and self.classify.baselines != "none"
-        learnt_features = self._features_of(self._fitted("_training")) if compared else None
-        features = self._features_of(prepared) if compared else None
-        held_out = self._held_out(prepared, rows, learnt_features, features)
-        vocabulary, seed = self.pairing.vocabulary, self.finetuning.seed
-        return report_genes([held_out], prepared.labels, vocabulary, self._settings(prepared), seed=seed)
-
-    def _held_out(
-        self, prepared: LabeledGenes, rows: Ints, learnt: GeneFeatures | None, features: GeneFeatures | None
-    ) -> HeldOutGenes:
+    def _held_out(self, prepared: LabeledGenes, rows: Ints) -> HeldOutGenes:
         """Predictions for genes that were not learnt from, of the network and of the baselines."""
-        networks = {MODEL: self._fitted("network_")}
-        if self._training is not None and self.classify.baselines == "all":
-            networks[TWIN] = self._random_initialisation()
-        held_out = predict_held_out(networks, prepared, rows, self.pairing, self.runtime, self._bar)
-        if learnt is not None and self._training is not None and self._split is not None:
-            tokens = prepared.labels.tokens[rows]
-            held_out.add(
-                classify_genes_by_baselines(
-                    self._training.labels, self._split.known, learnt, tokens, features, seed=self.finetuning.seed
-                )
-            )
+        training, seed = self._training, self.finetuning.seed
+        held_out = predict_held_out(self._networks(), prepared, rows, self.pairing, self.runtime, self._bar)
+        if training is not None and self.classify.baselines != "none":
+            rows_learnt, tokens = training.split.learnt, prepared.labels.tokens[rows]
+            learnt, tested = self._features_of(training), self._features_of(prepared)
+            held_out.add(classify_genes_by_baselines(training.labels, rows_learnt, learnt, tokens, tested, seed=seed))
         return held_out
 
-    def _settings(self, prepared: LabeledGenes, **more: Any) -> dict[str, Any]:
-        """How a report was made."""
+    def _report(self, folds: Sequence[HeldOutGenes], prepared: LabeledGenes, **settings: Any) -> GeneReport:
+        """The report on genes held out, with how it was made."""
         labels = prepared.labels
-        options = {name: asdict(getattr(self, name)) for name in ("finetuning", "classify")}
-        return {
+        settings = {
             "model": str(self.model),
             "cells": len(prepared.cells.tokens),
             "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
             "unknown": dict(labels.unknown),
             "absent": dict(labels.absent),
-            **more,
-            **options,
+            **settings,
+            **{name: asdict(getattr(self, name)) for name in ("finetuning", "classify")},
         }
+        vocabulary = (self._pairing or self._pair()).vocabulary
+        return report_genes(folds, labels, vocabulary, settings, seed=self.finetuning.seed)
 
 
 class ExpressionDecoder(CellEstimator):
@@ -1023,10 +997,7 @@ class ExpressionDecoder(CellEstimator):
         """The tokenized cells to learn from; its `codes` are what they are split by."""
         check_counts(cells.tokens)
         codes = np.zeros(len(cells.tokens), dtype=np.int64)
-        if self.expression.max_cells is not None:
-            rows = cap_cells(codes, max_cells=self.expression.max_cells, seed=self.split.seed)
-            codes = np.where(np.isin(np.arange(len(codes)), rows), 0, -1)
-        return Encoded({}, {}, codes)
+        return Encoded({}, {}, capped(codes, max_cells=self.expression.max_cells, seed=self.split.seed))
 
     def _train(self, title: str = "Training", **run: Any) -> None:
         """Train after a look at the usual values of the genes, and their effects next to those of the cells."""
@@ -1185,9 +1156,7 @@ class ExpressionDecoder(CellEstimator):
             seed=seed,
             additive=self._additive if compared else None,
         )
-        predicted = {"": self._predict(network, tested)}
-        if compared and self.expression.baselines == "all":
-            predicted[TWIN] = self._predict(self._random_initialisation(), tested)
+        predicted = {name: self._predict(one, tested) for name, one in self._networks().items()}
         return report_expression(
             tested,
             predicted,

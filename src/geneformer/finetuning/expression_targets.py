@@ -3,22 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from transformers import TrainerCallback
 
 from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import Key, Scored
 from geneformer.errors import DatasetError
 from geneformer.finetuning.metrics import evaluate_numbers
-from geneformer.finetuning.reports import ExpressionReport, ReportSet
-from geneformer.finetuning.training import Batches, FinetuneResult, finetune, packed_tensors
+from geneformer.finetuning.reports import MODEL, ExpressionReport, ReportSet
+from geneformer.finetuning.training import Batches, FinetuneResult, finetune, length_read, packed_tensors
 from geneformer.models.finetuned import build_network
 from geneformer.models.heads import GeneformerForExpression
 from geneformer.models.loading import LoadedModel
@@ -201,7 +199,7 @@ def expression_batches(
     return Batches(tokens, rows, max_length, make, counts=True)
 
 
-def learn_expression(  # noqa: PLR0913
+def learn_expression(
     base: LoadedModel,
     tokens: TokenizedDataset,
     usual: UsualValues,
@@ -211,10 +209,7 @@ def learn_expression(  # noqa: PLR0913
     expression: ExpressionOptions,
     options: FinetuneOptions,
     runtime: RuntimeOptions,
-    output: Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
-    progress: Progress | None = None,
+    **run: Any,
 ) -> tuple[GeneformerForExpression, FinetuneResult]:
     """Fine-tune an encoder with a decoder of values and ranks."""
     weights = ("removed_weight", "visible_weight", "value_weight", "rank_weight")
@@ -226,7 +221,7 @@ def learn_expression(  # noqa: PLR0913
     network = build_network(GeneformerForExpression, base, options, attributes)
     network.usual.copy_(torch.from_numpy(usual.by_token))
     network.spread.copy_(torch.from_numpy(usual.spread))
-    max_length = min(options.max_length or base.max_length, base.max_length)
+    max_length = length_read(base, options)
     special = base.vocabulary.special_ids
     taken: dict[str, Any] = {"share": expression.share, "seed": options.seed}
     result = finetune(
@@ -236,11 +231,8 @@ def learn_expression(  # noqa: PLR0913
         options,
         runtime,
         score=score_expression,
-        output=output,
-        resume=resume,
         about={"expression": asdict(expression), "tokens": int(tokens.lengths[train_rows].sum())},
-        callbacks=callbacks,
-        progress=progress,
+        **run,
     )
     return network, result
 
@@ -363,12 +355,12 @@ def report_expression(
         columns = {label: values[:, side] - center for label, values in predictions.items()}
         measure = partial(evaluate_numbers, truth, groups=together, seed=seed)
         reports[name] = ExpressionReport(
-            evaluation=measure(columns[""]),
-            baselines={label: measure(values) for label, values in columns.items() if label},
+            evaluation=measure(columns[MODEL]),
+            baselines={label: measure(values) for label, values in columns.items() if label != MODEL},
             cell_ids=names[cells],
             genes=genes,
             truth=truth,
-            predicted=columns[""],
+            predicted=columns[MODEL],
             settings={**settings, "quantity": name},
         )
     return reports

@@ -1,4 +1,4 @@
-"""Lists of genes as users have them, as token ids with classes."""
+"""Classes of genes: lists as users have them, what is learnt from occurrences, baselines, and figures over folds."""
 
 import hashlib
 import warnings
@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import TrainerCallback
 
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import Key, Scored
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError, UnknownClassError
-from geneformer.finetuning.baselines import log_normalized, logistic_regression_on, majority
+from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
 from geneformer.finetuning.evaluations import (
     Estimate,
     Evaluation,
@@ -39,13 +37,14 @@ from geneformer.finetuning.metrics import (
     softmax,
 )
 from geneformer.finetuning.reports import MODEL, GeneReport
-from geneformer.finetuning.splits import GeneParts
+from geneformer.finetuning.splits import Split
 from geneformer.finetuning.training import (
     Batches,
     FinetuneResult,
     cells_with_labeled_genes,
     count_cells,
     finetune,
+    length_read,
     mean_ranks,
     packed_tensors,
 )
@@ -243,12 +242,18 @@ def _warn(message: str) -> None:
     warnings.warn(message, GeneformerWarning, stacklevel=3)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+NO_ROWS = np.empty(0, dtype=np.int64)
+NOT_SPLIT = Split(NO_ROWS, NO_ROWS, NO_ROWS, method="none")
+
+
+@dataclass(slots=True, eq=False)
 class LabeledGenes:
-    """Cells with labeled genes, and those genes."""
+    """Cells with labeled genes; those genes, and how they are split; what baselines know of the genes, once asked."""
 
     cells: Cells
     labels: GeneLabels
+    split: Split = NOT_SPLIT
+    features: "GeneFeatures | None" = None
 
 
 def open_genes(
@@ -351,21 +356,17 @@ def learn_genes(
     base: LoadedModel,
     tokens: TokenizedDataset,
     labels: GeneLabels,
-    parts: GeneParts,
+    split: Split,
     options: FinetuneOptions,
     runtime: RuntimeOptions,
-    *,
-    output: Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
-    progress: Progress | None = None,
+    **run: Any,
 ) -> tuple[GeneformerForGenes, FinetuneResult]:
     """Fine-tune an encoder to classify genes wherever they occur."""
     if options.contrastive_weight > 0:
         msg = f"contrastive_weight={options.contrastive_weight}, but genes are learnt without that term. Pass 0."
         raise OptionError(msg)
-    size, max_length = base.vocabulary.size, min(options.max_length or base.max_length, base.max_length)
-    train_of, valid_of = (labels.class_of(size, rows) for rows in (parts.train, parts.valid))
+    size, max_length = base.vocabulary.size, length_read(base, options)
+    train_of, valid_of = (labels.class_of(size, rows) for rows in (split.train, split.valid))
     names = dict(enumerate(labels.classes))
     attributes = {"id2label": names, "label2id": {name: code for code, name in names.items()}}
     network = build_network(GeneformerForGenes, base, options, attributes)
@@ -374,9 +375,7 @@ def learn_genes(
         occurrences = count_cells(tokens, size, max_length)
         network.class_weights = torch.from_numpy(_balanced(occurrences, train_of, len(names)))
     cells = cells_with_labeled_genes(tokens, train_of, max_length)
-    valid_cells = (
-        cells_with_labeled_genes(tokens, valid_of, max_length) if len(parts.valid) else np.empty(0, dtype=np.int64)
-    )
+    valid_cells = cells_with_labeled_genes(tokens, valid_of, max_length) if len(split.valid) else NO_ROWS
     result = finetune(
         network,
         gene_batches(tokens, cells, train_of, max_length),
@@ -385,15 +384,12 @@ def learn_genes(
         runtime,
         score=partial(score_genes, len(names), size),
         best_by="log_likelihood",
-        output=output,
-        resume=resume,
         about={
             "classes": list(labels.classes),
             "genes": hashlib.sha256(np.stack([train_of, valid_of]).tobytes()).hexdigest()[:16],
             "tokens": int(tokens.lengths[cells].sum()),
         },
-        callbacks=callbacks,
-        progress=progress,
+        **run,
     )
     return network, result
 
@@ -538,10 +534,6 @@ def _expression(
     return np.column_stack([*scaled, *(column**2 for column in scaled)])
 
 
-MAJORITY = "majority class"
-"""Name of a baseline in tables, with those of `gene_features`."""
-
-
 def classify_genes_by_baselines(
     labels: GeneLabels,
     rows: NDArray[np.int64],
@@ -560,13 +552,6 @@ def classify_genes_by_baselines(
         if name in tested.tables and table.shape[1] == tested.tables[name].shape[1]
     }
     return linear | {MAJORITY: majority(codes, len(tokens), n_classes)}
-
-
-def tally_genes(proba: NDArray[np.float64], codes: NDArray[np.int64], n_cells: NDArray[np.int64]) -> TokenTally:
-    """Single occurrences of genes with the same prediction in every cell."""
-    tally = TokenTally(proba.shape[1])
-    tally.add(proba, codes, n_cells)
-    return tally
 
 
 OF_TOKENS = ("accuracy", "macro_f1", "roc_auc")
@@ -659,7 +644,9 @@ class HeldOutGenes:
         codes = self.labels.codes[self.rows]
         for name, values in baselines.items():
             self.proba[name] = values
-            self.occurrences[name] = tally_genes(values, codes, self.n_cells).evaluation(self.labels.classes)
+            tally = TokenTally(values.shape[1])
+            tally.add(values, codes, self.n_cells)
+            self.occurrences[name] = tally.evaluation(self.labels.classes)
 
 
 def predict_held_out(

@@ -189,6 +189,11 @@ def cap_cells(
     return np.sort(rows)
 
 
+def capped(codes: NDArray[np.int64], **limits: Any) -> NDArray[np.int64]:
+    """The codes of such a sample, -1 for all other cells, ``(n,)``."""
+    return np.where(np.isin(np.arange(len(codes)), cap_cells(codes, **limits)), codes, -1)
+
+
 def class_weights(codes: ArrayLike, n_classes: int) -> NDArray[np.float64]:
     """Weights that let every class count alike, ``n / (C * n_c)``; 0 for a class without cells."""
     codes_n = np.asarray(codes, dtype=np.int64)

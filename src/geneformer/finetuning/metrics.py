@@ -210,6 +210,15 @@ def mean_defined(values: Floats) -> Floats:
     return mean
 
 
+def accuracy_and_macro_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, float]:
+    """Share predicted right, and mean F1 of the classes in truth or predictions; NaN without a cell."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    if not np.size(truth):
+        return math.nan, math.nan
+    return float(accuracy_score(truth, predicted)), float(f1_score(truth, predicted, average="macro"))
+
+
 def class_rows(
     classes: Sequence[str],
     hits: NDArray[Any],

@@ -43,7 +43,7 @@ CONTENT, CROSS_VALIDATION_TEXT, POOLED = "cross_validation.json", "cross_validat
 MODEL = "model"
 """Row of the model in the table of figures."""
 
-TWIN = "random initialisation"
+RANDOM = "random initialisation"
 """The same network trained without the pretrained weights, in tables; once called "random weights, same network"."""
 
 PROBABILITY, TRUTH = "probability_", "truth_"

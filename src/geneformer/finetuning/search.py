@@ -171,8 +171,7 @@ def search(
     fitted = None
     if chosen.refit != "none":
         if chosen.refit == "train_valid":
-            both = np.sort(np.concatenate([split.train, split.valid]))
-            split = replace(split, train=both, valid=np.empty(0, dtype=np.int64))
+            split = replace(split, train=split.learnt, valid=np.empty(0, dtype=np.int64))
         fitted = with_training_options(estimator, best_options).fit(opened, label, groups=groups, split_rows=split)
     return SearchResult(
         best_options=best_options,

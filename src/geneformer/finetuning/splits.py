@@ -36,7 +36,7 @@ Column = tuple[Ints, list[str]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Rows of cells trained on, of cells that choose the best step, and of cells that are only tested on."""
+    """Rows of cells, or genes, trained on, of those that choose the best step, and of those only tested on."""
 
     train: Ints
     valid: Ints
@@ -46,6 +46,11 @@ class Split:
     left_out: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     notes: tuple[str, ...] = ()
     trials: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def learnt(self) -> Ints:
+        """Rows that are not tested on, sorted."""
+        return np.sort(np.concatenate([self.train, self.valid]))
 
 
 def draw_split(
@@ -163,23 +168,9 @@ def shared_groups(split: Split, groups: ArrayLike) -> dict[str, tuple[str, ...]]
 # Genes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GeneParts:
-    """Genes trained on, genes that choose the best step, and genes that are only tested on."""
-
-    train: Ints
-    valid: Ints
-    test: Ints
-
-    @property
-    def known(self) -> Ints:
-        """Rows of the genes that are not tested on, sorted."""
-        return np.sort(np.concatenate([self.train, self.valid]))
-
-
 def draw_gene_folds(
     codes: ArrayLike, n_folds: int, *, valid: float = 0.1, classes: Sequence[str] = (), seed: int = 0
-) -> list[GeneParts]:
+) -> list[Split]:
     """Folds with the classes evenly spread; every gene is held out once."""
     check_range("n_folds", n_folds, low=2)
     codes_n = np.asarray(codes, dtype=np.int64)
@@ -196,13 +187,14 @@ def draw_gene_folds(
         raise GeneListError(msg)
     fold_of = _deal_folds(codes_n, n_folds, np.random.default_rng([seed, 0]))
     return [
-        _gene_parts(codes_n, fold_of == fold, valid, np.random.default_rng([seed, fold + 1])) for fold in range(n_folds)
+        _split_of_genes(codes_n, fold_of == fold, valid, np.random.default_rng([seed, fold + 1]))
+        for fold in range(n_folds)
     ]
 
 
 def split_genes(
     codes: ArrayLike, *, valid: float = 0.1, test: float = 0.0, classes: Sequence[str] = (), seed: int = 0
-) -> GeneParts:
+) -> Split:
     """Genes drawn into parts with the shares of the classes kept; every class keeps a gene to train on."""
     codes_n = np.asarray(codes, dtype=np.int64)
     rng = np.random.default_rng([seed, 0])
@@ -214,15 +206,15 @@ def split_genes(
             "class must be left to learn from. Give more genes, or another share."
         )
         raise GeneListError(msg)
-    return _gene_parts(codes_n, draw_stratified(codes_n, (size,), rng) == 1, min(valid / (1 - test), 1.0), rng)
+    return _split_of_genes(codes_n, draw_stratified(codes_n, (size,), rng) == 1, min(valid / (1 - test), 1.0), rng)
 
 
-def _gene_parts(codes: Ints, is_tested: NDArray[np.bool_], valid: float, rng: np.random.Generator) -> GeneParts:
+def _split_of_genes(codes: Ints, is_tested: NDArray[np.bool_], valid: float, rng: np.random.Generator) -> Split:
     """Parts with a share of the other genes for validation; never the last gene of a class."""
     rest = np.flatnonzero(~is_tested)
     size = min(round(valid * len(rest)), len(rest) - len(np.unique(codes[rest])))
     is_valid = draw_stratified(codes[rest], (size,), rng) == 1
-    return GeneParts(rest[~is_valid], rest[is_valid], np.flatnonzero(is_tested))
+    return Split(rest[~is_valid], rest[is_valid], np.flatnonzero(is_tested), method="stratified")
 
 
 # Cells that have a label, and how they are split

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
 from geneformer.finetuning.baselines import classify_by_baselines, regress_by_baselines
 from geneformer.finetuning.evaluations import Figures
-from geneformer.finetuning.labels import cap_cells, class_weights, drop_rare, encode_label_sets, encode_labels
+from geneformer.finetuning.labels import capped, class_weights, drop_rare, encode_label_sets, encode_labels
 from geneformer.finetuning.metrics import (
     evaluate_classes,
     evaluate_label_sets,
@@ -45,6 +45,9 @@ class Target(ABC):
 
     in_combinations: ClassVar[bool] = False
     """Whether the strata are combinations of labels, of which some may be rare without harm."""
+
+    temperature: float = 1.0
+    """Divides the logits before they become probabilities."""
 
     name: str
 
@@ -427,8 +430,7 @@ def encode_targets(
         codes = np.full(strata.shape[1], -1, dtype=np.int64)
         codes[labeled] = np.unique(strata[:, labeled], axis=1, return_inverse=True)[1].reshape(-1)
     if max_cells is not None or max_cells_per_class is not None:
-        rows = cap_cells(codes, max_cells=max_cells, max_cells_per_class=max_cells_per_class, seed=seed)
-        codes = np.where(np.isin(np.arange(len(codes)), rows), codes, -1)
+        codes = capped(codes, max_cells=max_cells, max_cells_per_class=max_cells_per_class, seed=seed)
         for name, given in values.items():
             used = given.copy()  # it may be a column of the user's
             used[codes < 0] = MISSING if np.issubdtype(used.dtype, np.integer) else np.nan

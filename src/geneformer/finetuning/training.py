@@ -1,6 +1,5 @@
 """Training a network on labeled cells or genes: one loop for every task and strategy."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +29,8 @@ from geneformer.engine.training import (
     shared_temporary_folder,
 )
 from geneformer.errors import NoCellsError
+from geneformer.files.manifest import array_digest
+from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -40,15 +41,6 @@ from geneformer.tokens.dataset import CELL, Packed, TokenizedDataset, budget_of_
 
 _MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
 """Options with which a run may be resumed differently."""
-
-
-def array_digest(*arrays: NDArray[Any]) -> str:
-    """A short name for the content of arrays: another one, whatever differs between them."""
-    content = hashlib.sha256()
-    for array in arrays:
-        content.update(f"{array.dtype}{array.shape}".encode())
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()[:16]
 
 
 def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
@@ -226,24 +218,20 @@ def cell_batches(
     targets: Mapping[str, NDArray[Any]],
     max_length: int,
     *,
-    views: bool = False,
-    special: NDArray[Any] | None = None,
-    share: float = 0.15,
-    chosen: NDArray[Any] | None = None,
+    views: Mapping[str, Any] | None = None,
     seed: int = 0,
     by_number: bool = False,
 ) -> Batches:
-    """Cells with targets by head; with views, all cells and then all their second views, with some genes deleted."""
+    """Cells with targets by head; with `views`, then all their second views: `delete_genes` with those arguments."""
 
     def make(packed: Packed, rows: Ints, keys: Sequence[Key]) -> dict[str, Any]:
-        if views:
+        if views is not None:
             rng = np.random.default_rng([seed, keys[0][0], keys[0][1], len(keys)])
-            no_genes = np.empty(0, dtype=np.int64) if special is None else special
-            packed = concatenate(packed, delete_genes(packed, no_genes, rng, share=share, chosen=chosen))
+            packed = concatenate(packed, delete_genes(packed, rng=rng, **views))
         values = {name: torch.from_numpy(column[rows]) for name, column in targets.items()}
         return {**packed_tensors(packed), "targets": values}
 
-    lengths = np.minimum(dataset.lengths[rows], max_length) * (2 if views else 1)
+    lengths = np.minimum(dataset.lengths[rows], max_length) * (1 if views is None else 2)
     if by_number:  # a batch is so many cells, however long
         lengths = np.full(len(rows), CELL, dtype=np.int64)
     return Batches(dataset, rows, max_length, make, lengths=lengths)
@@ -290,6 +278,11 @@ def _pieces(dataset: TokenizedDataset, max_length: int) -> Iterator[tuple[Ints, 
         yield rows, dataset.gather(rows, max_length=max_length)
 
 
+def length_read(base: LoadedModel, options: FinetuneOptions) -> int:
+    """Most tokens of a cell that a network to be trained reads."""
+    return min(options.max_length or base.max_length, base.max_length)
+
+
 def learn_cells(  # noqa: PLR0913
     base: LoadedModel,
     tokens: TokenizedDataset,
@@ -307,12 +300,9 @@ def learn_cells(  # noqa: PLR0913
     cells_per_batch: int | None = None,
     deleted_genes: NDArray[Any] | None = None,
     best_by: str = "loss",
-    output: Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
-    progress: Progress | None = None,
+    **run: Any,
 ) -> tuple[GeneformerForCells, FinetuneResult]:
-    """Fine-tune an encoder with one head per task."""
+    """Fine-tune an encoder with one head per task; `run` goes to `finetune`, as do those of its siblings."""
     heads = [spec.to_dict() for spec in specs]
     attributes: dict[str, Any] = {
         "geneformer_heads": heads,
@@ -325,22 +315,17 @@ def learn_cells(  # noqa: PLR0913
     network.label_smoothing = options.label_smoothing
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
-    max_length = min(options.max_length or base.max_length, base.max_length)
+    max_length = length_read(base, options)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
-    views: dict[str, Any] = {}
+    views: dict[str, Any] | None = None
     if options.contrastive_weight > 0:
-        views = {
-            "views": True,
-            "special": base.vocabulary.special_ids,
-            "share": options.contrastive_delete,
-            "chosen": deleted_genes,
-            "seed": options.seed,
-        }
+        special, share = base.vocabulary.special_ids, options.contrastive_delete
+        views = {"special": special, "share": share, "chosen": deleted_genes}
     result = finetune(
         network,
-        cell_batches(tokens, train_rows, targets, max_length, by_number=counted, **views),
+        cell_batches(tokens, train_rows, targets, max_length, by_number=counted, views=views, seed=options.seed),
         cell_batches(tokens, valid_rows, targets, max_length, by_number=counted),
         options,
         runtime,
@@ -351,16 +336,13 @@ def learn_cells(  # noqa: PLR0913
             "contrastive_weight": options.contrastive_weight,
             "temperature": options.contrastive_temperature,
         },
-        output=output,
-        resume=resume,
         about={
             "heads": heads,
             "tokens": int(tokens.lengths[train_rows].sum()),
             "labels": array_digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
             "model": _digest_of(base),
         },
-        callbacks=callbacks,
-        progress=progress,
+        **run,
     )
     return network, result
 
@@ -374,31 +356,23 @@ def score_cells(specs: Sequence[HeadSpec], scored: Scored) -> dict[str, float]:
     """Metrics of validation batches: the loss, and for classes accuracy and macro-F1, averaged over the heads."""
     loss, n_cells = 0.0, 0
     classified = [spec.name for spec in specs if spec.kind == "one_of"]
-    logits: dict[str, list[NDArray[Any]]] = {name: [] for name in classified}
+    predictions: dict[str, list[NDArray[Any]]] = {name: [] for name in classified}
     truth: dict[str, list[NDArray[Any]]] = {name: [] for name in classified}
     for batch, outputs in scored:
         n = len(batch["cu_seqlens"]) - 1
         loss, n_cells = loss + float(outputs.supervised_loss) * n, n_cells + n
         for name in classified:
-            logits[name].append(outputs.predictions[name].float().cpu().numpy())
+            predictions[name].append(outputs.predictions[name].float().cpu().numpy().argmax(axis=1))
             truth[name].append(batch["targets"][name].cpu().numpy())
     metrics = {"loss": loss / max(n_cells, 1)}
-    scores = [class_scores(np.concatenate(logits[name]), np.concatenate(truth[name])) for name in classified]
+    scores = []
+    for name in classified:
+        codes, predicted = np.concatenate(truth[name]), np.concatenate(predictions[name])
+        scores.append(accuracy_and_macro_f1(codes[codes != MISSING], predicted[codes != MISSING]))
     if scores:
         accuracy, macro_f1 = np.mean(scores, axis=0)
         metrics |= {"accuracy": float(accuracy), "macro_f1": float(macro_f1)}
     return metrics
-
-
-def class_scores(logits: NDArray[Any], codes: Ints) -> tuple[float, float]:
-    """Accuracy and macro-F1 over the labeled cells; NaN where there is none."""
-    from sklearn.metrics import f1_score
-
-    labeled = codes != MISSING
-    if not labeled.any():
-        return float("nan"), float("nan")
-    predicted, truth = logits[labeled].argmax(1), codes[labeled]
-    return float((predicted == truth).mean()), float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
 def predict_cells(
