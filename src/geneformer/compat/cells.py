@@ -20,19 +20,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from pyarrow import compute
 
-from geneformer import keys
-from geneformer.errors import (
-    AbsentGeneError,
-    DatasetError,
-    GeneformerWarning,
-    GeneListError,
-    NoCellsError,
-    OptionError,
-    OutOfRangeError,
-    RareClassError,
-    StateError,
-    UnknownVocabularyError,
-)
+from geneformer import errors, keys
 from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
@@ -73,13 +61,13 @@ def read_cell_states(states: Any) -> CellStates:
     """States as published scripts give them: by name, or of old ``{key: ([start], [goal], [alternates])}``."""
     if not isinstance(states, Mapping):
         msg = f"cell_states_to_model is a {type(states).__name__}. Give a dictionary with {', '.join(_FIELDS)}."
-        raise StateError(msg)
+        raise errors.StateError(msg)
     if len(states) == 1:
         [(key, parts)] = states.items()
         are_lists = isinstance(parts, list | tuple) and all(isinstance(part, list | tuple) for part in parts)
         if not are_lists or len(parts) not in (2, 3) or any(len(part) != 1 for part in parts[:2]):
             msg = f"cell_states_to_model={dict(states)!r} is not known. Give {', '.join(_FIELDS)}."
-            raise StateError(msg)
+            raise errors.StateError(msg)
         start, goal, alternates = parts[0][0], parts[1][0], parts[2] if len(parts) == 3 else ()
     else:
         missing = [name for name in _FIELDS[:3] if states.get(name) is None]
@@ -89,13 +77,13 @@ def read_cell_states(states: Any) -> CellStates:
                 f"cell_states_to_model lacks {missing} and holds {list(states)}. It takes {', '.join(_FIELDS)}; the "
                 "last is a list and may be left out."
             )
-            raise StateError(msg)
+            raise errors.StateError(msg)
         key, start, goal = (states[name] for name in _FIELDS[:3])
     # Old scripts write a single None where there are no alternates.
     result = CellStates(str(key), start, goal, tuple(state for state in alternates if state is not None))
     if len(set(result.all)) < len(result.all):
         msg = f"Start, goal and alternate states must differ, found {list(result.all)}."
-        raise StateError(msg)
+        raise errors.StateError(msg)
     return result
 
 
@@ -107,12 +95,9 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
 
     Parameters
     ----------
-    filter_data
-        Accepted values by column; None for all cells.
-    nproc
-        At least one.
-    input_data_file
-        Folder of the dataset.
+    filter_data : Accepted values by column; None for all cells.
+    nproc : At least one.
+    input_data_file : Folder of the dataset.
     """
     library = require("datasets", "load_and_filter", extra="published")
     read_dataset(input_data_file)  # which says what is wrong with a folder
@@ -125,12 +110,9 @@ def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) 
 
     Parameters
     ----------
-    data
-        Cells.
-    filter_data
-        Accepted values by column; a single one needs no list.
-    nproc
-        At least one.
+    data : Cells.
+    filter_data : Accepted values by column; a single one needs no list.
+    nproc : At least one.
     """
     check_range("nproc", nproc, low=1)
     for column, values in filter_data.items():
@@ -161,11 +143,11 @@ def slice_by_inds_to_perturb(filtered_input_data: "Dataset", cell_inds_to_pertur
     n = len(filtered_input_data)
     if not {"start", "end"} <= set(cell_inds_to_perturb):
         msg = f"cell_inds_to_perturb={dict(cell_inds_to_perturb)} takes start and end."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     start, end = cell_inds_to_perturb["start"], cell_inds_to_perturb["end"]
     if not 0 <= start < min(n, end):
         msg = f"cell_inds_to_perturb={dict(cell_inds_to_perturb)} selects no cell of {n:,}. Give a start below both."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     if end > n:
         _logger.warning("cell_inds_to_perturb ends at %d, but there are %d cells; it ends there.", end, n)
     return filtered_input_data.select(range(start, min(end, n)))
@@ -188,14 +170,10 @@ def downsample_and_shuffle(
 
     Parameters
     ----------
-    data
-        Cells.
-    max_ncells
-        Cells in all; None for no limit.
-    max_ncells_per_class
-        Cells of each class, grouped by class then; None for no limit.
-    cell_state_dict
-        Its `state_key` is the column of the classes.
+    data : Cells.
+    max_ncells : Cells in all; None for no limit.
+    max_ncells_per_class : Cells of each class, grouped by class then; None for no limit.
+    cell_state_dict : Its `state_key` is the column of the classes.
     """
     check_range("max_ncells", max_ncells, low=1)
     check_range("max_ncells_per_class", max_ncells_per_class, low=1)
@@ -204,7 +182,7 @@ def downsample_and_shuffle(
         return data
     if not cell_state_dict or "state_key" not in cell_state_dict:
         msg = 'max_ncells_per_class needs the column of the classes: cell_state_dict={"state_key": ...}.'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     classes = data[_checked(data, cell_state_dict["state_key"])]
     return data.select(subsample_by_class(list(classes), max_ncells_per_class))
 
@@ -235,7 +213,7 @@ def _select(data: "Dataset", column: str, accepts: Callable[[Any], bool], what: 
     if not rows:
         holds = "" if column == keys.INPUT_IDS else f" {_contents(data[column])}"
         msg = f"No cell is left of {len(data):,}: none has {column!r} {what}.{holds}"
-        raise NoCellsError(msg)
+        raise errors.NoCellsError(msg)
     return data if len(rows) == len(data) else data.select(rows)
 
 
@@ -248,7 +226,7 @@ def _contents(values: Iterable[Any]) -> str:
 def _checked(data: "Dataset", column: str) -> str:
     if column not in data.column_names:
         msg = f"No column {column!r} in the dataset; it has {data.column_names}.{nearest(column, data.column_names)}"
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return column
 
 
@@ -270,7 +248,7 @@ def rows_with(dataset: TokenizedDataset, filters: Mapping[str, Sequence[Any]]) -
         keep &= np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))
         if not keep.any():
             msg = f"No cell is left after keeping {name!r} in {list(values)}. {_contents(column)}"
-            raise NoCellsError(msg)
+            raise errors.NoCellsError(msg)
     return np.flatnonzero(keep)
 
 
@@ -300,7 +278,7 @@ def published_cells(
         rows = np.intersect1d(rows, rows_with(tokens, accepted), assume_unique=True)
         if not len(rows):
             msg = f"No cell is left after keeping {dict(accepted)} among those that passed the filter before."
-            raise NoCellsError(msg)
+            raise errors.NoCellsError(msg)
     for name, ids in genes:
         n = len(rows)
         rows = rows[_have_all(tokens, rows, ids)]
@@ -309,17 +287,17 @@ def published_cells(
                 f"{name} needs cells that have all of its {len(set(ids))} genes; none of the {n:,} cells does. "
                 "Name fewer genes, overexpress them, or choose other cells."
             )
-            raise AbsentGeneError(msg)
+            raise errors.AbsentGeneError(msg)
     rows = longest_first(tokens.lengths, rows, max_cells)
     if part is None:
         return rows
     start, end = part
     if start >= len(rows):
         msg = f"The slice starts at cell {start:,}, but there are {len(rows):,} cells. Start below that."
-        raise OutOfRangeError(msg)
+        raise errors.OutOfRangeError(msg)
     if end > len(rows):
         msg = f"The slice ends at cell {end:,}, but there are {len(rows):,} cells: it ends there."
-        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
     return rows[start:end]
 
 
@@ -346,7 +324,7 @@ def dataset_tokens(data: Any, pad_id: int = 0) -> TokenizedDataset:
         return data
     if not hasattr(data, "with_format"):
         msg = f"The data is a {type(data).__name__}. Give a datasets.Dataset, as `load_from_disk` returns it."
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return unpadded(data.with_format("arrow")[:], pad_id)
 
 
@@ -388,7 +366,7 @@ def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDa
             f"The tokens hold id {largest:,}, but vocabulary {vocabulary.name} has {vocabulary.size:,} tokens. They "
             "were made with another one; use a model of theirs, or tokenize the counts again."
         )
-        raise UnknownVocabularyError(msg)
+        raise errors.UnknownVocabularyError(msg)
     rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _SAMPLED)).astype(np.int64))
     cells = [cell for row in rows if len(cell := tokens[int(row)])]
     framed = Vocabulary.load("V2")
@@ -401,7 +379,7 @@ def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDa
             f"All cells start with token {framed.cls_id} and end with {framed.eos_id}: they were made with vocabulary "
             f"{framed.name}, not {vocabulary.name}. Use a model of {framed.name}, or tokenize the counts again."
         )
-        raise UnknownVocabularyError(msg)
+        raise errors.UnknownVocabularyError(msg)
     return TokenizedDataset(tokens.table, vocabulary=vocabulary.fingerprint, path=tokens.path)
 
 
@@ -417,7 +395,7 @@ def without_rare(values: ArrayLike, threshold: float) -> Ints:
     rows = np.flatnonzero(share.to_numpy(dtype=np.float64) > threshold).astype(np.int64)
     if not len(rows):
         msg = f"rare_threshold={threshold} leaves no cell: every state is that rare. Lower it."
-        raise NoCellsError(msg)
+        raise errors.NoCellsError(msg)
     return rows
 
 
@@ -426,7 +404,7 @@ def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[I
     n_held_out = math.ceil(share * n)
     if not 0 < n_held_out < n:
         msg = f"{share:.3g} of {n:,} cells held out leaves nothing on one side. Give more cells, or another share."
-        raise RareClassError(msg)
+        raise errors.RareClassError(msg)
     if strata is not None:
         _, codes = np.unique(np.asarray(strata), return_inverse=True)
         part = draw_stratified(codes.astype(np.int64), (n_held_out,), np.random.default_rng(SEED))
@@ -439,7 +417,7 @@ def blocks(n: int, n_folds: int) -> list[tuple[Ints, Ints]]:
     """Rows to learn from and rows held out of each fold: contiguous blocks that cover every row once."""
     if n < n_folds:
         msg = f"{n:,} cells are too few for {n_folds} folds."
-        raise RareClassError(msg)
+        raise errors.RareClassError(msg)
     rows = np.arange(n)
     return [(np.setdiff1d(rows, block), block) for block in np.array_split(rows, n_folds)]
 
@@ -455,7 +433,7 @@ def gene_folds(
     if counts.min() < n_folds:
         few = ", ".join(f"{name!r} {count}" for name, count in zip(classes, counts, strict=True) if count < n_folds)
         msg = f"Too few genes for {n_folds} folds: {few}. Every fold holds out a gene of each class; give more genes."
-        raise GeneListError(msg)
+        raise errors.GeneListError(msg)
     folds: list[tuple[Ints, Ints, Ints]] = []
     splits = StratifiedKFold(n_folds, shuffle=True, random_state=0).split(codes_n, codes_n)
     for learnt, held_out in islice(splits, first):
@@ -469,7 +447,7 @@ def gene_folds(
             )
         elif test_share:
             msg = f"Fold {len(folds) + 1} holds out {len(held_out)} genes, too few for a test part; all validate."
-            warnings.warn(msg, GeneformerWarning, stacklevel=2)
+            warnings.warn(msg, errors.GeneformerWarning, stacklevel=2)
         folds.append((learnt.astype(np.int64), np.asarray(valid, dtype=np.int64), np.asarray(test, dtype=np.int64)))
     return folds
 
@@ -489,7 +467,7 @@ def balanced_classes(counts: Mapping[int, int], class_of: Mapping[int, int], *, 
     first = ratio(class_of)
     if not first:
         msg = "gene_balance: the genes of one class occur in no cell of the training part. Give other genes or cells."
-        raise GeneListError(msg)
+        raise errors.GeneListError(msg)
     best, boost = dict(class_of), 1.0
     for trial in range(trials):
         if 0.8 <= ratio(best) <= 1.25:

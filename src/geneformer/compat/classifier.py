@@ -49,57 +49,38 @@ class Classifier:
 
     Parameters
     ----------
-    classifier
-        "cell" or "gene".
+    classifier : "cell" or "gene".
     quantize
         True for low-rank updates over frozen weights of four bits; a dictionary with `peft_config`, and `bnb_config`
         if need be. Updates become part of the weights that are written.
-    cell_state_dict
-        For cells: `state_key`, a column, and `states`, a list of its values or "all".
-    gene_class_dict
-        For genes: lists of Ensembl ids by label. Unknown genes are left out, with a warning.
-    filter_data
-        Values to keep, by column.
-    rare_threshold
-        States of this share of the cells or less are left out.
-    max_ncells, max_ncells_per_class
-        Most cells in all, and of each state; drawn with seed 42.
+    cell_state_dict : For cells: `state_key`, a column, and `states`, a list of its values or "all".
+    gene_class_dict : For genes: lists of Ensembl ids by label. Unknown genes are left out, with a warning.
+    filter_data : Values to keep, by column.
+    rare_threshold : States of this share of the cells or less are left out.
+    max_ncells, max_ncells_per_class : Most cells in all, and of each state; drawn with seed 42.
     training_args
         Arguments of `transformers.TrainingArguments`, over the published defaults. All are honored or refused by name.
-    ray_config
-        What a search draws from: lists of choices, pairs (low, high), or domains of `ray.tune`. Optuna draws.
-    freeze_layers
-        Lowest encoder layers kept as they are; the token embeddings go on learning.
-    num_crossval_splits
-        0 for `train_all_data` only, 1, or 5.
-    split_sizes
-        Shares of `train`, `valid` and `test`; they add up to 1.
-    stratify_splits_col
-        Column whose shares are kept in random splits.
-    no_eval
-        Train without evaluation.
-    forward_batch_size
-        At most so many of the longest cells in one pass of an evaluation; how, not what.
-    model_version
-        "V1" or "V2", for the dictionary that genes are looked up in.
-    token_dictionary_file
-        A dictionary of the user's own instead.
-    nproc, ngpu
-        Checked, with nothing to do: reading is memory mapped, and a search runs its trials one after another.
+    ray_config : What a search draws from: lists of choices, pairs (low, high), or domains of `ray.tune`. Optuna draws.
+    freeze_layers : Lowest encoder layers kept as they are; the token embeddings go on learning.
+    num_crossval_splits : 0 for `train_all_data` only, 1, or 5.
+    split_sizes : Shares of `train`, `valid` and `test`; they add up to 1.
+    stratify_splits_col : Column whose shares are kept in random splits.
+    no_eval : Train without evaluation.
+    forward_batch_size : At most so many of the longest cells in one pass of an evaluation; how, not what.
+    model_version : "V1" or "V2", for the dictionary that genes are looked up in.
+    token_dictionary_file : A dictionary of the user's own instead.
+    nproc, ngpu : Checked, with nothing to do: reading is memory mapped, and a search runs its trials one after another.
 
     Attributes
     ----------
-    gene_class_dict
-        For genes: token ids by label.
+    gene_class_dict : For genes: token ids by label.
     train_size, eval_size, oos_test_size
         Share learnt from, share of the rest of `train` and `valid` that is evaluated on, share tested on.
 
     Raises
     ------
-    OptionError
-        Arguments that are out of range, contradict each other, or cannot be honored.
-    GeneListError
-        Classes of genes that cannot be used.
+    OptionError : Arguments that are out of range, contradict each other, or cannot be honored.
+    GeneListError : Classes of genes that cannot be used.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  the published signature
@@ -184,21 +165,16 @@ class Classifier:
 
         Parameters
         ----------
-        input_data_file
-            Tokenized cells.
-        output_directory, output_prefix
-            Where files go; the folder is made.
-        split_id_dict
-            `attr_key`, a column, and the ids of `train` and of `test`.
-        test_size
-            Share of the cells held out; that of `split_sizes` by default, 0 for none. For cells.
+        input_data_file : Tokenized cells.
+        output_directory, output_prefix : Where files go; the folder is made.
+        split_id_dict : `attr_key`, a column, and the ids of `train` and of `test`.
+        test_size : Share of the cells held out; that of `split_sizes` by default, 0 for none. For cells.
         attr_to_split, attr_to_balance
             Column of ids that are held out as a whole, and attributes in which both sides must not differ. Draws are
             kept in `<prefix>_train_test_balance_df.csv`.
         max_trials, pval_threshold
             Draws made at most, and the p-value all attributes must reach; the best draw is used if none does.
-        id_class_dict_path
-            Class ids made before.
+        id_class_dict_path : Class ids made before.
 
         Raises
         ------
@@ -318,15 +294,13 @@ class Classifier:
         ----------
         model_directory, prepared_input_data_file, id_class_dict_file, output_directory, output_prefix
             As in `validate`.
-        save_eval_output
-            Has nothing to do: nothing is evaluated.
+        save_eval_output : Has nothing to do: nothing is evaluated.
         gene_balance
             Leave out genes of the more frequent of two classes until both occur about equally often. For genes.
 
         Raises
         ------
-        OutputExistsError, PairingError, OptionError
-            As in `validate`.
+        OutputExistsError, PairingError, OptionError : As in `validate`.
         """
         self._check_balance(gene_balance)
         run = self._run_folder(output_directory, output_prefix)
@@ -387,31 +361,21 @@ class Classifier:
 
         Parameters
         ----------
-        model_directory
-            Pretrained model: a folder, or a name that `geneformer.load_model` knows.
-        prepared_input_data_file, id_class_dict_file
-            What `prepare_data` wrote.
-        output_directory, output_prefix
-            Where files go.
-        split_id_dict
-            `attr_key`, a column, and the ids of `train` and of `eval`.
+        model_directory : Pretrained model: a folder, or a name that `geneformer.load_model` knows.
+        prepared_input_data_file, id_class_dict_file : What `prepare_data` wrote.
+        output_directory, output_prefix : Where files go.
+        split_id_dict : `attr_key`, a column, and the ids of `train` and of `eval`.
         attr_to_split, attr_to_balance, max_trials, pval_threshold
             As in `prepare_data`; draws are kept in `<prefix>_train_valid_balance_df.csv`.
-        gene_balance
-            See `train_all_data`; for the genes learnt from.
-        save_eval_output
-            Write `<prefix>_eval_metrics_dict.pkl`.
-        predict_eval
-            Write `<prefix>_pred_dict.pkl` of every split into its folder.
-        predict_trainer
-            For cells: write the Trainer's `predictions.pkl` and `eval_results.json` as well.
+        gene_balance : See `train_all_data`; for the genes learnt from.
+        save_eval_output : Write `<prefix>_eval_metrics_dict.pkl`.
+        predict_eval : Write `<prefix>_pred_dict.pkl` of every split into its folder.
+        predict_trainer : For cells: write the Trainer's `predictions.pkl` and `eval_results.json` as well.
         n_hyperopt_trials
             Search for training arguments in each split with so many trials. Cells are then evaluated on the cells that
             chose among the trials, genes on the test genes.
-        save_gene_split_datasets
-            For genes: write `<prefix>_{train,valid,test}_gene_labeled_ksplit<i>.dataset`.
-        debug_gene_split_datasets
-            For genes: write the data sets of the first split, train nothing, and return None.
+        save_gene_split_datasets : For genes: write `<prefix>_{train,valid,test}_gene_labeled_ksplit<i>.dataset`.
+        debug_gene_split_datasets : For genes: write the data sets of the first split, train nothing, and return None.
 
         Returns
         -------
@@ -420,8 +384,7 @@ class Classifier:
 
         Raises
         ------
-        OutputExistsError
-            The folder holds a trained model.
+        OutputExistsError : The folder holds a trained model.
         PairingError, LabelError, OptionError
             Model and cells do not fit together, they cannot be split so, or arguments cannot be honored.
         """
@@ -531,15 +494,12 @@ class Classifier:
         ----------
         model_directory, num_classes, train_data, eval_data, output_directory
             As in `train_classifier`; the cells of `eval_data` choose among the trials.
-        n_trials
-            Trials.
+        n_trials : Trials.
 
         Raises
         ------
-        TrainingError, OptionError
-            Every trial failed, or nothing can be drawn from the search space.
-        MissingExtraError
-            Optuna is not installed.
+        TrainingError, OptionError : Every trial failed, or nothing can be drawn from the search space.
+        MissingExtraError : Optuna is not installed.
         """
         optuna = require("optuna", "A search", extra="train")
         n_trials = whole_number("n_trials", n_trials, low=1)
@@ -597,22 +557,17 @@ class Classifier:
 
         Parameters
         ----------
-        model_directory, num_classes
-            Pretrained model, and how many classes it learns.
+        model_directory, num_classes : Pretrained model, and how many classes it learns.
         train_data, eval_data
             Cells with a column `label`, or `labels` for genes: a folder, or a `datasets.Dataset`. None for `eval_data`
             trains without evaluation.
-        output_directory
-            Gets the model and its checkpoints.
-        predict
-            For cells: also write `predictions.pkl` and `eval_results.json`.
+        output_directory : Gets the model and its checkpoints.
+        predict : For cells: also write `predictions.pkl` and `eval_results.json`.
 
         Raises
         ------
-        OutputExistsError
-            The folder holds a trained model.
-        PairingError, OptionError, TrainingError
-            Model, cells and arguments do not fit together, or training failed.
+        OutputExistsError : The folder holds a trained model.
+        PairingError, OptionError, TrainingError : Model, cells and arguments do not fit together, or training failed.
         """
         folder = Path(output_directory)
         _refuse_trained(folder)
@@ -675,16 +630,12 @@ class Classifier:
 
         Parameters
         ----------
-        model
-            Of a trainer of this class, or of plain `transformers`.
+        model : Of a trainer of this class, or of plain `transformers`.
         num_classes, id_class_dict
             Classes, as many as the model has, and their labels by class id in the order of the confusion matrix.
-        eval_data
-            Labeled cells.
-        predict, output_directory, output_prefix
-            Write `<prefix>_pred_dict.pkl`.
-        predict_metadata
-            Columns to keep with the predictions.
+        eval_data : Labeled cells.
+        predict, output_directory, output_prefix : Write `<prefix>_pred_dict.pkl`.
+        predict_metadata : Columns to keep with the predictions.
 
         Returns
         -------
@@ -693,8 +644,7 @@ class Classifier:
 
         Raises
         ------
-        PairingError, LabelError, OptionError
-            What was given does not belong together.
+        PairingError, LabelError, OptionError : What was given does not belong together.
         """
         if num_classes != len(set(id_class_dict.values())):
             msg = f"num_classes={num_classes}, but id_class_dict has {len(set(id_class_dict.values()))} labels."
@@ -741,14 +691,10 @@ class Classifier:
 
         Parameters
         ----------
-        model_directory
-            Folder of a trained classifier of this package, of `transformers`, or of adapters of PEFT.
-        id_class_dict_file, test_data_file
-            What `prepare_data` wrote.
-        output_directory, output_prefix
-            Where files go.
-        predict, predict_metadata
-            As in `evaluate_model`.
+        model_directory : Folder of a trained classifier of this package, of `transformers`, or of adapters of PEFT.
+        id_class_dict_file, test_data_file : What `prepare_data` wrote.
+        output_directory, output_prefix : Where files go.
+        predict, predict_metadata : As in `evaluate_model`.
 
         Returns
         -------
@@ -756,8 +702,7 @@ class Classifier:
 
         Raises
         ------
-        PairingError, LabelError
-            Model, classes and cells do not belong together.
+        PairingError, LabelError : Model, classes and cells do not belong together.
         """
         classes = cells.read_classes(id_class_dict_file)
         network = training.load_trained(Path(model_directory), self.classifier, len(classes))
@@ -780,12 +725,9 @@ class Classifier:
 
         Parameters
         ----------
-        conf_mat_dict
-            Confusion matrices, as `validate` returns them, by the name of the model.
-        output_directory, output_prefix
-            Where files go.
-        custom_class_order
-            Classes in the order to draw them.
+        conf_mat_dict : Confusion matrices, as `validate` returns them, by the name of the model.
+        output_directory, output_prefix : Where files go.
+        custom_class_order : Classes in the order to draw them.
         """
         reports.plot_confusion_matrices(conf_mat_dict, output_directory, output_prefix, custom_class_order)
 
@@ -801,12 +743,9 @@ class Classifier:
 
         Parameters
         ----------
-        roc_metric_dict
-            `all_roc_metrics`, as `validate` returns them, by the name of the model.
-        model_style_dict
-            `color` and `linestyle` by the name of the model.
-        title, output_directory, output_prefix
-            Heading, and where the file goes.
+        roc_metric_dict : `all_roc_metrics`, as `validate` returns them, by the name of the model.
+        model_style_dict : `color` and `linestyle` by the name of the model.
+        title, output_directory, output_prefix : Heading, and where the file goes.
         """
         reports.plot_ROC(roc_metric_dict, model_style_dict, title, output_directory, output_prefix)
 
@@ -824,14 +763,10 @@ class Classifier:
 
         Parameters
         ----------
-        predictions_file
-            `<prefix>_pred_dict.pkl`, or `predictions.pkl` of the Trainer.
-        id_class_dict_file
-            Labels by class id.
-        title, output_directory, output_prefix
-            Heading, and where the file goes.
-        custom_class_order, kwargs_dict
-            Classes in the order to draw them, and settings of `seaborn.clustermap`.
+        predictions_file : `<prefix>_pred_dict.pkl`, or `predictions.pkl` of the Trainer.
+        id_class_dict_file : Labels by class id.
+        title, output_directory, output_prefix : Heading, and where the file goes.
+        custom_class_order, kwargs_dict : Classes in the order to draw them, and settings of `seaborn.clustermap`.
         """
         reports.plot_predictions(
             predictions_file,

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from geneformer import errors
 from geneformer.compat.classifier_data import as_tokens, made_folder, read_classes
 from geneformer.compat.classifier_training import LabelPredictions, accuracy_and_f1, predict
 from geneformer.compat.networks import packed_classifier, published_runtime
-from geneformer.errors import OptionError, UnknownClassError, UnreadableInputError, UnsupportedArgumentError
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.evaluations import Evaluation
 from geneformer.options._fields import check_choice
@@ -33,14 +33,11 @@ def classifier_predict(
 
     Parameters
     ----------
-    model, classifier_type
-        Trained classifier, of this package or of plain `transformers`, of "cell" or "gene".
-    evalset
-        Cells with a column `label`, or `labels` for genes.
+    model, classifier_type : Trained classifier, of this package or of plain `transformers`, of "cell" or "gene".
+    evalset : Cells with a column `label`, or `labels` for genes.
     forward_batch_size, gene_token_dict
         At most so many of the longest cells in one pass. The other has nothing to do: cells are not padded.
-    predict_metadata
-        Columns to hand on, one value for each prediction.
+    predict_metadata : Columns to hand on, one value for each prediction.
 
     Returns
     -------
@@ -48,8 +45,7 @@ def classifier_predict(
 
     Raises
     ------
-    PairingError
-        Cells that the model cannot read.
+    PairingError : Cells that the model cannot read.
     """
     check_choice("classifier_type", classifier_type, ("cell", "gene"))
     predictions, metadata = predict_labels(model, classifier_type, evalset, forward_batch_size, predict_metadata)
@@ -87,12 +83,9 @@ def get_metrics(
 
     Parameters
     ----------
-    y_pred, y_true
-        Classes predicted and true ones, ``(n,)``.
-    logits_list, num_classes
-        Scores, ``(n, C)``, and the number of classes, C.
-    labels
-        Class ids in the order of the matrix.
+    y_pred, y_true : Classes predicted and true ones, ``(n,)``.
+    logits_list, num_classes : Scores, ``(n, C)``, and the number of classes, C.
+    labels : Class ids in the order of the matrix.
 
     Raises
     ------
@@ -105,11 +98,11 @@ def get_metrics(
     ids = [int(code) for code in labels]
     if len(predicted) != len(truth):
         msg = f"There are {len(predicted):,} predictions for {len(truth):,} labels."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     unknown = sorted({*predicted.tolist(), *truth.tolist()} - set(ids))
     if unknown:
         msg = f"Classes {unknown} are not among the labels {ids}."
-        raise UnknownClassError(msg)
+        raise errors.UnknownClassError(msg)
     accuracy, macro_f1 = accuracy_and_f1(truth, predicted)
     table = sklearn.metrics.confusion_matrix(truth, predicted, labels=ids)
     return table, macro_f1, accuracy, _roc_metrics(truth, logits_list) if num_classes == 2 else None
@@ -136,10 +129,8 @@ def get_cross_valid_roc_metrics(
 
     Parameters
     ----------
-    all_tpr, all_roc_auc
-        True positive rates on the common grid, and area, of each split.
-    all_tpr_wt
-        Weight of each split; published is the number of corners of its curve.
+    all_tpr, all_roc_auc : True positive rates on the common grid, and area, of each split.
+    all_tpr_wt : Weight of each split; published is the number of corners of its curve.
     """
     weights = np.asarray(all_tpr_wt, dtype=np.float64)
     used = weights > 0
@@ -209,7 +200,7 @@ def plot_confusion_matrices(
     """One file per model: `<prefix>_conf_mat.pdf` for a single one, else `<prefix>_<model>_conf_mat.pdf`."""
     if not tables:
         msg = "conf_mat_dict is empty. Give a confusion matrix by the name of its model."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     for model, table in tables.items():
         stem = output_prefix if len(tables) == 1 else f"{output_prefix}_{model}"
         counts = np.asarray(table.to_numpy(), dtype=np.int64)
@@ -236,16 +227,16 @@ def plot_ROC(  # noqa: N802  the published name
     """Mean ROC curves of several models: `<prefix>_roc.pdf`; see `Classifier.plot_roc`."""
     if not roc_metric_dict:
         msg = "roc_metric_dict is empty. Give all_roc_metrics by the name of its model."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     for model, metrics in roc_metric_dict.items():
         if metrics is None:
             msg = f"Model {model!r} has no ROC curve: there is one for two classes only."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         check_choice("The model in model_style_dict", model, list(model_style_dict))
         unknown = [name for name in model_style_dict[model] if name not in ("color", "linestyle")]
         if unknown:
             msg = f"model_style_dict sets {unknown[0]!r} for {model!r}. It takes color and linestyle."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
     ax = figure_axes(None, (10, 8))
     ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
     for (model, metrics), color in zip(roc_metric_dict.items(), spread(len(roc_metric_dict)), strict=True):
@@ -283,11 +274,11 @@ def plot_predictions(  # noqa: PLR0917  those of the method
         check_choice("custom_class_order", name, names)
     if sorted(drawn) != sorted(names):
         msg = f"custom_class_order={list(custom_class_order or [])} must name every class once: {', '.join(names)}."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     taken = [name for name in ("data", "row_colors") if name in (kwargs_dict or {})]
     if taken:
         msg = f"{taken} cannot be set: they follow from the predictions. Leave them out."
-        raise UnsupportedArgumentError(msg)
+        raise errors.UnsupportedArgumentError(msg)
     scores, truth = _read_predictions(predictions_file)
     order = [names.index(name) for name in drawn]
     # Cells are rows, by the place of their true class in the order; nothing is clustered.
@@ -318,7 +309,7 @@ def _read_predictions(path: str | Path) -> tuple[Any, Any]:
     if isinstance(content, list | tuple) and len(content) == 3:
         return content[0], content[1]
     msg = f'"{path}" holds no predictions. Give the _pred_dict.pkl of an evaluation, or predictions.pkl.'
-    raise UnreadableInputError(msg)
+    raise errors.UnreadableInputError(msg)
 
 
 _WITHOUT_SCREEN = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")

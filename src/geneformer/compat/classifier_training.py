@@ -449,8 +449,7 @@ def compute_metrics(pred: Any) -> dict[str, float]:
 
     Raises
     ------
-    NoCellsError
-        Nothing has a label.
+    NoCellsError : Nothing has a label.
     """
     logits = pred.predictions[0] if isinstance(pred.predictions, tuple) else pred.predictions
     labels, predicted = pred.label_ids.reshape(-1), logits.argmax(-1).reshape(-1)
@@ -466,19 +465,14 @@ def get_default_train_args(
 
     Parameters
     ----------
-    model
-        Network to train; there is a warm-up for those of six layers.
-    classifier
-        "cell" or "gene".
-    data
-        Cells to learn from.
-    output_dir
-        Where checkpoints go.
+    model : Network to train; there is a warm-up for those of six layers.
+    classifier : "cell" or "gene".
+    data : Cells to learn from.
+    output_dir : Where checkpoints go.
 
     Raises
     ------
-    UnknownChoiceError
-        Another classifier.
+    UnknownChoiceError : Another classifier.
     """
     check_choice("classifier", classifier, ("cell", "gene"))
     arguments = published_arguments(

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from geneformer import errors
 from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.errors import DatasetError, InvalidVocabularyError, OptionError, UnsupportedArgumentError
 from geneformer.genes.vocabulary import MASK, PAD
 from geneformer.models.losses import MISSING
 from geneformer.options._fields import check_choice
@@ -23,8 +23,7 @@ class GeneformerPreCollator:
 
     Parameters
     ----------
-    token_dictionary
-        Id of every token, by gene or special token.
+    token_dictionary : Id of every token, by gene or special token.
 
     Examples
     --------
@@ -42,7 +41,7 @@ class GeneformerPreCollator:
         missing = [token for token in (PAD, MASK) if token not in token_dictionary]
         if missing:
             msg = f"token_dictionary has no {missing[0]}. Give the published one: `geneformer.TOKEN_DICTIONARY_FILE`."
-            raise InvalidVocabularyError(msg)
+            raise errors.InvalidVocabularyError(msg)
         self.token_dictionary = {token: int(number) for token, number in token_dictionary.items()}
 
     def __len__(self) -> int:
@@ -68,8 +67,7 @@ class GeneformerPreCollator:
 
         Parameters
         ----------
-        tokens
-            Genes or special tokens.
+        tokens : Genes or special tokens.
         """
         if tokens is None or isinstance(tokens, str):
             return None if tokens is None else self.token_dictionary.get(tokens)
@@ -85,10 +83,8 @@ class GeneformerPreCollator:
 
         Parameters
         ----------
-        token_ids_0, token_ids_1
-            Token ids; a second row follows the first.
-        already_has_special_tokens
-            Nothing is added to rows of tokens, so that it does not matter.
+        token_ids_0, token_ids_1 : Token ids; a second row follows the first.
+        already_has_special_tokens : Nothing is added to rows of tokens, so that it does not matter.
         """
         special = set(self.all_special_ids)
         return [int(int(token) in special) for token in [*token_ids_0, *(token_ids_1 or ())]]
@@ -107,15 +103,12 @@ class GeneformerPreCollator:
 
         Parameters
         ----------
-        encoded_inputs
-            Rows with `input_ids`, or a table of columns.
+        encoded_inputs : Rows with `input_ids`, or a table of columns.
         padding, max_length, pad_to_multiple_of
             True or "longest" for the longest row, "max_length" for `max_length`, False for none; rounded up to a
             multiple. Rows are never cut.
-        return_attention_mask, return_tensors
-            False leaves it out. None for lists, "pt" for tensors, "np" for arrays.
-        verbose
-            Has nothing to do.
+        return_attention_mask, return_tensors : False leaves it out. None for lists, "pt" for tensors, "np" for arrays.
+        verbose : Has nothing to do.
         """
         columns = _columns(encoded_inputs)
         rows = [[int(token) for token in row] for row in columns["input_ids"]]
@@ -134,8 +127,7 @@ class GeneformerPreCollator:
 
         Parameters
         ----------
-        save_directory
-            Left as it is.
+        save_directory : Left as it is.
         """
         return ()
 
@@ -149,7 +141,7 @@ def _columns(rows: Any) -> dict[str, Any]:
 def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if kind not in ("pt", "np"):
         msg = f'return_tensors={kind!r} is not made here. Use "pt" for tensors, "np" for arrays, or None for lists.'
-        raise UnsupportedArgumentError(msg)
+        raise errors.UnsupportedArgumentError(msg)
     made = {name: torch.as_tensor(values) for name, values in columns.items()}
     return {name: value.numpy() for name, value in made.items()} if kind == "np" else dict(made)
 
@@ -174,7 +166,7 @@ class _Collator:
         )
         if PAD not in self.token_dictionary:
             msg = f"token_dictionary has no {PAD}. Give the dictionary that the cells were tokenized with."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -191,11 +183,11 @@ class _Collator:
         if self.padding == "max_length":
             if self.max_length is None or width > self.max_length:
                 msg = f'padding="max_length" with max_length={self.max_length}, but a cell has {width:,} tokens.'
-                raise OptionError(msg)
+                raise errors.OptionError(msg)
             width = self.max_length
         elif self.padding in (False, "do_not_pad") and len(set(lengths)) > 1:
             msg = f"padding={self.padding!r}, but the cells of the batch differ in length. Use padding=True."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         step = self.pad_to_multiple_of or 1
         return -(-width // step) * step
 
@@ -203,7 +195,7 @@ class _Collator:
         """`input_ids` and `attention_mask`, int64, ``(B, L)``."""
         if not features:
             msg = "A batch without cells cannot be collated."
-            raise DatasetError(msg)
+            raise errors.DatasetError(msg)
         rows = [_numbers(feature, "input_ids") for feature in features]
         width = self._width([len(row) for row in rows])
         ids = _filled(rows, width, int(self.token_dictionary[PAD]))
@@ -221,13 +213,11 @@ class DataCollatorForCellClassification(_Collator):
     ----------
     token_dictionary
         Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
-    padding, max_length, pad_to_multiple_of
-        How far batches are padded; True pads to the longest cell.
+    padding, max_length, pad_to_multiple_of : How far batches are padded; True pads to the longest cell.
 
     Raises
     ------
-    OptionError
-        A dictionary without `<pad>`.
+    OptionError : A dictionary without `<pad>`.
 
     Examples
     --------
@@ -254,8 +244,7 @@ class DataCollatorForGeneClassification(_Collator):
 
     Parameters
     ----------
-    token_dictionary, padding, max_length, pad_to_multiple_of
-        As in `DataCollatorForCellClassification`.
+    token_dictionary, padding, max_length, pad_to_multiple_of : As in `DataCollatorForCellClassification`.
 
     Examples
     --------
@@ -275,14 +264,14 @@ class DataCollatorForGeneClassification(_Collator):
                 msg = (
                     f"A cell has {len(feature['input_ids']):,} tokens and {len(row):,} labels. Give one for each token."
                 )
-                raise DatasetError(msg)
+                raise errors.DatasetError(msg)
         return batch | {"labels": _filled(rows, batch["input_ids"].shape[1], MISSING)}
 
 
 def _numbers(feature: Mapping[str, Any], name: str) -> Tensor:
     if name not in feature:
         msg = f"A row has no {name}; it has {sorted(feature)}. Keep that column of the data set."
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return torch.as_tensor(feature[name], dtype=torch.int64)
 
 

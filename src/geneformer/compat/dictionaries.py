@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geneformer import errors
 from geneformer._version import __version__
-from geneformer.errors import InvalidVocabularyError, OutputError, OutputExistsError, UnsupportedArgumentError
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.genes.vocabulary import BUNDLED, MemoryTables, Vocabulary, vocabulary_from
 from geneformer.options._fields import check_choice
@@ -46,19 +46,19 @@ def written_cache() -> Iterator[None]:
     folder = cache_folder()
     if not folder.is_absolute():
         msg = f'The cache "{folder}" of this package lies in a home folder that is not known. {way_out}'
-        raise OutputError(msg)
+        raise errors.OutputError(msg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f'The cache "{folder}" of this package cannot be made: {error.strerror}. {way_out}'
-        raise OutputError(msg) from error
+        raise errors.OutputError(msg) from error
     try:
         yield
-    except OutputExistsError:
+    except errors.OutputExistsError:
         raise
-    except OutputError as error:
+    except errors.OutputError as error:
         msg = f"{error.args[0]} It is in the cache of this package. {way_out}"
-        raise OutputError(msg) from error
+        raise errors.OutputError(msg) from error
 
 
 def dictionary_path(name: str) -> Path:
@@ -125,7 +125,7 @@ def published_vocabulary(
             f'"{given[changed[0] if changed else "token_dictionary"]}" is none of them. Leave the file out, or leave '
             'model_version at "V2" to use it.'
         )
-        raise UnsupportedArgumentError(msg)
+        raise errors.UnsupportedArgumentError(msg)
     if not changed:
         return base
     tables |= contents
@@ -169,5 +169,5 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
     content = read_pickle(path)
     if not isinstance(content, dict):
         msg = f'"{path}" holds a {type(content).__name__}, not a dictionary. Give the published file.'
-        raise InvalidVocabularyError(msg)
+        raise errors.InvalidVocabularyError(msg)
     return content

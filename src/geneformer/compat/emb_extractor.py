@@ -16,21 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from geneformer import keys
+from geneformer import errors, keys
 from geneformer.compat.cells import dataset_tokens, listed, longest_first, mark_tokens, read_cell_states, rows_with
 from geneformer.compat.dictionaries import bundled_with, published_vocabulary
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.errors import (
-    CheckpointError,
-    DatasetError,
-    OptionError,
-    OutOfRangeError,
-    PairingError,
-    UnknownVocabularyError,
-    UnsupportedArgumentError,
-)
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
@@ -87,25 +78,17 @@ class EmbExtractor:
     model_type
         "Pretrained", "GeneClassifier" or "CellClassifier". Embeddings are read from the encoder, which all of them
         have; the weights of a folder show what it holds.
-    num_classes
-        Classes of a fine-tuned model, compared with its head; 0 where it is unknown.
+    num_classes : Classes of a fine-tuned model, compared with its head; 0 where it is unknown.
     emb_mode
         "cls": state of `<cls>`. "cell": mean over the genes of a cell, special tokens aside. "gene": states of genes.
         For `model_version="V1"`, which has no `<cls>`, "cls" means "cell".
-    cell_emb_style
-        "mean_pool".
-    gene_emb_style
-        "mean_pool": one row per gene, the mean over the cells. "all": one row per gene and cell.
-    filter_data
-        Accepted values by column.
-    max_ncells
-        Most cells; None for all.
-    emb_layer
-        -1 for the second to last layer, 0 for the last.
-    emb_label
-        Columns of the dataset to add to tables of cells.
-    labels_to_plot
-        Columns to plot.
+    cell_emb_style : "mean_pool".
+    gene_emb_style : "mean_pool": one row per gene, the mean over the cells. "all": one row per gene and cell.
+    filter_data : Accepted values by column.
+    max_ncells : Most cells; None for all.
+    emb_layer : -1 for the second to last layer, 0 for the last.
+    emb_label : Columns of the dataset to add to tables of cells.
+    labels_to_plot : Columns to plot.
     forward_batch_size
         At most so many cells of the greatest length are read together; changes the memory needed, not the values.
     nproc
@@ -114,19 +97,14 @@ class EmbExtractor:
     summary_stat
         "mean" or "median": one row for all cells, or one for each gene; exact, where the published package
         approximates. "exact_mean" or "exact_median": the file has all cells, what is returned is their summary.
-    save_tdigest
-        There are no digests to save; see Raises.
-    model_version
-        "V1" or "V2". Left at "V2", a model of V1 is recognized and read with its own dictionary.
-    token_dictionary_file
-        Published token dictionary of the model, if it has one of its own.
+    save_tdigest : There are no digests to save; see Raises.
+    model_version : "V1" or "V2". Left at "V2", a model of V1 is recognized and read with its own dictionary.
+    token_dictionary_file : Published token dictionary of the model, if it has one of its own.
 
     Raises
     ------
-    UnknownChoiceError, OutOfRangeError, OptionError
-        A value that the argument does not take.
-    UnsupportedArgumentError
-        `save_tdigest`, or exact summaries of genes.
+    UnknownChoiceError, OutOfRangeError, OptionError : A value that the argument does not take.
+    UnsupportedArgumentError : `save_tdigest`, or exact summaries of genes.
 
     Examples
     --------
@@ -176,16 +154,16 @@ class EmbExtractor:
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 msg = f"{name}={value!r} is no {description}. Give one, or None."
-                raise OptionError(msg)
+                raise errors.OptionError(msg)
         if self.save_tdigest:
-            raise UnsupportedArgumentError(_NO_TDIGEST)
+            raise errors.UnsupportedArgumentError(_NO_TDIGEST)
         if self.emb_mode == "gene" and self.summary_stat in _EXACT:
             plain = str(self.summary_stat).removeprefix("exact_")
             msg = (
                 f'summary_stat="{self.summary_stat}" sums up cells. For emb_mode="gene" use summary_stat="{plain}", '
                 "which is exact as well: one row per gene."
             )
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
 
     def extract_embs(
         self,
@@ -200,16 +178,11 @@ class EmbExtractor:
 
         Parameters
         ----------
-        model_directory
-            Model folder.
-        input_data_file
-            Folder of the tokenized dataset.
-        output_directory
-            Where the file goes; made if missing. A file that is there is replaced.
-        output_prefix
-            Name of the file before its suffix.
-        output_torch_embs
-            Return a tensor as well.
+        model_directory : Model folder.
+        input_data_file : Folder of the tokenized dataset.
+        output_directory : Where the file goes; made if missing. A file that is there is replaced.
+        output_prefix : Name of the file before its suffix.
+        output_torch_embs : Return a tensor as well.
         cell_state
             Only cells with this value in this column. Then nothing is written, and only the tensor is returned.
 
@@ -227,16 +200,11 @@ class EmbExtractor:
 
         Raises
         ------
-        InputNotFoundError, DatasetError
-            There is no dataset, it is damaged, or it lacks a column.
-        NoCellsError
-            No cell is left.
-        UnknownModelError, CheckpointError, UnsafeFileError
-            There is no model, or its weights cannot be used.
-        PairingError
-            Model, dictionary and cells do not belong together.
-        OutputError
-            The file cannot be written.
+        InputNotFoundError, DatasetError : There is no dataset, it is damaged, or it lacks a column.
+        NoCellsError : No cell is left.
+        UnknownModelError, CheckpointError, UnsafeFileError : There is no model, or its weights cannot be used.
+        PairingError : Model, dictionary and cells do not belong together.
+        OutputError : The file cannot be written.
         """
         tokens = self._cells(read_dataset(input_data_file), cell_state)
         for name in self.emb_label or ():
@@ -273,10 +241,8 @@ class EmbExtractor:
         cell_states_to_model
             ``{"state_key": column, "start_state": ..., "goal_state": ..., "alt_states": [...]}``; the alternates may
             be left out.
-        model_directory, input_data_file, output_directory, output_prefix
-            As for `extract_embs`.
-        output_torch_embs
-            States are tensors in any case, as published.
+        model_directory, input_data_file, output_directory, output_prefix : As for `extract_embs`.
+        output_torch_embs : States are tensors in any case, as published.
 
         Returns
         -------
@@ -285,19 +251,16 @@ class EmbExtractor:
 
         Raises
         ------
-        OptionError
-            `summary_stat` is neither "exact_mean" nor "exact_median", or there is an `emb_label`.
-        StateError
-            States in another form, or that are the same.
-        NoCellsError
-            No cell has one of the states.
+        OptionError : `summary_stat` is neither "exact_mean" nor "exact_median", or there is an `emb_label`.
+        StateError : States in another form, or that are the same.
+        NoCellsError : No cell has one of the states.
         """
         if self.exact_summary_stat is None:
             msg = f'get_state_embs needs summary_stat="exact_mean" or "exact_median", found {self.summary_stat!r}.'
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         if self.emb_label is not None:
             msg = f"A state has one embedding for all of its cells, so that emb_label={self.emb_label!r} has no place."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         states = read_cell_states(cell_states_to_model)
         dataset = read_dataset(input_data_file)
         cells = {state: self._cells(dataset, {states.key: [state]}) for state in states.all}
@@ -319,33 +282,25 @@ class EmbExtractor:
 
         Parameters
         ----------
-        embs
-            Table of cells as `extract_embs` returns it, or as it is read from its file.
-        plot_style
-            "umap" or "heatmap".
-        output_directory, output_prefix
-            Where the files go, and how their names begin.
+        embs : Table of cells as `extract_embs` returns it, or as it is read from its file.
+        plot_style : "umap" or "heatmap".
+        output_directory, output_prefix : Where the files go, and how their names begin.
         max_ncells_to_plot
             Most cells, drawn with a fixed seed; never more than `max_ncells`. Fewer are drawn as they are.
-        kwargs_dict
-            Settings for `scanpy.pl.umap` or `seaborn.clustermap`.
+        kwargs_dict : Settings for `scanpy.pl.umap` or `seaborn.clustermap`.
 
         Raises
         ------
-        UnknownChoiceError
-            Another style.
-        OptionError
-            There are no `labels_to_plot`.
-        NoCellsError
-            Too few cells.
-        MissingExtraError
-            A library for plots is not installed.
+        UnknownChoiceError : Another style.
+        OptionError : There are no `labels_to_plot`.
+        NoCellsError : Too few cells.
+        MissingExtraError : A library for plots is not installed.
         """
         check_choice("plot_style", plot_style, ("heatmap", "umap"))
         check_range("max_ncells_to_plot", max_ncells_to_plot, low=1)
         if not self.labels_to_plot:
             msg = "There is nothing to plot by. Pass labels_to_plot, a list of columns, to EmbExtractor."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         most = max_ncells_to_plot if self.max_ncells is None else min(max_ncells_to_plot, self.max_ncells)
         start = Path(output_directory) / f"{output_prefix}_{plot_style}"
         plot_labels(embs, plot_style, self.labels_to_plot, start, most, kwargs_dict)
@@ -361,9 +316,9 @@ class EmbExtractor:
     def _model(self, folder: str | Path) -> LoadedModel:
         try:
             model = published_model(folder, self._vocabulary, num_classes=self.num_classes)
-        except UnknownVocabularyError as error:
+        except errors.UnknownVocabularyError as error:
             msg = f"Which dictionary {folder} was made with cannot be recognized. Pass its token_dictionary_file."
-            raise UnknownVocabularyError(msg) from error
+            raise errors.UnknownVocabularyError(msg) from error
         if self._vocabulary is None and model.vocabulary.name != self.model_version:
             _logger.warning("%s is of %s, and is read with that dictionary.", folder, model.vocabulary.name)
         return model
@@ -443,22 +398,16 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     emb_mode
         "cls": state of `<cls>`. "cell": mean over the genes of each cell; special tokens, recognized in the
         cells, do not count. "gene": states of all tokens.
-    layer_to_quant
-        Index into the hidden states: 0 is before the first layer, the number of layers the last one.
-    pad_token_id
-        Id of `<pad>` in the dictionary.
+    layer_to_quant : Index into the hidden states: 0 is before the first layer, the number of layers the last one.
+    pad_token_id : Id of `<pad>` in the dictionary.
     forward_batch_size
         At most so many cells of the greatest length are read together; changes the memory needed, not the values.
-    token_gene_dict
-        Gene or special token of each id.
-    special_token
-        Changes nothing: the dictionary and the cells show it.
+    token_gene_dict : Gene or special token of each id.
+    special_token : Changes nothing: the dictionary and the cells show it.
     summary_stat
         "mean" or "median" over the cells, in every dimension; exact, where the published package approximates.
-    silent
-        Show no progress bar.
-    save_tdigest, tdigest_path
-        There are no digests to save; see Raises.
+    silent : Show no progress bar.
+    save_tdigest, tdigest_path : There are no digests to save; see Raises.
 
     Returns
     -------
@@ -470,17 +419,13 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
 
     Raises
     ------
-    UnsupportedArgumentError
-        `save_tdigest`.
-    OptionError
-        Another mode, layer or statistic.
-    CheckpointError
-        The network is no BERT.
-    PairingError
-        Cells that the network cannot read, or "cls" and cells without `<cls>`.
+    UnsupportedArgumentError : `save_tdigest`.
+    OptionError : Another mode, layer or statistic.
+    CheckpointError : The network is no BERT.
+    PairingError : Cells that the network cannot read, or "cls" and cells without `<cls>`.
     """
     if save_tdigest:
-        raise UnsupportedArgumentError(_NO_TDIGEST)
+        raise errors.UnsupportedArgumentError(_NO_TDIGEST)
     check_choice("emb_mode", emb_mode, ("cls", "cell", "gene"))
     check_choice("summary_stat", summary_stat, (None, "mean", "median"))
     check_range("forward_batch_size", forward_batch_size, low=1)
@@ -490,7 +435,7 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     index: Any = layer_to_quant
     if isinstance(index, bool) or not isinstance(index, int) or not -n_layers - 1 <= index <= n_layers:
         msg = f"layer_to_quant={index!r} is out of range. The model has {n_layers} layers: it takes 0 to {n_layers}."
-        raise OutOfRangeError(msg)
+        raise errors.OutOfRangeError(msg)
     tokens = mark_tokens(dataset_tokens(filtered_input_data, pad_token_id), loaded.vocabulary)
     from_output = index - n_layers if index >= 0 else index + 1
     embedder = _Embedder(tokens, loaded, from_output, forward_batch_size, silent)
@@ -511,10 +456,10 @@ def _check_dictionary(token_gene_dict: Any, pad_token_id: int) -> None:
             f"token_gene_dict ({given}) takes the gene of each id. Turn the dictionary of TOKEN_DICTIONARY_FILE round: "
             "{token: gene for gene, token in dictionary.items()}."
         )
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     if token_gene_dict.get(pad_token_id, "<pad>") != "<pad>":
         msg = f"pad_token_id={pad_token_id} is {token_gene_dict[pad_token_id]} in the dictionary. Give that of <pad>."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
 
 
 _PLAIN = ("torch.", "transformers.", "geneformer.")
@@ -526,7 +471,7 @@ def _loaded(model: Any, token_gene_dict: Mapping[int, str]) -> LoadedModel:
     config = getattr(model, "config", None)
     if not isinstance(config, BertConfig):
         msg = f"The model is a {type(model).__name__}, not a BERT. Load a model folder first."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     where = Path(type(model).__name__)
     plain: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not all(type(module).__module__.startswith(_PLAIN) for module in plain.modules()):
@@ -547,17 +492,13 @@ def label_cell_embs(embs: Tensor, downsampled_data: Any, emb_labels: Sequence[st
 
     Parameters
     ----------
-    embs
-        Embeddings, ``(n, d)``.
-    downsampled_data
-        The cells, in the same order.
-    emb_labels
-        Columns to add.
+    embs : Embeddings, ``(n, d)``.
+    downsampled_data : The cells, in the same order.
+    emb_labels : Columns to add.
 
     Raises
     ------
-    DatasetError
-        A column that the cells do not have, or other cells than embeddings.
+    DatasetError : A column that the cells do not have, or other cells than embeddings.
     """
     tokens = _same_cells(embs, downsampled_data)
     for name in emb_labels or ():
@@ -572,21 +513,15 @@ def label_gene_embs(
 
     Parameters
     ----------
-    embs
-        States of all tokens, ``(n, longest, d)``.
-    downsampled_data
-        The cells, in the same order.
-    token_gene_dict
-        Gene of each token id.
-    gene_emb_style
-        "mean_pool" or "all"; see `EmbExtractor`.
+    embs : States of all tokens, ``(n, longest, d)``.
+    downsampled_data : The cells, in the same order.
+    token_gene_dict : Gene of each token id.
+    gene_emb_style : "mean_pool" or "all"; see `EmbExtractor`.
 
     Raises
     ------
-    UnknownChoiceError
-        Another style.
-    DatasetError
-        Other cells than embeddings.
+    UnknownChoiceError : Another style.
+    DatasetError : Other cells than embeddings.
     """
     check_choice("gene_emb_style", gene_emb_style, ("mean_pool", "all"))
     tokens = _same_cells(embs, downsampled_data)
@@ -614,7 +549,7 @@ def _same_cells(embs: Tensor, data: Any) -> TokenizedDataset:
             f"Embeddings of shape {tuple(embs.shape)} do not belong to {len(tokens):,} cells of up to {longest:,} "
             "tokens. Give the cells that went into get_embs, in the same order."
         )
-        raise DatasetError(msg)
+        raise errors.DatasetError(msg)
     return tokens
 
 
@@ -635,7 +570,7 @@ class _Embedder:
                 f'emb_mode="cls" needs <cls>, which {self.model.name} does not have: its vocabulary is '
                 f'{self.model.vocabulary.name}. Pass model_version="V1", or emb_mode="cell".'
             )
-            raise PairingError(msg)
+            raise errors.PairingError(msg)
         options = EmbedOptions(pooling=_POOLINGS[mode], layer=self.layer)
         runtime = published_runtime(self.model.network.bert, self.batch_size)
         with progress_bar("Embedding", shown=not self.silent) as update:

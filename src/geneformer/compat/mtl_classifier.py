@@ -63,25 +63,18 @@ class MTLClassifier:
 
     Parameters
     ----------
-    task_columns
-        Columns of labels, one per task; in files the tasks are called `task1`, `task2`, …
+    task_columns : Columns of labels, one per task; in files the tasks are called `task1`, `task2`, …
     train_path, val_path, test_path
         `.dataset` folders. Training and validation cells need the same labels in every column.
-    pretrained_path
-        Folder (or name) of the model to start from.
-    model_save_path, results_dir
-        Folders for the network and for everything else; made if missing.
-    trials_result_path
-        Tab-separated table with the trials of a study; not written by default.
-    batch_size
-        Cells in one batch and device.
-    n_trials, study_name
-        Trials of a study, and its name.
+    pretrained_path : Folder (or name) of the model to start from.
+    model_save_path, results_dir : Folders for the network and for everything else; made if missing.
+    trials_result_path : Tab-separated table with the trials of a study; not written by default.
+    batch_size : Cells in one batch and device.
+    n_trials, study_name : Trials of a study, and its name.
     max_layers_to_freeze
         Lowest encoder layers that stay as they are, or `{"min": …, "max": …}` to draw their number from. By default
         a study draws from 1 to all but one.
-    epochs
-        Passes over the training cells.
+    epochs : Passes over the training cells.
     tensorboard_log_dir
         Folder for TensorBoard. Where nobody may write there, `tblogdir` in `results_dir`, with a warning.
     distributed_training, master_addr, master_port
@@ -90,24 +83,20 @@ class MTLClassifier:
     use_attention_pooling
         A learnt weighting of the tokens of a cell in place of its first token. A value among the hyperparameters goes
         first.
-    use_task_weights
-        Whether the weights of the tasks count in the loss.
+    use_task_weights : Whether the weights of the tasks count in the loss.
     hyperparameters
         What a study draws from, by name: `{"type": "float", "low": …, "high": …, "log": True}`, "int" likewise, or
         `{"type": "categorical", "choices": […]}`. What is not drawn is as published for manual runs.
     manual_hyperparameters, use_manual_hyperparameters
         Those of a manual run, where what is left out is as published; and whether there may be one.
-    use_wandb, wandb_project
-        Log to Weights & Biases too, and the project there.
+    use_wandb, wandb_project : Log to Weights & Biases too, and the project there.
     gradient_clipping, max_grad_norm, gradient_accumulation_steps
         Whether gradients are scaled down to that norm, and how many batches make one optimizer step.
-    seed
-        Of new weights, dropout, order, and the draws of a study.
+    seed : Of new weights, dropout, order, and the draws of a study.
 
     Raises
     ------
-    OptionError, MissingExtraError
-        A value that an argument does not take, or `use_wandb` without the library.
+    OptionError, MissingExtraError : A value that an argument does not take, or `use_wandb` without the library.
 
     Examples
     --------
@@ -181,10 +170,8 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError, LabelError
-            A path is missing, or training and validation cells have other labels.
-        MissingExtraError
-            Optuna is not installed.
+        OptionError, LabelError : A path is missing, or training and validation cells have other labels.
+        MissingExtraError : Optuna is not installed.
         """
         cells = self._open_cells()
         space = self._space(cells.base.n_layers)
@@ -271,8 +258,7 @@ class MTLClassifier:
 
         Raises
         ------
-        OptionError, CheckpointError
-            `model_save_path` is missing, or there is no network in it.
+        OptionError, CheckpointError : `model_save_path` is missing, or there is no network in it.
         """
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
         return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))

@@ -18,19 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 
+from geneformer import errors
 from geneformer._version import __version__
 from geneformer.compat.dictionaries import cache_folder, written_cache
 from geneformer.engine.device import resolve_device
 from geneformer.engine.inference import tokens_that_fit
-from geneformer.errors import (
-    CheckpointError,
-    DeviceError,
-    OptionError,
-    OutputExistsError,
-    UnknownModelError,
-    UnsupportedArgumentError,
-    VocabularyMismatchError,
-)
 from geneformer.files import file_digest, require
 from geneformer.files.atomic import atomic_folder, output_errors
 from geneformer.files.manifest import digest
@@ -148,10 +140,10 @@ def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) 
             f"{folder} holds no {KINDS[kind].published_name}: it has no classifier.weight. Give the folder of a "
             "fine-tuned classifier, such as the ksplit1 folder that validate writes."
         )
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     if n_classes is not None and len(head) != n_classes:
         msg = f"{folder} has {len(head)} classes, but the dictionary of classes names {n_classes}."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     config.num_labels = len(head)
     return fill_bert_classifier(KINDS[kind](config), weights, str(folder))
 
@@ -164,7 +156,7 @@ def packed_classifier(model: Any, kind: str) -> BertClassifier:
         msg = (
             f"The model is a {type(model).__name__}, not a {KINDS[kind].published_name}. Give a fine-tuned classifier."
         )
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return fill_bert_classifier(KINDS[kind](deepcopy(model.config)), weights, type(model).__name__)
 
@@ -184,7 +176,7 @@ def fill_bert_classifier(network: BertClassifier, weights: Mapping[str, Tensor],
     except RuntimeError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:4])
         msg = f"{where}: the weights do not fit {CONFIG} and a {network.published_name}. {reason[:400]}"
-        raise CheckpointError(msg) from error
+        raise errors.CheckpointError(msg) from error
     return network.train(False)
 
 
@@ -204,7 +196,7 @@ def add_adapters(network: Any, config: Any, bits: Literal["full", "8bit", "4bit"
     library = peft_library()
     if not isinstance(config, library.PeftConfig):
         msg = f"peft_config holds a {type(config).__name__}. Give a configuration of PEFT, such as peft.LoraConfig()."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     trained = set(getattr(config, "modules_to_save", None) or ())
     heads = {name for name, _ in network.named_parameters() if not name.startswith("bert.") or ".pooler." in name}
     config = copy(config)
@@ -216,7 +208,7 @@ def add_adapters(network: Any, config: Any, bits: Literal["full", "8bit", "4bit"
         library.inject_adapter_in_model(config, network)
     except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
         msg = f"peft_config cannot be used with this network: {error}. LoraConfig with target_modules works."
-        raise OptionError(msg) from error
+        raise errors.OptionError(msg) from error
     for name, parameter in network.named_parameters():
         if name in heads or trained.intersection(name.split(".")):
             parameter.requires_grad_(True)
@@ -252,7 +244,7 @@ def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> 
         unknown = [line.strip() for line in str(error).splitlines()[1:]]
     if unknown:
         msg = f"{folder}: adapters for {unknown[:3]}, which the network does not have. Give the folder they belong to."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     merge_adapters(network)
 
 
@@ -268,19 +260,19 @@ def adapter_base_folder(adapters: Path) -> Path:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read as JSON ({error}). Copy it again."
-        raise CheckpointError(msg) from error
+        raise errors.CheckpointError(msg) from error
     base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     if not isinstance(base, str) or not base:
         msg = f"{path} does not name the model it was trained on (base_model_name_or_path). Add its folder there."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     try:
         return readable_folder(base)
-    except UnknownModelError as error:
+    except errors.UnknownModelError as error:
         msg = (
             f"{adapters} changes the weights of {base!r}, which is not there. Write the folder of that model as "
             f"base_model_name_or_path into {path}."
         )
-        raise UnknownModelError(msg) from error
+        raise errors.UnknownModelError(msg) from error
 
 
 def adapter_entries(folder: Path) -> dict[str, Tensor]:
@@ -288,12 +280,12 @@ def adapter_entries(folder: Path) -> dict[str, Tensor]:
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         msg = f"{folder} has no {ADAPTER_WEIGHTS}. It holds {sorted(p.name for p in folder.iterdir())[:8]}."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} ({path.stat().st_size:,} bytes) is damaged or incomplete: {error}. Copy it again."
-        raise CheckpointError(msg) from error
+        raise errors.CheckpointError(msg) from error
 
 
 # What `quantize` and quantized model types ask for.
@@ -306,14 +298,14 @@ def check_low_bit(bits: str, device: torch.device) -> None:
         return
     if device.type == "cpu":
         msg = f'bits="{bits}" saves memory on an accelerator; on a CPU it only loses speed. Leave bits at "full".'
-        raise DeviceError(msg)
+        raise errors.DeviceError(msg)
     supported = getattr(low_bit_library(), "supported_torch_devices", None)
     if supported is not None and device.type not in supported:
         msg = (
             f'bits="{bits}" cannot run on device "{device}": bitsandbytes has kernels for '
             f'{", ".join(sorted(set(supported) - {"cpu"}))}. Leave bits at "full", or use one of these.'
         )
-        raise DeviceError(msg)
+        raise errors.DeviceError(msg)
 
 
 def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"]]:
@@ -325,7 +317,7 @@ def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"
         return peft_library().LoraConfig(**published, target_modules=["query", "value"]), "4bit"
     if not isinstance(quantize, Mapping) or not set(quantize) <= {"peft_config", "bnb_config"}:
         msg = f"quantize={quantize!r} takes a bool, or a dictionary with peft_config and bnb_config."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     adapters, stored = quantize.get("peft_config"), quantize.get("bnb_config") or {}
     setting = stored.get if isinstance(stored, Mapping) else lambda name: getattr(stored, name, None)
     bits: Literal["full", "8bit", "4bit"] = "full"
@@ -334,12 +326,12 @@ def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"
         check_choice("bnb_4bit_quant_type", setting("bnb_4bit_quant_type"), (None, "nf4", "fp4"))
         if setting("bnb_4bit_quant_type") == "fp4":
             msg = 'bnb_4bit_quant_type="fp4" is not supported here. Set it to "nf4", as published.'
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
     elif setting("load_in_8bit"):
         bits = "8bit"
     if bits != "full" and adapters is None:
         msg = f"quantize asks for weights of {bits} without peft_config; they cannot learn. Add a peft_config."
-        raise UnsupportedArgumentError(msg)
+        raise errors.UnsupportedArgumentError(msg)
     return adapters, bits
 
 
@@ -351,7 +343,7 @@ def readable_folder(path: str | Path) -> Path:
     folder = find_folder(path)
     if not (folder / CONFIG).is_file() and (within := sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))):
         msg = f"{folder} is no model folder, but has some in it: {', '.join(within)}. Give {folder / within[0]}."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     if (folder / WEIGHTS).is_file() or not (folder / PICKLED_WEIGHTS).is_file():
         return folder
     content = digest(*(file_digest(file) for file in (folder / CONFIG, folder / PICKLED_WEIGHTS) if file.is_file()))
@@ -364,7 +356,7 @@ def readable_folder(path: str | Path) -> Path:
                 converted.parent.mkdir(parents=True, exist_ok=True)
             with atomic_folder(converted) as temporary:
                 convert_pickled(folder, temporary)
-    except OutputExistsError:
+    except errors.OutputExistsError:
         return converted  # another process was faster
     _logger.info("%s holds pickled weights; a copy as safetensors is kept at %s", folder, converted)
     return converted
@@ -391,7 +383,7 @@ def published_model(
     n_classes = next((len(weights[name]) for name in _CLASS_ROWS if name in weights), 0)
     if num_classes and n_classes and n_classes != num_classes:
         msg = f"{given} has {n_classes} classes, not num_classes={num_classes}. Set num_classes={n_classes}."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     vocabulary = _vocabulary_of(config, folder, vocabulary)
     return LoadedModel(str(model_directory), folder, network, vocabulary, has_head)
 
@@ -401,17 +393,17 @@ def _vocabulary_of(config: BertConfig, folder: Path, asked: Vocabulary | None) -
     if asked is not None and asked.name not in BUNDLED:
         if asked.size != config.vocab_size:
             msg = f"{folder} has {config.vocab_size:,} tokens, but the dictionary {asked.name} has {asked.size:,}."
-            raise VocabularyMismatchError(msg)
+            raise errors.VocabularyMismatchError(msg)
         return asked
     own = folder / "vocabulary"
     try:
         return recognize_vocabulary(config, folder, own if asked is None and own.is_dir() else asked)
-    except VocabularyMismatchError as error:
+    except errors.VocabularyMismatchError as error:
         fitting = [name for name in BUNDLED if Vocabulary.load(name).size == config.vocab_size]
         if not fitting or asked is None or asked.name in fitting:
             raise
         msg = f'{folder} belongs to vocabulary {fitting[0]}, not to {asked.name}. Pass model_version="{fitting[0]}".'
-        raise VocabularyMismatchError(msg) from error
+        raise errors.VocabularyMismatchError(msg) from error
 
 
 def published_runtime(network: Any, forward_batch_size: int, *, progress: bool = True) -> RuntimeOptions:
@@ -447,13 +439,11 @@ def load_plain_network(
         "Pretrained", "GeneClassifier", "CellClassifier" or "MTLCellClassifier"; "Pretrained-Quantized" and
         "MTLCellClassifier-Quantized" keep the weights of the encoder in 8 bits. Of a multi-task model the encoder is
         loaded.
-    num_classes
-        Classes of cells or genes.
+    num_classes : Classes of cells or genes.
     model_directory
         Folder with weights of this package, of the published one, or of adapters; or a name that
         `geneformer.load_model` knows. Pickled weights are read without running anything.
-    mode
-        "eval" for a network in evaluation mode that returns the states of all layers; "train".
+    mode : "eval" for a network in evaluation mode that returns the states of all layers; "train".
     quantize
         True for frozen weights in 4 bits with low-rank updates that are trained; or a dictionary with `bnb_config`
         and `peft_config`, the second alone for updates over weights of full precision.
@@ -465,14 +455,11 @@ def load_plain_network(
 
     Raises
     ------
-    UnknownChoiceError
-        Another type or mode.
+    UnknownChoiceError : Another type or mode.
     UnknownModelError, CheckpointError, UnsafeFileError
         No such folder, or weights that do not fit, or that ask for code to be run.
-    DeviceError
-        Weights of few bits where there is no accelerator for them.
-    MissingExtraError
-        A library for adapters or few bits is not installed.
+    DeviceError : Weights of few bits where there is no accelerator for them.
+    MissingExtraError : A library for adapters or few bits is not installed.
     """
     check_choice("model_type", model_type, MODEL_TYPES)
     check_choice("mode", mode, ("eval", "train"))
@@ -517,11 +504,11 @@ def _plain_network(folder: Path, plain_type: str, n_classes: int) -> Any:
             f"{folder} does not hold a plain BERT encoder: missing {missing[:3]}, unknown {unknown[:3]}. Load it with "
             "geneformer.load_model."
         )
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     if loading["mismatched_keys"]:
         name = next(iter(loading["mismatched_keys"]))[0]
         msg = f"{folder}: {name} has another shape than {n_classes} classes call for. Give the number it was made for."
-        raise CheckpointError(msg)
+        raise errors.CheckpointError(msg)
     return network
 
 

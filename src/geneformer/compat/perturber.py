@@ -10,21 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from geneformer import keys
+from geneformer import errors, keys
 from geneformer.compat.cells import CellStates, listed, mark_tokens, published_cells, read_cell_states
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import MODEL_TYPES, QUANTIZED, check_low_bit, published_model, published_runtime
 from geneformer.compat.perturber_files import CELL, Raw, RunFiles, write_cells, write_raw
 from geneformer.engine.device import resolve_device
-from geneformer.errors import (
-    DeviceError,
-    GeneformerWarning,
-    MissingExtraError,
-    OptionError,
-    OutOfRangeError,
-    StateError,
-    UnsupportedArgumentError,
-)
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import CLS, EOS
@@ -74,18 +65,15 @@ class InSilicoPerturber:
 
     Parameters
     ----------
-    perturb_type
-        "delete"; "overexpress", to the front; "inhibit" or "activate", down or up by `perturb_rank_shift`.
+    perturb_type : "delete"; "overexpress", to the front; "inhibit" or "activate", down or up by `perturb_rank_shift`.
     perturb_rank_shift
         Quarters of a cell's genes that "inhibit" and "activate" move a gene past: 1, 2 or 3; None for all of them.
         Without meaning for the other types, which say so.
     genes_to_perturb
         "all", every gene of a cell, one at a time; or a list of Ensembl ids that are perturbed together. Deletion,
         inhibition and activation are of the cells that have all of them.
-    combos
-        0, or 1: every gene is perturbed alone and together with `anchor_gene`.
-    anchor_gene
-        Ensembl id. Only cells that have it are perturbed.
+    combos : 0, or 1: every gene is perturbed alone and together with `anchor_gene`.
+    anchor_gene : Ensembl id. Only cells that have it are perturbed.
     model_type
         "Pretrained", "GeneClassifier", "CellClassifier" or "MTLCellClassifier"; "Pretrained-Quantized" and
         "MTLCellClassifier-Quantized" keep dense layers in 8 bits, where the device can.
@@ -94,42 +82,28 @@ class InSilicoPerturber:
     emb_mode
         "cls" or "cell": the embedding of a cell is the state of `<cls>`, or the mean over its genes. With "_and_gene",
         effects on every other gene are written too. V1 has no `<cls>`: its cells are embedded as with "cell".
-    cell_emb_style
-        "mean_pool".
-    filter_data
-        Accepted values by column.
+    cell_emb_style : "mean_pool".
+    filter_data : Accepted values by column.
     cell_states_to_model
         ``{"state_key": column, "start_state": ..., "goal_state": ..., "alt_states": [...]}``: cells of the start are
         perturbed, and shifts towards all states are written.
     state_embs_dict
         Embedding of each of these states, as `EmbExtractor.get_state_embs` makes them: tensors of ``(D,)``.
-    max_ncells
-        Most cells, drawn with seed 42. All by default.
-    cell_inds_to_perturb
-        "all", or a slice ``{"start": 0, "end": 100}`` of the chosen cells, longest first.
-    emb_layer
-        -1 for the layer before the last, 0 for the last.
-    token_dictionary_file
-        Pickle with the token of each gene; by default that of the version.
-    forward_batch_size
-        At most as many of the longest cells in one pass; says how, not what.
-    nproc
-        Has nothing to do: no worker processes are needed.
-    model_version
-        "V1" or "V2".
-    clear_mem_ncells
-        Most single perturbations of a cell in one file.
+    max_ncells : Most cells, drawn with seed 42. All by default.
+    cell_inds_to_perturb : "all", or a slice ``{"start": 0, "end": 100}`` of the chosen cells, longest first.
+    emb_layer : -1 for the layer before the last, 0 for the last.
+    token_dictionary_file : Pickle with the token of each gene; by default that of the version.
+    forward_batch_size : At most as many of the longest cells in one pass; says how, not what.
+    nproc : Has nothing to do: no worker processes are needed.
+    model_version : "V1" or "V2".
+    clear_mem_ncells : Most single perturbations of a cell in one file.
 
     Raises
     ------
-    OptionError
-        A value that the argument does not take.
-    UnknownGeneError
-        A gene that the dictionary does not have.
-    StateError
-        States in another form, or without embeddings.
-    UnsupportedArgumentError
-        Arguments that do not go together.
+    OptionError : A value that the argument does not take.
+    UnknownGeneError : A gene that the dictionary does not have.
+    StateError : States in another form, or without embeddings.
+    UnsupportedArgumentError : Arguments that do not go together.
 
     Examples
     --------
@@ -169,7 +143,7 @@ class InSilicoPerturber:
         filters: Any = self.filter_data
         if filters is not None and not isinstance(filters, Mapping):
             msg = f"filter_data={filters!r} is no dictionary of accepted values by column."
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         self._vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
         self._part = _slice_of(self.cell_inds_to_perturb)
         self._states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
@@ -187,7 +161,7 @@ class InSilicoPerturber:
         """Leave out, with a warning, arguments that have no meaning next to others."""
         if self.combos and self.anchor_gene is None:
             msg = "combos=1 perturbs every gene together with another one. Name that one with anchor_gene."
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         if self.perturb_rank_shift is not None and self.perturb_type in ("delete", "overexpress"):
             _warn(f'perturb_rank_shift has no meaning for perturb_type="{self.perturb_type}" and is left out.')
             self.perturb_rank_shift = None
@@ -240,25 +214,17 @@ class InSilicoPerturber:
 
         Parameters
         ----------
-        model_directory
-            Model folder, or a name that `geneformer.load_model` knows.
-        input_data_file
-            Folder of the tokenized cells.
-        output_directory
-            Folder for the files; made if it is missing.
-        output_prefix
-            What the run is called in their names.
+        model_directory : Model folder, or a name that `geneformer.load_model` knows.
+        input_data_file : Folder of the tokenized cells.
+        output_directory : Folder for the files; made if it is missing.
+        output_prefix : What the run is called in their names.
 
         Raises
         ------
-        NoCellsError, AbsentGeneError
-            No cells are left to perturb.
-        PairingError
-            Cells, model and dictionary do not belong together.
-        DeviceError
-            A quantized model where the device cannot run it.
-        OutputError
-            The folder cannot be written to.
+        NoCellsError, AbsentGeneError : No cells are left to perturb.
+        PairingError : Cells, model and dictionary do not belong together.
+        DeviceError : A quantized model where the device cannot run it.
+        OutputError : The folder cannot be written to.
         """
         files = RunFiles.prepare(output_directory, self.perturb_type, output_prefix, self._part)
         model = self._open_model(model_directory)
@@ -294,7 +260,7 @@ class InSilicoPerturber:
         if self.model_type != plain:
             try:
                 check_low_bit("8bit", resolve_device("auto"))
-            except (DeviceError, MissingExtraError) as error:
+            except (errors.DeviceError, errors.MissingExtraError) as error:
                 reason = str(error).partition(": ")[2]
                 msg = (
                     f'model_type="{self.model_type}" cannot run here: {reason} In other words, use '
@@ -345,13 +311,11 @@ def get_possible_states(cell_states_to_model: Mapping[str, Any]) -> list[Any]:
 
     Parameters
     ----------
-    cell_states_to_model
-        `state_key`, `start_state`, `goal_state` and, if any, `alt_states`.
+    cell_states_to_model : `state_key`, `start_state`, `goal_state` and, if any, `alt_states`.
 
     Raises
     ------
-    StateError
-        A part is missing, or states are the same.
+    StateError : A part is missing, or states are the same.
     """
     return list(read_cell_states(cell_states_to_model).all)
 
@@ -361,8 +325,7 @@ def write_perturbation_dictionary(cos_sims_dict: Mapping[Any, Any], output_path_
 
     Raises
     ------
-    OutputError
-        The place cannot be written to.
+    OutputError : The place cannot be written to.
     """
     write_pickle(cos_sims_dict, f"{output_path_prefix}_raw.pickle")
 
@@ -540,7 +503,7 @@ def given_genes(argument: str, genes: Any) -> str | list[str]:
     names = [] if isinstance(genes, str | set | frozenset) else listed(genes)
     if not names or not all(isinstance(name, str) for name in names):
         msg = f'{argument}={genes!r} is neither "all" nor a list of Ensembl ids. Write ["ENSG00000187608"].'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     return names
 
 
@@ -550,7 +513,7 @@ def state_names(states: CellStates | None) -> dict[str, Any]:
     named = dict(zip(map(str, values), values, strict=True))
     if len(named) < len(values):
         msg = f"Two of the states {list(values)} read the same. Rename one of them in the column of the cells."
-        raise StateError(msg)
+        raise errors.StateError(msg)
     return named
 
 
@@ -564,7 +527,7 @@ def _state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | No
             f"cell_states_to_model needs state_embs_dict with an embedding of each state; {missing} are missing. Make "
             "it with EmbExtractor(summary_stat=...).get_state_embs."
         )
-        raise StateError(msg)
+        raise errors.StateError(msg)
     import torch
 
     vectors: dict[str, Any] = {}
@@ -573,7 +536,7 @@ def _state_vectors(states: CellStates | None, embeddings: Mapping[Any, Any] | No
             vector = torch.as_tensor(embeddings[state])
         except (TypeError, ValueError, RuntimeError) as error:
             msg = f"state_embs_dict[{state!r}] is no tensor, array or list of numbers ({error})."
-            raise StateError(msg) from error
+            raise errors.StateError(msg) from error
         vectors[name] = vector.detach().to("cpu", torch.float32).reshape(-1).numpy()
     return vectors
 
@@ -584,14 +547,14 @@ def _slice_of(value: str | Mapping[str, int]) -> tuple[int, int] | None:
         return None
     if not isinstance(value, Mapping) or set(value) != {"start", "end"}:
         msg = f'cell_inds_to_perturb={value!r} is neither "all" nor a slice such as {{"start": 0, "end": 100}}.'
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     start = whole_number("start of cell_inds_to_perturb", value["start"], low=0)
     end = whole_number("end of cell_inds_to_perturb", value["end"], low=0)
     if end <= start:
         msg = f"cell_inds_to_perturb={dict(value)} is empty: its end is not above its start."
-        raise OutOfRangeError(msg)
+        raise errors.OutOfRangeError(msg)
     return start, end
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, GeneformerWarning, stacklevel=5)
+    warnings.warn(message, errors.GeneformerWarning, stacklevel=5)

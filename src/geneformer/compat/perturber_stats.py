@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from geneformer import errors
 from geneformer.compat.cells import read_cell_states
 from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
 from geneformer.compat.perturber import given_genes, state_names
 from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_raw_folder
-from geneformer.errors import (
-    AbsentGeneError,
-    DatasetError,
-    GeneformerWarning,
-    OptionError,
-    PerturbationError,
-    StateError,
-    UnsupportedArgumentError,
-    VocabularyMismatchError,
-)
 from geneformer.files.atomic import atomic_file, output_errors
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options._fields import check_choice
@@ -72,32 +63,22 @@ class InSilicoPerturberStats:
         "goal_state_shift": shifts towards the goal against those of all genes. "vs_null": similarities against those
         of another run. "mixture_model": similarities in two components, with and without impact. "aggregate_data": one
         row per cell. "aggregate_gene_shifts": one row per perturbed and affected gene.
-    genes_perturbed
-        "all", or the Ensembl ids that were perturbed together.
-    combos
-        1 for genes that were perturbed together with `anchor_gene`.
-    anchor_gene
-        Ensembl id. With combos=0 and "mixture_model": what perturbing this gene does to each of the others.
-    cell_states_to_model
-        States of the run, as for `InSilicoPerturber`.
-    pickle_suffix
-        End of the names of the files to read.
-    model_version
-        "V1" or "V2".
+    genes_perturbed : "all", or the Ensembl ids that were perturbed together.
+    combos : 1 for genes that were perturbed together with `anchor_gene`.
+    anchor_gene : Ensembl id. With combos=0 and "mixture_model": what perturbing this gene does to each of the others.
+    cell_states_to_model : States of the run, as for `InSilicoPerturber`.
+    pickle_suffix : End of the names of the files to read.
+    model_version : "V1" or "V2".
     token_dictionary_file, gene_name_id_dictionary_file
         Pickles with the token of each gene, and the gene of each symbol; by default those of the version.
         Dictionaries of V2, which the arguments default to, give way to model_version="V1".
 
     Raises
     ------
-    OptionError
-        A value that the argument does not take.
-    UnsupportedArgumentError
-        Arguments that do not go together.
-    UnknownGeneError
-        A gene that the dictionary does not have.
-    StateError
-        States in another form, or a mode that needs them and has none.
+    OptionError : A value that the argument does not take.
+    UnsupportedArgumentError : Arguments that do not go together.
+    UnknownGeneError : A gene that the dictionary does not have.
+    StateError : States in another form, or a mode that needs them and has none.
 
     Examples
     --------
@@ -131,12 +112,12 @@ class InSilicoPerturberStats:
         elif self.combos and self.anchor_gene is None:
             msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
         if msg:
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._states = tuple(state_names(states))
         if self.mode == "goal_state_shift" and not self._states:
             msg = 'mode="goal_state_shift" needs the states of the run. Pass cell_states_to_model.'
-            raise StateError(msg)
+            raise errors.StateError(msg)
         if self.anchor_gene is not None and not self.combos and (self._states or self.mode != "mixture_model"):
             where = "with states of cells" if self._states else f'in mode="{self.mode}"'
             _warn(f"anchor_gene has no meaning {where} and combos=0, and is left out.")
@@ -158,29 +139,20 @@ class InSilicoPerturberStats:
 
         Parameters
         ----------
-        input_data_directory
-            Folder with the files of one or more runs.
-        null_dist_data_directory
-            Folder of the run to compare with, for "vs_null".
-        output_directory
-            Folder for the table; made if it is missing.
-        output_prefix
-            Name of the table.
-        null_dict_list
-            The run to compare with as dictionaries, instead of a folder.
+        input_data_directory : Folder with the files of one or more runs.
+        null_dist_data_directory : Folder of the run to compare with, for "vs_null".
+        output_directory : Folder for the table; made if it is missing.
+        output_prefix : Name of the table.
+        null_dict_list : The run to compare with as dictionaries, instead of a folder.
 
         Raises
         ------
-        InputNotFoundError
-            A folder without such files.
+        InputNotFoundError : A folder without such files.
         UnsafeFileError, UnreadableInputError, DatasetError
             A file that asks for code to be run, is damaged, or holds something else.
-        StateError
-            Runs with other states than those named, or with states where there must be none.
-        AbsentGeneError, PerturbationError
-            Runs without the effects that the mode is about.
-        OutputError
-            The table cannot be written.
+        StateError : Runs with other states than those named, or with states where there must be none.
+        AbsentGeneError, PerturbationError : Runs without the effects that the mode is about.
+        OutputError : The table cannot be written.
         """
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
@@ -211,14 +183,14 @@ class InSilicoPerturberStats:
             fix = f"Perturb genes_to_perturb=[{self.anchor_gene!r}] with {on_genes}."
         held = ", ".join(f"{held} towards {perturbed.targets(SHIFT)}" if held == SHIFT else held for held in kinds)
         msg = f'mode="{self.mode}" needs effects of the kind {kind!r}; the files hold {held or "none"}. {fix}'
-        raise StateError(msg) if SHIFT in {kind, *kinds} else PerturbationError(msg)
+        raise errors.StateError(msg) if SHIFT in {kind, *kinds} else errors.PerturbationError(msg)
 
     def _null_files(self, folder: str | Path | None, dictionaries: Sequence[Mapping[Any, Any]] | None) -> list[RawFile]:
         if dictionaries is not None:
             return [of_content(raw, f"null_dict_list[{place}]") for place, raw in enumerate(dictionaries)]
         if folder is None:
             msg = 'mode="vs_null" needs a run to compare with. Pass null_dist_data_directory, or null_dict_list.'
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         return read_raw_folder(folder, self.pickle_suffix)
 
     def _vs_null(self, files: Sequence[RawFile], null_files: Sequence[RawFile]) -> "pd.DataFrame":
@@ -234,7 +206,7 @@ class InSilicoPerturberStats:
                 "combos=1 compares a pair with both of its genes alone, and the files hold one number per cell. "
                 "Perturb with combos=1 and anchor_gene by this package, which writes all three."
             )
-            raise PerturbationError(msg)
+            raise errors.PerturbationError(msg)
         return self._named(anchored_mixture_model(perturbed))
 
     def _goal_state_shift(self, files: Sequence[RawFile]) -> "pd.DataFrame":
@@ -243,7 +215,7 @@ class InSilicoPerturberStats:
         missing = [state for state in (goal, *alternates) if state not in perturbed.targets(SHIFT)]
         if missing:
             msg = f"The files hold no shifts towards {missing}; they hold those towards {perturbed.targets(SHIFT)}."
-            raise StateError(msg)
+            raise errors.StateError(msg)
         shifted = perturbed.values(SHIFT, goal).counts(len(perturbed)) > 0
         perturbed.keep(shifted)
         frame = goal_state_shift(perturbed, goal, alternates, _FDR)
@@ -278,7 +250,7 @@ class InSilicoPerturberStats:
                 f"No run perturbed genes_perturbed={list(self.genes_perturbed)} together; the files hold "
                 f"{', '.join(held[:5])}{more}."
             )
-            raise AbsentGeneError(msg)
+            raise errors.AbsentGeneError(msg)
         return groups.index(self._together)
 
     def _named(self, frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -345,7 +317,7 @@ class RawEffects:
                     f"{file.name} holds {len(values[0])} numbers per cell, which does not fit {what}. Pass the "
                     "cell_states_to_model of the run, with the same alternates."
                 )
-                raise StateError(msg)
+                raise errors.StateError(msg)
             for target, column in zip(targets, zip(*values, strict=True), strict=True):
                 if self.states:
                     self._append(file, genes, SHIFT, target, column)
@@ -357,7 +329,7 @@ class RawEffects:
             self._values.extend(map(float, values))
         except (TypeError, ValueError) as error:
             msg = f"{file.name} holds values that are no numbers: {values[0]!r}. Make the file again."
-            raise DatasetError(msg) from error
+            raise errors.DatasetError(msg) from error
         n, first_cell = len(values), len(self._cell_names)
         self._cells.extend(range(first_cell, first_cell + n))
         self._entries.append((genes, kind, target, n))
@@ -372,7 +344,7 @@ class RawEffects:
                     f"{file.name} has the token {token!r}, which is none of the {vocabulary.size:,} of vocabulary "
                     f"{vocabulary.name}. Pass the model_version or token_dictionary_file of the run."
                 )
-                raise VocabularyMismatchError(msg)
+                raise errors.VocabularyMismatchError(msg)
             name = str(vocabulary.gene_of[number])
             self._tokens[name] = number
             names.append(name)
@@ -419,7 +391,7 @@ def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
             f"{len(together):,} effects of pairs, {len(alone):,} of genes alone and {len(anchor):,} of the anchor "
             "alone: all three are needed of every cell. Run the perturbations with the anchor again."
         )
-        raise PerturbationError(msg)
+        raise errors.PerturbationError(msg)
     means = together.means(n)
     impact = Impact(means)
     sums = anchor.value + alone.value - 1
@@ -436,4 +408,4 @@ def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
 
 
 def _warn(message: str, stacklevel: int = 4) -> None:
-    warnings.warn(message, GeneformerWarning, stacklevel=stacklevel)
+    warnings.warn(message, errors.GeneformerWarning, stacklevel=stacklevel)

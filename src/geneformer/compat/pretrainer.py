@@ -78,16 +78,13 @@ class GeneformerPretrainer(Trainer):
 
     Parameters
     ----------
-    *args
-        Of `transformers.Trainer`: model, training arguments.
-    token_dictionary
-        Id of every token, by gene or special token.
+    *args : Of `transformers.Trainer`: model, training arguments.
+    token_dictionary : Id of every token, by gene or special token.
     example_lengths_file
         Pickle with the number of tokens of each cell, in the order of the dataset. Cells of like length share a batch
         where the training arguments ask for it: `group_by_length=True` before transformers 5,
         `train_sampling_strategy="group_by_length"` since.
-    mlm
-        Predict masked genes; False predicts every token that is shown, as `DataCollatorForLanguageModeling` does.
+    mlm : Predict masked genes; False predicts every token that is shown, as `DataCollatorForLanguageModeling` does.
     mlm_probability
         Chance of each gene to be selected. Of those selected 80 % become `<mask>`, 10 % another gene, 10 % stay.
     data_collator
@@ -100,12 +97,9 @@ class GeneformerPretrainer(Trainer):
 
     Raises
     ------
-    DatasetError
-        Not one length for each cell.
-    InvalidVocabularyError
-        The token dictionary has no `<pad>` or no `<mask>`.
-    UnsupportedArgumentError
-        The network of this package in one process with several devices.
+    DatasetError : Not one length for each cell.
+    InvalidVocabularyError : The token dictionary has no `<pad>` or no `<mask>`.
+    UnsupportedArgumentError : The network of this package in one process with several devices.
     """
 
     def __init__(

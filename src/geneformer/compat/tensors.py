@@ -22,10 +22,8 @@ def gen_attention_mask(minibatch_encoding: Mapping[str, Sequence[int]], max_len:
 
     Parameters
     ----------
-    minibatch_encoding
-        Cells with a column `length`; no cells raise `OptionError`.
-    max_len
-        Width of the mask; the length of the longest cell by default.
+    minibatch_encoding : Cells with a column `length`; no cells raise `OptionError`.
+    max_len : Width of the mask; the length of the longest cell by default.
     """
     lengths = torch.tensor(list(minibatch_encoding["length"]), dtype=torch.int64)
     if not len(lengths):
@@ -72,18 +70,12 @@ def pad_tensor_list(
 
     Parameters
     ----------
-    tensor_list
-        Vectors, matrices or blocks; an empty list raises `OptionError`.
-    dynamic_or_constant
-        "dynamic" for the length of the longest, or a length.
-    pad_token_id
-        Value to pad with.
-    model_input_size
-        Length to pad to where `dynamic_or_constant` is neither.
-    dim
-        Dimension to pad; None for vectors.
-    padding_func
-        `pad_2d_tensor` or `pad_3d_tensor`.
+    tensor_list : Vectors, matrices or blocks; an empty list raises `OptionError`.
+    dynamic_or_constant : "dynamic" for the length of the longest, or a length.
+    pad_token_id : Value to pad with.
+    model_input_size : Length to pad to where `dynamic_or_constant` is neither.
+    dim : Dimension to pad; None for vectors.
+    padding_func : `pad_2d_tensor` or `pad_3d_tensor`.
 
     Returns
     -------
@@ -110,12 +102,9 @@ def mean_nonpadding_embs(embs: Tensor, original_lens: Tensor | Sequence[int], di
 
     Parameters
     ----------
-    embs
-        Embeddings, ``(B, L, D)``, or one number per position, ``(B, L)``.
-    original_lens
-        Positions of each cell that are no padding, ``(B,)``.
-    dim
-        Dimension of the positions.
+    embs : Embeddings, ``(B, L, D)``, or one number per position, ``(B, L)``.
+    original_lens : Positions of each cell that are no padding, ``(B,)``.
+    dim : Dimension of the positions.
     """
     lengths = torch.as_tensor(original_lens, device=embs.device)
     inside_BL = torch.arange(embs.shape[dim], device=embs.device)[None, :] < lengths[:, None]
@@ -132,12 +121,9 @@ def cos_sim_shift(
 
     Parameters
     ----------
-    original_emb, perturbed_emb
-        Cells before and after, each ``(B, D)``.
-    end_emb
-        The state, ``(D,)`` or ``(1, D)``.
-    cos
-        Cosine of rows, such as ``torch.nn.CosineSimilarity(dim=1)``.
+    original_emb, perturbed_emb : Cells before and after, each ``(B, D)``.
+    end_emb : The state, ``(D,)`` or ``(1, D)``.
+    cos : Cosine of rows, such as ``torch.nn.CosineSimilarity(dim=1)``.
     """
     state = end_emb.to(original_emb).reshape(1, -1)
     return cos(perturbed_emb, state) - cos(original_emb, state)
@@ -156,12 +142,10 @@ def quant_cos_sims(
     ----------
     perturbation_emb, original_emb
         After and before: genes ``(B, L, D)`` in mode "gene", cells ``(B, D)`` in mode "cell".
-    cell_states_to_model
-        None for similarities; else shifts toward every state of `state_embs_dict`. For cells only.
+    cell_states_to_model : None for similarities; else shifts toward every state of `state_embs_dict`. For cells only.
     state_embs_dict
         Embedding of each state, ``(D,)`` or ``(1, D)``, on any device; states without any raise `OptionError`.
-    emb_mode
-        "gene" or "cell".
+    emb_mode : "gene" or "cell".
 
     Returns
     -------

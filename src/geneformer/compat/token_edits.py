@@ -38,12 +38,9 @@ def overexpress_tokens(example: Row, max_len: int, special_token: bool) -> Row:
 
     Parameters
     ----------
-    example
-        A row, with the positions of those it has in `perturb_index`.
-    max_len
-        Most tokens.
-    special_token
-        Whether the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
+    example : A row, with the positions of those it has in `perturb_index`.
+    max_len : Most tokens.
+    special_token : Whether the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
     """
     row, gone = _ids(example), _positions(example)
     start, end = (row[:1], row[-1:]) if special_token and len(row) > 1 else ([], [])
@@ -59,14 +56,10 @@ def calc_n_overflow(
 
     Parameters
     ----------
-    max_len
-        Most tokens.
-    example_len
-        Tokens of the row before.
-    tokens_to_perturb
-        Tokens that it has afterwards.
-    indices_to_perturb
-        Positions of those that it had before.
+    max_len : Most tokens.
+    example_len : Tokens of the row before.
+    tokens_to_perturb : Tokens that it has afterwards.
+    indices_to_perturb : Positions of those that it had before.
     """
     return example_len + len(tokens_to_perturb) - len(indices_to_perturb) - max_len
 
@@ -88,12 +81,9 @@ def label_gene_classes(example: Row, class_id_dict: Mapping[Any, int], gene_clas
 
     Parameters
     ----------
-    example
-        A row.
-    class_id_dict
-        Number of each class.
-    gene_class_dict
-        Class of each token that has one.
+    example : A row.
+    class_id_dict : Number of each class.
+    gene_class_dict : Class of each token that has one.
     """
     return [class_id_dict.get(gene_class_dict.get(token, ABSENT), ABSENT) for token in _ids(example)]
 

@@ -14,15 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer import keys
+from geneformer import errors, keys
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
-from geneformer.errors import (
-    GeneformerWarning,
-    InputNotFoundError,
-    NotRawCountsError,
-    OptionError,
-    UnsupportedArgumentError,
-)
 from geneformer.files import require
 from geneformer.files.atomic import output_errors
 from geneformer.genes.lookup import INDEX
@@ -64,24 +57,19 @@ class TranscriptomeTokenizer:
 
     Parameters
     ----------
-    custom_attr_name_dict
-        Columns that describe cells and are carried along: name in the input to name in the dataset.
+    custom_attr_name_dict : Columns that describe cells and are carried along: name in the input to name in the dataset.
     nproc
         Threads that rank cells side by side, no more than there are processors. How, not what: tokens do not depend
         on it.
-    chunk_size
-        Cells read at a time. How, not what.
-    model_input_size
-        Most tokens of a cell, special tokens included.
-    special_token
-        Put `<cls>` first and `<eos>` last.
+    chunk_size : Cells read at a time. How, not what.
+    model_input_size : Most tokens of a cell, special tokens included.
+    special_token : Put `<cls>` first and `<eos>` last.
     collapse_gene_ids
         Map identifiers by the mapping dictionary. False takes them as they are; columns with one and the same gene are
         summed all the same.
     use_h5ad_index
         Take gene identifiers from the index of `var` of h5ad and zarr files instead of its column `ensembl_id`.
-    keep_counts
-        Also write `counts`: each token's count scaled to 10,000 per cell.
+    keep_counts : Also write `counts`: each token's count scaled to 10,000 per cell.
     model_version
         "V2"; or "V1", which brings its own dictionaries, an input size of 2,048 and no special tokens, whatever was
         given for the two.
@@ -91,14 +79,11 @@ class TranscriptomeTokenizer:
 
     Raises
     ------
-    UnknownChoiceError
-        Another model version.
+    UnknownChoiceError : Another model version.
     UnsupportedArgumentError
         "V1" with dictionaries of something else, or special tokens that the dictionary does not have.
-    InvalidVocabularyError
-        Dictionaries that do not belong together.
-    OptionError
-        A value of the wrong kind.
+    InvalidVocabularyError : Dictionaries that do not belong together.
+    OptionError : A value of the wrong kind.
     """
 
     custom_attr_name_dict: Mapping[str, str] | None = None
@@ -135,7 +120,7 @@ class TranscriptomeTokenizer:
                 "special_token=True needs <cls> and <eos> in the token dictionary, which has neither. Set "
                 "special_token=False, or add them."
             )
-            raise UnsupportedArgumentError(msg)
+            raise errors.UnsupportedArgumentError(msg)
         if not self.special_token and self._vocabulary.cls_id is not None:
             _logger.warning("Cells get no special tokens, although the token dictionary has <cls> and <eos>.")
 
@@ -182,25 +167,17 @@ class TranscriptomeTokenizer:
 
         Parameters
         ----------
-        data_directory
-            Folder with the files; folders within it are not searched.
-        output_directory
-            Made if missing.
-        output_prefix
-            Name of the dataset; `.dataset` is put behind it, and dots in it stay.
-        file_format
-            "loom", "h5ad" or "zarr": the suffix of the files.
-        input_identifier
-            Text that names of files must contain.
-        use_generator
-            How, not what: rows are always streamed to the disk.
+        data_directory : Folder with the files; folders within it are not searched.
+        output_directory : Made if missing.
+        output_prefix : Name of the dataset; `.dataset` is put behind it, and dots in it stay.
+        file_format : "loom", "h5ad" or "zarr": the suffix of the files.
+        input_identifier : Text that names of files must contain.
+        use_generator : How, not what: rows are always streamed to the disk.
 
         Raises
         ------
-        CountsError
-            A file cannot be used, or none of its genes is known; nothing is written.
-        OutputError
-            The output cannot be written.
+        CountsError : A file cannot be used, or none of its genes is known; nothing is written.
+        OutputError : The output cannot be written.
         """
         files = input_files(data_directory, file_format, input_identifier)
         output = Path(output_directory) / f"{output_prefix.removesuffix('.dataset')}.dataset"
@@ -222,8 +199,7 @@ class TranscriptomeTokenizer:
 
         Parameters
         ----------
-        data_directory, file_format, input_identifier
-            As for `tokenize_data`.
+        data_directory, file_format, input_identifier : As for `tokenize_data`.
 
         Returns
         -------
@@ -236,8 +212,7 @@ class TranscriptomeTokenizer:
 
         Raises
         ------
-        CountsError
-            A file cannot be used, or none of its genes is known.
+        CountsError : A file cannot be used, or none of its genes is known.
         """
         return self._in_memory(input_files(data_directory, file_format, input_identifier), file_format)
 
@@ -248,12 +223,9 @@ class TranscriptomeTokenizer:
 
         Parameters
         ----------
-        adata_file_path
-            The file.
-        target_sum
-            Sum that counts, if kept, are scaled to; tokens do not depend on it.
-        file_format
-            "h5ad" or "zarr".
+        adata_file_path : The file.
+        target_sum : Sum that counts, if kept, are scaled to; tokens do not depend on it.
+        file_format : "h5ad" or "zarr".
         """
         check_choice("file_format", file_format, FORMATS[1:])
         path: Any = adata_file_path
@@ -262,7 +234,7 @@ class TranscriptomeTokenizer:
                 f"adata_file_path is a {type(path).__name__}. Give the path of a file; for cells in memory "
                 "there is geneformer.pp.tokenize(adata)."
             )
-            raise OptionError(msg)
+            raise errors.OptionError(msg)
         return self._in_memory([Path(path)], file_format, target_sum)
 
     def tokenize_loom(
@@ -272,12 +244,9 @@ class TranscriptomeTokenizer:
 
         Parameters
         ----------
-        loom_file_path
-            The file; it is not changed.
-        target_sum
-            As for `tokenize_anndata`.
-        file_format
-            "loom".
+        loom_file_path : The file; it is not changed.
+        target_sum : As for `tokenize_anndata`.
+        file_format : "loom".
         """
         check_choice("file_format", file_format, FORMATS[:1])
         return self._in_memory([Path(loom_file_path)], file_format, target_sum)
@@ -296,15 +265,12 @@ class TranscriptomeTokenizer:
         ----------
         tokenized_cells, cell_metadata, counts_cells
             What `tokenize_files` returned; counts are taken where `keep_counts`.
-        use_generator
-            How, not what: it makes no difference.
-        keep_uncropped_input_ids
-            Also keep `input_ids_uncropped` and `length_uncropped`.
+        use_generator : How, not what: it makes no difference.
+        keep_uncropped_input_ids : Also keep `input_ids_uncropped` and `length_uncropped`.
 
         Raises
         ------
-        MissingExtraError
-            The library `datasets` is not installed.
+        MissingExtraError : The library `datasets` is not installed.
         """
         genes = RowForm(special_tokens=self.special_token).genes(self._vocabulary)
         room = self.model_input_size - (genes.cls_id is not None) - (genes.eos_id is not None)
@@ -366,9 +332,11 @@ class TranscriptomeTokenizer:
         )
         try:
             dataset, report = tokenize(options)
-        except NotRawCountsError as error:
+        except errors.NotRawCountsError as error:
             dataset, report = tokenize(replace(options, accept_normalized=True))
-            warnings.warn(f"Values that are no counts were ranked. {Exception.__str__(error)}", GeneformerWarning, 3)
+            warnings.warn(
+                f"Values that are no counts were ranked. {Exception.__str__(error)}", errors.GeneformerWarning, 3
+            )
         for name, value in report.rows():
             _logger.info("%s: %s", name, value)
         if report.n_empty:
@@ -377,7 +345,7 @@ class TranscriptomeTokenizer:
             if source.n_written and source.matched_share < _LOW_SHARE:
                 share, path = source.matched_share, source.path
                 msg = f'Only {share:.1%} of the counts of "{path}" lie in genes of the vocabulary.'
-                warnings.warn(msg, GeneformerWarning, stacklevel=3)
+                warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
         return dataset
 
 
@@ -387,14 +355,14 @@ def _checked_columns(names: Mapping[str, str] | None) -> dict[str, str] | None:
         return None
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for pair in names.items() for name in pair):
         msg = f"custom_attr_name_dict={names!r}: it takes a dictionary of column in the input to column in the dataset."
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     written = list(names.values())
     wrong = [name for name in written if name in _OWN_COLUMNS or written.count(name) > 1]
     if wrong:
         msg = (
             f'custom_attr_name_dict calls a column "{wrong[0]}", as another one is called. Choose another name for it.'
         )
-        raise OptionError(msg)
+        raise errors.OptionError(msg)
     return dict(names)
 
 
@@ -408,7 +376,7 @@ def input_files(folder: str | Path, file_format: str, identifier: str = "") -> l
     folder = Path(folder)
     if not folder.is_dir():
         msg = f'There is no folder "{folder}". Give the folder that holds the .{file_format} files.'
-        raise InputNotFoundError(msg)
+        raise errors.InputNotFoundError(msg)
     pattern = f"*{identifier}*.{file_format}" if identifier else f"*.{file_format}"
     matching = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     copies = [
@@ -421,7 +389,7 @@ def input_files(folder: str | Path, file_format: str, identifier: str = "") -> l
     files = [path for path in matching if path not in copies]
     if not files:
         msg = f'The folder "{folder}" holds no {pattern}; it holds {_names(folder.iterdir())}.'
-        raise InputNotFoundError(msg)
+        raise errors.InputNotFoundError(msg)
     return files
 
 
@@ -435,10 +403,8 @@ def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
 
     Parameters
     ----------
-    gene_vector
-        Value of each gene: count over median, ``(g,)``.
-    gene_tokens
-        Token of each gene, ``(g,)``.
+    gene_vector : Value of each gene: count over median, ``(g,)``.
+    gene_tokens : Token of each gene, ``(g,)``.
     """
     ranked: NDArray[Any] = np.asarray(gene_tokens)[np.argsort(-np.asarray(gene_vector), kind="stable")]
     return ranked
@@ -449,10 +415,8 @@ def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any
 
     Parameters
     ----------
-    gene_vector
-        Value of each gene: count over median, ``(g,)``.
-    gene_tokens
-        Token of each gene, ``(g,)``.
+    gene_vector : Value of each gene: count over median, ``(g,)``.
+    gene_tokens : Token of each gene, ``(g,)``.
     """
     values = np.asarray(gene_vector)
     present = values != 0
