@@ -26,6 +26,7 @@ from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import check_low_bit, checked_quantize, published_runtime
 from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
+from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import write_pickle
 from geneformer.finetuning.training import count_cells
 from geneformer.options._fields import check_choice, check_range, whole_number
@@ -513,7 +514,7 @@ class Classifier:
                 "Construct with no_eval=False."
             )
             raise errors.OptionError(msg)
-        cells.made_folder(folder)
+        make_folder(folder)
         sampler = optuna.samplers.TPESampler(seed=int((self.training_args or {}).get("seed", 42)))
         study = optuna.create_study(direction="maximize", sampler=sampler)
         best: Any = None
@@ -587,7 +588,7 @@ class Classifier:
             n_train=len(train),
             evaluate=valid is not None,
         )
-        settings = training.placed_arguments(cells.made_folder(folder), arguments)
+        settings = training.placed_arguments(make_folder(folder), arguments)
         check_low_bit(self.bits, settings.device)
         network = training.new_network(
             base, self.classifier, num_classes, seed=int(settings.seed), freeze_layers=self.freeze_layers,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geneformer import errors
 from geneformer.compat.cells import drawn_rows, listed, rows_with, split_rows
 from geneformer.compat.classifier_training import LABELS, highest_token
-from geneformer.files.atomic import output_errors
+from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.splits import draw_split
 from geneformer.finetuning.training import cells_with_labeled_genes
@@ -45,17 +45,9 @@ def shuffled(data: TokenizedDataset, most: int | None = None) -> TokenizedDatase
     return data.take(drawn_rows(len(data))[:most])
 
 
-def made_folder(path: str | Path) -> Path:
-    """A folder, made with its parents."""
-    folder = Path(path)
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def save_labeled(data: TokenizedDataset, path: Path) -> None:
     """Write cells, replacing those that are there."""
-    made_folder(path.parent)
+    make_folder(path.parent)
     write_dataset(data, path, overwrite=True)
 
 
@@ -188,7 +180,7 @@ class CellSplit:
                 row[f"{name}_eval_mean_or_counts"] = trial[f"{name}_held_out"]
                 row[f"{name}_pval"] = trial[f"{name}_p"]
             rows.append(row | {"mean_pval": trial["mean_p"], "accepted": trial["accepted"]})
-        made_folder(self.trials_file.parent)
+        make_folder(self.trials_file.parent)
         pd.DataFrame(rows).to_csv(self.trials_file)
         return data.take(split.train), data.take(split.test)
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer import errors
-from geneformer.compat.classifier_data import as_tokens, made_folder, read_classes
+from geneformer.compat.classifier_data import as_tokens, read_classes
 from geneformer.compat.classifier_training import LabelPredictions, accuracy_and_f1, predict
 from geneformer.compat.networks import packed_classifier, published_runtime
+from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.evaluations import Evaluation
 from geneformer.options._fields import check_choice
@@ -212,7 +213,7 @@ def plot_confusion_matrices(
             evaluation,
             order=None if order is None else [str(name) for name in order],
             title=str(model),
-            save=made_folder(output_dir) / f"{stem}_conf_mat.pdf",
+            save=make_folder(output_dir) / f"{stem}_conf_mat.pdf",
         )
     _show()
 
@@ -251,7 +252,7 @@ def plot_ROC(  # noqa: N802  the published name
     label_axes(ax, "false positive rate", "true positive rate", title)
     ax.legend(loc="lower right", frameon=False)
     open_frame(ax)
-    save_figure(ax.figure, made_folder(output_dir) / f"{output_prefix}_roc.pdf")
+    save_figure(ax.figure, make_folder(output_dir) / f"{output_prefix}_roc.pdf")
     _show()
 
 
@@ -297,7 +298,7 @@ def plot_predictions(  # noqa: PLR0917  those of the method
     )
     keys = [patches.Patch(color=color, label=name) for name, color in zip(drawn, colors, strict=True)]
     grid.ax_col_dendrogram.legend(handles=keys, title=title, loc="center", ncols=min(len(drawn), 4), frameon=False)
-    save_figure(grid.figure, made_folder(output_directory) / f"{output_prefix}_pred.pdf")
+    save_figure(grid.figure, make_folder(output_directory) / f"{output_prefix}_pred.pdf")
     _show()
 
 

@@ -22,7 +22,7 @@ from geneformer.compat.dictionaries import bundled_with, published_vocabulary
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.files.atomic import atomic_file, output_errors
+from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import vocabulary_from
@@ -216,9 +216,7 @@ class EmbExtractor:
         if cell_state is not None:
             return tensor
         path = Path(output_directory) / f"{output_prefix}.csv"
-        with output_errors(path):
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, overwrite=True) as temporary:
+        with atomic_file(path, overwrite=True, parents=True) as temporary:
             written.to_csv(temporary)
         return (returned, tensor) if output_torch_embs else returned
 

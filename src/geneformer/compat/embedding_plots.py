@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer.errors import NoCellsError, UnknownColumnError, UnsupportedArgumentError
-from geneformer.files.atomic import output_errors
+from geneformer.files.atomic import make_folder
 from geneformer.pl._embedding import HEATMAP_LEGEND_MOST, umap_layout
 from geneformer.pl._figures import Categories, is_numeric, plotting_library, save_figure
 
@@ -50,8 +50,7 @@ def plot_labels(
     if len(embs) > most:
         embs = embs.sample(most, random_state=0).sort_index()
     values = embs[dimensions].to_numpy()
-    with output_errors(start):
-        start.absolute().parent.mkdir(parents=True, exist_ok=True)
+    make_folder(start.parent)
     layout = label_layout(values) if style == "umap" and shown else None
     for label in shown:
         path = start.with_name(f"{start.name}_{label}.pdf")

@@ -16,7 +16,7 @@ from transformers import BertConfig
 
 from geneformer import keys
 from geneformer.errors import CheckpointError
-from geneformer.files.atomic import atomic_file, output_errors
+from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
@@ -202,9 +202,7 @@ def test_table(predictions: TaskPredictions, tokens: TokenizedDataset) -> "pd.Da
 
 def write_text(text: str, path: Path) -> None:
     """Write a table or figures as a whole, in a folder that is made if it is missing."""
-    with output_errors(path):
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, overwrite=True) as temporary:
+    with atomic_file(path, overwrite=True, parents=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

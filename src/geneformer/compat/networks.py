@@ -24,7 +24,7 @@ from geneformer.compat.dictionaries import cache_folder, written_cache
 from geneformer.engine.device import resolve_device
 from geneformer.engine.inference import tokens_that_fit
 from geneformer.files import file_digest, require
-from geneformer.files.atomic import atomic_folder, output_errors
+from geneformer.files.atomic import atomic_folder, make_folder
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.models.attention import Attention
@@ -352,8 +352,7 @@ def readable_folder(path: str | Path) -> Path:
         return converted
     try:
         with written_cache():
-            with output_errors(converted):
-                converted.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(converted.parent)
             with atomic_folder(converted) as temporary:
                 convert_pickled(folder, temporary)
     except errors.OutputExistsError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.errors import DatasetError, InputNotFoundError, OutputError
-from geneformer.files.atomic import atomic_file, check_output, output_errors
+from geneformer.files.atomic import atomic_file, check_output, make_folder
 from geneformer.files.manifest import digest
 from geneformer.files.pickles import read_pickle, write_pickle
 
@@ -54,9 +54,7 @@ class RunFiles:
         cls, folder: str | Path, perturb_type: str, prefix: str, part: tuple[int, int] | None = None
     ) -> "RunFiles":
         """Names of a run, in a folder that is made and can be written to, before anything is computed."""
-        files = cls(Path(folder), f"in_silico_{perturb_type}_{prefix}", part)
-        with output_errors(files.folder):
-            files.folder.mkdir(parents=True, exist_ok=True)
+        files = cls(make_folder(folder), f"in_silico_{perturb_type}_{prefix}", part)
         for path in (files.of_group("gene", range(1000)), files.of_cell("gene", 10**9, 10**9)):
             check_output(path, overwrite=True)
             if len(path.name.encode()) > _LONGEST:

@@ -16,7 +16,7 @@ from geneformer.compat.cells import read_cell_states
 from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
 from geneformer.compat.perturber import given_genes, state_names
 from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_raw_folder
-from geneformer.files.atomic import atomic_file, output_errors
+from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options._fields import check_choice
 from geneformer.perturbation.effects import (
@@ -161,10 +161,7 @@ class InSilicoPerturberStats:
             frame = self._vs_null(files, self._null_files(null_dist_data_directory, null_dict_list))
         else:
             frame = getattr(self, f"_{self.mode}")(files)
-        folder = Path(output_directory)
-        with output_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / f"{output_prefix}.csv", overwrite=True) as temporary:
+        with atomic_file(Path(output_directory) / f"{output_prefix}.csv", overwrite=True, parents=True) as temporary:
             frame.to_csv(temporary)
 
     def _perturbed(self, files: Sequence[RawFile], kind: str, **how: Any) -> Perturbed:

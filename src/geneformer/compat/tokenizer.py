@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from geneformer import errors, keys
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
 from geneformer.files import require
-from geneformer.files.atomic import output_errors
+from geneformer.files.atomic import make_folder
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options import TokenizeOptions
@@ -180,9 +180,7 @@ class TranscriptomeTokenizer:
         OutputError : The output cannot be written.
         """
         files = input_files(data_directory, file_format, input_identifier)
-        output = Path(output_directory) / f"{output_prefix.removesuffix('.dataset')}.dataset"
-        with output_errors(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
+        output = make_folder(output_directory) / f"{output_prefix.removesuffix('.dataset')}.dataset"
         form = RowForm(
             names=self.custom_attr_name_dict or {},
             id_type=self._id_type,

@@ -54,10 +54,22 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
     return path
 
 
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made with its parents where it is missing."""
+    folder = Path(folder)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
-def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, overwrite: bool = False, parents: bool = False) -> Iterator[Path]:
     """A path beside `path` to write a file at; it takes the final name when the block ends well."""
-    path = check_output(path, overwrite=overwrite)
+    path = Path(path)
+    if parents:
+        with output_errors(path):
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_output(path, overwrite=overwrite)
     if path.is_dir():
         msg = f'"{path}" is a folder; a file is to be written. Give the name of a file.'
         raise OutputExistsError(msg)

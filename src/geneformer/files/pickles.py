@@ -19,7 +19,7 @@ import numpy as np
 
 from geneformer.errors import InputNotFoundError, UnreadableInputError, UnsafeFileError
 from geneformer.files import refuse_lfs_pointer
-from geneformer.files.atomic import atomic_file, output_errors
+from geneformer.files.atomic import atomic_file
 
 __all__ = ["UnpicklingError", "read_pickle", "read_pickle_bytes", "write_pickle"]
 
@@ -70,9 +70,7 @@ def read_pickle_bytes(data: bytes, *, name: str = "The pickle") -> Any:
 def write_pickle(content: Any, path: str | Path) -> Path:
     """Write plain data where a published script will look for it; returns where it is."""
     path = Path(path)
-    with output_errors(path):
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, overwrite=True) as temporary:
+    with atomic_file(path, overwrite=True, parents=True) as temporary:
         temporary.write_bytes(pickle.dumps(content, protocol=4))
     return path
 
