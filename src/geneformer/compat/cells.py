@@ -452,11 +452,6 @@ def gene_folds(
     return folds
 
 
-def fold_count(train: float) -> int:
-    """Folds of genes that leave a share to learn from; at least two."""
-    return max(int(1 / (1 - train) + 1e-9), 2)
-
-
 def balanced_classes(counts: Mapping[int, int], class_of: Mapping[int, int], *, trials: int = 25) -> dict[int, int]:
     """Classes of the genes that are kept so that two classes occur about equally often."""
 

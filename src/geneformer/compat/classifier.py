@@ -16,7 +16,6 @@ from geneformer.compat import classifier_training as training
 from geneformer.compat.cells import (
     balanced_classes,
     blocks,
-    fold_count,
     gene_folds,
     rows_with,
     subsample_by_class,
@@ -467,9 +466,8 @@ class Classifier:
         tokens, codes = list(class_of), list(class_of.values())
         held_out = self.eval_size + self.oos_test_size
         test_share = self.oos_test_size / held_out if held_out else 0.0
-        folds = gene_folds(
-            codes, fold_count(self.train_size), test_share, list(classes.values()), first=self.num_crossval_splits
-        )
+        n_folds = max(int(1 / (1 - self.train_size) + 1e-9), 2)  # that leave the share to learn from
+        folds = gene_folds(codes, n_folds, test_share, list(classes.values()), first=self.num_crossval_splits)
         for parts in folds:
             genes = [{tokens[row]: codes[row] for row in rows.tolist()} for rows in parts]
             train, valid, test = (

@@ -19,31 +19,10 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from geneformer import errors, keys
-from geneformer.compat.networks import (
-    KINDS,
-    BertClassifier,
-    adapter_base_folder,
-    adapter_entries,
-    add_adapters,
-    fill_bert_classifier,
-    is_adapter_folder,
-    load_bert_classifier,
-    merge_adapters,
-    quant_layers,
-    read_adapters,
-    readable_folder,
-)
+from geneformer.compat import networks
+from geneformer.engine import training
 from geneformer.engine.device import resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.engine.training import (
-    Key,
-    PackedTrainer,
-    PlacedArguments,
-    Reporting,
-    Scored,
-    quiet_library,
-    training_arguments,
-)
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
@@ -60,7 +39,7 @@ LABELS: dict[str, str] = {"cell": "label", "gene": "labels"}
 
 def open_base(model_directory: str | Path, kind: str, vocabulary: Vocabulary) -> LoadedModel:
     """The pretrained model, with its own vocabulary or, where it names none, the one given."""
-    folder = readable_folder(model_directory)
+    folder = networks.readable_folder(model_directory)
     try:
         base = load_model(folder)
     except errors.UnknownVocabularyError:
@@ -75,7 +54,10 @@ def open_base(model_directory: str | Path, kind: str, vocabulary: Vocabulary) ->
 
 
 def train_network(
-    network: BertClassifier, settings: PlacedArguments, train: TokenizedDataset, valid: TokenizedDataset | None
+    network: networks.BertClassifier,
+    settings: training.PlacedArguments,
+    train: TokenizedDataset,
+    valid: TokenizedDataset | None,
 ) -> "FixedBatchTrainer":
     """Train a network in place, write it to the output folder of the settings, and return the trainer with it."""
     network.label_smoothing = float(settings.label_smoothing_factor)
@@ -97,11 +79,11 @@ def train_network(
             f"Lower per_device_train_batch_size (now {settings.per_device_train_batch_size}) and raise "
             "gradient_accumulation_steps by the same factor."
         ),
-        callbacks=[Reporting()],
+        callbacks=[training.Reporting()],
     )
     trainer.fit()
-    with quiet_library() if settings.disable_tqdm else nullcontext():
-        merge_adapters(network)
+    with training.quiet_library() if settings.disable_tqdm else nullcontext():
+        networks.merge_adapters(network)
         network.cpu()
         network.train(False)
         trainer.save_model(str(settings.output_dir))
@@ -111,7 +93,7 @@ def train_network(
 def new_network(
     base: LoadedModel, kind: str, n_classes: int, *, seed: int, freeze_layers: int = 0, adapters: Any = None,
     bits: Literal["full", "8bit", "4bit"] = "full",
-) -> BertClassifier:  # fmt: skip
+) -> networks.BertClassifier:  # fmt: skip
     """A network with the pretrained encoder and a new head, ready to be trained."""
     if not 0 <= freeze_layers <= base.n_layers:
         msg = f"freeze_layers={freeze_layers} is out of range: the encoder has {base.n_layers} layers."
@@ -119,20 +101,20 @@ def new_network(
     options = FinetuneOptions(freeze_layers=freeze_layers, seed=seed)
     with torch.random.fork_rng(devices=[]):
         set_seed(seed)
-        network: BertClassifier = build_network(KINDS[kind], base, options, {"num_labels": n_classes})
+        network: networks.BertClassifier = build_network(networks.KINDS[kind], base, options, {"num_labels": n_classes})
         if adapters is None:
             apply_strategy(network, options)
         else:
-            add_adapters(network, deepcopy(adapters), bits)
+            networks.add_adapters(network, deepcopy(adapters), bits)
     return network
 
 
-def kind_of(network: BertClassifier) -> str:
+def kind_of(network: networks.BertClassifier) -> str:
     """Whether a network classifies cells or genes."""
-    return next(kind for kind, network_class in KINDS.items() if isinstance(network, network_class))
+    return next(kind for kind, network_class in networks.KINDS.items() if isinstance(network, network_class))
 
 
-class FixedBatchTrainer(PackedTrainer):
+class FixedBatchTrainer(training.PackedTrainer):
     """Packed cells in batches of `per_device_train_batch_size`; everything else is the Trainer's own."""
 
     def __init__(self, *, longest: int, args: Any, collate: Any, **kwargs: Any) -> None:
@@ -167,7 +149,7 @@ def label_batches(dataset: TokenizedDataset, kind: str) -> Batches:
     """Batches of cells end to end, and the class of every cell or of every token."""
     labels_of = label_reader(dataset, kind)
 
-    def make(packed: Packed, rows: NDArray[np.int64], _: Sequence[Key]) -> dict[str, Any]:
+    def make(packed: Packed, rows: NDArray[np.int64], _: Sequence[training.Key]) -> dict[str, Any]:
         return {**packed_tensors(packed), "labels": torch.from_numpy(labels_of(rows))}
 
     return Batches(dataset, np.arange(len(dataset)), int(dataset.lengths.max(initial=1)), make)
@@ -200,14 +182,14 @@ def label_reader(dataset: TokenizedDataset, kind: str) -> Callable[[NDArray[np.i
     return lambda rows: per_token.gather(rows).input_ids.astype(np.int64)
 
 
-def load_trained(folder: Path, kind: str, n_classes: int) -> BertClassifier:
+def load_trained(folder: Path, kind: str, n_classes: int) -> networks.BertClassifier:
     """A trained classifier of this package, of `transformers`, or with adapters that PEFT saved."""
-    if not is_adapter_folder(folder):
-        return load_bert_classifier(readable_folder(folder), kind, n_classes)
-    base, saved = adapter_base_folder(folder), adapter_entries(folder)
+    if not networks.is_adapter_folder(folder):
+        return networks.load_bert_classifier(networks.readable_folder(folder), kind, n_classes)
+    base, saved = networks.adapter_base_folder(folder), networks.adapter_entries(folder)
     config = read_config(base)
     config.num_labels = n_classes
-    network = KINDS[kind](config)
+    network = networks.KINDS[kind](config)
     own = network.state_dict()
     head_names = {name: name.removeprefix("base_model.model.") for name in saved}
     heads = {plain: saved[name] for name, plain in head_names.items() if plain in own}
@@ -221,8 +203,10 @@ def load_trained(folder: Path, kind: str, n_classes: int) -> BertClassifier:
             "the training and is lost. Train the classifier again; this package writes whole models."
         )
         raise errors.CheckpointError(msg)
-    fill_bert_classifier(network, weights, str(base))
-    read_adapters(network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads})
+    networks.fill_bert_classifier(network, weights, str(base))
+    networks.read_adapters(
+        network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads}
+    )
     return network
 
 
@@ -241,7 +225,7 @@ class LabelPredictions:
         return predicted
 
 
-def predict(network: BertClassifier, cells: TokenizedDataset, runtime: RuntimeOptions) -> LabelPredictions:
+def predict(network: networks.BertClassifier, cells: TokenizedDataset, runtime: RuntimeOptions) -> LabelPredictions:
     """Predictions for every labeled cell or labeled token, in the order of the cells; none is left out."""
     kind = kind_of(network)
     check_fit(cells, int(network.config.vocab_size), int(network.config.max_position_embeddings))
@@ -296,7 +280,7 @@ def highest_token(cells: TokenizedDataset) -> int:
     return -1 if highest is None else int(highest)
 
 
-def score_labels(scored: Scored) -> dict[str, float]:
+def score_labels(scored: training.Scored) -> dict[str, float]:
     """Metrics of validation batches: the mean loss of what has a label, accuracy and macro-F1."""
     loss, all_truth, all_predicted = 0.0, [], []
     for _, outputs in scored:
@@ -381,11 +365,13 @@ def published_arguments(
     return _installed(arguments)
 
 
-def placed_arguments(folder: Path, arguments: Mapping[str, Any]) -> PlacedArguments:
+def placed_arguments(folder: Path, arguments: Mapping[str, Any]) -> training.PlacedArguments:
     """Arguments of the Trainer on the accelerator if there is one, unless they ask for the CPU."""
     device = "cpu" if arguments.get("use_cpu") else "auto"
     try:
-        return training_arguments(folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments)
+        return training.training_arguments(
+            folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments
+        )
     except (TypeError, ValueError) as error:
         msg = f"training_args cannot be used: {error}"
         raise errors.OptionError(msg) from error
@@ -476,6 +462,6 @@ def get_default_train_args(
     """
     check_choice("classifier", classifier, ("cell", "gene"))
     arguments = published_arguments(
-        None, kind=classifier, n_layers=quant_layers(model), n_train=len(data), evaluate=classifier == "cell"
+        None, kind=classifier, n_layers=networks.quant_layers(model), n_train=len(data), evaluate=classifier == "cell"
     )
     return {**arguments, "output_dir": str(output_dir)}, 0

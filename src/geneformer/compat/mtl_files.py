@@ -20,17 +20,10 @@ from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
+from geneformer.models import loading
 from geneformer.models.encoder import write_config
 from geneformer.models.finetuned import filled
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.loading import (
-    PICKLED_WEIGHTS,
-    WEIGHTS,
-    read_config,
-    read_weights,
-    recognize_vocabulary,
-    unpickle_weights,
-)
 from geneformer.models.losses import MISSING
 from geneformer.tokens.dataset import TokenizedDataset
 
@@ -55,8 +48,8 @@ def save_tasks(network: GeneformerForCells, folder: Path, hyperparameters: Mappi
     """Write `pytorch_model.bin`, `config.json` and `hyperparameters.json`; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {_renamed(name, _PUBLISHED): value.detach().cpu() for name, value in network.state_dict().items()}
-    (folder / WEIGHTS).unlink(missing_ok=True)  # of another network, it would be read in the place of this one
-    with atomic_file(folder / PICKLED_WEIGHTS, overwrite=True) as temporary:
+    (folder / loading.WEIGHTS).unlink(missing_ok=True)  # of another network, it would be read in the place of this one
+    with atomic_file(folder / loading.PICKLED_WEIGHTS, overwrite=True) as temporary:
         torch.save(state, temporary)
     write_config(deepcopy(network.config), folder)
     (folder / HYPERPARAMETERS).write_text(json.dumps(dict(hyperparameters), indent=2) + "\n", encoding="utf-8")
@@ -84,7 +77,7 @@ def load_tasks(folder: str | Path, classes: Mapping[str, Sequence[Any]]) -> tupl
     config.geneformer_heads = [spec.to_dict() for spec in head_specs(classes)]
     config.geneformer_pooling = "attention" if "pool.attention_weights" in state else "cls"
     config.geneformer_learn_task_weights = False
-    vocabulary = recognize_vocabulary(config, Path(folder), None)
+    vocabulary = loading.recognize_vocabulary(config, Path(folder), None)
     pairing = Pairing(str(folder), vocabulary, int(config.max_position_embeddings))
     return filled(GeneformerForCells, config, state, str(folder)), pairing
 
@@ -97,7 +90,7 @@ def save_encoder(folder: str | Path, output: Path) -> Path:
         msg = f"{folder} holds no weights that start with 'bert.'. Give the folder of a multi-task classifier."
         raise CheckpointError(msg)
     output.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output / WEIGHTS, overwrite=True) as temporary:
+    with atomic_file(output / loading.WEIGHTS, overwrite=True) as temporary:
         save_file(encoder, temporary, metadata={"format": "pt"})
     for name in ("geneformer_heads", "geneformer_pooling", "geneformer_learn_task_weights"):
         if hasattr(config, name):
@@ -111,8 +104,10 @@ def _read(folder: Path) -> tuple[BertConfig, dict[str, Tensor]]:
     if not folder.is_dir():
         msg = f"{folder} does not exist. Train a network first, or give the model_save_path of one."
         raise CheckpointError(msg)
-    pickled = (folder / PICKLED_WEIGHTS).is_file() and not (folder / WEIGHTS).is_file()
-    return read_config(folder), unpickle_weights(folder / PICKLED_WEIGHTS) if pickled else read_weights(folder)
+    pickled = (folder / loading.PICKLED_WEIGHTS).is_file() and not (folder / loading.WEIGHTS).is_file()
+    return loading.read_config(folder), loading.unpickle_weights(
+        folder / loading.PICKLED_WEIGHTS
+    ) if pickled else loading.read_weights(folder)
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:

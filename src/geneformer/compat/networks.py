@@ -27,22 +27,11 @@ from geneformer.files import file_digest, require
 from geneformer.files.atomic import atomic_folder, make_folder
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
+from geneformer.models import loading
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, write_config
 from geneformer.models.finetuned import is_low_bit, low_bit_library, plain_linear, quantize_linears, restore_linears
 from geneformer.models.heads import GeneformerForGenes, GeneOutput
-from geneformer.models.loading import (
-    CONFIG,
-    PICKLED_WEIGHTS,
-    WEIGHTS,
-    LoadedModel,
-    build_model,
-    convert_pickled,
-    find_folder,
-    read_config,
-    read_weights,
-    recognize_vocabulary,
-)
 from geneformer.models.losses import cross_entropy
 from geneformer.options import RuntimeOptions
 from geneformer.options._fields import check_choice, check_range
@@ -133,7 +122,7 @@ KINDS: dict[str, type[BertForCells] | type[BertForGenes]] = {"cell": BertForCell
 
 def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) -> BertClassifier:
     """A fine-tuned classifier of the published form, in evaluation mode on the CPU."""
-    config, weights = read_config(folder), read_weights(folder)
+    config, weights = loading.read_config(folder), loading.read_weights(folder)
     head = weights.get("classifier.weight")
     if head is None:
         msg = (
@@ -175,7 +164,7 @@ def fill_bert_classifier(network: BertClassifier, weights: Mapping[str, Tensor],
         )
     except RuntimeError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        msg = f"{where}: the weights do not fit {CONFIG} and a {network.published_name}. {reason[:400]}"
+        msg = f"{where}: the weights do not fit {loading.CONFIG} and a {network.published_name}. {reason[:400]}"
         raise errors.CheckpointError(msg) from error
     return network.train(False)
 
@@ -340,21 +329,25 @@ def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"
 
 def readable_folder(path: str | Path) -> Path:
     """A folder with the same network that the rest of the package opens: pickled weights are converted once."""
-    folder = find_folder(path)
-    if not (folder / CONFIG).is_file() and (within := sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))):
+    folder = loading.find_folder(path)
+    if not (folder / loading.CONFIG).is_file() and (
+        within := sorted(p.parent.name for p in folder.glob(f"*/{loading.CONFIG}"))
+    ):
         msg = f"{folder} is no model folder, but has some in it: {', '.join(within)}. Give {folder / within[0]}."
         raise errors.CheckpointError(msg)
-    if (folder / WEIGHTS).is_file() or not (folder / PICKLED_WEIGHTS).is_file():
+    if (folder / loading.WEIGHTS).is_file() or not (folder / loading.PICKLED_WEIGHTS).is_file():
         return folder
-    content = digest(*(file_digest(file) for file in (folder / CONFIG, folder / PICKLED_WEIGHTS) if file.is_file()))
+    content = digest(
+        *(file_digest(file) for file in (folder / loading.CONFIG, folder / loading.PICKLED_WEIGHTS) if file.is_file())
+    )
     converted = cache_folder() / f"models-{__version__}" / content[:32]
-    if (converted / WEIGHTS).is_file():
+    if (converted / loading.WEIGHTS).is_file():
         return converted
     try:
         with written_cache():
             make_folder(converted.parent)
             with atomic_folder(converted) as temporary:
-                convert_pickled(folder, temporary)
+                loading.convert_pickled(folder, temporary)
     except errors.OutputExistsError:
         return converted  # another process was faster
     _logger.info("%s holds pickled weights; a copy as safetensors is kept at %s", folder, converted)
@@ -367,13 +360,13 @@ _CLASS_ROWS = ("classifier.weight", "heads.0.weight", "base_model.model.classifi
 
 def published_model(
     model_directory: str | Path, vocabulary: Vocabulary | None = None, *, num_classes: int = 0
-) -> LoadedModel:
+) -> loading.LoadedModel:
     """The encoder of a model folder, adapters merged, and the vocabulary head where it has one."""
     given = Path(model_directory).expanduser()
     adapted = is_adapter_folder(given)
     folder = adapter_base_folder(given) if adapted else readable_folder(model_directory)
-    config, weights = read_config(folder), read_weights(folder)
-    network, has_head = build_model(config, weights, str(folder))
+    config, weights = loading.read_config(folder), loading.read_weights(folder)
+    network, has_head = loading.build_model(config, weights, str(folder))
     if adapted:
         weights = adapter_entries(given)
         encoder = {name: x for name, x in weights.items() if ".bert." in name and ".bert.pooler." not in name}
@@ -384,7 +377,7 @@ def published_model(
         msg = f"{given} has {n_classes} classes, not num_classes={num_classes}. Set num_classes={n_classes}."
         raise errors.CheckpointError(msg)
     vocabulary = _vocabulary_of(config, folder, vocabulary)
-    return LoadedModel(str(model_directory), folder, network, vocabulary, has_head)
+    return loading.LoadedModel(str(model_directory), folder, network, vocabulary, has_head)
 
 
 def _vocabulary_of(config: BertConfig, folder: Path, asked: Vocabulary | None) -> Vocabulary:
@@ -396,7 +389,7 @@ def _vocabulary_of(config: BertConfig, folder: Path, asked: Vocabulary | None) -
         return asked
     own = folder / "vocabulary"
     try:
-        return recognize_vocabulary(config, folder, own if asked is None and own.is_dir() else asked)
+        return loading.recognize_vocabulary(config, folder, own if asked is None and own.is_dir() else asked)
     except errors.VocabularyMismatchError as error:
         fitting = [name for name in BUNDLED if Vocabulary.load(name).size == config.vocab_size]
         if not fitting or asked is None or asked.name in fitting:
@@ -489,23 +482,23 @@ def load_plain_network(
 
 def _plain_network(folder: Path, plain_type: str, n_classes: int) -> Any:
     """A network of plain `transformers` with the encoder of a checkpoint, and its head where the checkpoint has it."""
-    config = read_config(folder)
+    config = loading.read_config(folder)
     config.output_attentions = False
     if plain_type in ("GeneClassifier", "CellClassifier"):
         config.num_labels = n_classes
-    network, loading = _PLAIN_NETWORKS[plain_type].from_pretrained(
+    network, report = _PLAIN_NETWORKS[plain_type].from_pretrained(
         folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    missing = [name for name in loading["missing_keys"] if not name.startswith(_HEADS)]
-    unknown = [name for name in loading["unexpected_keys"] if name.startswith("bert.") and not name.startswith(_HEADS)]
+    missing = [name for name in report["missing_keys"] if not name.startswith(_HEADS)]
+    unknown = [name for name in report["unexpected_keys"] if name.startswith("bert.") and not name.startswith(_HEADS)]
     if missing or unknown:
         msg = (
             f"{folder} does not hold a plain BERT encoder: missing {missing[:3]}, unknown {unknown[:3]}. Load it with "
             "geneformer.load_model."
         )
         raise errors.CheckpointError(msg)
-    if loading["mismatched_keys"]:
-        name = next(iter(loading["mismatched_keys"]))[0]
+    if report["mismatched_keys"]:
+        name = next(iter(report["mismatched_keys"]))[0]
         msg = f"{folder}: {name} has another shape than {n_classes} classes call for. Give the number it was made for."
         raise errors.CheckpointError(msg)
     return network

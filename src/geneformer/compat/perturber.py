@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +143,12 @@ class InSilicoPerturber:
         if filters is not None and not isinstance(filters, Mapping):
             msg = f"filter_data={filters!r} is no dictionary of accepted values by column."
             raise errors.OptionError(msg)
-        self._vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
+        vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
+        self._vocabulary = vocabulary
+        self.gene_token_dict: dict[str, int] = {**vocabulary.special_tokens, **vocabulary.token_of}
+        self.token_gene_dict: dict[int, str] = {token: gene for gene, token in self.gene_token_dict.items()}
+        self.pad_token_id: int = vocabulary.pad_id
+        self.special_token = {CLS, EOS} <= set(vocabulary.special_tokens)
         self._part = _slice_of(self.cell_inds_to_perturb)
         self._states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._names = state_names(self._states)
@@ -176,26 +180,6 @@ class InSilicoPerturber:
         if self.model_version == "V1" and self.emb_mode.startswith("cls"):
             self.emb_mode = self.emb_mode.replace("cls", "cell")
             _logger.info('V1 has no <cls> token: emb_mode is "%s"', self.emb_mode)
-
-    @cached_property
-    def gene_token_dict(self) -> dict[str, int]:
-        """Token of each gene and of the special tokens."""
-        return {**self._vocabulary.special_tokens, **self._vocabulary.token_of}
-
-    @cached_property
-    def token_gene_dict(self) -> dict[int, str]:
-        """Gene or special token of each id."""
-        return {token: gene for gene, token in self.gene_token_dict.items()}
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id of `<pad>`."""
-        return self._vocabulary.pad_id
-
-    @property
-    def special_token(self) -> bool:
-        """Whether the dictionary has `<cls>` and `<eos>`."""
-        return {CLS, EOS} <= set(self._vocabulary.special_tokens)
 
     def perturb_data(
         self,
@@ -250,7 +234,7 @@ class InSilicoPerturber:
             return
         write_cells(table, files.cells)
         if self.combos and self._anchor is not None:
-            run.perturb_with_anchor(self._anchor, self._options("all"), self._options("all", anchored=True))
+            run.perturb_each(self._options("all"), self._options("all", anchored=True), self._anchor)
         else:
             run.perturb_each(self._options("all"))
 
@@ -404,17 +388,15 @@ class _Run:
                 on_genes.setdefault((perturbed, affected), []).append(value)
         write_raw(on_genes, self.files.of_group("gene", tokens))
 
-    def perturb_each(self, options: PerturbOptions) -> None:
-        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done."""
-        for number, [cell] in self._effects([self._plan(options)]):
-            self._write(number, cell.on_cell(self.states), cell.on_genes())
+    def perturb_each(self, single: PerturbOptions, pairs: PerturbOptions | None = None, anchor: int = -1) -> None:
+        """Write what perturbing each gene of a cell does to it; a cell's files as soon as it is done.
 
-    def perturb_with_anchor(self, anchor: int, single: PerturbOptions, pairs: PerturbOptions) -> None:
-        """Write what perturbing each gene with an anchor does to a cell; without states, with what both do alone."""
-        plans = [self._plan(options) for options in ([pairs] if self.states else [single, pairs])]
-        for number, effects in self._effects(plans, anchor):
+        With pairs each gene is perturbed together with an anchor; without states, what both do alone is written too.
+        """
+        options = [single] if pairs is None else [pairs] if self.states else [single, pairs]
+        for number, effects in self._effects([self._plan(each) for each in options], anchor):
             cell, on_cell = effects[-1], effects[-1].on_cell(self.states)
-            if not self.states:
+            if len(effects) == 2:
                 alone = effects[0].similarity
                 of_anchor = alone.get(anchor, _UNCHANGED)
                 on_cell = {
@@ -435,9 +417,7 @@ class _Run:
         runtime = published_runtime(self.model.encoder, self.forward_batch_size)
         return plan_perturbation(tokens, self.model, options, runtime, states=self.vectors)
 
-    def _effects(
-        self, plans: Sequence[PerturbationPlan], anchor: int | None = None
-    ) -> Iterator[tuple[int, list[_CellEffects]]]:
+    def _effects(self, plans: Sequence[PerturbationPlan], anchor: int = -1) -> Iterator[tuple[int, list[_CellEffects]]]:
         """Number of each cell, with the effects that every plan has on it; an anchor comes first among its tokens."""
         first = plans[0]
         with progress_bar("perturb") as progress:
@@ -449,7 +429,7 @@ class _Run:
                 yield from enumerate(map(list, zip(*by_plan, strict=True)), start=self.start + int(rows[0]))
                 progress(shard + 1, first.n_shards)
 
-    def _by_cell(self, effects: pa.Table, numbers: range, anchor: int | None) -> list[_CellEffects]:
+    def _by_cell(self, effects: pa.Table, numbers: range, anchor: int) -> list[_CellEffects]:
         """Effects of a table whose cells are called by their numbers, one entry per cell."""
         token_of = self.model.vocabulary.token_of
         cells = [_CellEffects() for _ in numbers]
@@ -458,8 +438,7 @@ class _Run:
         for cell, genes, kind, target, value in zip(*(effects.column(n).to_pylist() for n in names), strict=True):
             if genes not in key_of:
                 tokens = (int(token_of[gene]) for gene in genes.split("+"))
-                ordered = tokens if anchor is None else sorted(tokens, key=lambda token: token != anchor)
-                key_of[genes] = _one_or_tuple(tuple(ordered))
+                key_of[genes] = _one_or_tuple(tuple(sorted(tokens, key=lambda token: token != anchor)))
             perturbed, entry = key_of[genes], cells[int(cell) - numbers.start]
             if kind == SIMILARITY:
                 entry.similarity[perturbed] = value

@@ -19,6 +19,7 @@ from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content,
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options._fields import check_choice
+from geneformer.perturbation import statistics
 from geneformer.perturbation.effects import (
     EXACT,
     GENE_SIMILARITY,
@@ -29,18 +30,6 @@ from geneformer.perturbation.effects import (
     mean_by,
 )
 from geneformer.perturbation.plan import gene_tokens
-from geneformer.perturbation.statistics import (
-    NAMES,
-    GenePairs,
-    Impact,
-    aggregate,
-    aggregate_gene_shifts,
-    aligned_values,
-    goal_state_shift,
-    mixture_model,
-    shift_column,
-    vs_null,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,11 +181,13 @@ class InSilicoPerturberStats:
 
     def _vs_null(self, files: Sequence[RawFile], null_files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed, null = self._perturbed(files, SIMILARITY), self._perturbed(null_files, SIMILARITY)
-        return self._named(vs_null(perturbed, aligned_values(perturbed, null, null.values(SIMILARITY)), _FDR))
+        return self._named(
+            statistics.vs_null(perturbed, statistics.aligned_values(perturbed, null, null.values(SIMILARITY)), _FDR)
+        )
 
     def _mixture_model(self, files: Sequence[RawFile]) -> "pd.DataFrame":
         if not self.combos:
-            return self._named(mixture_model(self._perturbed(files, SIMILARITY, anchor=self._anchor)))
+            return self._named(statistics.mixture_model(self._perturbed(files, SIMILARITY, anchor=self._anchor)))
         perturbed = self._perturbed(files, SIMILARITY, triples=True)
         if not len(perturbed.values(SIMILARITY, TOGETHER)):
             msg = (
@@ -215,27 +206,30 @@ class InSilicoPerturberStats:
             raise errors.StateError(msg)
         shifted = perturbed.values(SHIFT, goal).counts(len(perturbed)) > 0
         perturbed.keep(shifted)
-        frame = goal_state_shift(perturbed, goal, alternates, _FDR)
+        frame = statistics.goal_state_shift(perturbed, goal, alternates, _FDR)
         if self._together is None:
             return self._named(frame)
         # Of a list the published table has the means alone; the group that was asked for comes first.
         asked = self._asked(perturbed)
-        columns = [shift_column(goal, is_goal=True), *(shift_column(state, is_goal=False) for state in alternates)]
+        columns = [
+            statistics.shift_column(goal, is_goal=True),
+            *(statistics.shift_column(state, is_goal=False) for state in alternates),
+        ]
         frame = frame.loc[sorted(frame.index, key=lambda row: row != asked)]
-        return frame[[*columns, *NAMES, "N_Detections"]].reset_index(drop=True)
+        return frame[[*columns, *statistics.NAMES, "N_Detections"]].reset_index(drop=True)
 
     def _aggregate_data(self, files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed = self._perturbed(files, SIMILARITY)
         asked = self._asked(perturbed)
         perturbed.keep(perturbed.table.index == asked)
-        frame = aggregate(perturbed)
+        frame = statistics.aggregate(perturbed)
         frame["cell_id"] = perturbed.cell_column(CELL_NAME).reindex(frame["cell_id"]).to_numpy()
         are_named = bool(frame["cell_id"].notna().all())
         return frame[["Cosine_sim", "Gene", *(["cell_id"] if are_named else [])]]
 
     def _aggregate_gene_shifts(self, files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed = self._perturbed(files, GENE_SIMILARITY)
-        return aggregate_gene_shifts(perturbed, GenePairs(perturbed))
+        return statistics.aggregate_gene_shifts(perturbed, statistics.GenePairs(perturbed))
 
     def _asked(self, perturbed: Perturbed) -> int:
         """Row of the genes that were asked for; their order does not matter."""
@@ -390,9 +384,9 @@ def anchored_mixture_model(perturbed: Perturbed) -> "pd.DataFrame":
         )
         raise errors.PerturbationError(msg)
     means = together.means(n)
-    impact = Impact(means)
+    impact = statistics.Impact(means)
     sums = anchor.value + alone.value - 1
-    table = perturbed.table[NAMES].copy()
+    table = perturbed.table[statistics.NAMES].copy()
     table["Anchor_shift"] = anchor.means(n)
     table["Test_token_shift"] = alone.means(n)
     table["Sum_of_indiv_shifts"] = mean_by(sums, together.group, n)
