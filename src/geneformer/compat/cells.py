@@ -91,14 +91,7 @@ def read_cell_states(states: Any) -> CellStates:
 
 
 def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_data_file: str | Path) -> "Dataset":
-    """The dataset in a folder, in the order of the file, reduced to cells with accepted values.
-
-    Parameters
-    ----------
-    filter_data : Accepted values by column; None for all cells.
-    nproc : At least one.
-    input_data_file : Folder of the dataset.
-    """
+    """The dataset in a folder, in the order of the file, reduced to cells with the accepted values of each column."""
     library = require("datasets", "load_and_filter", extra="published")
     read_dataset(input_data_file)  # which says what is wrong with a folder
     data = library.load_from_disk(str(input_data_file))
@@ -106,14 +99,7 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
 
 
 def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) -> "Dataset":
-    """Cells whose value is accepted, in every column named.
-
-    Parameters
-    ----------
-    data : Cells.
-    filter_data : Accepted values by column; a single one needs no list.
-    nproc : At least one.
-    """
+    """Cells whose value is accepted in every column named; a single accepted value needs no list."""
     check_range("nproc", nproc, low=1)
     for column, values in filter_data.items():
         accepted = listed(values)

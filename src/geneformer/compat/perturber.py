@@ -291,26 +291,12 @@ class InSilicoPerturber:
 
 
 def get_possible_states(cell_states_to_model: Mapping[str, Any]) -> list[Any]:
-    """Start, goal and alternate states, in this order.
-
-    Parameters
-    ----------
-    cell_states_to_model : `state_key`, `start_state`, `goal_state` and, if any, `alt_states`.
-
-    Raises
-    ------
-    StateError : A part is missing, or states are the same.
-    """
+    """Start, goal and alternate states, in this order; `StateError` where a part is missing, or states are the same."""
     return list(read_cell_states(cell_states_to_model).all)
 
 
 def write_perturbation_dictionary(cos_sims_dict: Mapping[Any, Any], output_path_prefix: str | Path) -> None:
-    """Write shifts by tokens perturbed to `<output_path_prefix>_raw.pickle`; dots in the prefix stay.
-
-    Raises
-    ------
-    OutputError : The place cannot be written to.
-    """
+    """Write shifts by tokens perturbed to `<output_path_prefix>_raw.pickle`; dots in the prefix stay."""
     write_pickle(cos_sims_dict, f"{output_path_prefix}_raw.pickle")
 
 

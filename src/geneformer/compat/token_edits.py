@@ -52,14 +52,9 @@ def overexpress_tokens(example: Row, max_len: int, special_token: bool) -> Row:
 def calc_n_overflow(
     max_len: int, example_len: int, tokens_to_perturb: Sequence[int], indices_to_perturb: Sequence[int]
 ) -> int:
-    """By how many tokens a row exceeds the longest one after tokens it lacks were added; negative with room left.
+    """By how many tokens a row exceeds `max_len` after tokens it lacks were added; negative with room left.
 
-    Parameters
-    ----------
-    max_len : Most tokens.
-    example_len : Tokens of the row before.
-    tokens_to_perturb : Tokens that it has afterwards.
-    indices_to_perturb : Positions of those that it had before.
+    `indices_to_perturb` are the positions of those of `tokens_to_perturb` that it had before.
     """
     return example_len + len(tokens_to_perturb) - len(indices_to_perturb) - max_len
 
@@ -77,14 +72,7 @@ def truncate_by_n_overflow_special(example: Row) -> Row:
 
 
 def label_gene_classes(example: Row, class_id_dict: Mapping[Any, int], gene_class_dict: Mapping[int, Any]) -> list[int]:
-    """Number of the class of each token; -100 for tokens of none.
-
-    Parameters
-    ----------
-    example : A row.
-    class_id_dict : Number of each class.
-    gene_class_dict : Class of each token that has one.
-    """
+    """Number of the class of each token of a row, by the class of each token that has one; -100 for tokens of none."""
     return [class_id_dict.get(gene_class_dict.get(token, ABSENT), ABSENT) for token in _ids(example)]
 
 

@@ -397,25 +397,13 @@ def _names(paths: Iterable[Path]) -> str:
 
 
 def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
-    """Tokens by descending value; equal values keep their order.
-
-    Parameters
-    ----------
-    gene_vector : Value of each gene: count over median, ``(g,)``.
-    gene_tokens : Token of each gene, ``(g,)``.
-    """
+    """Tokens, ``(g,)``, by descending value, ``(g,)``: count over median. Equal values keep their order."""
     ranked: NDArray[Any] = np.asarray(gene_tokens)[np.argsort(-np.asarray(gene_vector), kind="stable")]
     return ranked
 
 
 def tokenize_cell(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:
-    """Tokens of the genes with a value other than zero, by descending value.
-
-    Parameters
-    ----------
-    gene_vector : Value of each gene: count over median, ``(g,)``.
-    gene_tokens : Token of each gene, ``(g,)``.
-    """
+    """Tokens of the genes with a value other than zero, by descending value; see `rank_genes`."""
     values = np.asarray(gene_vector)
     present = values != 0
     return rank_genes(values[present], np.asarray(gene_tokens)[present])
