@@ -41,8 +41,6 @@ FOLDER = "GeneformerMultiTask"
 
 TRAIN_MAPPINGS, VALID_MAPPINGS = "task_label_mappings.pkl", "task_label_mappings_val.pkl"
 
-_LOWEST = {"batch_size": 1, "n_trials": 1, "gradient_accumulation_steps": 1, "seed": 0}
-
 FREEZE, POOLING, TASK_WEIGHTS = "max_layers_to_freeze", "use_attention_pooling", "task_weights"
 
 SPACE: dict[str, dict[str, Any]] = {
@@ -56,7 +54,6 @@ SPACE: dict[str, dict[str, Any]] = {
 """What a study draws from by default."""
 
 
-@dataclass(eq=False, repr=False)
 class MTLClassifier:
     """Fine-tune one encoder for several columns of labels at once.
 
@@ -109,63 +106,61 @@ class MTLClassifier:
     'mtl'
     """
 
-    task_columns: Sequence[str] = None  # type: ignore[assignment]  # refused
-    train_path: str | Path | None = None
-    val_path: str | Path | None = None
-    test_path: str | Path | None = None
-    pretrained_path: str | Path | None = None
-    model_save_path: str | Path | None = None
-    results_dir: str | Path | None = None
-    trials_result_path: str | Path | None = None
-    batch_size: int = 4
-    n_trials: int = 15
-    study_name: str = "mtl"
-    max_layers_to_freeze: int | Mapping[str, int] | None = None
-    epochs: int = 1
-    tensorboard_log_dir: str | Path = "/results/tblogdir"
-    distributed_training: bool = False
-    master_addr: str = "localhost"
-    master_port: str = "12355"
-    use_attention_pooling: bool = True
-    use_task_weights: bool = True
-    hyperparameters: Mapping[str, Mapping[str, Any]] = None  # type: ignore[assignment]  # `SPACE`
-    manual_hyperparameters: Mapping[str, Any] = None  # type: ignore[assignment]  # none
-    use_manual_hyperparameters: bool = False
-    use_wandb: bool = False
-    wandb_project: str | None = None
-    gradient_clipping: bool = False
-    max_grad_norm: float | None = None
-    gradient_accumulation_steps: int = 1
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        self.task_columns = _checked_columns(self.task_columns)
-        for name, low in _LOWEST.items():
-            setattr(self, name, whole_number(name, getattr(self, name), low=low))
-        self.hyperparameters = SPACE if self.hyperparameters is None else self.hyperparameters
-        self.manual_hyperparameters = self.manual_hyperparameters or {}
+    def __init__(  # noqa: PLR0913, PLR0917  the published arguments
+        self,
+        task_columns: Sequence[str] | None = None,
+        train_path: str | Path | None = None,
+        val_path: str | Path | None = None,
+        test_path: str | Path | None = None,
+        pretrained_path: str | Path | None = None,
+        model_save_path: str | Path | None = None,
+        results_dir: str | Path | None = None,
+        trials_result_path: str | Path | None = None,
+        batch_size: int = 4,
+        n_trials: int = 15,
+        study_name: str = "mtl",
+        max_layers_to_freeze: int | Mapping[str, int] | None = None,
+        epochs: int = 1,
+        tensorboard_log_dir: str | Path = "/results/tblogdir",
+        distributed_training: bool = False,
+        master_addr: str = "localhost",
+        master_port: str = "12355",
+        use_attention_pooling: bool = True,
+        use_task_weights: bool = True,
+        hyperparameters: Mapping[str, Mapping[str, Any]] | None = None,
+        manual_hyperparameters: Mapping[str, Any] | None = None,
+        use_manual_hyperparameters: bool = False,
+        use_wandb: bool = False,
+        wandb_project: str | None = None,
+        gradient_clipping: bool = False,
+        max_grad_norm: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        seed: int = 42,
+    ) -> None:
+        self.task_columns = _checked_columns(task_columns)
+        self.train_path, self.val_path, self.test_path = train_path, val_path, test_path
+        self.pretrained_path = pretrained_path
+        self.model_save_path, self.results_dir = model_save_path, results_dir
+        self.trials_result_path = trials_result_path
+        self.batch_size = whole_number("batch_size", batch_size, low=1)
+        self.n_trials = whole_number("n_trials", n_trials, low=1)
+        self.study_name = study_name
+        self.max_layers_to_freeze, self.epochs = max_layers_to_freeze, epochs
+        self.tensorboard_log_dir = tensorboard_log_dir
+        self.distributed_training = distributed_training
+        self.master_addr, self.master_port = master_addr, master_port
+        self.use_attention_pooling, self.use_task_weights = use_attention_pooling, use_task_weights
+        self.hyperparameters = SPACE if hyperparameters is None else hyperparameters
+        self.manual_hyperparameters = {} if manual_hyperparameters is None else manual_hyperparameters
+        self.use_manual_hyperparameters = use_manual_hyperparameters
+        self.use_wandb, self.wandb_project = use_wandb, wandb_project
         self._log_folder: Path | None = None
-        check_range("epochs", self.epochs, above=0)
-        check_range("max_grad_norm", self.max_grad_norm, above=0.0)
-        if self.gradient_clipping and self.max_grad_norm is None:
-            msg = "gradient_clipping=True needs the norm to clip at. Pass max_grad_norm, such as 1.0."
-            raise errors.OptionError(msg)
-        _check_space(self.hyperparameters)
-        self._manual(None)
-        frozen = self.max_layers_to_freeze
-        if not isinstance(frozen, Mapping):
-            self.max_layers_to_freeze = whole_number(FREEZE, frozen, low=0)
-        elif set(frozen) == {"min", "max"}:
-            low = whole_number('max_layers_to_freeze["min"]', frozen["min"], low=0)
-            whole_number('max_layers_to_freeze["max"]', frozen["max"], low=low)
-        else:
-            msg = f'max_layers_to_freeze={dict(frozen)} takes a number, or a table with both "min" and "max".'
-            raise errors.OptionError(msg)
-        if self.use_wandb:
-            _import_wandb()
-        for name, switch in (("max_grad_norm", "gradient_clipping"), ("wandb_project", "use_wandb")):
-            if getattr(self, name) is not None and not getattr(self, switch):
-                warnings.warn(f"{name} has no effect without {switch}=True.", errors.GeneformerWarning, stacklevel=3)
+        self.gradient_clipping, self.max_grad_norm = gradient_clipping, max_grad_norm
+        self.gradient_accumulation_steps = whole_number(
+            "gradient_accumulation_steps", gradient_accumulation_steps, low=1
+        )
+        self.seed = whole_number("seed", seed, low=0)
+        self._check()
 
     def run_optuna_study(self) -> Path:
         """Search for hyperparameters, and keep the network of the best trial; returns its folder.
@@ -267,6 +262,30 @@ class MTLClassifier:
         """
         folder = self._paths("model_save_path")["model_save_path"] / FOLDER
         return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
+
+    def _check(self) -> None:
+        """Refuse values that an argument does not take, before any work."""
+        check_range("epochs", self.epochs, above=0)
+        check_range("max_grad_norm", self.max_grad_norm, above=0.0)
+        if self.gradient_clipping and self.max_grad_norm is None:
+            msg = "gradient_clipping=True needs the norm to clip at. Pass max_grad_norm, such as 1.0."
+            raise errors.OptionError(msg)
+        _check_space(self.hyperparameters)
+        self._manual(None)
+        frozen = self.max_layers_to_freeze
+        if not isinstance(frozen, Mapping):
+            self.max_layers_to_freeze = whole_number(FREEZE, frozen, low=0)
+        elif set(frozen) == {"min", "max"}:
+            low = whole_number('max_layers_to_freeze["min"]', frozen["min"], low=0)
+            whole_number('max_layers_to_freeze["max"]', frozen["max"], low=low)
+        else:
+            msg = f'max_layers_to_freeze={dict(frozen)} takes a number, or a table with both "min" and "max".'
+            raise errors.OptionError(msg)
+        if self.use_wandb:
+            _import_wandb()
+        for name, switch in (("max_grad_norm", "gradient_clipping"), ("wandb_project", "use_wandb")):
+            if getattr(self, name) is not None and not getattr(self, switch):
+                warnings.warn(f"{name} has no effect without {switch}=True.", errors.GeneformerWarning, stacklevel=3)
 
     def _paths(self, *names: str) -> dict[str, Path]:
         """Paths among the arguments, all of them given."""
@@ -485,7 +504,7 @@ class TaskCells:
     classes: mtl_files.Classes
 
     @classmethod
-    def open(cls, model: str | Path, train: str | Path, valid: str | Path, columns: Sequence[str]) -> "TaskCells":
+    def open(cls, model: str | Path, train: str | Path, valid: str | Path, columns: list[str]) -> "TaskCells":
         """Read all of them."""
         base = load_model(readable_folder(model))
         parts = [read_dataset(path) for path in (train, valid)]
