@@ -1,8 +1,7 @@
 """Contextual attention weights: per pair of genes over many cells, or per cell."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor
 from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import OutOfRangeError
-from geneformer.files.atomic import atomic_file
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_pairing, describe_run
-from geneformer.inference.tables import SUFFIXES, cells_as_anndata, check_suffix, save_table, write_table
+from geneformer.inference.tables import TABLES, SavedResult, cells_as_anndata
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
 from geneformer.options import AttentionOptions, RuntimeOptions
@@ -35,9 +33,10 @@ _LEAST_MERGED = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class GeneAttention:
+class GeneAttention(SavedResult):
     """Attention gene by gene, averaged over heads and over the cells that express both genes."""
 
+    suffixes: ClassVar[tuple[str, ...]] = TABLES
     genes: NDArray[Any]
     weights: "csr_matrix"
     n_cells: "csr_matrix"
@@ -57,13 +56,9 @@ class GeneAttention:
         }
         return pd.DataFrame(columns).sort_values("attention", ascending=False, ignore_index=True)
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
-        """Write a `.parquet` or `.csv`, complete or not at all."""
-        save_table(self.to_frame(), path, self.provenance, overwrite=overwrite)
-
 
 @dataclass(frozen=True, slots=True)
-class CellAttention:
+class CellAttention(SavedResult):
     """Which genes each cell attends to: attention its genes pay to each, averaged over them and over heads."""
 
     genes: NDArray[Any]
@@ -93,15 +88,6 @@ class CellAttention:
         adata = ad.AnnData(self.weights, obs=described.obs, var=var)
         adata.uns[keys.UNS] = {keys.ATTENTION: self.provenance}
         return adata
-
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
-        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all."""
-        path = check_suffix(path, SUFFIXES)
-        with atomic_file(path, overwrite=overwrite) as temporary:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(temporary)
-            else:
-                write_table(self.to_frame(), temporary, self.provenance, index=False)
 
 
 def cell_attention(

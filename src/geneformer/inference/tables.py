@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +67,46 @@ def cells_as_anndata(cells: "pa.Table") -> "AnnData":
     return adata
 
 
-SUFFIXES = (".h5ad", ".parquet", ".csv")
-"""Files embeddings are written to."""
+SUFFIXES = (".h5ad", *TABLES)
+"""Files that results with a place in AnnData are written to."""
+
+
+class SavedResult:
+    """A result that is a table and may be AnnData as well."""
+
+    __slots__ = ()
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    names_rows: ClassVar[bool] = False
+    provenance: Mapping[str, Any]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The result as a table."""
+        raise NotImplementedError
+
+    def to_anndata(self) -> "AnnData":
+        """The result as AnnData."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a `.parquet` or `.csv`, or an `.h5ad` where the result has that form; complete or not at all.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            Another suffix.
+        OutputExistsError
+            There is a file already.
+        """
+        path = check_suffix(path, self.suffixes)
+        with atomic_file(path, overwrite=overwrite) as temporary:
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(temporary)
+            else:
+                write_table(self.to_frame(), temporary, self.provenance, index=self.names_rows)
 
 
 @dataclass(frozen=True, slots=True)
-class CellEmbeddings:
+class CellEmbeddings(SavedResult):
     """One vector per cell, in the order of the input.
 
     Attributes
@@ -104,26 +138,9 @@ class CellEmbeddings:
         adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
         return adata
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all.
-
-        Raises
-        ------
-        UnsupportedFormatError
-            Another suffix.
-        OutputExistsError
-            There is a file already.
-        """
-        path = check_suffix(path, SUFFIXES)
-        with atomic_file(path, overwrite=overwrite) as temporary:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(temporary)
-            else:
-                write_table(self.to_frame(), temporary, self.provenance, index=False)
-
 
 @dataclass(frozen=True, slots=True)
-class GeneEmbeddings:
+class GeneEmbeddings(SavedResult):
     """One vector per gene, averaged over the cells that express it.
 
     Attributes
@@ -138,6 +155,7 @@ class GeneEmbeddings:
         Model, vocabulary fingerprint, options, versions.
     """
 
+    names_rows: ClassVar[bool] = True
     values: NDArray[np.float32]
     genes: NDArray[Any]
     n_cells: NDArray[np.int64]
@@ -161,12 +179,3 @@ class GeneEmbeddings:
         adata.obsm[keys.EMBEDDING] = self.values
         adata.uns[keys.UNS] = {keys.EMBEDDING: dict(self.provenance)}
         return adata
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all."""
-        path = check_suffix(path, SUFFIXES)
-        with atomic_file(path, overwrite=overwrite) as temporary:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(temporary)
-            else:
-                write_table(self.to_frame(), temporary, self.provenance, index=True)

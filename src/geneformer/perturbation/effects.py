@@ -97,12 +97,18 @@ class PerturbationEffects:
 
     def save(self, folder: Path) -> None:
         """Write the tables into a folder that exists: Parquet, each with provenance and definitions in its metadata."""
+        import pyarrow as pa
         from pyarrow import parquet
 
         notes = {"provenance": dict(self.provenance), "definitions": DEFINITIONS}
         metadata = {keys.UNS.encode(): json.dumps(notes, default=str).encode()}
+        vectors = [np.asarray(vector, dtype=np.float32).tolist() for vector in self.states.values()]
+        states = {
+            "state": pa.array(list(self.states), pa.string()),
+            "embedding": pa.array(vectors, pa.list_(pa.float32())),
+        }
         for name in TABLES:
-            table = states_table(self.states) if name == "states" else getattr(self, name)
+            table = pa.table(states) if name == "states" else getattr(self, name)
             table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
             parquet.write_table(table, folder / f"{name}.parquet")
 
@@ -131,16 +137,6 @@ class PerturbationEffects:
         rows = tables.pop("states").to_pylist()
         states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
         return cls(**tables, states=states, provenance=notes["provenance"])
-
-
-def states_table(states: Mapping[str, NDArray[np.float32]]) -> "pa.Table":
-    """Embeddings of states, one row each: `state`, `embedding`."""
-    import pyarrow as pa
-
-    vectors = [np.asarray(vector, dtype=np.float32).tolist() for vector in states.values()]
-    return pa.table(
-        {"state": pa.array(list(states), pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))}
-    )
 
 
 FRAMES = ("effects", "cells", "genes")
@@ -272,7 +268,7 @@ class Perturbed:
         self._value = frame.pop("value").to_numpy(dtype=np.float64)
         # Codes instead of texts: runs have up to hundreds of millions of rows.
         frame = frame.astype("category")
-        self._codes = {name: frame[name].cat.codes.to_numpy(dtype=np.intp) for name in frame}
+        self._codes: dict[str, Ints] = {name: frame[name].cat.codes.to_numpy(dtype=np.intp) for name in frame}
         self._texts = {name: [str(text) for text in frame[name].cat.categories] for name in frame}
         self.cell_ids: NDArray[Any] = np.array(self._texts["cell_id"], dtype=object)
         self.table, self._group = self._perturbations(frame[list(PERTURBATION_COLUMNS)])
@@ -297,17 +293,14 @@ class Perturbed:
 
     def values(self, effect: str, target: str | None = None, *, exact: bool = True) -> Values:
         """Effects of a kind, towards one target or all; NaN is left out."""
-        rows = self._rows(effect, exact=exact)
+        rows = self._finite(effect, exact=exact)
         if target is not None:
             rows = rows[self._codes["target"][rows] == self._code("target", target)]
-        rows = rows[np.isfinite(self._value[rows])]
         return Values(self._group[rows], self._codes["cell_id"][rows], self._value[rows])
 
     def pairs(self, effect: str) -> tuple[Ints, list[str]]:
         """Target of each effect of a kind, ``(n,)``, and what targets are called; rows as in `values`."""
-        rows = self._rows(effect)
-        rows = rows[np.isfinite(self._value[rows])]
-        return self._codes["target"][rows], self._texts["target"]
+        return self._codes["target"][self._finite(effect)], self._texts["target"]
 
     def cell_column(self, name: str) -> "pd.Series[Any]":
         """A column of the cells, in the order of `cell_ids`."""
@@ -323,6 +316,11 @@ class Perturbed:
         is_exact = self._codes["method"] == self._code("method", EXACT)
         is_kind = self._codes["effect"] == self._code("effect", effect)
         return np.flatnonzero(is_kind & (is_exact == exact) & (self._group >= 0))
+
+    def _finite(self, effect: str, *, exact: bool = True) -> Ints:
+        rows: Ints = self._rows(effect, exact=exact)
+        finite: Ints = rows[np.isfinite(self._value[rows])]
+        return finite
 
     def _perturbations(self, columns: "pd.DataFrame") -> tuple["pd.DataFrame", Ints]:
         """The table, and the row of it of every effect."""

@@ -205,19 +205,14 @@ def open_perturbed_model(
     revision: str | None = None,
 ) -> PerturbedModel:
     """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
-    if not isinstance(model, CellClassifier) and not _is_classifier(Path(model)):
-        return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
-    if isinstance(model, CellClassifier):
-        fitted, name = model, "CellClassifier"
-    else:
-        fitted, name = CellClassifier.load(model), str(model)
-    pairing = fitted.pairing
-    network = fitted.network_.eval()
-    return PerturbedModel(name, pairing.vocabulary, network.bert, network, fitted.temperature_, pairing.max_length)
-
-
-def _is_classifier(folder: Path) -> bool:
-    return (folder / TASK).is_file() and str(read_folder(folder).task["kind"]) == CellClassifier.kind
+    name = "CellClassifier"
+    if isinstance(model, str | Path):
+        folder, name = Path(model), str(model)
+        if not (folder / TASK).is_file() or str(read_folder(folder).task["kind"]) != CellClassifier.kind:
+            return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
+        model = CellClassifier.load(model)
+    pairing, network = model.pairing, model.network_.eval()
+    return PerturbedModel(name, pairing.vocabulary, network.bert, network, model.temperature_, pairing.max_length)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,19 +289,20 @@ class Targets:
 
     def of_cell(self, cell: Ints) -> list[Perturbation]:
         """What is done to one cell, whether or not it changes it."""
-        return [*self.named, *self._single(cell)]
-
-    def _single(self, cell: Ints) -> Iterator[Perturbation]:
-        if self.every is None or (self.anchor is not None and self.anchor not in cell):
-            return
-        for token in cell[np.isin(cell, self.every)].tolist():
-            if token == self.anchor:
+        anchor = self.anchor
+        if self.every is None or (anchor is not None and anchor not in cell):
+            return list(self.named)
+        perturbations = list(self.named)
+        anchored_at = None if anchor is None else int(np.flatnonzero(cell == anchor)[0])
+        for place in np.flatnonzero(np.isin(cell, self.every)).tolist():
+            if place == anchored_at:
                 continue
-            tokens = (token,)
-            if self.anchor is not None:
-                # Both keep their order in the cell, as in the published package.
-                tokens = tuple(sorted((self.anchor, token), key=lambda t: int(np.flatnonzero(cell == t)[0])))
-            yield Perturbation(self.single_name(token), (Step(self.edit, tokens, self.dose),))
+            token = int(cell[place])
+            # Gene and anchor keep their order in the cell, as in the published package.
+            tokens = (token,) if anchor is None else (token, anchor)
+            tokens = tokens[::-1] if anchored_at is not None and place > anchored_at else tokens
+            perturbations.append(Perturbation(self.single_name(token), (Step(self.edit, tokens, self.dose),)))
+        return perturbations
 
     def single_name(self, token: int) -> str:
         """What the perturbation of one of `every` is called."""
@@ -332,16 +328,20 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
             )
             raise AbsentGeneError(msg)
     named = [parse_perturbation(entry, vocabulary, options) for entry in options.genes if entry != ALL]
-    if anchor is not None:
-        named = [_with_anchor(perturbation, anchor) for perturbation in named]
+    for place, perturbation in enumerate(named):
+        if anchor is not None and anchor not in perturbation.tokens:
+            # The anchor joins the genes of the first edit.
+            first, *others = perturbation.steps
+            steps = (replace(first, tokens=(anchor, *first.tokens)), *others)
+            named[place] = replace(perturbation, steps=steps)
     for perturbation in named:
         _check_room(perturbation, tokens, model)
         _check_presence(perturbation, tokens, n_cells, model, options.min_cells)
     if options.matched_genes and every is None:
         named += matched_perturbations(named, tokens, model, options.matched_genes)
     targets = Targets(tuple(named), every, options.edit, options.dose, anchor, vocabulary.gene_of)
-    names = Counter(perturbation.name for perturbation in named)
-    names.update(targets.single_name(token) for token in ([] if every is None else every.tolist()))
+    singles = [] if every is None else every.tolist()
+    names = Counter([*(perturbation.name for perturbation in named), *map(targets.single_name, singles)])
     twice = sorted(name for name, times in names.items() if times > 1)
     if twice:
         msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
@@ -370,14 +370,6 @@ def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> S
     check_choice("edit", edit, EDITS)
     check_range("dose", dose, above=0.0, high=1.0)
     return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
-
-
-def _with_anchor(perturbation: Perturbation, anchor: int) -> Perturbation:
-    """The anchor joins the genes of the first edit."""
-    if anchor in perturbation.tokens:
-        return perturbation
-    first, *others = perturbation.steps
-    return replace(perturbation, steps=(replace(first, tokens=(anchor, *first.tokens)), *others))
 
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -411,8 +403,7 @@ def _check_presence(
     perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, model: PairedModel, min_cells: int
 ) -> None:
     """Genes a cell must have are found together in enough cells."""
-    needed: set[int] = set()
-    added: set[int] = set()
+    needed, added = set[int](), set[int]()
     for step in perturbation.steps:
         if step.edit == "overexpress":
             added |= set(step.tokens)
@@ -577,6 +568,10 @@ def estimate_cost(plan: PerturbationPlan, *, calibrate: bool = True, sample: int
     factor = len(rows) / max(len(counted), 1)
     per_edit = max(len(options.states), 1) + len(plan.model.classes)
     n_rows = int(passes * factor * per_edit) + int(other_genes * factor)
+    network, runtime = plan.model.network, plan.runtime
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    budget = runtime.tokens_per_batch or tokens_that_fit(network, resolve_device(runtime.device))
+    longest = min(int(plan.tokens.lengths[rows].max()), plan.model.max_length)
     return Cost(
         cells=len(rows),
         perturbations=len(plan.targets.named) + (0 if plan.targets.every is None else len(plan.targets.every)),
@@ -585,16 +580,8 @@ def estimate_cost(plan: PerturbationPlan, *, calibrate: bool = True, sample: int
         seconds=_seconds_per_token(plan, edits) * tokens * factor if calibrate and edits else None,
         rows=n_rows,
         bytes_on_disk=n_rows * _BYTES_PER_ROW,
-        peak_bytes=_peak_bytes(plan),
+        peak_bytes=weights + bytes_per_token(network) * max(budget, longest),
     )
-
-
-def _peak_bytes(plan: PerturbationPlan) -> int:
-    network, runtime = plan.model.network, plan.runtime
-    weights: int = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    budget = runtime.tokens_per_batch or tokens_that_fit(network, resolve_device(runtime.device))
-    longest = min(int(plan.tokens.lengths[plan.cells.rows].max()), plan.model.max_length)
-    return weights + bytes_per_token(network) * max(budget, longest)
 
 
 def _seconds_per_token(plan: PerturbationPlan, edits: list[tuple[Ints, Perturbation]]) -> float:

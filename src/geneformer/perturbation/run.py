@@ -1,8 +1,7 @@
 """Run a perturbation plan: shard by shard, in memory or into a folder that survives being killed."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,14 +94,15 @@ def run_to_folder(
     identity = {**plan.identity, "part": list(part)}
     with output_errors(output):
         partial.mkdir(exist_ok=True)
-        with lock(partial / "lock"), _journal(partial, identity, resume=resume, overwrite=overwrite) as journal:
+        with lock(partial / "lock"):
+            journal = _journal(partial, identity, resume=resume, overwrite=overwrite)
             check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
-            done = {
-                shard for shard in (int(entry["shard"]) for entry in journal.entries) if _is_complete(partial, shard)
-            }
+            done = {entry["shard"] for entry in journal.entries if _is_complete(partial, entry["shard"])}
             for number, shard in enumerate(shards):
                 if shard not in done:
-                    _write_shard(partial, shard, run_shard(plan, shard, lambda number: _read_shard(partial, number)))
+                    table = run_shard(plan, shard, lambda number: _read_shard(partial, number))
+                    with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
+                        parquet.write_table(table, temporary)
                     journal.append({"shard": shard})
                 if progress is not None:
                     progress(number + 1, len(shards))
@@ -130,8 +130,7 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: 
     provenance = {**first.provenance, "part": list(WHOLE), "shards": shards}
     merged = PerturbationEffects(effects, first.cells, first.genes, first.states, provenance)
     with atomic_folder(output, overwrite=overwrite) as temporary:
-        merged.save(temporary)
-        _manifest(merged).write(temporary)
+        _save(merged, temporary)
     return Path(output)
 
 
@@ -159,11 +158,11 @@ def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | P
         if part.provenance["run"] != parts[0].provenance["run"]:
             msg = f'"{folder}" is a part of another run than "{folders[0]}": cells, options or weights differ.'
             raise RunMismatchError(msg)
-    numbers = [part.provenance["part"][0] for part in parts]
-    total = parts[0].provenance["part"][1]
-    for folder, part in zip(folders, parts, strict=True):
-        if part.provenance["part"][1] != total:
-            msg = f'"{folder}" is one of {part.provenance["part"][1]} parts, "{folders[0]}" one of {total}.'
+    numbers, totals = zip(*(part.provenance["part"] for part in parts), strict=True)
+    total = totals[0]
+    for folder, of in zip(folders, totals, strict=True):
+        if of != total:
+            msg = f'"{folder}" is one of {of} parts, "{folders[0]}" one of {total}.'
             raise RunMismatchError(msg)
     missing = sorted(set(range(1, total + 1)) - set(numbers))
     if missing or len(numbers) != total:
@@ -172,21 +171,18 @@ def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | P
         raise RunMismatchError(msg)
 
 
-@contextmanager
-def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Journal]:
+def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Journal:
     """The journal of a new run, or of the one that is taken up again."""
     path = partial / "journal.jsonl"
-    if overwrite and not resume:
+    if not Journal.has_entries(path) or (overwrite and not resume):
         path.unlink(missing_ok=True)
-    elif Journal.has_entries(path) and not resume:
+    elif not resume:
         msg = (
             f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
             "Nothing was changed."
         )
         raise OutputExistsError(msg)
-    elif path.exists() and not Journal.has_entries(path):
-        path.unlink()
-    yield Journal(path, identity)
+    return Journal(path, identity)
 
 
 def _shard_path(partial: Path, shard: int) -> Path:
@@ -202,11 +198,6 @@ def _is_complete(partial: Path, shard: int) -> bool:
     return True
 
 
-def _write_shard(partial: Path, shard: int, table: pa.Table) -> None:
-    with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
-        parquet.write_table(table, temporary)
-
-
 def _read_shard(partial: Path, shard: int) -> pa.Table:
     return parquet.read_table(_shard_path(partial, shard), memory_map=True)
 
@@ -219,19 +210,20 @@ def _publish(plan: PerturbationPlan, partial: Path, output: Path, shards: Sequen
     finished = partial / "finished"
     shutil.rmtree(finished, ignore_errors=True)
     finished.mkdir()
-    effects.save(finished)
-    _manifest(effects).write(finished)
+    _save(effects, finished)
     publish_folder(finished, output)
 
 
-def _manifest(effects: PerturbationEffects) -> Manifest:
+def _save(effects: PerturbationEffects, folder: Path) -> None:
+    """The tables, and the manifest of the run."""
+    effects.save(folder)
     provenance = effects.provenance
-    return Manifest(
+    Manifest(
         task="perturb",
         vocabulary=provenance["vocabulary_fingerprint"],
         options={"perturb": provenance["perturb"]},
         results={"cells": effects.cells.num_rows, "effects": len(effects), "part": provenance["part"]},
-    )
+    ).write(folder)
 
 
 def count_shards(plan: PerturbationPlan) -> int:

@@ -37,11 +37,10 @@ from geneformer.perturbation.uncertainty import (
     added_columns,
     against_each_other,
     against_pool,
+    bootstrap_interval,
     donors_of,
     false_discovery_rates,
-    gene_numbers,
-    mean_interval,
-    mean_of_genes,
+    mean_ranks,
     pool_of,
     units_of,
 )
@@ -141,13 +140,12 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
     n, distances = len(pairs), pairs.values.distances()
     frame = aggregate_gene_shifts(perturbed, pairs)
     units = units_of(perturbed, distances, options.donor)
-    low, high = mean_interval(distances, units, n, confidence=options.confidence, seed=options.seed)
+    low, high = bootstrap_interval((distances, units), n_groups=n, confidence=options.confidence, seed=options.seed)
     added: dict[str, Any] = {"effect": distances.means(n), "ci_low": low, "ci_high": high}
     if options.donor is not None:
         means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
         added["donor_mean"], added["n_donors"] = means.averages(n)
-    rank = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    added["baseline_mean_rank"] = rank[pairs.group]
+    added["baseline_mean_rank"] = mean_ranks(perturbed)[pairs.group]
     added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
     for name, column in added.items():
         frame[name] = column[frame.index.to_numpy()]
@@ -224,13 +222,14 @@ def aligned_values(perturbed: Perturbed, null: Perturbed, values: Values) -> Val
     row_of = {identity: row for row, identity in reversed(list(enumerate(_identities(perturbed))))}
     rows = np.array([row_of.get(identity, -1) for identity in _identities(null)], dtype=np.intp)
     group = rows[values.group]
-    if not (group >= 0).any():
+    shared = group >= 0
+    if not shared.any():
         msg = (
             f"None of the {len(perturbed):,} perturbations is in the null run, which has {len(null):,} others. Run the "
             "same ones on the null cells."
         )
         raise AbsentGeneError(msg)
-    return Values(group[group >= 0], values.cell[group >= 0], values.value[group >= 0])
+    return Values(group[shared], values.cell[shared], values.value[shared])
 
 
 def _ranking(
@@ -265,8 +264,8 @@ def _ranking(
     for column in map(str, frame):
         if column.startswith(prefix):
             states[f"probability of {column.removeprefix(prefix)}"] = column
-    states = {state: column for state, column in states.items() if column in frame}
     provenance = {**source.provenance, "ranking": ranking}
+    states = {state: column for state, column in states.items() if column in frame}
     return PerturbationRanking(frame, mode, definitions(frame.columns, mode, options), states, provenance)
 
 

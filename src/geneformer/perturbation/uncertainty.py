@@ -7,7 +7,7 @@ interval of five donors would be a third too short.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,7 +24,6 @@ from geneformer.perturbation.effects import (
     SIMILARITY,
     Floats,
     Ints,
-    PerturbationEffects,
     Perturbed,
     Values,
     mean_by,
@@ -77,8 +76,8 @@ def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFra
     columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
     if options.donor is not None:
         columns |= _over_donors(measured, options.donor)
-    columns["baseline_mean_rank"] = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    columns["baseline_expression_difference"] = mean_of_genes(perturbed, expression_difference(perturbed.source))
+    columns["baseline_mean_rank"] = mean_ranks(perturbed)
+    columns["baseline_expression_difference"] = expression_differences(perturbed)
     start, goal = perturbed.source.start, perturbed.source.goal
     if start is not None and start in perturbed.targets(SHIFT):
         columns["shift_to_start"] = perturbed.values(SHIFT, start).means(n)
@@ -98,12 +97,12 @@ def units_of(perturbed: Perturbed, values: Values, donor: str | None) -> Ints:
 
 
 def _interval(measured: MeasuredEffect, options: RankOptions) -> tuple[Floats, Floats]:
-    n, confidence, seed = len(measured.perturbed), options.confidence, options.seed
-    units = units_of(measured.perturbed, measured.values, options.donor)
-    if measured.subtracted is None or measured.null is None:
-        return mean_interval(measured.values, units, n, confidence=confidence, seed=seed)
-    subtracted = measured.subtracted, units_of(measured.null[0], measured.subtracted, options.donor)
-    return difference_interval((measured.values, units), subtracted, n, confidence=confidence, seed=seed)
+    samples = [(measured.values, units_of(measured.perturbed, measured.values, options.donor))]
+    if measured.subtracted is not None and measured.null is not None:
+        samples.append((measured.subtracted, units_of(measured.null[0], measured.subtracted, options.donor)))
+    return bootstrap_interval(
+        *samples, n_groups=len(measured.perturbed), confidence=options.confidence, seed=options.seed
+    )
 
 
 def unit_counts(groups: Ints, units: Ints, n_groups: int) -> Ints:
@@ -112,25 +111,22 @@ def unit_counts(groups: Ints, units: Ints, n_groups: int) -> Ints:
     return np.bincount(np.unique(groups * max(n_units, 1) + units) // max(n_units, 1), minlength=n_groups)
 
 
-def mean_interval(values: Values, units: Ints, n_groups: int, *, confidence: float, seed: int) -> tuple[Floats, Floats]:
-    """Lower and upper end of the mean of each group, ``(G,)`` each; NaN for groups of a single unit."""
-    n = unit_counts(values.group, units, n_groups)
-    low, high = np.full(n_groups, np.nan), np.full(n_groups, np.nan)
-    for rows, drawn in drawn_means(values, units, n_groups, seed=seed):
-        low[rows], high[rows] = expanded_quantiles(drawn, n[rows], confidence)
-    return low, high
-
-
-def difference_interval(
-    one: tuple[Values, Ints], other: tuple[Values, Ints], n_groups: int, *, confidence: float, seed: int
+def bootstrap_interval(
+    *samples: tuple[Values, Ints], n_groups: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
-    """The same for differences between two means whose cells or donors are drawn on their own."""
-    n = np.minimum(*(unit_counts(values.group, units, n_groups) for values, units in (one, other)))
-    low, high = np.full(n_groups, np.nan), np.full(n_groups, np.nan)
-    first, second = (drawn_means(*some, n_groups, seed=seed + place) for place, some in enumerate((one, other)))
-    for (rows, left), (_, right) in zip(first, second, strict=True):
-        most = min(left.shape[1], right.shape[1])
-        low[rows], high[rows] = expanded_quantiles(left[:, :most] - right[:, :most], n[rows], confidence)
+    """Lower and upper end of the mean of each group, ``(G,)`` each; NaN for groups of a single unit.
+
+    Of two samples, each with its own cells or donors, the interval is of the difference between their means.
+    """
+    n = np.min([unit_counts(values.group, units, n_groups) for values, units in samples], axis=0)
+    low, high = np.full((2, n_groups), np.nan)
+    draws = (drawn_means(*sample, n_groups, seed=seed + place) for place, sample in enumerate(samples))
+    for parts in zip(*draws, strict=True):
+        n_draws = min(drawn.shape[1] for _, drawn in parts)
+        (rows, means), *subtracted = [(rows, drawn[:, :n_draws]) for rows, drawn in parts]
+        for _, drawn in subtracted:
+            means = means - drawn
+        low[rows], high[rows] = expanded_quantiles(means, n[rows], confidence)
     return low, high
 
 
@@ -201,8 +197,7 @@ class Candidates:
 def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
     table = perturbed.table
     kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
-    rank = mean_of_genes(perturbed, gene_numbers(perturbed.source, "mean_rank"))
-    return Candidates(values, rank, np.array(kinds), table["genes"].to_numpy(dtype=str))
+    return Candidates(values, mean_ranks(perturbed), np.array(kinds), table["genes"].to_numpy(dtype=str))
 
 
 def matched_p_values(
@@ -426,26 +421,29 @@ def false_discovery_rates(p: Floats) -> Floats:
     return rates
 
 
-def gene_numbers(effects: PerturbationEffects, column: str) -> Callable[[str], float]:
-    """A column of the genes by gene, NaN for others."""
-    if column not in effects.genes.schema.names:
-        return lambda gene: np.nan
-    genes, numbers = (effects.genes.column(name).to_pylist() for name in ("gene", column))
-    number_of = {gene: np.nan if number is None else float(number) for gene, number in zip(genes, numbers, strict=True)}
-    return lambda gene: number_of.get(gene, np.nan)
+def mean_ranks(perturbed: Perturbed) -> Floats:
+    """Mean rank of the genes of each perturbation, ``(G,)``."""
+    return _mean_of_genes(perturbed, "mean_rank")
 
 
-def expression_difference(effects: PerturbationEffects) -> Callable[[str], float]:
+def expression_differences(perturbed: Perturbed) -> Floats:
     """Goal minus start, of mean expression where counts are known, else of mean rank; NaN where neither is."""
+    effects = perturbed.source
     for kind in ("expression", "rank"):
-        columns = [f"{kind}:{state}" for state in (effects.start, effects.goal)]
-        if all(column in effects.genes.schema.names for column in columns):
-            start, goal = (gene_numbers(effects, column) for column in columns)
-            return lambda gene: goal(gene) - start(gene)
-    return lambda gene: np.nan
+        start, goal = (f"{kind}:{state}" for state in (effects.start, effects.goal))
+        if {start, goal} <= set(effects.genes.schema.names):
+            return _mean_of_genes(perturbed, goal, start)
+    return np.full(len(perturbed), np.nan)
 
 
-def mean_of_genes(perturbed: Perturbed, number: Callable[[str], float]) -> Floats:
-    """Mean of a number over the genes of each perturbation, ``(G,)``."""
-    each = [np.mean([number(gene) for gene in genes.split("+")]) for genes in perturbed.table["genes"]]
+def _mean_of_genes(perturbed: Perturbed, column: str, subtracted: str | None = None) -> Floats:
+    """Mean of a column of the genes, less another, over the genes of each perturbation; NaN where one has no value."""
+    genes = perturbed.source.genes
+    if column not in genes.schema.names:
+        return np.full(len(perturbed), np.nan)
+    numbers = genes.column(column).to_numpy().astype(np.float64)
+    if subtracted is not None:
+        numbers = numbers - genes.column(subtracted).to_numpy().astype(np.float64)
+    number_of = dict(zip(genes.column("gene").to_pylist(), numbers.tolist(), strict=True))
+    each = [np.mean([number_of.get(gene, np.nan) for gene in entry.split("+")]) for entry in perturbed.table["genes"]]
     return np.array(each, dtype=np.float64)

@@ -70,10 +70,8 @@ def confusion_matrix(
         Write shares of the cells of a row; otherwise numbers of cells.
     order
         Classes in the order to draw them.
-    title
-        Heading.
-    ax
-        Axes to draw on.
+    title, ax
+        Heading; axes to draw on.
     save
         File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
 
@@ -155,10 +153,8 @@ def roc(
         What to draw.
     classes
         Classes to draw, or to average over. All by default.
-    title
-        Heading.
-    ax
-        Axes to draw on.
+    title, ax
+        Heading; axes to draw on.
     save
         File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
 
@@ -286,10 +282,8 @@ def predictions(
         Report of a classifier, or the folder it was saved to.
     order
         Classes in the order to draw them.
-    title
-        Heading.
-    ax
-        Axes to draw on.
+    title, ax
+        Heading; axes to draw on.
     save
         File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
 

@@ -318,10 +318,8 @@ def perturbation(
         first that there is.
     key
         Slot of `uns` with the effects.
-    title
-        Heading.
-    ax
-        Axes to draw on.
+    title, ax
+        Heading; axes to draw on.
     save
         File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
 

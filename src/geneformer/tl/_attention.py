@@ -46,10 +46,9 @@ def attention(  # noqa: PLR0913
     ----------
     adata
         Raw counts of cells by genes.
-    model
-        Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
-    vocabulary
-        Needed only where the checkpoint does not tell its own.
+    model, vocabulary
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
+        only where the checkpoint does not name its own.
     per
         "pair": what a gene pays to another, averaged over the cells that express both. "cell": which genes each cell
         attends to, the attention its genes pay to each of them on average. For the pairs of a single cell, pass that
@@ -61,16 +60,13 @@ def attention(  # noqa: PLR0913
         which takes memory for every pair that meets in a cell.
     min_weight
         Pairs, or genes, are left out of the cells in which they weigh less; saves memory.
-    counts_layer
-        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
-    gene_ids
-        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    counts_layer, gene_ids
+        Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
+        ("index" for the row names; found automatically by default).
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
-    key_added
-        Slot of the result.
-    copy
-        Return a copy instead of writing into `adata`.
+    key_added, copy
+        Slot of the result; return a copy instead of writing into `adata`.
 
     Returns
     -------

@@ -30,10 +30,9 @@ def classify(
         A fitted `CellClassifier`, or the folder of a saved one.
     unknown_below
         Cells whose best probability is lower are called "unknown"; as fitted by default.
-    counts_layer
-        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
-    gene_ids
-        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    counts_layer, gene_ids
+        Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
+        ("index" for the row names; found automatically by default).
     key_added
         Slot of the result; `geneformer_<label>` by default.
     copy

@@ -49,24 +49,20 @@ def embed(  # noqa: PLR0913
     ----------
     adata
         Raw counts of cells by genes.
-    model
-        Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
-    vocabulary
-        Needed only where the checkpoint does not tell its own.
+    model, vocabulary
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
+        only where the checkpoint does not name its own.
     pooling
         "mean" over the genes of a cell, the state of "cls" (V2 models), or "gene": one vector per gene.
     layer
         Layer to read, counted back from the output: 0 is the last, -1 the one before it.
-    counts_layer
-        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
-    gene_ids
-        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    counts_layer, gene_ids
+        Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
+        ("index" for the row names; found automatically by default).
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
-    key_added
-        Slot of the result.
-    copy
-        Return a copy instead of writing into `adata`.
+    key_added, copy
+        Slot of the result; return a copy instead of writing into `adata`.
 
     Returns
     -------
@@ -132,10 +128,8 @@ def _write_genes(
 ) -> None:
     """Every column of `adata` that was matched to a gene gets that gene's vector."""
     positions = gene_positions(adata, vocabulary, gene_ids)
-    row_of = {gene: row for row, gene in enumerate(result.genes)}
-    values = np.full((adata.n_vars, result.values.shape[1]), np.nan, dtype=np.float32)
-    for column in np.flatnonzero(positions >= 0):
-        row = row_of.get(vocabulary.genes[positions[column]])
-        if row is not None:
-            values[column] = result.values[row]
+    row_of = {vocabulary.position_of.get(gene, -2): row for row, gene in enumerate(result.genes)}
+    rows = np.array([row_of.get(position, -1) for position in positions.tolist()], dtype=np.intp)
+    values = result.values[rows]
+    values[rows < 0] = np.nan
     adata.varm[key] = values

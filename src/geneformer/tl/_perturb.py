@@ -60,19 +60,16 @@ def perturb(  # noqa: PLR0913
         their embeddings towards `goal`. Without them effects are similarities of cells before and after.
     model
         Name, checkpoint folder or hub repository; or a fitted `CellClassifier`, or its folder: then shifts of its
-        probabilities are told as well.
+        probabilities are reported as well.
     vocabulary
         Needed only where the checkpoint does not tell its own.
-    counts_layer
-        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
-    gene_ids
-        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    counts_layer, gene_ids
+        Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
+        ("index" for the row names; found automatically by default).
     device, dtype, progress
         Where and how the model runs; see `RuntimeOptions`.
-    key_added
-        Slot of the result.
-    copy
-        Return a copy instead of writing into `adata`.
+    key_added, copy
+        Slot of the result; return a copy instead of writing into `adata`.
     **options
         Any other field of `PerturbOptions`: `anchor`, `dose`, `alternates`, `state_key`, `pooling`, `layer`,
         `gene_effects`, `matched_genes`, `method`, `max_cells`, `seed`, …

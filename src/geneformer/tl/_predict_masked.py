@@ -42,16 +42,14 @@ def predict_masked(  # noqa: PLR0913
         Raw counts of cells by genes.
     genes
         Ensembl ids or symbols of the genes to mask, each on its own.
-    model
-        Name ("mini", "V1-10M", "V2-104M", …; `gf.list_models()`), checkpoint folder, or hub repository.
-    vocabulary
-        Needed only where the checkpoint does not tell its own.
+    model, vocabulary
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
+        only where the checkpoint does not name its own.
     n_predictions
         Genes listed in the place of a masked one, the most expected first.
-    counts_layer
-        Layer with the raw counts, "raw" for `adata.raw`; `X` by default.
-    gene_ids
-        Column of `var` with the gene identifiers, "index" for the row names. Found automatically by default.
+    counts_layer, gene_ids
+        Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
+        ("index" for the row names; found automatically by default).
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
 
