@@ -268,7 +268,7 @@ class Perturbed:
         self._value = frame.pop("value").to_numpy(dtype=np.float64)
         # Codes instead of texts: runs have up to hundreds of millions of rows.
         frame = frame.astype("category")
-        self._codes: dict[str, Ints] = {name: frame[name].cat.codes.to_numpy(dtype=np.intp) for name in frame}
+        self._codes: dict[Any, Any] = {name: frame[name].cat.codes.to_numpy(dtype=np.intp) for name in frame}
         self._texts = {name: [str(text) for text in frame[name].cat.categories] for name in frame}
         self.cell_ids: NDArray[Any] = np.array(self._texts["cell_id"], dtype=object)
         self.table, self._group = self._perturbations(frame[list(PERTURBATION_COLUMNS)])
