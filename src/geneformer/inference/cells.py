@@ -266,29 +266,22 @@ def open_cells(
     """Tokens for a model, with the columns of the cells."""
     if isinstance(cells, Cells):
         return cells
-    if isinstance(cells, TokenizedDataset):
-        return _of_tokens(cells, model)
     if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
         paths = [Path(path) for path in ([cells] if isinstance(cells, (str, Path)) else cells)]
-        if len(paths) != 1 or paths[0].suffix != ".h5ad":
-            return _of_files(paths, model, counts_layer, gene_ids)
-        cells = _read(paths[0])
-    if not hasattr(cells, "obs_names"):
+        if len(paths) == 1 and paths[0].suffix == ".h5ad":
+            cells = _read(paths[0])
+        else:
+            are_counts = not any(is_dataset(path) for path in paths)
+            cells = open_tokens(paths, model, layer=counts_layer, gene_ids=gene_ids, counts=are_counts)
+    if isinstance(cells, TokenizedDataset):
+        check_pairing(cells, model, truncate=True)
+        return Cells(cells, np.arange(len(cells)), len(cells))
+    if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
     tokens, rows = tokens_for(cells, model, counts_layer=counts_layer, gene_ids=gene_ids, counts=counts)
     check_pairing(tokens, model, truncate=True)
     return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
-
-
-def _of_tokens(tokens: TokenizedDataset, model: PairedModel) -> Cells:
-    check_pairing(tokens, model, truncate=True)
-    return Cells(tokens, np.arange(len(tokens)), len(tokens))
-
-
-def _of_files(paths: list[Path], model: PairedModel, counts_layer: str | None, gene_ids: str | None) -> Cells:
-    counts = not any(is_dataset(path) for path in paths)
-    return _of_tokens(open_tokens(paths, model, layer=counts_layer, gene_ids=gene_ids, counts=counts), model)
 
 
 def _read(path: Path) -> "AnnData":

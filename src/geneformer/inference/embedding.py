@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.inference.cells import check_cls, check_layer, check_pairing, describe_run
@@ -32,32 +31,21 @@ def embed(
         return _embed_genes(tokens, model, options, runtime, progress, provenance)
     if options.pooling == "cls":
         check_cls(tokens, model)
-    pool = _pool_first if options.pooling == "cls" else _MeanOverGenes(model)
+    special = torch.from_numpy(np.asarray(model.vocabulary.special_ids, dtype=np.int64))
     values = np.empty((len(tokens), model.network.config.hidden_size), dtype=np.float32)
 
     def step(batch: Batch) -> None:
         hidden_TD = model.network.bert(
             batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
         )
-        values[batch.rows] = pool(hidden_TD, batch).float().cpu().numpy()
+        if options.pooling == "cls":
+            pooled_BD = hidden_TD[batch.cu_seqlens[:-1]]
+        else:
+            pooled_BD = mean_over_genes(hidden_TD, batch.input_ids, batch.cu_seqlens, special.to(hidden_TD.device))
+        values[batch.rows] = pooled_BD.float().cpu().numpy()
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
     return CellEmbeddings(values, tokens.table.select(tokens.columns), provenance)
-
-
-class _MeanOverGenes:
-    """Mean over the genes of each cell; special tokens do not count."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        self.special = torch.from_numpy(np.asarray(model.vocabulary.special_ids, dtype=np.int64))
-
-    def __call__(self, hidden_TD: Tensor, batch: Batch) -> Tensor:
-        special = self.special.to(batch.input_ids.device)
-        return mean_over_genes(hidden_TD, batch.input_ids, batch.cu_seqlens, special)
-
-
-def _pool_first(hidden_TD: Tensor, batch: Batch) -> Tensor:
-    return hidden_TD[batch.cu_seqlens[:-1]]
 
 
 def _embed_genes(
