@@ -186,7 +186,8 @@ def roc(
             raise OptionError(msg)
         lines = [_mean_line(name, figures_of(one), classes, curve) for name, one in report.items()]
     else:
-        lines = _class_lines(figures_of(report), classes, curve)
+        curves = _curves(figures_of(report), classes, curve)
+        lines = [(f"{name}  {area:.3f}", x, y) for name, (x, y, area) in curves.items()]
     n_columns = -(-len(lines) // LEGEND_ROWS)
     legend_width = n_columns * (0.7 + 0.075 * max(len(label) for label, _, _ in lines))
     ax = figure_axes(ax, (5.2 + legend_width, 4.8))
@@ -239,10 +240,6 @@ def _drawn(measured: "RocCurve | PrCurve", curve: str) -> tuple[NDArray[np.float
         return x, y, area
     stop = int(np.searchsorted(x, x[-1])) + 1
     return x[:stop], np.append(y[1], y[1:stop]), area
-
-
-def _class_lines(figures: "PerClass", classes: Sequence[str] | None, curve: str) -> list[Line]:
-    return [(f"{name}  {area:.3f}", x, y) for name, (x, y, area) in _curves(figures, classes, curve).items()]
 
 
 def _mean_line(name: str, figures: "PerClass", classes: Sequence[str] | None, curve: str) -> Line:

@@ -133,8 +133,8 @@ def embedding(
     colors = [color] if color is None or isinstance(color, str) else list(color)
     titles = [title] * len(colors) if title is None or isinstance(title, str) else list(title)
     if not colors or len(titles) != len(colors) or (ax is not None and len(colors) > 1):
-        axes = "" if ax is None else " and one ax"
-        msg = f"{len(colors)} columns to color by, {len(titles)} titles{axes}. Give one title and one map per column."
+        more = "" if ax is None else " and one ax"
+        msg = f"{len(colors)} columns to color by, {len(titles)} titles{more}. Give one title and one map per column."
         raise OptionError(msg)
     columns = [None if name is None else column_of(adata, name) for name in colors]
     values_nd, rows = embedding_of(adata, basis)
@@ -142,7 +142,13 @@ def embedding(
     xy_n2 = values_nd
     if values_nd.shape[1] != 2:
         xy_n2 = umap_layout(values_nd, n_neighbors=n_neighbors, metric=metric, seed=seed)
-    panels = [ax] if ax is not None else _panels(pyplot, len(colors))
+    if ax is not None:
+        panels = [ax]
+    else:
+        n, width = len(colors), PANEL * 1.45  # with room for a legend beside each
+        figure, axes = pyplot.subplots(1, n, figsize=(width * n, PANEL), squeeze=False, layout="constrained")
+        figure.get_layout_engine().set(wspace=0.06)
+        panels = list(axes[0])
     size = point_size if point_size is not None else float(np.clip(25_000 / len(rows), 0.5, 40))
     order = np.random.default_rng(seed).permutation(len(rows))
     for panel, name, column, heading in zip(panels, colors, columns, titles, strict=True):
@@ -152,14 +158,6 @@ def embedding(
         panel.set_title(heading if heading is not None else (name or ""), fontsize=13, color=INK, loc="left")
     save_figure(panels[0].figure, save)
     return panels[0] if color is None or isinstance(color, str) else panels
-
-
-def _panels(pyplot: Any, n: int) -> list["Axes"]:
-    """A row of axes, with room for a legend beside each."""
-    width = PANEL * 1.45
-    figure, axes = pyplot.subplots(1, n, figsize=(width * n, PANEL), squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06)
-    return list(axes[0])
 
 
 def _draw(
@@ -302,28 +300,18 @@ def heatmap(
         msg = f"A heatmap needs at least two cells with an embedding; there is {len(rows)}."
         raise NoCellsError(msg)
     sns = plotting_library("seaborn")
-    drawn = _draw_cells(len(rows), n_cells, seed)
-    groups = {name: _categories(column.iloc[rows[drawn]], adata, name) for name, column in columns.items()}
-    grid = _cluster(sns, _standardized(values_nd[drawn]), adata.obs_names[rows[drawn]], groups)
-    _dress(grid, title, len(drawn), len(rows))
+    n_all = len(rows)
+    if n_cells is not None and n_all > n_cells:
+        drawn = np.sort(np.random.default_rng(seed).choice(n_all, n_cells, replace=False))
+        values_nd, rows = values_nd[drawn], rows[drawn]
+    groups = {name: _categories(column.iloc[rows], adata, name) for name, column in columns.items()}
+    centered = values_nd.astype(np.float64) - values_nd.mean(axis=0, dtype=np.float64)
+    deviation = centered.std(axis=0)
+    grid = _cluster(sns, centered / np.where(deviation > 0, deviation, 1), adata.obs_names[rows], groups)
+    _dress(grid, title, len(rows), n_all)
     _legends(grid, groups)
     save_figure(grid.figure, save)
     return grid
-
-
-def _draw_cells(n: int, n_cells: int | None, seed: int) -> NDArray[np.intp]:
-    """Rows to show, in order."""
-    if n_cells is None or n <= n_cells:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, n_cells, replace=False))
-
-
-def _standardized(values_nd: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Dimensions with mean 0 and variance 1; constant ones are 0."""
-    centered = values_nd.astype(np.float64) - values_nd.mean(axis=0, dtype=np.float64)
-    deviation = centered.std(axis=0)
-    standardized: NDArray[np.float64] = centered / np.where(deviation > 0, deviation, 1)
-    return standardized
 
 
 def _categories(values: "pd.Series[Any]", adata: "AnnData", name: str) -> Categories:
@@ -372,9 +360,9 @@ def _cluster(sns: Any, values_nd: NDArray[np.float64], cells: Any, groups: dict[
 
 
 def _dress(grid: Any, title: str | None, n_shown: int, n_all: int) -> None:
-    told = f"{n_shown:,} cells" if n_shown == n_all else f"{n_shown:,} of {n_all:,} cells"
+    label = f"{n_shown:,} cells" if n_shown == n_all else f"{n_shown:,} of {n_all:,} cells"
     grid.ax_heatmap.set_xlabel("dimensions of the embedding", color=INK, fontsize=11)
-    grid.ax_heatmap.set_ylabel(told, color=INK, fontsize=11)
+    grid.ax_heatmap.set_ylabel(label, color=INK, fontsize=11)
     grid.ax_cbar.set_title("standard\ndeviations", fontsize=9, color=INK, loc="left")
     grid.ax_cbar.tick_params(labelsize=8, colors=INK)
     if title:
