@@ -351,7 +351,10 @@ def classify_search(
     classify: ClassifyOptions,
     given: LearningCells,
 ) -> Outcome:
-    """Search for the best training options, and fit with them."""
+    """Search for the best training options, and fit with them.
+
+    Several processes with the same --storage share the trials; give all but one --refit none.
+    """
     from geneformer.files.atomic import check_output
     from geneformer.finetuning.search import search
 
@@ -480,7 +483,10 @@ def decode_expression_predict(
     ] = None,
     given: Using,
 ) -> Outcome:
-    """Tell values and ranks of genes in cells."""
+    """Tell values and ranks of genes in cells.
+
+    An .h5ad has cells by genes, a table one row per cell and gene.
+    """
     from geneformer.finetuning.predictions import save_expression
 
     check_predictions_file(output, overwrite=given.overwrite)
@@ -497,7 +503,10 @@ def decode_expression_predict(
 
 @with_options()
 def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -> Outcome:
-    """Tell the classes of all genes."""
+    """Tell the classes of all genes.
+
+    One row per gene of the vocabulary: the cells it occurs in, and its probabilities averaged over them.
+    """
     from geneformer.files.atomic import check_output
     from geneformer.inference.tables import check_suffix, save_table
 
