@@ -28,6 +28,7 @@ from geneformer.finetuning.labels import (
     drop_rare,
     encode_label_sets,
     encode_labels,
+    is_labeled,
 )
 
 names = st.text(st.characters(categories=["L", "P"], exclude_characters="?;"), min_size=1, max_size=4).map("x".__add__)
@@ -269,3 +270,9 @@ def test_weights_are_those_of_scikit_learn(codes):
 
 def test_words_keep_none_apart_from_the_text():
     assert distinct_words(["None", None, "b"], "x")[0].tolist() == [0, -1, 1]
+
+
+def test_words_for_no_label_are_known():
+    labels = np.array(["B cells", "?", "Unassigned", "", None, np.nan, "NA", " unknown ", "NK"], dtype=object)
+    assert is_labeled(labels).tolist() == [True, *[False] * 7, True]
+    assert is_labeled(["a", "?"], unknown=()).all()

@@ -7,7 +7,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError, UnknownChoiceError
 from geneformer.finetuning.baselines import pca_embedding
-from geneformer.inference.quality import _accuracy, embedding_quality, is_labeled
+from geneformer.inference.quality import _accuracy, embedding_quality
 
 
 @pytest.fixture
@@ -90,12 +90,6 @@ def test_figures_are_json():
     rng = np.random.default_rng(0)
     found = embedding_quality(rng.normal(size=(40, 3)), np.tile(["a", "b"], 20)).to_dict()
     assert set(found["knn"]) == {"mean", "low", "high"}
-
-
-def test_words_for_no_label_are_known():
-    labels = np.array(["B cells", "?", "Unassigned", "", None, np.nan, "NA", " unknown ", "NK"], dtype=object)
-    assert is_labeled(labels).tolist() == [True, *[False] * 7, True]
-    assert is_labeled(["a", "?"], unknown=()).all()
 
 
 def test_bad_input_is_refused(overlapping):

@@ -21,7 +21,8 @@ from geneformer.files.atomic import atomic_folder, check_output
 from geneformer.files.manifest import Manifest, describe_inputs, installed_versions
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.inference.quality import EmbeddingQuality, embedding_quality, is_labeled, save_random_weights
+from geneformer.finetuning.labels import is_labeled
+from geneformer.inference.quality import EmbeddingQuality, embedding_quality, save_random_weights
 from geneformer.models.loading import load_model
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions, TokenizeOptions
 from geneformer.pl._embedding import umap_layout

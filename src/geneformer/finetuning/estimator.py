@@ -16,7 +16,6 @@ from geneformer.errors import (
     NoCellsError,
     NotFittedError,
     OptionError,
-    UnknownOptionError,
     VocabularyMismatchError,
 )
 from geneformer.files.atomic import atomic_folder
@@ -34,7 +33,7 @@ from geneformer.models.finetuned import load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import CONFIG, LoadedModel, load_model, read_config, recognize_vocabulary
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
-from geneformer.options._fields import nearest
+from geneformer.options._fields import spread_options
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -584,20 +583,6 @@ def part_of(cells: Cells, rows: Ints) -> Cells:
         msg = "No labeled cell to evaluate on. Check the labels and the split."
         raise NoCellsError(msg)
     return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
-
-
-def spread_options(groups: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Options objects with single fields changed; one that several have, such as the seed, in all of them."""
-    names = {name: {entry.name for entry in fields(options)} for name, options in groups.items()}
-    valid = sorted(set().union(*names.values()))
-    unknown = [name for name in changes if name not in valid]
-    if unknown:
-        msg = f"{unknown[0]!r} is not an option. Options are {', '.join(valid)}.{nearest(unknown[0], valid)}"
-        raise UnknownOptionError(msg)
-    return {
-        name: replace(options, **{key: value for key, value in changes.items() if key in names[name]})
-        for name, options in groups.items()
-    }
 
 
 AnyEstimator = TypeVar("AnyEstimator", bound=Estimator)

@@ -17,8 +17,10 @@ from geneformer.errors import (
     RareClassError,
     UnknownClassError,
 )
-from geneformer.inference.quality import UNKNOWN, is_labeled
 from geneformer.options._fields import check_choice, check_range, nearest
+
+UNKNOWN = ("", "?", "nan", "none", "na", "n/a", "unknown", "unassigned")
+"""Labels, in any case, that stand for no label."""
 
 _WHOLE = 2**53
 """Whole numbers up to this size are exact in floating point."""
@@ -270,3 +272,9 @@ def _warn_of_missing(places: NDArray[np.int64], words: Sequence[str], codes: NDA
 
 def _warn(message: str) -> None:
     warnings.warn(message, GeneformerWarning, stacklevel=4)
+
+
+def is_labeled(labels: ArrayLike, *, unknown: Iterable[str] = UNKNOWN) -> NDArray[np.bool_]:
+    """Whether each cell has a label, ``(n,)``; missing values and words such as "?" and "unassigned" are none."""
+    words = np.char.lower(np.char.strip(np.asarray(labels, dtype=object).astype(str)))
+    return ~np.isin(words, list(unknown))

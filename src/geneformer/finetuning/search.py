@@ -32,14 +32,13 @@ from geneformer.finetuning.estimator import (
     MEASURED_BY,
     clone,
     option_groups,
-    spread_options,
     training_groups,
     with_training_options,
 )
 from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
-from geneformer.options._fields import nearest
+from geneformer.options._fields import nearest, spread_options
 from geneformer.options.finetuning import read_space
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """How well an embedding tells known labels apart: nearest neighbors and a linear probe, on held-out cells."""
 
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,6 @@ from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model, save_checkpoint
 from geneformer.options._fields import check_choice, check_range
-
-UNKNOWN = ("", "?", "nan", "none", "na", "n/a", "unknown", "unassigned")
-"""Labels, in any case, that stand for no label."""
 
 METRICS = ("cosine", "euclidean")
 
@@ -53,12 +49,6 @@ class EmbeddingQuality:
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
         return asdict(self)
-
-
-def is_labeled(labels: ArrayLike, *, unknown: Iterable[str] = UNKNOWN) -> NDArray[np.bool_]:
-    """Whether each cell has a label, ``(n,)``; missing values and words such as "?" and "unassigned" are none."""
-    words = np.char.lower(np.char.strip(np.asarray(labels, dtype=object).astype(str)))
-    return ~np.isin(words, list(unknown))
 
 
 def embedding_quality(

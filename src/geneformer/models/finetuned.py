@@ -25,7 +25,7 @@ from geneformer.models.encoder import (
     extension,
 )
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
-from geneformer.models.loading import CONFIG, WEIGHTS, LoadedModel, check_fit, read_config, read_weights
+from geneformer.models.loading import CONFIG, WEIGHTS, LoadedModel, check_weights, read_config, read_weights
 from geneformer.options import FinetuneOptions
 
 NETWORKS: dict[str, type[GeneformerModel]] = {
@@ -79,7 +79,7 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
 def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
     """A network with exactly the given weights, in evaluation mode."""
     network = kind(config)
-    check_fit(network.state_dict(), weights, where)
+    check_weights(network.state_dict(), weights, where)
     network.load_state_dict(dict(weights))
     return network.eval()
 
@@ -101,7 +101,7 @@ def load_encoder_weights(network: GeneformerModel, base_state: Mapping[str, Tens
         raise CheckpointError(msg)
     n_layers = 1 + max((int(match[1]) for name in pretrained if (match := _LAYER.match(name))), default=-1)
     advice = "Build the network with the configuration of the checkpoint."
-    new = check_fit(own, pretrained, where, advice, optional=lambda name: _may_be_new(name, n_layers))
+    new = check_weights(own, pretrained, where, advice, optional=lambda name: _may_be_new(name, n_layers))
     with torch.no_grad():
         for name, value in pretrained.items():
             own[name].copy_(value)  # the tensors of a state share memory with the parameters

@@ -295,7 +295,7 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
     expected = model.state_dict()
     has_head = any(name.startswith(HEAD) for name in weights)
     weights = {name: value for name, value in weights.items() if not name.startswith("cls.seq_relationship.")}
-    check_fit(expected, weights, where, optional=lambda name: not has_head and name.startswith(HEAD))
+    check_weights(expected, weights, where, optional=lambda name: not has_head and name.startswith(HEAD))
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             msg = f"{where}: {name} holds values that are not finite. The checkpoint is damaged, or training diverged."
@@ -306,7 +306,7 @@ def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
     return model.eval(), has_head
 
 
-def check_fit(
+def check_weights(
     expected: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
     where: str,

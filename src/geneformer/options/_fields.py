@@ -129,6 +129,20 @@ class Options:
         """Refuse values that do not go together."""
 
 
+def spread_options(groups: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Options objects with single fields changed; one that several have, such as the seed, in all of them."""
+    names = {name: {entry.name for entry in dataclasses.fields(options)} for name, options in groups.items()}
+    valid = sorted(set().union(*names.values()))
+    unknown = [name for name in changes if name not in valid]
+    if unknown:
+        msg = f"{unknown[0]!r} is not an option. Options are {', '.join(valid)}.{nearest(unknown[0], valid)}"
+        raise UnknownOptionError(msg)
+    return {
+        name: dataclasses.replace(options, **{key: value for key, value in changes.items() if key in names[name]})
+        for name, options in groups.items()
+    }
+
+
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 

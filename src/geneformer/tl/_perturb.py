@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from geneformer import keys
 from geneformer.files.progress import progress_bar
-from geneformer.finetuning.estimator import spread_options
 from geneformer.inference.cells import tokens_for
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
+from geneformer.options._fields import spread_options
 from geneformer.perturbation.effects import effects_of, to_uns
 from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
 from geneformer.perturbation.run import run_plan
