@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from geneformer.genes.vocabulary import Vocabulary
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -118,6 +120,27 @@ class CellClassifier(CellEstimator):
     multi_label_: bool = False
     temperature_: float = 1.0
     unknown_below_: float = 0.0
+
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        classify: ClassifyOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model,
+            vocabulary=vocabulary,
+            finetuning=finetuning,
+            classify=classify,
+            split=split,
+            runtime=runtime,
+            **changes,
+        )
 
     def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
@@ -260,6 +283,27 @@ class CellRegressor(CellEstimator):
     loss_: str = "squared_error"
     scale_: dict[str, float]
 
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        regress: RegressOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model,
+            vocabulary=vocabulary,
+            finetuning=finetuning,
+            regress=regress,
+            split=split,
+            runtime=runtime,
+            **changes,
+        )
+
     def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
         return encode_targets(
@@ -401,7 +445,42 @@ class MultiTaskClassifier(CellEstimator):
     unknown_below_: float = 0.0
     validation_metrics = OneOf.metrics
 
-    def fit(self, cells: CellInput, labels: Sequence[str], **options: Any) -> Self:  # type: ignore[override]  # columns
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        multi_task: MultiTaskOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model,
+            vocabulary=vocabulary,
+            finetuning=finetuning,
+            multi_task=multi_task,
+            split=split,
+            runtime=runtime,
+            **changes,
+        )
+
+    def fit(  # noqa: PLR0913  several columns
+        self,
+        cells: CellInput,
+        labels: Sequence[str],
+        *,
+        groups: str | None = None,
+        ids: str | None = None,
+        split_rows: Split | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        deleted_genes: NDArray[Any] | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
+        callbacks: Any = (),
+    ) -> Self:
         """Learn the classes in several columns of `obs`, and evaluate on the test part of the split.
 
         A cell is used if it has a label in at least one of the columns; it teaches the tasks it has one for.
@@ -412,10 +491,11 @@ class MultiTaskClassifier(CellEstimator):
             AnnData with raw counts, tokens, or paths of either.
         labels
             Columns with the classes, one per task.
-        **options
-            `groups`, `ids`, `split_rows`, `counts_layer`, `gene_ids`, `deleted_genes`, `output`, `resume` and
-            `callbacks` of `CellClassifier.fit`. Without groups, the parts have the same shares of every combination of
-            labels.
+        groups
+            Column of donors, batches or the like; no group is on two sides of the split. Without it, the parts have
+            the same shares of every combination of labels.
+        ids, split_rows, counts_layer, gene_ids, deleted_genes, output, resume, callbacks
+            As `CellClassifier.fit` takes them.
 
         Raises
         ------
@@ -434,7 +514,19 @@ class MultiTaskClassifier(CellEstimator):
         if weights and len(weights) != len(tasks):
             msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."
             raise OptionError(msg)
-        return super().fit(cells, tasks, **options)
+        return super().fit(
+            cells,
+            tasks,
+            groups=groups,
+            ids=ids,
+            split_rows=split_rows,
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+            deleted_genes=deleted_genes,
+            output=output,
+            resume=resume,
+            callbacks=callbacks,
+        )
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
@@ -628,6 +720,20 @@ class GeneClassifier(Estimator):
     """Genes left out, by class: "unknown" to the vocabulary, "absent" from the cells."""
 
     _training: LabeledGenes | None = None
+
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        classify: GeneClassifyOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model, vocabulary=vocabulary, finetuning=finetuning, classify=classify, runtime=runtime, **changes
+        )
 
     def fit(
         self,
@@ -958,21 +1064,53 @@ class ExpressionDecoder(CellEstimator):
     expression: ExpressionOptions
     share_: float = 0.15
 
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        vocabulary: "str | Path | Vocabulary | None" = None,
+        finetuning: FinetuneOptions | None = None,
+        expression: ExpressionOptions | None = None,
+        split: SplitOptions | None = None,
+        runtime: RuntimeOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            model,
+            vocabulary=vocabulary,
+            finetuning=finetuning,
+            expression=expression,
+            split=split,
+            runtime=runtime,
+            **changes,
+        )
+
     def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
         """Tokens with the counts behind them, where they are known; see `open_cells`."""
         pairing = self._pairing or self._pair()
         return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
 
-    def fit(self, cells: CellInput, **options: Any) -> Self:  # type: ignore[override]  # there is no label
+    def fit(  # type: ignore[override]  # there is no label
+        self,
+        cells: CellInput,
+        *,
+        groups: str | None = None,
+        ids: str | None = None,
+        split_rows: Split | None = None,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
+        callbacks: Any = (),
+    ) -> Self:
         """Learn the expression of genes, and evaluate on genes taken out of the test part of the split.
 
         Parameters
         ----------
         cells
             AnnData with raw counts, tokens with counts, or paths of either.
-        **options
-            `groups`, `ids`, `split_rows`, `counts_layer`, `gene_ids`, `output`, `resume` and `callbacks` of
-            `CellClassifier.fit`.
+        groups, ids, split_rows, counts_layer, gene_ids, output, resume, callbacks
+            As `CellClassifier.fit` takes them.
 
         Raises
         ------
@@ -991,7 +1129,18 @@ class ExpressionDecoder(CellEstimator):
             if value != getattr(usual, name):
                 msg = f"{name}={value!r}, but expression is learnt without classes and second views. Leave it out."
                 raise OptionError(msg)
-        return super().fit(cells, None, **options)
+        return super().fit(
+            cells,
+            None,
+            groups=groups,
+            ids=ids,
+            split_rows=split_rows,
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+            output=output,
+            resume=resume,
+            callbacks=callbacks,
+        )
 
     def targets(self, cells: Cells, label: None = None, *, by_cell: bool = True) -> Encoded:
         """The tokenized cells to learn from; its `codes` are what they are split by."""
