@@ -40,7 +40,7 @@ from geneformer.perturbation.uncertainty import (
     bootstrap_interval,
     donors_of,
     false_discovery_rates,
-    mean_ranks,
+    mean_rank_of_perturbed,
     pool_of,
     units_of,
 )
@@ -145,7 +145,7 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
     if options.donor is not None:
         means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
         added["donor_mean"], added["n_donors"] = means.averages(n)
-    added["baseline_mean_rank"] = mean_ranks(perturbed)[pairs.group]
+    added["baseline_mean_rank"] = mean_rank_of_perturbed(perturbed)[pairs.group]
     added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
     for name, column in added.items():
         frame[name] = column[frame.index.to_numpy()]

@@ -76,7 +76,7 @@ def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFra
     columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
     if options.donor is not None:
         columns |= _over_donors(measured, options.donor)
-    columns["baseline_mean_rank"] = mean_ranks(perturbed)
+    columns["baseline_mean_rank"] = mean_rank_of_perturbed(perturbed)
     columns["baseline_expression_difference"] = expression_differences(perturbed)
     start, goal = perturbed.source.start, perturbed.source.goal
     if start is not None and start in perturbed.targets(SHIFT):
@@ -197,7 +197,7 @@ class Candidates:
 def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
     table = perturbed.table
     kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
-    return Candidates(values, mean_ranks(perturbed), np.array(kinds), table["genes"].to_numpy(dtype=str))
+    return Candidates(values, mean_rank_of_perturbed(perturbed), np.array(kinds), table["genes"].to_numpy(dtype=str))
 
 
 def matched_p_values(
@@ -421,7 +421,7 @@ def false_discovery_rates(p: Floats) -> Floats:
     return rates
 
 
-def mean_ranks(perturbed: Perturbed) -> Floats:
+def mean_rank_of_perturbed(perturbed: Perturbed) -> Floats:
     """Mean rank of the genes of each perturbation, ``(G,)``."""
     return _mean_of_genes(perturbed, "mean_rank")
 
