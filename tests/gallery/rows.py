@@ -1,8 +1,8 @@
 """One row of the gallery: an input somebody may have, and the answer it must get. Rows run in forks of one process.
 
-A family of inputs is a file `family_*.py` beside this one with a list `ROWS`; `test_gallery.py` finds it. A row says how
-its input is made in an empty folder, what is done with it (`geneformer tokenize`, unless it says something else), and
-which answer is right: the code of an error, or that the input is accepted, with the words by which a repair is told.
+A family of inputs is a file `family_*.py` beside this one with a list `ROWS`, which `test_gallery.py` finds. A row says
+how its input is made in an empty folder, what is done with it (`geneformer tokenize`, unless it says something else),
+and which answer is right: the code of an error, or that the input is accepted, with the words that tell of a repair.
 """
 
 import hashlib
@@ -84,9 +84,9 @@ tokenize = command("tokenize", "{}", "-o", "out.dataset", "--no-progress")
 class Row:
     """An input and its right answer.
 
-    `name` says what is odd about it. `make` puts it into an empty folder (the working directory) and returns what `act`
-    is given. `expect` is a code of an error, or `ACCEPTED`; `says` are words that must be told. `why` is for inputs that
-    are accepted as they are. `writes` names what may be new afterwards, none where the input is refused.
+    `name` says what is odd about it. `make` puts it into an empty folder (the working directory) and returns what
+    `act` is given. `expect` is a code of an error, or `ACCEPTED`; `says` are words that must be told. `why` is for
+    inputs that are accepted as they are. `writes` names what may be new afterwards; nothing may be after a refusal.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Every row of every family gets its right answer: no traceback, no hang, nothing written on refusal, no input changed."""
+"""Every row gets its right answer: no traceback, no hang, nothing written on refusal, no input changed."""
 
 import importlib
 import sys
