@@ -86,7 +86,6 @@ def test_shares_that_do_not(valid, test):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"balance": "sex", "method": "balanced"}, r"balance=\['sex'\]"),
         ({"train_ids": ["a"]}, 'Pass method="ids"'),
         ({"balance": ["a"]}, 'Pass method="balanced"'),
         ({"method": "ids", "test_ids": ["a"]}, "without train_ids"),

@@ -93,6 +93,16 @@ def whole_number(option: str, value: Any, *, low: int, high: int | None = None) 
     return number
 
 
+def as_names(option: str, value: Any) -> tuple[Any, ...]:
+    """Several names as a tuple; one name alone is a list of one, not of its letters."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        msg = f"{option}={value!r} is no name or list of names. Pass names such as {option}=[...], or leave it out."
+        raise OptionError(msg)
+    return tuple(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Numbers that a field takes, for `check_range`."""
@@ -102,6 +112,7 @@ class Range:
     above: float | None = None
 
 
+Names = tuple[str, ...]
 Count = Annotated[int, Range(low=0)]
 Positive = Annotated[int, Range(low=1)]
 Layer = Annotated[int, Range(high=0)]
@@ -123,6 +134,8 @@ class Options:
             elif get_origin(hint) is Annotated:
                 for bounds in hint.__metadata__:
                     check_range(name, getattr(self, name), low=bounds.low, high=bounds.high, above=bounds.above)
+            elif hint == Names or (hint == Names | None and getattr(self, name) is not None):
+                object.__setattr__(self, name, as_names(name, getattr(self, name)))
         self._check()
 
     def _check(self) -> None:

@@ -354,16 +354,9 @@ class SplitOptions(Options):
     def _check(self) -> None:
         _check_shares(self.valid, self.test, "cells")
         for name in ("train_ids", "valid_ids", "test_ids", "balance"):
-            self._as_texts(name)
+            # Ids may be numbers.
+            object.__setattr__(self, name, tuple(str(entry).strip() for entry in getattr(self, name)))
         self._check_lists()
-
-    def _as_texts(self, name: str) -> None:
-        """Any list as a tuple of texts; a text alone would be taken apart into its letters."""
-        value = getattr(self, name)
-        if isinstance(value, str):
-            msg = f"{name}={value!r} is one text. It takes a list: {name}=[{value!r}]."
-            raise OptionError(msg)
-        object.__setattr__(self, name, tuple(str(entry).strip() for entry in value))
 
     def _check_lists(self) -> None:
         lists = {name: getattr(self, name) for name in ("train_ids", "valid_ids", "test_ids")}

@@ -102,7 +102,7 @@ def attention(  # noqa: PLR0913
     >>> adata.layers["geneformer_attention"].sum(axis=1).min().round(3)
     np.float32(1.0)
     """
-    options = AttentionOptions(per=per, layer=layer, genes=tuple(genes), min_weight=min_weight)
+    options = AttentionOptions(per=per, layer=layer, genes=genes, min_weight=min_weight)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     adata = adata.copy() if copy else adata
     loaded = load_model(model, vocabulary=vocabulary)

@@ -8,7 +8,7 @@ from geneformer import keys
 from geneformer.files.progress import progress_bar
 from geneformer.inference.cells import tokens_for
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
-from geneformer.options._fields import spread_options
+from geneformer.options._fields import as_names, spread_options
 from geneformer.perturbation.effects import effects_of, to_uns
 from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
 from geneformer.perturbation.run import run_plan
@@ -118,15 +118,9 @@ def perturb(  # noqa: PLR0913
 
 def _entries(genes: Genes) -> tuple[str, ...]:
     """Lists and tables of genes as the entries the options take."""
-    if isinstance(genes, str):
-        return (genes,)
     if isinstance(genes, Mapping):
-        return tuple(f"{name}={_joined(members)}" for name, members in genes.items())
-    return tuple(_joined(entry) for entry in genes)
-
-
-def _joined(members: str | Sequence[str]) -> str:
-    return members if isinstance(members, str) else "+".join(members)
+        return tuple(f"{name}={'+'.join(as_names('genes', group))}" for name, group in genes.items())
+    return tuple("+".join(as_names("genes", group)) for group in as_names("genes", genes))
 
 
 def rank_perturbations(  # noqa: PLR0913

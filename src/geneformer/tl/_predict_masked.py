@@ -77,7 +77,7 @@ def predict_masked(  # noqa: PLR0913
     >>> table.groupby("cell_id").size().tolist()
     [10, 10, 10, 10, 10]
     """
-    options = PredictOptions(genes=tuple(genes), n_predictions=n_predictions)
+    options = PredictOptions(genes=genes, n_predictions=n_predictions)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     loaded = load_model(model, vocabulary=vocabulary)
     tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
