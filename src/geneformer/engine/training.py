@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
 
 from geneformer.engine.device import (
     can_pin_memory,
@@ -41,7 +42,7 @@ from geneformer.engine.device import (
     verify_placement,
 )
 from geneformer.errors import DeviceMemoryError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.files.atomic import atomic_file
+from geneformer.files.atomic import atomic_file, sync, sync_folder
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.dataset import plan_batches, plan_epoch
 
@@ -152,9 +153,11 @@ class PackedTrainer(Trainer):
         groups: NDArray[Any] | None = None,
         forward_options: Mapping[str, Any] | None = None,
         remedy: str = "",
+        keep_checkpoints: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._remedy = remedy
+        self._remedy, self._keep_checkpoints = remedy, keep_checkpoints
+        self.times: dict[str, float] = {}
         self._lengths, self._collate = lengths, collate
         self.set_held_out(eval_lengths, eval_collate)
         self._tokens_per_batch = tokens_per_batch
@@ -173,6 +176,8 @@ class PackedTrainer(Trainer):
         if stage is not None and planned is not None and stage.steps >= planned:
             stage.load_best(model)
             self.state = TrainerState.load_from_json(str(stage.checkpoint / _STATE))
+            self._delete_older_checkpoints()
+            self.callback_handler.on_train_begin(self.args, self.state, self.control)  # it says where trackers write
             return
         with quiet_library() if self.args.disable_tqdm else nullcontext(), self._memory_guard():
             self.train(resume_from_checkpoint=None if stage is None else str(stage.checkpoint))
@@ -192,9 +197,22 @@ class PackedTrainer(Trainer):
             raise DeviceMemoryError(msg) from error
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Wait for all processes: `trainer_state.json`, written next, marks a checkpoint that is complete."""
+        """Wait for all files of all processes: `trainer_state.json`, written next, marks a checkpoint as complete."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            sync_folder(Path(output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Older checkpoints are deleted once this one has reached the disk."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            sync_folder(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            sync(Path(self.args.output_dir))
+            self._delete_older_checkpoints()
+
+    def _delete_older_checkpoints(self) -> None:
+        rotate_checkpoints(self.args.output_dir, self._keep_checkpoints, self.state.best_model_checkpoint)
 
     def set_held_out(self, lengths: NDArray[np.int64], collate: Collate) -> None:
         """Choose the held-out cells of the next evaluations."""
@@ -249,6 +267,9 @@ class PackedTrainer(Trainer):
                 raise TrainingError(msg)
             n_batches = sums.pop("n_batches")
             logs |= {name: value / n_batches for name, value in sums.items() if name != "loss"}
+        if "train_runtime" in logs:  # apart from the history, which is the same however often a run was broken off
+            self.times = dict(logs)
+            return
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
@@ -318,10 +339,16 @@ def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> 
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "accelerator_config": {"even_batches": False},
-        "report_to": ["tensorboard"] if find_spec("tensorboard") is not None else [],
+        "report_to": _trackers(),
         "dataloader_pin_memory": can_pin_memory(device),
     }
     return PlacedArguments(placed_on=str(device), output_dir=str(folder), **(shared | chosen))
+
+
+@cache
+def _trackers() -> list[str]:
+    """Trackers that are installed and keep what they are given on this machine."""
+    return ["tensorboard"] if find_spec("tensorboard") is not None else []
 
 
 def run_arguments(

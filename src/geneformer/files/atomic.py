@@ -21,6 +21,8 @@ MANIFEST_NAME = "geneformer_manifest.json"
 _REASONS = {
     errno.ENOSPC: "The disk is full. Free some space, or write elsewhere.",
     errno.EDQUOT: "The disk quota is used up. Free some space, or write elsewhere.",
+    errno.EFBIG: "The file is larger than the file system or a limit of the shell allows. Write elsewhere.",
+    errno.EIO: "The disk reports an error. Look at its health, or write elsewhere.",
     errno.EACCES: "Permission denied. Choose a folder you may write to.",
     errno.EPERM: "Permission denied. Choose a folder you may write to.",
     errno.EROFS: "The file system is read-only. Choose a folder you may write to.",
@@ -102,9 +104,7 @@ def atomic_folder(
 
 def publish_folder(finished: Path, path: Path) -> None:
     """Give a finished folder its final name, in the place of whatever is there, and make that last."""
-    for file in sorted(finished.rglob("*")):
-        sync(file)
-    sync(finished)
+    sync_folder(finished)
     aside = None
     if os.path.lexists(path):
         aside = _sibling(path)
@@ -162,6 +162,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until everything in a folder has reached the disk."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+    sync(folder)
 
 
 def _sibling(path: Path) -> Path:

@@ -126,6 +126,7 @@ def finetune(  # noqa: PLR0913
                     f"{options.accumulation}) by the same factor, lower max_length, or train less of the network with "
                     "strategy."
                 ),
+                keep_checkpoints=2 if has_valid else 1,  # the last and the best, to see that a run is done
                 callbacks=[Reporting(progress), *early, *callbacks],
             )
             trainer.fit(stage)
@@ -163,7 +164,6 @@ def _arguments(
         runtime,
         steps,
         max_grad_norm=options.max_grad_norm,
-        save_total_limit=1 if best_by is None else 2,  # the last and the best, to see that a run is done
         **when,
     )
 

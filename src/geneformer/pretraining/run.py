@@ -125,7 +125,7 @@ def pretrain(
     )
     if processes.is_main_process:
         save_checkpoint(model, output)
-        record = {"options": asdict(options), **asdict(result)}
+        record = {"options": asdict(options), **asdict(result), "times": trainer.times}
         del record["folder"]
         with atomic_file(output / HISTORY, overwrite=True) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -161,7 +161,6 @@ def _trainer(
             save_steps=options.save_steps,
             eval_strategy="steps" if options.held_out or options.hold_out_sources else "no",
             eval_steps=options.eval_steps,
-            save_total_limit=2,
         ),
         lengths=train.lengths,
         collate=train,
@@ -174,6 +173,7 @@ def _trainer(
             f"Lower tokens_per_batch (now {options.tokens_per_batch:,}) and raise accumulation (now "
             f"{options.accumulation}) by the same factor, or lower max_length."
         ),
+        keep_checkpoints=2,
         callbacks=[Reporting(progress)],
     )
 
