@@ -1,6 +1,6 @@
 """Something goes wrong at the n-th change of the disk: a kill, a power cut, an interrupt, or an error of the system."""
 
-# ruff: noqa: PTH  an audit hook sees names as text
+# ruff: noqa: PTH100, PTH104, PTH112, PTH115, PTH116, PTH120  # an audit hook sees names as text
 
 import errno
 import mmap
