@@ -3,18 +3,16 @@
 Axes: ``T`` packed tokens, ``B`` cells, ``M`` labeled tokens, ``D`` hidden, ``C`` classes.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
 from copy import copy, deepcopy
+from dataclasses import MISSING, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 
@@ -23,7 +21,7 @@ from geneformer._version import __version__
 from geneformer.compat.dictionaries import cache_folder, written_cache
 from geneformer.engine.device import resolve_device
 from geneformer.engine.inference import tokens_that_fit
-from geneformer.files import file_digest, require
+from geneformer.files import file_digest, read_json, require
 from geneformer.files.atomic import atomic_folder, make_folder
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
@@ -134,6 +132,7 @@ def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) 
         msg = f"{folder} has {len(head)} classes, but the dictionary of classes names {n_classes}."
         raise errors.CheckpointError(msg)
     config.num_labels = len(head)
+    loading.check_sizes(config, weights, str(folder))
     return fill_bert_classifier(KINDS[kind](config), weights, str(folder))
 
 
@@ -225,7 +224,11 @@ def merge_adapters(network: Any) -> None:
 def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Adapters as PEFT saved them in a folder, made part of the weights of a network, in place."""
     library = peft_library()
-    add_adapters(network, library.PeftConfig.from_pretrained(str(folder)))
+    try:
+        add_adapters(network, adapter_settings(folder))
+    except errors.OptionError as error:
+        msg = f"{folder}: the network cannot take adapters as {ADAPTER_CONFIG} says ({error.__cause__}). Correct it."
+        raise errors.CheckpointError(msg) from error
     entries = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
     try:
         unknown = library.set_peft_model_state_dict(network, entries).unexpected_keys
@@ -237,6 +240,48 @@ def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> 
     merge_adapters(network)
 
 
+_ADAPTER_TYPES = {"LORA": "LoraConfig", "IA3": "IA3Config", "LOHA": "LoHaConfig", "LOKR": "LoKrConfig"}
+_ADAPTER_ENTRIES = {
+    "alpha", "alpha_pattern", "base_model_name_or_path", "bias", "decompose_both", "decompose_factor",
+    "exclude_modules", "fan_in_fan_out", "feedforward_modules", "init_lora_weights", "init_weights",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "module_dropout", "modules_to_save", "r",
+    "rank_dropout", "rank_pattern", "revision", "target_modules", "task_type", "use_dora", "use_effective_conv2d",
+    "use_rslora",
+}  # fmt: skip
+"""All that is read of an `adapter_config.json`. Others would reach PEFT, which imports modules that some name."""
+
+_ADAPTER_NOTES = {"auto_mapping", "inference_mode", "peft_type", "peft_version"}
+"""Entries that say where an adapter came from, and change nothing here."""
+
+
+def adapter_settings(folder: Path) -> Any:
+    """The configuration of adapters in a folder, as PEFT takes it."""
+    library, path = peft_library(), folder / ADAPTER_CONFIG
+    content = read_json(path, errors.CheckpointError)
+    kind = content.get("peft_type")
+    if kind not in _ADAPTER_TYPES:
+        msg = f"{path}: peft_type={kind!r:.200} is not among those read here ({', '.join(_ADAPTER_TYPES)})."
+        raise errors.CheckpointError(msg)
+    settings = getattr(library, _ADAPTER_TYPES[kind])
+    usual = {field.name: field.default for field in fields(settings)}
+    kept = {name: value for name, value in content.items() if name in _ADAPTER_ENTRIES and name in usual}
+    others = content.keys() - kept.keys() - _ADAPTER_NOTES
+    asked = sorted(name for name in others if content[name] and content[name] != usual.get(name, MISSING))
+    if asked:
+        msg = f"{path} sets {asked[0]}={content[asked[0]]!r:.200}, which is not read here. Remove it if it is not needed."
+        raise errors.CheckpointError(msg)
+    numbers = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "alpha": (int, float)}
+    wrong = [name for name in numbers if name in kept and not isinstance(kept[name], numbers[name])]
+    try:
+        if wrong:
+            msg = f"{wrong[0]}={kept[wrong[0]]!r:.200} is no number"
+            raise TypeError(msg)
+        return settings(**kept)
+    except (TypeError, ValueError, KeyError) as error:
+        msg = f"{path} does not describe adapters: {error}. It is damaged; copy it again."
+        raise errors.CheckpointError(msg) from error
+
+
 def is_adapter_folder(folder: Path) -> bool:
     """Whether a folder holds changes to the weights of a model that lies elsewhere."""
     return (folder / ADAPTER_CONFIG).is_file()
@@ -245,12 +290,7 @@ def is_adapter_folder(folder: Path) -> bool:
 def adapter_base_folder(adapters: Path) -> Path:
     """Folder of the model that adapters were trained on."""
     path = adapters / ADAPTER_CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read as JSON ({error}). Copy it again."
-        raise errors.CheckpointError(msg) from error
-    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    base = read_json(path, errors.CheckpointError).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         msg = f"{path} does not name the model it was trained on (base_model_name_or_path). Add its folder there."
         raise errors.CheckpointError(msg)
@@ -270,11 +310,7 @@ def adapter_entries(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         msg = f"{folder} has no {ADAPTER_WEIGHTS}. It holds {sorted(p.name for p in folder.iterdir())[:8]}."
         raise errors.CheckpointError(msg)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        msg = f"{path} ({path.stat().st_size:,} bytes) is damaged or incomplete: {error}. Copy it again."
-        raise errors.CheckpointError(msg) from error
+    return loading.read_tensors(path)
 
 
 # What `quantize` and quantized model types ask for.
@@ -470,7 +506,7 @@ def load_plain_network(
     if bits != "full":
         quantize_linears(network.bert.encoder, bits)
     if trained:
-        network = peft_library().PeftModel.from_pretrained(network, str(folder), is_trainable=mode == "train")
+        network = _adapted(network, folder, trainable=mode == "train")
     elif adapters is not None:
         if plain_type == "CellClassifier":  # in front of a new head the pooler is as new, so it is trained and saved
             adapters = copy(adapters)
@@ -480,15 +516,30 @@ def load_plain_network(
     return network.to(device).train(mode == "train")
 
 
+def _adapted(network: Any, folder: Path, *, trainable: bool) -> Any:
+    """A network wrapped by PEFT, with the adapters of a folder."""
+    adapter_entries(folder)  # where they are missing, PEFT would look for a pickle
+    settings = adapter_settings(folder)
+    try:
+        return peft_library().PeftModel.from_pretrained(network, str(folder), config=settings, is_trainable=trainable)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, KeyError) as error:
+        msg = f"{folder}: the network cannot take its adapters ({error!s:.300}). Give the folder they belong to."
+        raise errors.CheckpointError(msg) from error
+
+
 def _plain_network(folder: Path, plain_type: str, n_classes: int) -> Any:
     """A network of plain `transformers` with the encoder of a checkpoint, and its head where the checkpoint has it."""
-    config = loading.read_config(folder)
+    config, weights = loading.read_config(folder), loading.read_weights(folder)
+    if not any(name.startswith("bert.") for name in weights):
+        weights = {name if name.startswith(_HEADS) else f"bert.{name}": value for name, value in weights.items()}
+    loading.check_sizes(config, weights, str(folder))
     config.output_attentions = False
     if plain_type in ("GeneClassifier", "CellClassifier"):
         config.num_labels = n_classes
     network, report = _PLAIN_NETWORKS[plain_type].from_pretrained(
-        folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        None, config=config, state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    network.name_or_path = config.name_or_path = str(folder)  # adapters that are saved name what they were trained on
     missing = [name for name in report["missing_keys"] if not name.startswith(_HEADS)]
     unknown = [name for name in report["unexpected_keys"] if name.startswith("bert.") and not name.startswith(_HEADS)]
     if missing or unknown:

@@ -1,11 +1,12 @@
 """Files: atomic writes, manifests, journals, progress, the one restricted reader of pickles, and optional libraries."""
 
 import hashlib
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from geneformer.errors import MissingExtraError, PlaceholderFileError
+from geneformer.errors import GeneformerError, MissingExtraError, PlaceholderFileError
 
 
 def require(module: str, needed_by: str, *, extra: str = "", instead: str = "") -> Any:
@@ -32,6 +33,25 @@ def refuse_lfs_pointer(path: Path) -> None:
                 "with `git lfs pull`, or download it from where the folder came from."
             )
             raise PlaceholderFileError(msg)
+
+
+def read_json(path: Path, refusal: type[GeneformerError], advice: str = "Copy or download it again.") -> dict[str, Any]:
+    """The JSON object in a file; whatever else the file holds becomes the given error."""
+    try:
+        if path.exists() and not path.is_file():
+            msg = f"{path} is not a file. {advice}"
+            raise refusal(msg)
+        refuse_lfs_pointer(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, GeneformerError):
+            raise
+        msg = f"{path} is not valid JSON ({error}). {advice}"
+        raise refusal(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path} should hold a JSON object, found {type(content).__name__}. {advice}"
+        raise refusal(msg)
+    return content
 
 
 def file_digest(path: Path) -> str:

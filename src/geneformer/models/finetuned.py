@@ -25,7 +25,15 @@ from geneformer.models.encoder import (
     extension,
 )
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
-from geneformer.models.loading import CONFIG, WEIGHTS, LoadedModel, check_weights, read_config, read_weights
+from geneformer.models.loading import (
+    CONFIG,
+    WEIGHTS,
+    LoadedModel,
+    check_sizes,
+    check_weights,
+    read_config,
+    read_weights,
+)
 from geneformer.options import FinetuneOptions
 
 NETWORKS: dict[str, type[GeneformerModel]] = {
@@ -78,7 +86,12 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
 
 def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:
     """A network with exactly the given weights, in evaluation mode."""
-    network = kind(config)
+    check_sizes(config, weights, where)
+    try:
+        network = kind(config)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        msg = f"{where}: {CONFIG} does not describe a {kind.__name__} ({error!r:.200}). Copy or write the folder again."
+        raise CheckpointError(msg) from error
     check_weights(network.state_dict(), weights, where)
     network.load_state_dict(dict(weights))
     return network.eval()

@@ -4,7 +4,7 @@ A checkpoint folder holds `config.json` and `model.safetensors`, as `transformer
 """
 
 import json
-import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig
-from transformers.activations import ACT2FN
 
 from geneformer.errors import (
     CheckpointError,
@@ -28,11 +27,11 @@ from geneformer.errors import (
     UnsafeFileError,
     VocabularyMismatchError,
 )
-from geneformer.files import refuse_lfs_pointer
+from geneformer.files import read_json, refuse_lfs_pointer
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import UnpicklingError
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.encoder import EXTENSIONS, MODEL_TYPE, write_config
+from geneformer.models.encoder import EXTENSIONS, MODEL_TYPE, RELATIVE_CLIP, extension, write_config
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options._fields import nearest
 
@@ -157,22 +156,25 @@ def load_model(
 def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:
     """Folder of a model: bundled, local, or downloaded from the hub."""
     name = str(model)
+    if not isinstance(model, (str, Path)) or not name.strip() or "\0" in name:
+        msg = f"model={model!r} names no model. Pass a name ({', '.join((*BUNDLED, *HUB))}) or a checkpoint folder."
+        raise UnknownModelError(msg)
     if name in BUNDLED:
         return Path(str(files("geneformer.models") / "assets" / name))
     if name in HUB:
         entry = HUB[name]
         return _download(entry.repository, entry.subfolder, revision or entry.revision, cache_dir)
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model))  # noqa: PTH111  pathlib raises where there is no such user
+    if os.path.isdir(path):  # noqa: PTH112  pathlib raises for names that are too long
         return path
     names = (*BUNDLED, *HUB)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         msg = f"model={name!r} is a file. Pass the folder that holds config.json and model.safetensors."
         raise UnknownModelError(msg)
     parts = name.split("/")
     looks_local = name.startswith((".", "/", "~", "\\")) or len(parts) < 2 or not all(parts)
     if looks_local or name in ARCHITECTURES:
-        msg = f"model={name!r} is neither a known name ({', '.join(names)}) nor a folder.{nearest(name, names)}"
+        msg = f"model={name!r:.200} is neither a known name ({', '.join(names)}) nor a folder.{nearest(name, names)}"
         raise UnknownModelError(msg)
     return _download("/".join(parts[:2]), "/".join(parts[2:]), revision, cache_dir)
 
@@ -260,46 +262,125 @@ def read_config(folder: Path) -> BertConfig:
     if not path.is_file():
         msg = f"{folder} is not a checkpoint: there is no {CONFIG} in it. Found {_first_names(folder)}."
         raise CheckpointError(msg)
-    refuse_lfs_pointer(path)
     return read_config_file(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Entries of `model.safetensors`, tied copies left out."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        if (folder / PICKLED_WEIGHTS).is_file():
-            msg = (
-                f"{folder} only has {PICKLED_WEIGHTS}, a pickle. Convert it once, if you trust where it comes from: "
-                f"`geneformer models --convert {folder} -o NEW_FOLDER`."
-            )
-            raise ConversionNeededError(msg)
-        msg = f"{folder} has no {WEIGHTS}. Found {_first_names(folder)}."
+    """Entries of `model.safetensors`, or of the parts it was written in, tied copies left out."""
+    path, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
+    if path.is_file():
+        return usable_weights(read_tensors(path), path)
+    if index.is_file():
+        return usable_weights({k: v for part in _parts(index) for k, v in read_tensors(part).items()}, index)
+    if (folder / PICKLED_WEIGHTS).is_file():
+        msg = (
+            f"{folder} only has {PICKLED_WEIGHTS}, a pickle. Convert it once, if you trust where it comes from: "
+            f"`geneformer models --convert {folder} -o NEW_FOLDER`."
+        )
+        raise ConversionNeededError(msg)
+    msg = f"{folder} has no {WEIGHTS}. Found {_first_names(folder)}."
+    raise CheckpointError(msg)
+
+
+def _parts(index: Path) -> list[Path]:
+    """The files among which weights were divided; all of them lie beside the index."""
+    names = read_json(index, CheckpointError).get("weight_map")
+    parts = sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []
+    missing = [name for name in parts if Path(name).name != name or not (index.parent / name).is_file()]
+    if missing or not parts:
+        msg = f"{index} names parts that are not in its folder ({missing[:3]}), or none. Copy the whole folder again."
         raise CheckpointError(msg)
+    return [index.parent / name for name in parts]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Entries of one safetensors file."""
     refuse_lfs_pointer(path)
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            json.loads(file.read(min(length, _LONGEST_HEADER)), object_pairs_hook=_each_once)
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         msg = f"{path} ({path.stat().st_size:,} bytes) is damaged or incomplete: {error}. Download or copy it again."
         raise CheckpointError(msg) from error
-    return {name: value for name, value in weights.items() if name not in TIED}
+
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes of names and shapes that the format allows."""
+
+
+def _each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of an entry that stands twice, libraries take one or the other."""
+    content = dict(entries)
+    if len(content) < len(entries):
+        msg = "an entry stands twice"
+        raise ValueError(msg)
+    return content
+
+
+_LARGEST = 1e15
+"""No training reaches such a weight, and the square of a much larger one is no number of 32 bits."""
+
+
+def usable_weights(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Weights by their own names, those of wrappers taken off, once all are numbers that can be computed with."""
+    usable = {}
+    for stored, value in weights.items():
+        name = stored.replace("_orig_mod.", "").removeprefix("module.")
+        if name in TIED or name.endswith("position_ids"):
+            continue
+        if value.dtype not in _WEIGHT_TYPES:
+            msg = f"{where}: {name} holds {value.dtype}, not floating point numbers. It is damaged; get it again."
+            raise CheckpointError(msg)
+        low, high = torch.aminmax(value) if value.numel() else (0, 0)
+        if not (low >= -_LARGEST and high <= _LARGEST):
+            msg = (
+                f"{where}: {name} holds values that are not finite, or beyond {_LARGEST:g}. The checkpoint is damaged, "
+                "or training diverged."
+            )
+            raise CheckpointError(msg)
+        usable[name] = value
+    return usable
+
+
+_WEIGHT_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+_LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
+
+
+def check_sizes(config: BertConfig, weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a configuration that claims other sizes than the weights have, before a network of them is made."""
+    n_layers, hidden = config.num_hidden_layers, config.hidden_size
+    shapes = {"bert.embeddings.word_embeddings.weight": (config.vocab_size, hidden)}
+    if not extension(config, RELATIVE_CLIP):
+        shapes["bert.embeddings.position_embeddings.weight"] = (config.max_position_embeddings, hidden)
+    found = {int(match[1]) for name in weights if (match := _LAYER.match(name))}
+    last = n_layers - 1 if len(found) >= n_layers else next(i for i in range(n_layers) if i not in found)
+    shapes[f"bert.encoder.layer.{last}.output.dense.weight"] = (hidden, config.intermediate_size)
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        msg = f"{where}: the weights do not fit {CONFIG}; missing {missing[:3]}. The folder is incomplete or mixed."
+        raise CheckpointError(msg)
+    for name, needed in shapes.items():
+        shape = tuple(weights[name].shape)
+        if shape != needed:
+            msg = f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}. The folder is mixed; get it again."
+            raise CheckpointError(msg)
 
 
 def build_model(config: BertConfig, weights: Mapping[str, Tensor], where: str) -> tuple[GeneformerForMaskedLM, bool]:
     """A model with the weights of a checkpoint, in evaluation mode, and whether they include the vocabulary head."""
     if not any(name.startswith("bert.") for name in weights):
         weights = {name if name.startswith(HEAD) else f"bert.{name}": value for name, value in weights.items()}
-    weights = {n: v for n, v in weights.items() if not n.startswith(FINE_TUNED) and not n.endswith("position_ids")}
+    weights = {name: value for name, value in weights.items() if not name.startswith(FINE_TUNED)}
+    check_sizes(config, weights, where)
     with torch.device("meta"):
         model = GeneformerForMaskedLM(config)
     expected = model.state_dict()
     has_head = any(name.startswith(HEAD) for name in weights)
     weights = {name: value for name, value in weights.items() if not name.startswith("cls.seq_relationship.")}
     check_weights(expected, weights, where, optional=lambda name: not has_head and name.startswith(HEAD))
-    for name, value in weights.items():
-        if not bool(torch.isfinite(value).all()):
-            msg = f"{where}: {name} holds values that are not finite. The checkpoint is damaged, or training diverged."
-            raise CheckpointError(msg)
     values = {name: value.float() for name, value in weights.items()}
     values |= {name: torch.zeros(expected[name].shape) for name in expected if name not in values}
     model.load_state_dict(values, assign=True)
@@ -341,7 +422,7 @@ def save_checkpoint(model: GeneformerForMaskedLM, folder: Path, *, dtype: torch.
 def convert_pickled(folder: Path, output: Path) -> None:
     """Turn a folder with pickled weights into one with safetensors; every entry is kept, task heads included."""
     config, path = read_config(folder), folder / PICKLED_WEIGHTS
-    weights = {name: value for name, value in unpickle_weights(path).items() if name not in TIED}
+    weights = unpickle_weights(path)
     build_model(config, weights, str(path))
     output.mkdir(parents=True, exist_ok=True)
     own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
@@ -371,7 +452,7 @@ def unpickle_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         msg = f"{path} does not hold tensors by name, as a saved network does. Found {type(weights).__name__}."
         raise CheckpointError(msg)
-    return weights
+    return usable_weights(weights, path)
 
 
 def _first_names(folder: Path) -> list[str]:
@@ -401,11 +482,37 @@ ARCHITECTURES = {
 }
 """Sizes of the published models (Theodoris et al., 2023; Chen et al., 2024) and of the bundled `mini`."""
 
-_SIZES = {
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "max_position_embeddings", "type_vocab_size",
-}  # fmt: skip
-_NUMBERS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "initializer_range"}
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert", MODEL_TYPE),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "tie_word_embeddings": (True,),
+    "hidden_act": ("gelu", "relu", "silu", "gelu_new", "swish", "gelu_pytorch_tanh", "gelu_fast", "tanh"),
+}
+"""Entries of `config.json` that this encoder takes in some ways only; where one is absent, it means the first."""
+
+_SIZES: dict[str, tuple[int, int]] = {
+    "vocab_size": (1, 2**24),
+    "hidden_size": (1, 2**16),
+    "num_hidden_layers": (1, 2**10),
+    "num_attention_heads": (1, 2**12),
+    "intermediate_size": (1, 2**18),
+    "max_position_embeddings": (1, 2**20),
+    "type_vocab_size": (1, 2**10),
+    **dict.fromkeys(EXTENSIONS, (0, 2**16)),
+}
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "hidden_dropout_prob": (0.0, 1.0),
+    "attention_probs_dropout_prob": (0.0, 1.0),
+    "classifier_dropout": (0.0, 1.0),
+    "layer_norm_eps": (0.0, 1.0),
+    "initializer_range": (0.0, 1e3),
+}
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
+_OWN = "geneformer_"
+_READ = {*_SIZES, *_NUMBERS, "hidden_act", "pad_token_id", "architectures", "id2label"}
+"""All that is read of a `config.json`, besides entries of our own. Others would reach `transformers`, which takes some
+for names of code to load."""
 
 
 def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
@@ -437,47 +544,61 @@ def architecture_config(name: str | Path, *, vocab_size: int) -> BertConfig:
 
 
 def read_config_file(path: Path) -> BertConfig:
-    """Configuration in a `config.json`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{path} is not valid JSON ({error}). Download or copy it again."
-        raise CheckpointError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path} should hold a JSON object, found {type(content).__name__}. Download or copy it again."
+    """Configuration in a `config.json`: of its entries those in `_READ`, once they are such as a network can have."""
+    content = read_json(path, CheckpointError)
+    _check_choices(content, path)
+    kept = {key: value for key, value in content.items() if key in _READ or key.startswith(_OWN)}
+    for key, (least, most) in _SIZES.items():
+        if key in kept:
+            _check_number(key, kept[key], {int}, least, most, path)
+    for key, (low, high) in _NUMBERS.items():
+        if kept.get(key) is None and key == "classifier_dropout":
+            continue
+        if key in kept:
+            _check_number(key, kept[key], {int, float}, low, high, path)
+            kept[key] = float(kept[key])
+    kept |= {key: content[key] for key in ("dtype", "torch_dtype") if content.get(key) in _DTYPES}
+    _check_texts(kept, path)
+    padding, size = kept.get("pad_token_id", 0), kept.get("vocab_size", 1)
+    if padding is not None and (type(padding) is not int or padding not in range(size)):
+        msg = f"{path}: pad_token_id={padding!r} is not among the {size:,} tokens. Correct it."
         raise CheckpointError(msg)
-    _check_entries(content, path)
-    config = BertConfig.from_dict({key: value for key, value in content.items() if key != "model_type"})
+    config = BertConfig(**kept)
     if config.hidden_size % config.num_attention_heads:
         msg = f"{path}: hidden_size={config.hidden_size} is not a multiple of {config.num_attention_heads} heads."
         raise CheckpointError(msg)
     return config
 
 
-def _check_entries(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse what this encoder does not implement, and values no network can be built from."""
-    accepted: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "model_type": (None, ("bert", MODEL_TYPE)),
-        "position_embedding_type": ("absolute", ("absolute",)),
-        "is_decoder": (False, (False,)),
-        "hidden_act": ("gelu", tuple(ACT2FN)),
-    }
-    for key, (default, choices) in accepted.items():
-        value = content.get(key, default)
-        if value not in choices:
-            msg = f"{path}: {key}={value!r}; this encoder reads BERT checkpoints with {key}={choices[0]!r}."
+def _check_choices(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse what this encoder does not implement."""
+    for key, choices in _CHOICES.items():
+        value = content.get(key, None if key == "model_type" else choices[0])
+        if value not in choices or type(value) is not type(choices[0]):
+            msg = f"{path}: {key}={value!r:.200}; this encoder reads BERT checkpoints with {key}={choices[0]!r}."
             raise CheckpointError(msg + nearest(value, map(str, choices)))
-    numbers = (
-        (_SIZES, {int}, 1, "a whole number from 1"),
-        (set(EXTENSIONS), {int}, 0, "a whole number from 0"),
-        (_NUMBERS, {int, float}, -math.inf, "a number"),
-    )
-    for names, kinds, least, what in numbers:
-        for key in names & content.keys():
-            if type(content[key]) not in kinds or content[key] < least:
-                msg = f"{path}: {key}={content[key]!r} is not {what}. The file is damaged; get it again."
-                raise CheckpointError(msg)
-    padding = content.get("pad_token_id", 0)
-    if padding is not None and padding not in range(content.get("vocab_size", 1)):
-        msg = f"{path}: pad_token_id={padding!r} is not among the {content.get('vocab_size'):,} tokens. Correct it."
+
+
+def _check_number(key: str, value: Any, kinds: set[type], least: float, most: float, path: Path) -> None:
+    if type(value) not in kinds or not least <= value <= most:
+        what = f"a {'whole ' if kinds == {int} else ''}number from {least} to {most:,}"
+        msg = f"{path}: {key}={value!r:.200} is not {what}. The file is damaged; get it again."
         raise CheckpointError(msg)
+
+
+def _check_texts(kept: dict[str, Any], path: Path) -> None:
+    """Refuse names that are none; class names get whole numbers."""
+    names, classes = kept.get("architectures"), kept.get("id2label")
+    are_names = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
+    if not are_names or not isinstance(kept.get(VOCABULARY_KEY, ""), (str, type(None))):
+        msg = f"{path}: architectures or {VOCABULARY_KEY} is no text. The file is damaged; get it again."
+        raise CheckpointError(msg)
+    if classes is None:
+        kept.pop("id2label", None)
+        return
+    numbers = [str(number) for number in range(len(classes))] if isinstance(classes, dict) else None
+    if numbers is None or set(classes) != set(numbers) or not all(isinstance(c, (str, int)) for c in classes.values()):
+        msg = f"{path}: id2label={classes!r:.200} does not name classes by their numbers from 0 on. Correct it."
+        raise CheckpointError(msg)
+    kept["id2label"] = {int(number): str(classes[number]) for number in numbers}
+    kept["label2id"] = {name: number for number, name in kept["id2label"].items()}
