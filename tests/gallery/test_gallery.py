@@ -17,6 +17,9 @@ for heavy in (
     "scipy.sparse",
     "geneformer.cli.tokenize",
     "geneformer.tokenization.tokenizer",
+    "geneformer.models.loading",
+    "geneformer.compat.networks",
+    "peft",
 ):
     importlib.import_module(heavy)
 

@@ -268,14 +268,16 @@ def adapter_settings(folder: Path) -> Any:
     others = content.keys() - kept.keys() - _ADAPTER_NOTES
     asked = sorted(name for name in others if content[name] and content[name] != usual.get(name, MISSING))
     if asked:
-        msg = f"{path} sets {asked[0]}={content[asked[0]]!r:.200}, which is not read here. Remove it if it is not needed."
+        msg = (
+            f"{path} sets {asked[0]}={content[asked[0]]!r:.200}, which is not read here. Remove it if it is not needed."
+        )
         raise errors.CheckpointError(msg)
-    numbers = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "alpha": (int, float)}
+    numbers: dict[str, Any] = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "alpha": (int, float)}
     wrong = [name for name in numbers if name in kept and not isinstance(kept[name], numbers[name])]
+    if wrong:
+        msg = f"{path}: {wrong[0]}={kept[wrong[0]]!r:.200} is no number. The file is damaged; copy it again."
+        raise errors.CheckpointError(msg)
     try:
-        if wrong:
-            msg = f"{wrong[0]}={kept[wrong[0]]!r:.200} is no number"
-            raise TypeError(msg)
         return settings(**kept)
     except (TypeError, ValueError, KeyError) as error:
         msg = f"{path} does not describe adapters: {error}. It is damaged; copy it again."

@@ -365,7 +365,10 @@ def check_sizes(config: BertConfig, weights: Mapping[str, Tensor], where: str) -
     for name, needed in shapes.items():
         shape = tuple(weights[name].shape)
         if shape != needed:
-            msg = f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}. The folder is mixed; get it again."
+            msg = (
+                f"{where}: {name} has shape {shape}, {CONFIG} calls for {needed}. The folder is incomplete or mixed; "
+                "get it again."
+            )
             raise CheckpointError(msg)
 
 
@@ -559,9 +562,8 @@ def read_config_file(path: Path) -> BertConfig:
             kept[key] = float(kept[key])
     kept |= {key: content[key] for key in ("dtype", "torch_dtype") if content.get(key) in _DTYPES}
     _check_texts(kept, path)
-    padding, size = kept.get("pad_token_id", 0), kept.get("vocab_size", 1)
-    if padding is not None and (type(padding) is not int or padding not in range(size)):
-        msg = f"{path}: pad_token_id={padding!r} is not among the {size:,} tokens. Correct it."
+    if kept.get("pad_token_id", 0) not in (None, 0):
+        msg = f"{path}: pad_token_id={kept['pad_token_id']!r:.200} is a gene or no token; every vocabulary pads with 0."
         raise CheckpointError(msg)
     config = BertConfig(**kept)
     if config.hidden_size % config.num_attention_heads:
