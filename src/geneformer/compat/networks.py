@@ -272,7 +272,12 @@ def adapter_settings(folder: Path) -> Any:
             f"{path} sets {asked[0]}={content[asked[0]]!r:.200}, which is not read here. Remove it if it is not needed."
         )
         raise errors.CheckpointError(msg)
-    numbers: dict[str, Any] = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "alpha": (int, float)}
+    numbers: dict[str, Any] = {
+        "r": int,
+        "lora_alpha": (int, float),
+        "lora_dropout": (int, float),
+        "alpha": (int, float),
+    }
     wrong = [name for name in numbers if name in kept and not isinstance(kept[name], numbers[name])]
     if wrong:
         msg = f"{path}: {wrong[0]}={kept[wrong[0]]!r:.200} is no number. The file is damaged; copy it again."
