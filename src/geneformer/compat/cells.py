@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pyarrow import compute
 
 from geneformer import errors, keys
 from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
-from geneformer.options._fields import check_range, nearest
+from geneformer.options._fields import check_range, nearest, whole_number
 from geneformer.tokens.dataset import Ints, TokenizedDataset, arrow_lists, arrow_numbers
 from geneformer.tokens.storage import read_dataset
 
@@ -33,9 +33,131 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-
 SEED = 42
 """What the published package draws cells with."""
+
+# Rows of cells.
+
+
+def listed(values: Any) -> list[Any]:
+    """Values of a list, a set, an array or a column; a single value, text too, as the only one."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [values]
+
+
+def _checked(data: "Dataset", name: str) -> str:
+    if name not in data.column_names:
+        msg = f"No column {name!r} in the dataset; it has {data.column_names}.{nearest(name, data.column_names)}"
+        raise errors.DatasetError(msg)
+    return name
+
+
+def _column(data: "TokenizedDataset | Dataset", name: str) -> list[Any]:
+    return list(data.column(name).tolist() if isinstance(data, TokenizedDataset) else data[_checked(data, name)])
+
+
+def rows_with(data: "TokenizedDataset | Dataset", filters: Mapping[str, Any]) -> Ints:
+    """Rows whose value is accepted in every column named; a single accepted value needs no list."""
+    rows = np.arange(len(data))
+    for name, values in filters.items():
+        column, accepted = _column(data, name), set(listed(values))
+        rows = rows[np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))[rows]]
+        if not len(rows):
+            names = sorted({str(value) for value in column})
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            holds = f"The column holds {', '.join(names[:10])}{more}."
+            msg = f"No cell of {len(data):,} is left after keeping {name!r} in {listed(values)}. {holds}"
+            raise errors.NoCellsError(msg)
+    return rows
+
+
+_CELLS_AT_ONCE = 4096
+
+
+def rows_with_genes(tokens: TokenizedDataset, rows: Ints, ids: Iterable[int]) -> Ints:
+    """Those of some rows whose cell has every one of some tokens."""
+    needed = np.unique(np.fromiter(ids, dtype=np.int64))
+    chosen = []
+    for start in range(0, len(rows), _CELLS_AT_ONCE):
+        some = rows[start : start + _CELLS_AT_ONCE]
+        packed = tokens.gather(some)
+        packed = packed.keep(np.isin(packed.input_ids, needed))
+        n_genes = np.zeros(len(some), dtype=np.int64)
+        for token in needed:
+            n_genes += np.bincount(packed.cells[packed.input_ids == token], minlength=len(some)) > 0
+        chosen.append(some[n_genes == len(needed)])
+    return np.concatenate([rows[:0], *chosen])
+
+
+def drawn_rows(n: int, size: int | None = None) -> Ints:
+    """`size` of `n` rows in the order of the published draw; all of them by default."""
+    return np.random.default_rng(SEED).permutation(n)[: n if size is None else size]
+
+
+def longest_first(lengths: Ints, rows: Ints, max_cells: int | None) -> Ints:
+    """At most `max_cells` of the rows, drawn where there are more, by descending length; equal lengths keep order."""
+    if max_cells is not None and len(rows) > max_cells:
+        rows = rows[drawn_rows(len(rows), max_cells)]
+    return rows[np.argsort(-lengths[rows], kind="stable")]
+
+
+Slice = tuple[int, int]
+"""First cell, and the one behind the last."""
+
+
+def read_slice(value: Any) -> Slice | None:
+    """A slice of the cells as scripts give it; None for all."""
+    if isinstance(value, str) and value == "all":
+        return None
+    if not isinstance(value, Mapping) or not {"start", "end"} <= set(value):
+        msg = f'cell_inds_to_perturb={value!r} is neither "all" nor a slice such as {{"start": 0, "end": 100}}.'
+        raise errors.OptionError(msg)
+    start, end = (whole_number(f"{name} of cell_inds_to_perturb", value[name], low=0) for name in ("start", "end"))
+    if end <= start:
+        msg = f"cell_inds_to_perturb={dict(value)} is empty: its end is not above its start."
+        raise errors.OutOfRangeError(msg)
+    return start, end
+
+
+def _check_start(start: int, n: int) -> None:
+    if start >= n:
+        msg = f"The slice starts at cell {start:,}, and there is no cell of {n:,} behind that. Start below."
+        raise errors.OutOfRangeError(msg)
+
+
+def published_cells(
+    tokens: TokenizedDataset,
+    filters: Sequence[Mapping[str, Any]],
+    genes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    max_cells: int | None = None,
+    part: Slice | None = None,
+) -> Ints:
+    """Rows of the cells that pass the filters and have the genes, longest first; equal lengths keep their order."""
+    rows = np.arange(len(tokens))
+    for accepted in filters:
+        rows = np.intersect1d(rows, rows_with(tokens, accepted), assume_unique=True)
+        if not len(rows):
+            msg = f"No cell is left after keeping {dict(accepted)} among those that passed the filter before."
+            raise errors.NoCellsError(msg)
+    for name, ids in (genes or {}).items():
+        n, rows = len(rows), rows_with_genes(tokens, rows, ids)
+        if not len(rows):
+            msg = (
+                f"{name} needs cells that have all of its {len(set(ids))} genes; none of the {n:,} cells does. "
+                "Name fewer genes, overexpress them, or choose other cells."
+            )
+            raise errors.AbsentGeneError(msg)
+    rows = longest_first(tokens.lengths, rows, max_cells)
+    if part is None:
+        return rows
+    _check_start(part[0], len(rows))
+    if part[1] > len(rows):
+        msg = f"The slice ends at cell {part[1]:,}, but there are {len(rows):,} cells: it ends there."
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
+    return rows[slice(*part)]
+
 
 # States of cells.
 
@@ -56,27 +178,34 @@ class CellStates:
         """Start, goal, alternates."""
         return (self.start, self.goal, *self.alternates)
 
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """The user's values by their names as text: start, goal, alternates."""
+        named = dict(zip(map(str, self.all), self.all, strict=True))
+        if len(named) < len(self.all):
+            msg = f"Two of the states {list(self.all)} read the same. Rename one of them in the column of the cells."
+            raise errors.StateError(msg)
+        return named
+
 
 def read_cell_states(states: Any) -> CellStates:
     """States as published scripts give them: by name, or of old ``{key: ([start], [goal], [alternates])}``."""
+    takes = f"It takes {', '.join(_FIELDS)}; the last is a list and may be left out."
     if not isinstance(states, Mapping):
-        msg = f"cell_states_to_model is a {type(states).__name__}. Give a dictionary with {', '.join(_FIELDS)}."
+        msg = f"cell_states_to_model is a {type(states).__name__}, not a dictionary. {takes}"
         raise errors.StateError(msg)
     if len(states) == 1:
         [(key, parts)] = states.items()
         are_lists = isinstance(parts, list | tuple) and all(isinstance(part, list | tuple) for part in parts)
         if not are_lists or len(parts) not in (2, 3) or any(len(part) != 1 for part in parts[:2]):
-            msg = f"cell_states_to_model={dict(states)!r} is not known. Give {', '.join(_FIELDS)}."
+            msg = f"cell_states_to_model={dict(states)!r} is not known. {takes}"
             raise errors.StateError(msg)
         start, goal, alternates = parts[0][0], parts[1][0], parts[2] if len(parts) == 3 else ()
     else:
         missing = [name for name in _FIELDS[:3] if states.get(name) is None]
         alternates = states.get("alt_states") or []
         if missing or not set(states) <= set(_FIELDS) or not isinstance(alternates, list | tuple):
-            msg = (
-                f"cell_states_to_model lacks {missing} and holds {list(states)}. It takes {', '.join(_FIELDS)}; the "
-                "last is a list and may be left out."
-            )
+            msg = f"cell_states_to_model lacks {missing} and holds {list(states)}. {takes}"
             raise errors.StateError(msg)
         key, start, goal = (states[name] for name in _FIELDS[:3])
     # Old scripts write a single None where there are no alternates.
@@ -85,6 +214,11 @@ def read_cell_states(states: Any) -> CellStates:
         msg = f"Start, goal and alternate states must differ, found {list(result.all)}."
         raise errors.StateError(msg)
     return result
+
+
+def get_possible_states(cell_states_to_model: Mapping[str, Any]) -> list[Any]:
+    """Start, goal and alternate states, in this order; `StateError` where a part is missing, or states are the same."""
+    return list(read_cell_states(cell_states_to_model).all)
 
 
 # Functions of the published package over a `datasets.Dataset`.
@@ -101,19 +235,18 @@ def load_and_filter(filter_data: Mapping[str, Any] | None, nproc: int, input_dat
 def filter_by_dict(data: "Dataset", filter_data: Mapping[str, Any], nproc: int) -> "Dataset":
     """Cells whose value is accepted in every column named; a single accepted value needs no list."""
     check_range("nproc", nproc, low=1)
-    for column, values in filter_data.items():
-        accepted = listed(values)
-        data = _select(data, column, accepted.__contains__, f"among {accepted}")
-    return data
+    return data.select(rows_with(data, filter_data).tolist()) if filter_data else data
 
 
 def filter_data_by_tokens(filtered_input_data: "Dataset", tokens: Sequence[int], nproc: int) -> "Dataset":
     """Cells that have all of the tokens."""
     check_range("nproc", nproc, low=1)
-    needed = set(tokens)
-    return _select(
-        filtered_input_data, keys.INPUT_IDS, needed.issubset, f"a cell with all of the tokens {sorted(needed)}"
-    )
+    cells = TokenizedDataset(remove_cols(filtered_input_data, [keys.INPUT_IDS]).with_format("arrow")[:])
+    rows = rows_with_genes(cells, np.arange(len(cells)), tokens)
+    if not len(rows):
+        msg = f"No cell is left of {len(cells):,}: none has all of the tokens {sorted(set(tokens))}."
+        raise errors.NoCellsError(msg)
+    return filtered_input_data.select(rows.tolist())
 
 
 def filter_data_by_start_state(
@@ -127,13 +260,8 @@ def filter_data_by_start_state(
 def slice_by_inds_to_perturb(filtered_input_data: "Dataset", cell_inds_to_perturb: Mapping[str, int]) -> "Dataset":
     """Cells from `start` up to, and without, `end`; an end behind the last cell is moved there."""
     n = len(filtered_input_data)
-    if not {"start", "end"} <= set(cell_inds_to_perturb):
-        msg = f"cell_inds_to_perturb={dict(cell_inds_to_perturb)} takes start and end."
-        raise errors.OptionError(msg)
-    start, end = cell_inds_to_perturb["start"], cell_inds_to_perturb["end"]
-    if not 0 <= start < min(n, end):
-        msg = f"cell_inds_to_perturb={dict(cell_inds_to_perturb)} selects no cell of {n:,}. Give a start below both."
-        raise errors.OptionError(msg)
+    start, end = read_slice(cell_inds_to_perturb) or (0, n)
+    _check_start(start, n)
     if end > n:
         _logger.warning("cell_inds_to_perturb ends at %d, but there are %d cells; it ends there.", end, n)
     return filtered_input_data.select(range(start, min(end, n)))
@@ -142,7 +270,7 @@ def slice_by_inds_to_perturb(filtered_input_data: "Dataset", cell_inds_to_pertur
 def downsample_and_sort(data: "Dataset", max_ncells: int | None) -> "Dataset":
     """At most `max_ncells` cells, drawn with seed 42 where there are more, longest first; equal lengths keep order."""
     check_range("max_ncells", max_ncells, low=1)
-    lengths = np.asarray(list(data[_checked(data, keys.LENGTH)]), dtype=np.int64)
+    lengths = np.asarray(_column(data, keys.LENGTH), dtype=np.int64)
     return data.select(longest_first(lengths, np.arange(len(data)), max_ncells).tolist())
 
 
@@ -169,8 +297,7 @@ def downsample_and_shuffle(
     if not cell_state_dict or "state_key" not in cell_state_dict:
         msg = 'max_ncells_per_class needs the column of the classes: cell_state_dict={"state_key": ...}.'
         raise errors.OptionError(msg)
-    classes = data[_checked(data, cell_state_dict["state_key"])]
-    return data.select(subsample_by_class(list(classes), max_ncells_per_class))
+    return data.select(subsample_by_class(_column(data, cell_state_dict["state_key"]), max_ncells_per_class))
 
 
 def subsample_by_class(labels: Sequence[Any], N: int) -> list[int]:
@@ -193,115 +320,7 @@ def remove_cols(data: "Dataset", cols_to_keep: Sequence[str]) -> "Dataset":
     return data.remove_columns([name for name in data.column_names if name not in cols_to_keep])
 
 
-def _select(data: "Dataset", column: str, accepts: Callable[[Any], bool], what: str) -> "Dataset":
-    """Cells whose value is accepted; `what` completes the message where there are none."""
-    rows = [row for row, value in enumerate(data[_checked(data, column)]) if accepts(value)]
-    if not rows:
-        holds = "" if column == keys.INPUT_IDS else f" {_contents(data[column])}"
-        msg = f"No cell is left of {len(data):,}: none has {column!r} {what}.{holds}"
-        raise errors.NoCellsError(msg)
-    return data if len(rows) == len(data) else data.select(rows)
-
-
-def _contents(values: Iterable[Any]) -> str:
-    names = sorted({str(value) for value in values})
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"The column holds {', '.join(names[:10])}{more}."
-
-
-def _checked(data: "Dataset", column: str) -> str:
-    if column not in data.column_names:
-        msg = f"No column {column!r} in the dataset; it has {data.column_names}.{nearest(column, data.column_names)}"
-        raise errors.DatasetError(msg)
-    return column
-
-
-# The same for a `TokenizedDataset`, as rows.
-
-
-def listed(values: Any) -> list[Any]:
-    """Values of a list, a set, an array or a column; a single value, text too, as the only one."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    return list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [values]
-
-
-def rows_with(dataset: TokenizedDataset, filters: Mapping[str, Sequence[Any]]) -> Ints:
-    """Rows whose value is accepted, in every column named."""
-    keep = np.ones(len(dataset), dtype=bool)
-    for name, values in filters.items():
-        column, accepted = dataset.column(name).tolist(), set(values)
-        keep &= np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))
-        if not keep.any():
-            msg = f"No cell is left after keeping {name!r} in {list(values)}. {_contents(column)}"
-            raise errors.NoCellsError(msg)
-    return np.flatnonzero(keep)
-
-
-def drawn_rows(n: int, size: int | None = None) -> Ints:
-    """`size` of `n` rows in the order of the published draw; all of them by default."""
-    return np.random.default_rng(SEED).permutation(n)[: n if size is None else size]
-
-
-def longest_first(lengths: Ints, rows: Ints, max_cells: int | None) -> Ints:
-    """At most `max_cells` of the rows, drawn where there are more, by descending length; equal lengths keep order."""
-    if max_cells is not None and len(rows) > max_cells:
-        rows = rows[drawn_rows(len(rows), max_cells)]
-    return rows[np.argsort(-lengths[rows], kind="stable")]
-
-
-def published_cells(
-    tokens: TokenizedDataset,
-    filters: Sequence[Mapping[str, Sequence[Any]]],
-    genes: Sequence[tuple[str, Sequence[int]]],
-    *,
-    max_cells: int | None = None,
-    part: tuple[int, int] | None = None,
-) -> Ints:
-    """Rows of the cells that pass the filters and have the genes, longest first; equal lengths keep their order."""
-    rows = np.arange(len(tokens))
-    for accepted in filters:
-        rows = np.intersect1d(rows, rows_with(tokens, accepted), assume_unique=True)
-        if not len(rows):
-            msg = f"No cell is left after keeping {dict(accepted)} among those that passed the filter before."
-            raise errors.NoCellsError(msg)
-    for name, ids in genes:
-        n = len(rows)
-        rows = rows[_have_all(tokens, rows, ids)]
-        if not len(rows):
-            msg = (
-                f"{name} needs cells that have all of its {len(set(ids))} genes; none of the {n:,} cells does. "
-                "Name fewer genes, overexpress them, or choose other cells."
-            )
-            raise errors.AbsentGeneError(msg)
-    rows = longest_first(tokens.lengths, rows, max_cells)
-    if part is None:
-        return rows
-    start, end = part
-    if start >= len(rows):
-        msg = f"The slice starts at cell {start:,}, but there are {len(rows):,} cells. Start below that."
-        raise errors.OutOfRangeError(msg)
-    if end > len(rows):
-        msg = f"The slice ends at cell {end:,}, but there are {len(rows):,} cells: it ends there."
-        warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
-    return rows[start:end]
-
-
-_CELLS_AT_ONCE = 4096
-
-
-def _have_all(tokens: TokenizedDataset, rows: Ints, ids: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether a cell has every one of some tokens, ``(n,)``."""
-    needed = np.unique(np.asarray(ids, dtype=np.int64))
-    has_all = []
-    for start in range(0, len(rows), _CELLS_AT_ONCE):
-        packed = tokens.gather(rows[start : start + _CELLS_AT_ONCE])
-        n_cells = len(packed.cu_seqlens) - 1
-        cell = np.repeat(np.arange(n_cells), np.diff(packed.cu_seqlens))
-        is_needed = np.isin(packed.input_ids, needed)
-        pairs = np.unique(np.stack([cell[is_needed], packed.input_ids[is_needed]]), axis=1)
-        has_all.append(np.bincount(pairs[0], minlength=n_cells) == len(needed))
-    return np.concatenate(has_all) if has_all else np.zeros(0, dtype=bool)
+# Cells of scripts as tokens of this package.
 
 
 def dataset_tokens(data: Any, pad_id: int = 0) -> TokenizedDataset:
@@ -318,21 +337,15 @@ def unpadded(table: pa.Table, pad_id: int) -> TokenizedDataset:
     """The rows without padding at their ends; `length`, where there is one, says how many tokens they have."""
     has_length = keys.LENGTH in table.column_names
     tokens = TokenizedDataset(table.drop_columns([keys.LENGTH]) if has_length else table)
-    packed = tokens.gather(range(len(tokens)))
-    lengths = np.diff(packed.cu_seqlens)
-    place = np.arange(len(packed.input_ids)) - np.repeat(packed.cu_seqlens[:-1], lengths)
-    n_tokens = np.zeros_like(lengths)  # up to the last one that is no padding
-    if (some := lengths > 0).any():
-        ends = np.where(packed.input_ids == pad_id, 0, place + 1)
-        n_tokens[some] = np.maximum.reduceat(ends, packed.cu_seqlens[:-1][some])
-    if not np.array_equal(n_tokens, lengths):
-        ids = packed.input_ids[place < np.repeat(n_tokens, lengths)]
-        rows = arrow_lists(np.concatenate([[0], np.cumsum(n_tokens)]), ids)
+    table, packed = tokens.table, tokens.gather(range(len(tokens)))
+    last, is_token = np.full(len(tokens), -1), packed.input_ids != pad_id
+    last[packed.cells[is_token]] = np.flatnonzero(is_token)  # of the places of a cell the last one stays
+    if not is_token.all():
+        packed = packed.keep(np.arange(len(is_token)) <= last[packed.cells])
+        rows = arrow_lists(packed.cu_seqlens, packed.input_ids)
         table = table.set_column(table.column_names.index(keys.INPUT_IDS), keys.INPUT_IDS, rows)
         table = table.drop_columns([keys.COUNTS]) if tokens.has_counts else table
-    if has_length:
-        table = table.set_column(table.column_names.index(keys.LENGTH), keys.LENGTH, arrow_numbers(n_tokens))
-    return TokenizedDataset(table)
+    return TokenizedDataset(table.append_column(keys.LENGTH, arrow_numbers(packed.lengths)) if has_length else table)
 
 
 _SAMPLED = 2000
@@ -354,13 +367,13 @@ def mark_tokens(tokens: TokenizedDataset, vocabulary: Vocabulary) -> TokenizedDa
         )
         raise errors.UnknownVocabularyError(msg)
     rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), _SAMPLED)).astype(np.int64))
-    cells = [cell for row in rows if len(cell := tokens[int(row)])]
+    ends = {(int(cell[0]), int(cell[-1])) for row in rows if len(cell := tokens[int(row)])}
     framed = Vocabulary.load("V2")
     if vocabulary.cls_id is not None:
-        if not any(cell[0] == vocabulary.cls_id for cell in cells):
+        if vocabulary.cls_id not in {first for first, _ in ends}:
             _logger.warning("No cell starts with <cls>, so that all tokens are taken for genes.")
     # Cells that all begin and end with what <cls> and <eos> are elsewhere are of that vocabulary.
-    elif len(cells) > 1 and all(cell[0] == framed.cls_id and cell[-1] == framed.eos_id for cell in cells):
+    elif len(rows) > 1 and ends == {(framed.cls_id, framed.eos_id)}:
         msg = (
             f"All cells start with token {framed.cls_id} and end with {framed.eos_id}: they were made with vocabulary "
             f"{framed.name}, not {vocabulary.name}. Use a model of {framed.name}, or tokenize the counts again."
@@ -401,11 +414,12 @@ def split_rows(n: int, share: float, strata: ArrayLike | None = None) -> tuple[I
 
 def blocks(n: int, n_folds: int) -> list[tuple[Ints, Ints]]:
     """Rows to learn from and rows held out of each fold: contiguous blocks that cover every row once."""
+    from sklearn.model_selection import KFold
+
     if n < n_folds:
         msg = f"{n:,} cells are too few for {n_folds} folds."
         raise errors.RareClassError(msg)
-    rows = np.arange(n)
-    return [(np.setdiff1d(rows, block), block) for block in np.array_split(rows, n_folds)]
+    return list(KFold(n_folds).split(np.arange(n)))
 
 
 def gene_folds(

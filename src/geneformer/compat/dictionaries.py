@@ -3,6 +3,7 @@
 They are for scripts that open them; this package reads its own tables instead.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import Any
 
 from geneformer import errors
 from geneformer._version import __version__
+from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.genes.vocabulary import BUNDLED, MemoryTables, Vocabulary, vocabulary_from
 from geneformer.options._fields import check_choice
+
+_logger = logging.getLogger(__name__)
 
 _TABLES = {
     "GENE_MEDIAN_FILE": "gene_median_dictionary",
@@ -41,23 +45,19 @@ def cache_folder() -> Path:
 
 @contextmanager
 def written_cache() -> Iterator[None]:
-    """Say how another cache is chosen where this one cannot be written to."""
-    way_out = "Set GENEFORMER_CACHE to a folder you may write to."
+    """Say how another cache is chosen where this one cannot be made, or not be written to."""
     folder = cache_folder()
+    way_out = f'"{folder}" is the cache of this package. Set GENEFORMER_CACHE to a folder you may write to.'
     if not folder.is_absolute():
-        msg = f'The cache "{folder}" of this package lies in a home folder that is not known. {way_out}'
+        msg = f"Your home folder is not known. {way_out}"
         raise errors.OutputError(msg)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f'The cache "{folder}" of this package cannot be made: {error.strerror}. {way_out}'
-        raise errors.OutputError(msg) from error
-    try:
+        make_folder(folder)
         yield
     except errors.OutputExistsError:
         raise
     except errors.OutputError as error:
-        msg = f"{error.args[0]} It is in the cache of this package. {way_out}"
+        msg = f"{error.args[0]} {way_out}"
         raise errors.OutputError(msg) from error
 
 
@@ -136,10 +136,36 @@ def published_vocabulary(
     return vocabulary_from(name, tables["token_dictionary"], medians, float("nan") if gene_median_file else 1.0, memory)
 
 
+class TokenDictionary:
+    """What published classes with a `model_version` show of its token dictionary, or of that of the user's file."""
+
+    model_version: Any
+    token_dictionary_file: str | Path | None
+    emb_mode: Any
+    gene_token_dict: dict[str, int]
+    token_gene_dict: dict[int, str]
+    pad_token_id: int
+
+    def _read_dictionary(self) -> Vocabulary:
+        """The vocabulary; of V1, which has no `<cls>`, cells are embedded over their genes."""
+        vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
+        self.gene_token_dict = all_tokens(vocabulary)
+        self.token_gene_dict = {token: gene for gene, token in self.gene_token_dict.items()}
+        self.pad_token_id = vocabulary.pad_id
+        if self.model_version == "V1" and self.emb_mode.startswith("cls"):
+            self.emb_mode = self.emb_mode.replace("cls", "cell")
+            _logger.warning('V1 has no <cls> token: emb_mode is "%s".', self.emb_mode)
+        return vocabulary
+
+
+def all_tokens(vocabulary: Vocabulary) -> dict[str, int]:
+    """Special tokens and genes with their ids."""
+    return {**vocabulary.special_tokens, **vocabulary.token_of}
+
+
 def bundled_with(tokens: Mapping[str, int]) -> Vocabulary | None:
     """The bundled vocabulary that has exactly these tokens."""
-    bundled = map(Vocabulary.load, BUNDLED)
-    return next((v for v in bundled if tokens == {**v.special_tokens, **v.token_of}), None)
+    return next((v for v in map(Vocabulary.load, BUNDLED) if tokens == all_tokens(v)), None)
 
 
 def ranking_vocabulary(

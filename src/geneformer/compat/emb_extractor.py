@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig
 
 from geneformer import errors, keys
-from geneformer.compat.cells import dataset_tokens, listed, longest_first, mark_tokens, read_cell_states, rows_with
-from geneformer.compat.dictionaries import bundled_with, published_vocabulary
+from geneformer.compat.cells import dataset_tokens, mark_tokens, published_cells, read_cell_states
+from geneformer.compat.dictionaries import TokenDictionary, bundled_with
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
+from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
@@ -29,9 +31,9 @@ from geneformer.genes.vocabulary import vocabulary_from
 from geneformer.inference.cells import check_layer, check_pairing
 from geneformer.inference.embedding import embed
 from geneformer.models.loading import TIED, LoadedModel, build_model, recognize_vocabulary
-from geneformer.options import EmbedOptions
+from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, check_range
-from geneformer.tokens.dataset import Ints, TokenizedDataset
+from geneformer.tokens.dataset import Ints, Packed, TokenizedDataset
 from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
@@ -40,25 +42,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-Statistic = Literal["mean", "median", "lower_median"]
-_Extracted = tuple["pd.DataFrame", "pd.DataFrame", Any]
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "model_type": ("Pretrained", "GeneClassifier", "CellClassifier"),
-    "emb_mode": ("cls", "cell", "gene"),
-    "cell_emb_style": ("mean_pool",),
-    "gene_emb_style": ("mean_pool", "all"),
-    "emb_layer": (-1, 0),
-    "summary_stat": (None, "mean", "median", "exact_mean", "exact_median"),
-}
-_LOWEST = {"num_classes": 0, "max_ncells": 1, "forward_batch_size": 1, "nproc": 1}
-_KINDS: dict[str, tuple[Any, str]] = {
-    "filter_data": (Mapping, "dictionary of accepted values by column"),
-    "emb_label": (list | tuple, "list of columns"),
-    "labels_to_plot": (list | tuple, "list of columns"),
-}
 _EXACT = ("exact_mean", "exact_median")
-_POOLINGS: dict[str, Literal["mean", "cls", "gene"]] = {"cell": "mean", "cls": "cls", "gene": "gene"}
 
 _NO_TDIGEST = (
     "save_tdigest=True cannot be honored: means and medians are exact here, so there is no digest to keep. Leave it "
@@ -67,7 +51,7 @@ _NO_TDIGEST = (
 
 
 @dataclass(eq=False, repr=False)
-class EmbExtractor:
+class EmbExtractor(TokenDictionary):
     """Embeddings from a model folder, as tables in memory and on disk.
 
     Cells come in the published order: those that the filter leaves, at most `max_ncells` of them drawn with seed 42,
@@ -75,9 +59,7 @@ class EmbExtractor:
 
     Parameters
     ----------
-    model_type
-        "Pretrained", "GeneClassifier" or "CellClassifier". Embeddings are read from the encoder, which all of them
-        have; the weights of a folder show what it holds.
+    model_type : "Pretrained", "GeneClassifier" or "CellClassifier"; the encoder is read, which all of them have.
     num_classes : Classes of a fine-tuned model, compared with its head; 0 where it is unknown.
     emb_mode
         "cls": state of `<cls>`. "cell": mean over the genes of a cell, special tokens aside. "gene": states of genes.
@@ -87,23 +69,19 @@ class EmbExtractor:
     filter_data : Accepted values by column.
     max_ncells : Most cells; None for all.
     emb_layer : -1 for the second to last layer, 0 for the last.
-    emb_label : Columns of the dataset to add to tables of cells.
-    labels_to_plot : Columns to plot.
-    forward_batch_size
-        At most so many cells of the greatest length are read together; changes the memory needed, not the values.
-    nproc
-        Processes that filter in the published package. One pass over a column is enough here, so that it has nothing
-        to do.
+    emb_label, labels_to_plot : Columns of the dataset to add to tables of cells, and those to plot.
+    forward_batch_size : At most so many of the longest cells in one pass; how, not what.
+    nproc : Has nothing to do: one pass over a column filters.
     summary_stat
         "mean" or "median": one row for all cells, or one for each gene; exact, where the published package
         approximates. "exact_mean" or "exact_median": the file has all cells, what is returned is their summary.
-    save_tdigest : There are no digests to save; see Raises.
+    save_tdigest : Refused, as there are no digests to save.
     model_version : "V1" or "V2". Left at "V2", a model of V1 is recognized and read with its own dictionary.
     token_dictionary_file : Published token dictionary of the model, if it has one of its own.
 
     Raises
     ------
-    UnknownChoiceError, OutOfRangeError, OptionError : A value that the argument does not take.
+    OptionError : A value that the argument does not take.
     UnsupportedArgumentError : `save_tdigest`, or exact summaries of genes.
 
     Examples
@@ -114,56 +92,39 @@ class EmbExtractor:
     (0, 'ENSG00000000003')
     """
 
-    model_type: str = "Pretrained"
-    num_classes: int = 0
-    emb_mode: str = "cls"
-    cell_emb_style: str = "mean_pool"
-    gene_emb_style: str = "mean_pool"
-    filter_data: Mapping[str, Any] | None = None
-    max_ncells: int | None = 1000
-    emb_layer: int = -1
-    emb_label: Sequence[str] | None = None
-    labels_to_plot: Sequence[str] | None = None
-    forward_batch_size: int = 100
-    nproc: int = 4
-    summary_stat: str | None = None
+    model_type: Literal["Pretrained", "GeneClassifier", "CellClassifier"] = "Pretrained"
+    num_classes: Count = 0
+    emb_mode: Literal["cls", "cell", "gene"] = "cls"
+    cell_emb_style: Literal["mean_pool"] = "mean_pool"
+    gene_emb_style: Literal["mean_pool", "all"] = "mean_pool"
+    filter_data: Values = None
+    max_ncells: Limit = 1000
+    emb_layer: Literal[-1, 0] = -1
+    emb_label: Columns = None
+    labels_to_plot: Columns = None
+    forward_batch_size: Positive = 100
+    nproc: Positive = 4
+    summary_stat: Literal[None, "mean", "median", "exact_mean", "exact_median"] = None
     save_tdigest: bool = False
-    model_version: str = "V2"
+    model_version: Version = "V2"
     token_dictionary_file: str | Path | None = None
 
     def __post_init__(self) -> None:
-        self._check_arguments()
-        vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
-        is_chosen = self.model_version == "V1" or self.token_dictionary_file is not None
-        self._vocabulary = vocabulary if is_chosen else None
-        self.gene_token_dict: dict[str, int] = {**vocabulary.special_tokens, **vocabulary.token_of}
-        self.token_gene_dict: dict[int, str] = {token: gene for gene, token in self.gene_token_dict.items()}
-        self.pad_token_id: int = vocabulary.pad_id
+        vars(self).update(check_arguments(type(self), vars(self)))
         self.exact_summary_stat = self.summary_stat if self.summary_stat in _EXACT else None
-        self.summary_stat = None if self.exact_summary_stat else self.summary_stat
-        if self.model_version == "V1" and self.emb_mode == "cls":
-            self.emb_mode = "cell"
-            _logger.warning('V1 has no <cls> token: emb_mode is "cell".')
-
-    def _check_arguments(self) -> None:
-        for name, choices in _CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
-        for name, low in _LOWEST.items():
-            check_range(name, getattr(self, name), low=low)
-        for name, (kind, description) in _KINDS.items():
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                msg = f"{name}={value!r} is no {description}. Give one, or None."
-                raise errors.OptionError(msg)
         if self.save_tdigest:
             raise errors.UnsupportedArgumentError(_NO_TDIGEST)
-        if self.emb_mode == "gene" and self.summary_stat in _EXACT:
-            plain = str(self.summary_stat).removeprefix("exact_")
+        if self.emb_mode == "gene" and self.exact_summary_stat:
+            plain = self.exact_summary_stat.removeprefix("exact_")
             msg = (
                 f'summary_stat="{self.summary_stat}" sums up cells. For emb_mode="gene" use summary_stat="{plain}", '
                 "which is exact as well: one row per gene."
             )
             raise errors.UnsupportedArgumentError(msg)
+        self.summary_stat = None if self.exact_summary_stat else self.summary_stat
+        vocabulary = self._read_dictionary()
+        is_chosen = self.model_version == "V1" or self.token_dictionary_file is not None
+        self._vocabulary = vocabulary if is_chosen else None
 
     def extract_embs(
         self,
@@ -174,17 +135,14 @@ class EmbExtractor:
         output_torch_embs: bool = False,
         cell_state: Mapping[str, Any] | None = None,
     ) -> "pd.DataFrame | tuple[pd.DataFrame, Any] | Any":
-        """Embeddings of the cells, or of their genes; written to ``<output_prefix>.csv``.
+        """Embeddings of the cells, or of their genes; written to ``<output_prefix>.csv``, which is replaced.
 
         Parameters
         ----------
-        model_directory : Model folder.
-        input_data_file : Folder of the tokenized dataset.
-        output_directory : Where the file goes; made if missing. A file that is there is replaced.
-        output_prefix : Name of the file before its suffix.
+        model_directory, input_data_file : Model folder, and folder of the tokenized dataset.
+        output_directory, output_prefix : Where the file goes, made if missing, and its name before the suffix.
         output_torch_embs : Return a tensor as well.
-        cell_state
-            Only cells with this value in this column. Then nothing is written, and only the tensor is returned.
+        cell_state : Only cells with this value in this column; nothing is written, and only the tensor returned.
 
         Returns
         -------
@@ -200,8 +158,7 @@ class EmbExtractor:
 
         Raises
         ------
-        InputNotFoundError, DatasetError : There is no dataset, it is damaged, or it lacks a column.
-        NoCellsError : No cell is left.
+        InputNotFoundError, DatasetError, NoCellsError : No dataset, a damaged one, no such column, or no cell left.
         UnknownModelError, CheckpointError, UnsafeFileError : There is no model, or its weights cannot be used.
         PairingError : Model, dictionary and cells do not belong together.
         OutputError : The file cannot be written.
@@ -250,8 +207,7 @@ class EmbExtractor:
         Raises
         ------
         OptionError : `summary_stat` is neither "exact_mean" nor "exact_median", or there is an `emb_label`.
-        StateError : States in another form, or that are the same.
-        NoCellsError : No cell has one of the states.
+        StateError, NoCellsError : States in another form or that are the same, or that no cell has.
         """
         if self.exact_summary_stat is None:
             msg = f'get_state_embs needs summary_stat="exact_mean" or "exact_median", found {self.summary_stat!r}.'
@@ -259,8 +215,7 @@ class EmbExtractor:
         if self.emb_label is not None:
             msg = f"A state has one embedding for all of its cells, so that emb_label={self.emb_label!r} has no place."
             raise errors.OptionError(msg)
-        states = read_cell_states(cell_states_to_model)
-        dataset = read_dataset(input_data_file)
+        states, dataset = read_cell_states(cell_states_to_model), read_dataset(input_data_file)
         cells = {state: self._cells(dataset, {states.key: [state]}) for state in states.all}
         model = self._model(model_directory)
         embeddings = {state: self._extract(tokens, model, with_tensor=True)[2] for state, tokens in cells.items()}
@@ -283,16 +238,13 @@ class EmbExtractor:
         embs : Table of cells as `extract_embs` returns it, or as it is read from its file.
         plot_style : "umap" or "heatmap".
         output_directory, output_prefix : Where the files go, and how their names begin.
-        max_ncells_to_plot
-            Most cells, drawn with a fixed seed; never more than `max_ncells`. Fewer are drawn as they are.
+        max_ncells_to_plot : Most cells, drawn with a fixed seed; never more than `max_ncells`.
         kwargs_dict : Settings for `scanpy.pl.umap` or `seaborn.clustermap`.
 
         Raises
         ------
-        UnknownChoiceError : Another style.
-        OptionError : There are no `labels_to_plot`.
-        NoCellsError : Too few cells.
-        MissingExtraError : A library for plots is not installed.
+        OptionError : Another style, or no `labels_to_plot`.
+        NoCellsError, MissingExtraError : Too few cells, or a library for plots is not installed.
         """
         check_choice("plot_style", plot_style, ("heatmap", "umap"))
         check_range("max_ncells_to_plot", max_ncells_to_plot, low=1)
@@ -305,11 +257,8 @@ class EmbExtractor:
 
     def _cells(self, dataset: TokenizedDataset, cell_state: Mapping[str, Any] | None) -> TokenizedDataset:
         """Cells that are read, in the published order."""
-        rows = rows_with(dataset, {name: listed(values) for name, values in (self.filter_data or {}).items()})
-        if cell_state:
-            dataset = dataset.take(rows)
-            rows = rows_with(dataset, {name: listed(values) for name, values in cell_state.items()})
-        return dataset.take(longest_first(dataset.lengths, rows, self.max_ncells))
+        filters = [self.filter_data or {}, cell_state or {}]
+        return dataset.take(published_cells(dataset, filters, max_cells=self.max_ncells))
 
     def _model(self, folder: str | Path) -> LoadedModel:
         try:
@@ -321,52 +270,47 @@ class EmbExtractor:
             _logger.warning("%s is of %s, and is read with that dictionary.", folder, model.vocabulary.name)
         return model
 
-    def _extract(self, tokens: TokenizedDataset, model: LoadedModel, *, with_tensor: bool) -> "_Extracted":
+    def _extract(
+        self, tokens: TokenizedDataset, model: LoadedModel, *, with_tensor: bool
+    ) -> "tuple[pd.DataFrame, pd.DataFrame, Any]":
         """Table to write, table to return, and the tensor."""
-        embedder = _Embedder(mark_tokens(tokens, model.vocabulary), model, self.emb_layer, self.forward_batch_size)
-        if self.emb_mode != "gene":
-            return self._extract_cells(embedder)
-        if self.emb_label:
-            _logger.warning("emb_label=%s belongs to cells; tables of genes do not have it.", list(self.emb_label))
-        return self._extract_genes(embedder, with_tensor=with_tensor)
-
-    def _extract_cells(self, embedder: "_Embedder") -> "_Extracted":
-        """Cells, or one row that sums them up."""
         import pandas as pd
 
+        embedder = _Embedder(mark_tokens(tokens, model.vocabulary), model, self.emb_layer, self.forward_batch_size)
+        if self.emb_mode == "gene":
+            frame, tensor = self._extract_genes(embedder, with_tensor=with_tensor)
+            return frame, frame, tensor
         values_nd = embedder.embed(self.emb_mode).values
         if self.summary_stat is not None:
-            vector_d = summarize(values_nd, cast(Statistic, self.summary_stat))
+            vector_d = summarize(values_nd, self.summary_stat)
             frame = pd.DataFrame([vector_d])
             return frame, frame, torch.from_numpy(vector_d)
-        table = _cell_frame(values_nd, embedder.tokens.table, self.emb_label or ())
+        table, cells = _cell_frame(values_nd, tokens.table, self.emb_label or ()), torch.from_numpy(values_nd)
         if self.exact_summary_stat is None:
-            return table, table, torch.from_numpy(values_nd)
+            return table, table, cells
+        vector_d = summarize(values_nd, self.exact_summary_stat.removeprefix("exact_"))
+        row = pd.DataFrame([vector_d], index=[self.exact_summary_stat])
         is_mean = self.exact_summary_stat == "exact_mean"
-        row = pd.DataFrame([summarize(values_nd, "mean" if is_mean else "median")], index=[self.exact_summary_stat])
-        return table, row, torch.from_numpy(summarize(values_nd, "mean" if is_mean else "lower_median"))
+        return table, row, torch.from_numpy(vector_d) if is_mean else cells.median(dim=0).values
 
-    def _extract_genes(self, embedder: "_Embedder", *, with_tensor: bool) -> "_Extracted":
-        """Genes, each as the mean or median over cells or in every cell."""
+    def _extract_genes(self, embedder: "_Embedder", *, with_tensor: bool) -> "tuple[pd.DataFrame, Any]":
+        """Genes, each as the mean or median over cells or in every cell; and the tensor."""
         import pandas as pd
 
         gene_of, summary = embedder.model.vocabulary.gene_of, self.summary_stat
-        of_each = self.gene_emb_style == "all" and summary is None
-        if not of_each and summary != "median" and (summary or not with_tensor):
+        if self.emb_label:
+            _logger.warning("emb_label=%s belongs to cells; tables of genes do not have it.", list(self.emb_label))
+        if summary != "median" and (summary or not with_tensor) and (summary or self.gene_emb_style == "mean_pool"):
             # Means over cells need no memory for the states of each.
             means = embedder.embed("gene")
-            frame = pd.DataFrame(means.values, index=means.genes.tolist())
-            token_of = {gene: token for token, gene in enumerate(gene_of.tolist())}
-            by_token = {token_of[gene]: row for gene, row in zip(means.genes, means.values.tolist(), strict=True)}
-            return frame, frame, by_token
-        states = embedder.gene_states()
-        if of_each:
-            frame = states.frame(gene_of[np.sort(states.tokens)].tolist(), embedder.tokens.table)
-            return frame, frame, torch.from_numpy(states.padded()) if with_tensor else None
-        tokens, values = states.summaries(cast(Statistic, summary or "mean"))
-        frame = pd.DataFrame(values, index=gene_of[tokens].tolist())
-        by_token = dict(zip(tokens.tolist(), values.tolist(), strict=True))
-        return frame, frame, by_token if summary else torch.from_numpy(states.padded())
+            ids, values, states = np.flatnonzero(np.isin(gene_of, means.genes)), means.values, None
+        else:
+            states = embedder.gene_states()
+            if summary is None and self.gene_emb_style == "all":
+                return states.frame(gene_of, embedder.tokens.table), states.padded() if with_tensor else None
+            ids, values = states.summaries(summary or "mean")
+        frame = pd.DataFrame(values, index=gene_of[ids].tolist())
+        return frame, states.padded() if states and not summary else _by_token(ids, values)
 
 
 def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
@@ -393,19 +337,15 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     filtered_input_data
         `datasets.Dataset` with `input_ids`, or a `TokenizedDataset`. Rows are taken in its order; `<pad>` at their ends
         is no token, whatever their `length` says.
-    emb_mode
-        "cls": state of `<cls>`. "cell": mean over the genes of each cell; special tokens, recognized in the
-        cells, do not count. "gene": states of all tokens.
+    emb_mode : "cls", "cell" or "gene", as for `EmbExtractor`; special tokens are recognized in the cells.
     layer_to_quant : Index into the hidden states: 0 is before the first layer, the number of layers the last one.
     pad_token_id : Id of `<pad>` in the dictionary.
-    forward_batch_size
-        At most so many cells of the greatest length are read together; changes the memory needed, not the values.
+    forward_batch_size : At most so many of the longest cells in one pass; how, not what.
     token_gene_dict : Gene or special token of each id.
     special_token : Changes nothing: the dictionary and the cells show it.
-    summary_stat
-        "mean" or "median" over the cells, in every dimension; exact, where the published package approximates.
+    summary_stat : "mean" or "median" over the cells, in every dimension; exact.
     silent : Show no progress bar.
-    save_tdigest, tdigest_path : There are no digests to save; see Raises.
+    save_tdigest, tdigest_path : Refused, as there are no digests to save.
 
     Returns
     -------
@@ -417,8 +357,7 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
 
     Raises
     ------
-    UnsupportedArgumentError : `save_tdigest`.
-    OptionError : Another mode, layer or statistic.
+    OptionError : Another mode, layer or statistic, or `save_tdigest`.
     CheckpointError : The network is no BERT.
     PairingError : Cells that the network cannot read, or "cls" and cells without `<cls>`.
     """
@@ -429,22 +368,18 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
     check_range("forward_batch_size", forward_batch_size, low=1)
     _check_dictionary(token_gene_dict, pad_token_id)
     loaded = _loaded(model, token_gene_dict)
-    n_layers = loaded.n_layers
-    index: Any = layer_to_quant
+    index, n_layers = cast(Any, layer_to_quant), loaded.n_layers
     if isinstance(index, bool) or not isinstance(index, int) or not -n_layers - 1 <= index <= n_layers:
         msg = f"layer_to_quant={index!r} is out of range. The model has {n_layers} layers: it takes 0 to {n_layers}."
         raise errors.OutOfRangeError(msg)
     tokens = mark_tokens(dataset_tokens(filtered_input_data, pad_token_id), loaded.vocabulary)
     from_output = index - n_layers if index >= 0 else index + 1
     embedder = _Embedder(tokens, loaded, from_output, forward_batch_size, silent)
-    if emb_mode != "gene":
-        values_nd = embedder.embed(emb_mode).values
-        return torch.from_numpy(values_nd if summary_stat is None else summarize(values_nd, summary_stat))
-    states = embedder.gene_states()
-    if summary_stat is None:
-        return torch.from_numpy(states.padded())
-    ids, values = states.summaries(summary_stat)
-    return dict(zip(ids.tolist(), values.tolist(), strict=True))
+    if emb_mode == "gene":
+        states = embedder.gene_states()
+        return states.padded() if summary_stat is None else _by_token(*states.summaries(summary_stat))
+    values_nd = embedder.embed(emb_mode).values
+    return torch.from_numpy(values_nd if summary_stat is None else summarize(values_nd, summary_stat))
 
 
 def _check_dictionary(token_gene_dict: Any, pad_token_id: int) -> None:
@@ -490,13 +425,8 @@ def label_cell_embs(embs: Tensor, downsampled_data: Any, emb_labels: Sequence[st
 
     Parameters
     ----------
-    embs : Embeddings, ``(n, d)``.
-    downsampled_data : The cells, in the same order.
-    emb_labels : Columns to add.
-
-    Raises
-    ------
-    DatasetError : A column that the cells do not have, or other cells than embeddings.
+    embs, downsampled_data : Embeddings, ``(n, d)``, and the cells, in the same order; else `DatasetError`.
+    emb_labels : Columns to add; `DatasetError` where the cells have none of that name.
     """
     tokens = _same_cells(embs, downsampled_data)
     for name in emb_labels or ():
@@ -511,27 +441,17 @@ def label_gene_embs(
 
     Parameters
     ----------
-    embs : States of all tokens, ``(n, longest, d)``.
-    downsampled_data : The cells, in the same order.
+    embs, downsampled_data
+        States of all tokens, ``(n, longest, d)``, and the cells, in the same order; else `DatasetError`.
     token_gene_dict : Gene of each token id.
-    gene_emb_style : "mean_pool" or "all"; see `EmbExtractor`.
-
-    Raises
-    ------
-    UnknownChoiceError : Another style.
-    DatasetError : Other cells than embeddings.
+    gene_emb_style : "mean_pool" or "all", as for `EmbExtractor`.
     """
     check_choice("gene_emb_style", gene_emb_style, ("mean_pool", "all"))
     tokens = _same_cells(embs, downsampled_data)
-    lengths = torch.from_numpy(tokens.lengths)
-    is_token = torch.arange(embs.shape[1])[None, :] < lengths[:, None]
-    states = GeneStates(
-        embs.detach().cpu()[is_token].to(torch.float32).numpy(),
-        tokens.gather(range(len(tokens))).input_ids.astype(np.int64),
-        np.repeat(np.arange(len(tokens)), tokens.lengths),
-    )
+    is_token = torch.arange(embs.shape[1])[None, :] < torch.from_numpy(tokens.lengths)[:, None]
+    states = GeneStates(embs.detach().cpu()[is_token].to(torch.float32).numpy(), tokens.gather(range(len(tokens))))
     if gene_emb_style == "all":
-        return states.frame([token_gene_dict[token] for token in np.sort(states.tokens).tolist()], tokens.table)
+        return states.frame(token_gene_dict, tokens.table)
     import pandas as pd
 
     ids, means = states.summaries("mean")
@@ -541,8 +461,8 @@ def label_gene_embs(
 def _same_cells(embs: Tensor, data: Any) -> TokenizedDataset:
     """The cells, once there are as many as embeddings, and none is longer than them."""
     tokens = dataset_tokens(data)
-    if len(tokens) != len(embs) or (embs.ndim == 3 and len(tokens) and int(tokens.lengths.max()) > embs.shape[1]):
-        longest = int(tokens.lengths.max(initial=0))
+    longest = int(tokens.lengths.max(initial=0))
+    if len(tokens) != len(embs) or (embs.ndim == 3 and longest > embs.shape[1]):
         msg = (
             f"Embeddings of shape {tuple(embs.shape)} do not belong to {len(tokens):,} cells of up to {longest:,} "
             "tokens. Give the cells that went into get_embs, in the same order."
@@ -569,8 +489,8 @@ class _Embedder:
                 f'{self.model.vocabulary.name}. Pass model_version="V1", or emb_mode="cell".'
             )
             raise errors.PairingError(msg)
-        options = EmbedOptions(pooling=_POOLINGS[mode], layer=self.layer)
-        runtime = published_runtime(self.model.network.bert, self.batch_size)
+        pooling = cast(Literal["mean", "cls", "gene"], "mean" if mode == "cell" else mode)
+        options, runtime = EmbedOptions(pooling=pooling, layer=self.layer), self._runtime
         with progress_bar("Embedding", shown=not self.silent) as update:
             return embed(self.tokens, self.model, options, runtime, progress=update)
 
@@ -580,7 +500,6 @@ class _Embedder:
         check_pairing(tokens, model, truncate=False)
         check_layer(self.layer, model.name, model.n_layers)
         packed = tokens.gather(np.arange(len(tokens)))
-        starts, lengths = packed.cu_seqlens[:-1], tokens.lengths
         values = np.empty((len(packed.input_ids), model.network.config.hidden_size), dtype=np.float32)
 
         def step(batch: Batch) -> None:
@@ -588,52 +507,46 @@ class _Embedder:
                 batch.input_ids, batch.cu_seqlens, layer=self.layer, attention=batch.attention
             )
             # Cells come longest first; their tokens go where the dataset has them.
-            n = lengths[batch.rows]
-            places = np.arange(int(n.sum())) + np.repeat(starts[batch.rows] - (np.cumsum(n) - n), n)
-            values[places] = hidden_TD.float().cpu().numpy()
+            places = [np.arange(*packed.cu_seqlens[row : row + 2]) for row in batch.rows.tolist()]
+            values[np.concatenate(places)] = hidden_TD.float().cpu().numpy()
 
-        runtime = published_runtime(model.network.bert, self.batch_size)
         with progress_bar("Embedding", shown=not self.silent) as update:
-            run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=update)
-        return GeneStates(values, packed.input_ids.astype(np.int64), np.repeat(np.arange(len(tokens)), lengths))
+            run_batches(tokens, model.network.bert, step, self._runtime, max_length=model.max_length, progress=update)
+        return GeneStates(values, packed)
+
+    @property
+    def _runtime(self) -> RuntimeOptions:
+        return published_runtime(self.model.network.bert, self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneStates:
-    """States ``(T, D)`` of the genes of cells in main memory, with the token and the cell ``(T,)`` of each."""
+    """States ``(T, D)`` of the genes of some cells, in main memory."""
 
     values: NDArray[np.float32]
-    tokens: Ints
-    cells: Ints
+    cells: Packed
 
-    def summaries(self, statistic: Statistic) -> tuple[Ints, NDArray[np.float32]]:
-        """Token ids that occur, ascending, and a statistic over the states of each, ``(g, D)``."""
-        order = np.argsort(self.tokens, kind="stable")
-        ids, starts = np.unique(self.tokens[order], return_index=True)
+    def summaries(self, statistic: str) -> tuple[Ints, NDArray[np.float32]]:
+        """Token ids that occur, ascending, and the mean or median over the states of each, ``(g, D)``."""
+        order = np.argsort(self.cells.input_ids, kind="stable")
+        ids, starts = np.unique(self.cells.input_ids[order], return_index=True)
         return ids, np.stack([summarize(self.values[group], statistic) for group in np.split(order, starts[1:])])
 
-    def padded(self) -> NDArray[np.float32]:
+    def padded(self) -> Tensor:
         """States as one block; behind the end of a cell there are zeros, ``(n, L, D)``."""
-        lengths = np.bincount(self.cells)
-        block = np.zeros((len(lengths), int(lengths.max()), self.values.shape[1]), dtype=np.float32)
-        block[self.cells, _place_in_run(lengths)] = self.values
-        return block
+        return pad_sequence(torch.split(torch.from_numpy(self.values), self.cells.lengths.tolist()), batch_first=True)
 
-    def frame(self, genes: Sequence[str], cells: "pa.Table") -> "pd.DataFrame":
+    def frame(self, gene_of: Any, cells: "pa.Table") -> "pd.DataFrame":
         """One row per gene and cell, by token: `Identifier`, columns `0` to `D - 1`, `cell_id` where it is known."""
         import pandas as pd
 
-        order = np.argsort(self.tokens, kind="stable")
-        frame = pd.DataFrame(self.values[order], index=list(genes))
-        frame.insert(0, "Identifier", _place_in_run(np.unique(self.tokens, return_counts=True)[1]))
+        order = np.argsort(self.cells.input_ids, kind="stable")
+        ids = self.cells.input_ids[order]
+        frame = pd.DataFrame(self.values[order], index=[gene_of[token] for token in ids.tolist()])
+        frame.insert(0, "Identifier", pd.Series(ids).groupby(ids).cumcount().to_numpy())
         if keys.CELL_ID in cells.column_names:
-            frame[keys.CELL_ID] = cells.column(keys.CELL_ID).to_pandas().to_numpy()[self.cells[order]]
+            frame[keys.CELL_ID] = cells.column(keys.CELL_ID).to_pandas().to_numpy()[self.cells.cells[order]]
         return frame
-
-
-def _place_in_run(lengths: Ints) -> Ints:
-    """0, 1, ... within each of some runs of these lengths."""
-    return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _cell_frame(values_nd: NDArray[np.float32], cells: "pa.Table", labels: Sequence[str]) -> "pd.DataFrame":
@@ -647,14 +560,12 @@ def _cell_frame(values_nd: NDArray[np.float32], cells: "pa.Table", labels: Seque
     return frame
 
 
-def summarize(values_nd: NDArray[np.float32], statistic: Statistic) -> NDArray[np.float32]:
-    """A statistic over the cells in every dimension, exact, ``(D,)``."""
-    vector_d: NDArray[np.float64]
-    if statistic == "mean":
-        vector_d = values_nd.mean(axis=0, dtype=np.float64)
-    elif statistic == "median":
-        vector_d = np.median(values_nd, axis=0)
-    else:
-        middle = (len(values_nd) - 1) // 2
-        vector_d = np.partition(values_nd, middle, axis=0)[middle]
-    return vector_d.astype(np.float32)
+def summarize(values_nd: NDArray[np.float32], statistic: str) -> NDArray[np.float32]:
+    """Mean or median over the cells in every dimension, exact, ``(D,)``."""
+    is_mean = statistic == "mean"
+    vector_d = values_nd.mean(axis=0, dtype=np.float64) if is_mean else np.median(values_nd, axis=0)
+    return cast(NDArray[np.float32], vector_d.astype(np.float32))
+
+
+def _by_token(ids: Ints, values: NDArray[np.float32]) -> dict[int, list[float]]:
+    return dict(zip(ids.tolist(), values.tolist(), strict=True))

@@ -33,11 +33,11 @@ MODULES: dict[str, dict[str, str]] = {
     "mtl_classifier": {"mtl_classifier": "MTLClassifier"},
     "perturber_utils": {
         "cells": (
-            "downsample_and_sort filter_by_dict filter_data_by_start_state filter_data_by_tokens load_and_filter "
-            "slice_by_inds_to_perturb"
+            "downsample_and_sort filter_by_dict filter_data_by_start_state filter_data_by_tokens get_possible_states "
+            "load_and_filter slice_by_inds_to_perturb"
         ),
         "networks": "get_model_emb_dims get_model_input_size load_model=load_plain_network quant_layers",
-        "perturber": "get_possible_states write_perturbation_dictionary",
+        "perturber": "write_perturbation_dictionary",
         "tensors": (
             "cos_sim_shift gen_attention_mask mean_nonpadding_embs pad_2d_tensor pad_3d_tensor pad_tensor "
             "pad_tensor_list quant_cos_sims"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,11 @@ import pyarrow as pa
 from geneformer import errors
 from geneformer.compat.cells import read_cell_states
 from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
-from geneformer.compat.perturber import given_genes, state_names
+from geneformer.compat.options import Version, check_arguments
+from geneformer.compat.perturber import given_genes
 from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_raw_folder
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.options._fields import check_choice
 from geneformer.perturbation import statistics
 from geneformer.perturbation.effects import (
     EXACT,
@@ -34,7 +34,6 @@ from geneformer.perturbation.plan import gene_tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-_MODES = ("goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts")
 _FDR = 0.05
 
 _TOKEN_DICTIONARY_FILE = dictionary_path("TOKEN_DICTIONARY_FILE")
@@ -64,8 +63,7 @@ class InSilicoPerturberStats:
 
     Raises
     ------
-    OptionError : A value that the argument does not take.
-    UnsupportedArgumentError : Arguments that do not go together.
+    OptionError, UnsupportedArgumentError : A value that the argument does not take, or not together with others.
     UnknownGeneError : A gene that the dictionary does not have.
     StateError : States in another form, or a mode that needs them and has none.
 
@@ -76,20 +74,21 @@ class InSilicoPerturberStats:
     'all'
     """
 
-    mode: str = "mixture_model"
+    mode: Literal["goal_state_shift", "vs_null", "mixture_model", "aggregate_data", "aggregate_gene_shifts"] = (
+        "mixture_model"
+    )
     genes_perturbed: str | list[str] = "all"
-    combos: int = 0
+    combos: Literal[0, 1] = 0
     anchor_gene: str | None = None
     cell_states_to_model: Mapping[str, Any] | None = None
     pickle_suffix: str = SUFFIX
-    model_version: str = "V2"
+    model_version: Version = "V2"
     token_dictionary_file: str | Path | None = _TOKEN_DICTIONARY_FILE
     gene_name_id_dictionary_file: str | Path | None = _ENSEMBL_DICTIONARY_FILE
 
     def __post_init__(self) -> None:
         self.genes_perturbed = given_genes("genes_perturbed", self.genes_perturbed)
-        check_choice("mode", self.mode, _MODES)
-        check_choice("combos", self.combos, (0, 1))
+        check_arguments(type(self), vars(self))
         together = self.genes_perturbed if isinstance(self.genes_perturbed, list) else []
         msg = ""
         if self.mode == "mixture_model" and together:
@@ -102,8 +101,8 @@ class InSilicoPerturberStats:
             msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
         if msg:
             raise errors.UnsupportedArgumentError(msg)
-        states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
-        self._states = tuple(state_names(states))
+        states = self.cell_states_to_model
+        self._states = () if states is None else tuple(read_cell_states(states).by_name)
         if self.mode == "goal_state_shift" and not self._states:
             msg = 'mode="goal_state_shift" needs the states of the run. Pass cell_states_to_model.'
             raise errors.StateError(msg)
@@ -129,18 +128,14 @@ class InSilicoPerturberStats:
         Parameters
         ----------
         input_data_directory : Folder with the files of one or more runs.
-        null_dist_data_directory : Folder of the run to compare with, for "vs_null".
-        output_directory : Folder for the table; made if it is missing.
-        output_prefix : Name of the table.
-        null_dict_list : The run to compare with as dictionaries, instead of a folder.
+        null_dist_data_directory, null_dict_list : For "vs_null": folder of the run to compare with, or its content.
+        output_directory, output_prefix : Folder for the table, made if it is missing, and name of the table.
 
         Raises
         ------
         InputNotFoundError : A folder without such files.
-        UnsafeFileError, UnreadableInputError, DatasetError
-            A file that asks for code to be run, is damaged, or holds something else.
-        StateError : Runs with other states than those named, or with states where there must be none.
-        AbsentGeneError, PerturbationError : Runs without the effects that the mode is about.
+        UnsafeFileError, UnreadableInputError, DatasetError : A file that runs code, is damaged, or holds other things.
+        StateError, AbsentGeneError, PerturbationError : Runs without the states or effects that the mode is about.
         OutputError : The table cannot be written.
         """
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
@@ -181,9 +176,8 @@ class InSilicoPerturberStats:
 
     def _vs_null(self, files: Sequence[RawFile], null_files: Sequence[RawFile]) -> "pd.DataFrame":
         perturbed, null = self._perturbed(files, SIMILARITY), self._perturbed(null_files, SIMILARITY)
-        return self._named(
-            statistics.vs_null(perturbed, statistics.aligned_values(perturbed, null, null.values(SIMILARITY)), _FDR)
-        )
+        same = statistics.aligned_values(perturbed, null, null.values(SIMILARITY))
+        return self._named(statistics.vs_null(perturbed, same, _FDR))
 
     def _mixture_model(self, files: Sequence[RawFile]) -> "pd.DataFrame":
         if not self.combos:
@@ -211,10 +205,7 @@ class InSilicoPerturberStats:
             return self._named(frame)
         # Of a list the published table has the means alone; the group that was asked for comes first.
         asked = self._asked(perturbed)
-        columns = [
-            statistics.shift_column(goal, is_goal=True),
-            *(statistics.shift_column(state, is_goal=False) for state in alternates),
-        ]
+        columns = [statistics.shift_column(state, is_goal=state == goal) for state in (goal, *alternates)]
         frame = frame.loc[sorted(frame.index, key=lambda row: row != asked)]
         return frame[[*columns, *statistics.NAMES, "N_Detections"]].reset_index(drop=True)
 
