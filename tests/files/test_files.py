@@ -52,6 +52,35 @@ with atomic_file(sys.argv[1], overwrite=True) as temporary:
 """
     assert run(code, target).returncode == -9
     assert target.read_text() == "old"
+    (tmp_path / ".out.new-1-1-00000000.txt").write_text("somebody's own")
+    with atomic_file(target, overwrite=True) as first, atomic_file(target, overwrite=True) as second:
+        first.write_text("newer")  # it is there still: its process runs
+        second.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.new-1-1-00000000.txt", "out.txt"]
+    assert target.read_text() == "newer"
+
+
+def test_killed_between_the_old_folder_and_the_new_one(tmp_path):
+    """The old folder is there again with the next attempt, even one that fails."""
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / MANIFEST_NAME).write_text("old")
+    code = """
+import os, signal, sys
+from pathlib import Path
+from geneformer.files.atomic import atomic_folder
+def renamed(self, target, rename=Path.rename):
+    rename(self, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = renamed
+with atomic_folder(sys.argv[1], overwrite=True):
+    pass
+"""
+    assert run(code, tmp_path / "out").returncode == -9
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
 
 
 def test_what_exists_stays(tmp_path):
@@ -105,8 +134,8 @@ def test_a_file_in_the_place_of_a_folder_is_an_output_error(tmp_path):
 
 
 def test_other_system_errors_pass_unchanged():
-    with pytest.raises(OSError, match="Input/output") as caught, output_errors(Path("x")):
-        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Bad file") as caught, output_errors(Path("x")):
+        raise OSError(errno.EBADF, "Bad file descriptor")
     assert not isinstance(caught.value, OutputError)
 
 

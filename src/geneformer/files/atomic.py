@@ -4,12 +4,17 @@
 """
 
 import errno
+import glob
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,7 +112,7 @@ def publish_folder(finished: Path, path: Path) -> None:
     sync_folder(finished)
     aside = None
     if os.path.lexists(path):
-        aside = _sibling(path)
+        aside = _sibling(path, _REPLACED)
         path.rename(aside)
     finished.rename(path)
     sync(path.absolute().parent)
@@ -171,9 +176,45 @@ def sync_folder(folder: Path) -> None:
     sync(folder)
 
 
-def _sibling(path: Path) -> Path:
-    """A name beside `path` that is not taken, with the same suffix."""
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+_MADE, _REPLACED = "new", "old"
+
+
+def _sibling(path: Path, kind: str = _MADE) -> Path:
+    """A name beside `path` that is not taken, with the same suffix; what killed processes left there is cleared away."""
+    start = f".{path.stem[:64]}."
+    mark = f"{zlib.crc32(f'{_place()} {path.name}'.encode('utf-8', 'surrogateescape')):08x}"
+    own = re.compile(rf"({_MADE}|{_REPLACED})-{mark}-(\d+)-[0-9a-f]{{8}}")
+    for left in path.absolute().parent.glob(f"{glob.escape(start)}*{glob.escape(path.suffix)}"):
+        match = own.fullmatch(left.name.removeprefix(start).removesuffix(path.suffix))
+        if match is None or _is_running(int(match[2])):
+            continue
+        if match[1] == _REPLACED and not os.path.lexists(path):  # killed before the new one had the name
+            left.rename(path)
+        elif left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+    return path.with_name(f"{start}{kind}-{mark}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
+@cache
+def _place() -> str:
+    """Which numbers of processes mean the same: those of one machine, and on it of one container."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{platform.node()} {namespace.readlink() if namespace.is_symlink() else ''}"
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process of that number here, as far as can be told."""
+    if os.name == "nt":  # where asking is killing
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 Entry = dict[str, Any]
