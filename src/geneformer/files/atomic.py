@@ -180,7 +180,7 @@ _MADE, _REPLACED = "new", "old"
 
 
 def _sibling(path: Path, kind: str = _MADE) -> Path:
-    """A name beside `path` that is not taken, with the same suffix; what killed processes left there is cleared away."""
+    """A name beside `path` that is not taken, with the same suffix; what killed processes left there goes."""
     start = f".{path.stem[:64]}."
     mark = f"{zlib.crc32(f'{_place()} {path.name}'.encode('utf-8', 'surrogateescape')):08x}"
     own = re.compile(rf"({_MADE}|{_REPLACED})-{mark}-(\d+)-[0-9a-f]{{8}}")
