@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from geneformer.errors import NoCellsError, OptionError
 from geneformer.finetuning.baselines import PENALTIES, logistic_regression_on
 from geneformer.finetuning.gene_targets import (
     CONTEXTUAL,
@@ -50,22 +49,6 @@ def test_scale_does_not_matter_and_constants_do_no_harm():
     plain = logistic_regression_on(train, codes, test, 2)
     wide = np.column_stack([train * 7 - 3, np.ones(80)]), np.column_stack([test * 7 - 3, np.ones(80)])
     np.testing.assert_allclose(logistic_regression_on(wide[0], codes, wide[1], 2), plain, atol=1e-6)
-
-
-def test_rows_without_a_label_are_passed_over():
-    train, codes = features()
-    test, _ = features(seed=1)
-    unlabeled = np.where(np.arange(80) < 60, codes, -1)
-    np.testing.assert_allclose(logistic_regression_on(train, unlabeled, test, 2).sum(axis=1), 1.0)
-    changed = train.copy()
-    changed[60:] = 1e6
-    np.testing.assert_array_equal(
-        logistic_regression_on(changed, unlabeled, test, 2), logistic_regression_on(train, unlabeled, test, 2)
-    )
-    with pytest.raises(NoCellsError, match="None of the 80"):
-        logistic_regression_on(train, np.full(80, -1), test, 2)
-    with pytest.raises(OptionError, match="79 rows for 80 codes"):
-        logistic_regression_on(train[1:], codes, test, 2)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError
-from geneformer.finetuning.baselines import LIBRARY, MEAN, RIDGE, by_library_size, regress_by_baselines
+from geneformer.finetuning.baselines import LIBRARY, MEAN, RIDGE, regress_by_baselines
 from geneformer.finetuning.targets import NumberScale, check_numbers, encode_numbers, number_strata
 from geneformer.options import RegressOptions
 
@@ -98,5 +98,7 @@ def test_baselines_by_name():
 
 def test_library_size_does_not_run_away_beyond_the_training_cells():
     totals = np.array([100.0, 200.0, 400.0, 800.0])
-    said = by_library_size(totals, np.array([1.0, 2.0, 4.0, 8.0]), np.array([800.0, 1e9]))
-    assert said[0] == said[1]
+    counts = np.column_stack([totals, totals[::-1] / 100])
+    values = np.array([1.0, 2.0, 4.0, 8.0])
+    predicted = regress_by_baselines(counts, values, np.array([[799.0, 2.0], [1e9, 0.0]]))[LIBRARY]
+    assert predicted[0] == predicted[1]

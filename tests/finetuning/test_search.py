@@ -45,12 +45,12 @@ from test_search import SEARCH, SETTINGS, CellClassifier, labeled_blood
 model, storage, trials, hang, marker = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
 run = module._Objective.run
 
-def noticed(objective, study, claim):
-    if claim.trial.number == hang:
+def noticed(objective, study, trial):
+    if trial.number == hang:
         marker.touch()
         time.sleep(600)
     marker.with_suffix(".begun").touch()
-    run(objective, study, claim)
+    run(objective, study, trial)
 
 module._Objective.run = noticed
 classifier = CellClassifier(model, **SETTINGS)
@@ -75,8 +75,8 @@ def classifier(model):
 
 def worker(model, storage, trials, marker, hang=-1):
     arguments = [sys.executable, "-c", WORKER, str(model), storage, str(trials), str(hang), str(marker)]
-    paths = {"PYTHONPATH": f"{TESTS}:{TESTS / 'finetuning'}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, env={**os.environ, **paths})
+    paths = [str(TESTS), str(TESTS / "finetuning"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"})
 
 
 def wait_for(marker, process):
@@ -380,12 +380,12 @@ def test_ranges_and_choices_are_of_the_kind_the_option_is():
         ({"weight_decay": {"low": 0.1, "high": 0.3, "log": True, "step": 0.1}}, OptionError, "no step"),
         ({"weight_decay": {"low": 0.1, "high": 0.3, "step": 0}}, OptionError, "above 0"),
         ({"weight_decay": {"low": 0.1, "high": 0.3, "steps": 2}}, OptionError, "step"),
-        ({"freeze_layers": {"low": 0.5, "high": 2}}, OptionError, "int"),
+        ({"freeze_layers": {"low": 0.5, "high": 2}}, OptionError, "a whole number"),
         ({"freeze_layers": {"low": 0, "high": 2, "step": 0.5}}, OptionError, "whole"),
-        ({"freeze_layers": [True]}, OptionError, "int"),
+        ({"freeze_layers": [True]}, OptionError, "a whole number"),
         ({"strategy": {"low": 0, "high": 1}}, OptionError, "no number"),
         ({"strategy": ["full", "lorra"]}, UnknownChoiceError, "lora"),
-        ({"schedule": [None]}, OptionError, "str"),
+        ({"schedule": [None]}, OptionError, "linear"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(table, error, told):

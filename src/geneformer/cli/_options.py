@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from geneformer.cli._output import Outcome, progress_bar, show
 from geneformer.options import RuntimeOptions
-from geneformer.options._fields import field_docs, read_options
+from geneformer.options._fields import field_docs, plain_type, read_options
 
 if TYPE_CHECKING:
     from geneformer.inference.cells import PairedModel
@@ -113,11 +113,10 @@ def _flags(cls: type, hidden: tuple[str, ...]) -> Iterator[Parameter]:
             yield _keyword(field.name, None, Annotated[kind | None, option])
 
 
-def _flag_type(name: str, kind: Any) -> Any:
+def _flag_type(name: str, hint: Any) -> Any:
     """The type of a field in words Typer has: choices as an Enum, tuples of any length as lists."""
+    kind = plain_type(hint)
     origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _flag_type(name, next(one for one in inner if one is not type(None)))
     if origin is Literal:
         return Enum(name, {choice: choice for choice in inner}, type=str)
     if origin is tuple and inner[-1] is ...:

@@ -23,7 +23,7 @@ from geneformer.compat.networks import readable_folder
 from geneformer.compat.search_space import distribution
 from geneformer.files import require
 from geneformer.files.progress import progress_bar
-from geneformer.finetuning.search import Study, suggest
+from geneformer.finetuning.search import OPTIONS, open_study, suggest
 from geneformer.finetuning.training import FinetuneResult, learn_cells, predict_cells
 from geneformer.inference.cells import check_pairing
 from geneformer.models.heads import GeneformerForCells
@@ -181,14 +181,14 @@ class MTLClassifier:
 
         best: Any = None
         options = SearchOptions(trials=self.n_trials, study=self.study_name, pruner="none", seed=self.seed)
-        with Study(options, {}, lower_is_better=True) as study:
-            while (claim := study.claim(draw)).state == "trial":
-                drawn, name = Hyperparameters(**(claim.options or {})), f"trial_{claim.trial.number}"
+        with open_study(options, {}, lower_is_better=True) as study:
+            while (trial := study.claim(draw)) is not None:
+                drawn, name = Hyperparameters(**trial.user_attrs[OPTIONS]), f"trial_{trial.number}"
                 network, predictions = self._train(cells, drawn, name)
                 loss = agreed(predictions.loss())
                 self._write_validation(predictions, cells, f"{name}/val_preds.csv")
-                study.tell(claim.trial, loss)
-                _logger.info("%s: validation loss %.4f with %s", name, loss, claim.options)
+                study.finish(trial, loss)
+                _logger.info("%s: validation loss %.4f with %s", name, loss, trial.user_attrs[OPTIONS])
                 if best is None or loss < best[0]:
                     best = loss, network, drawn
             trials = study.table()

@@ -52,20 +52,22 @@ def classify_by_baselines(
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
     """Probabilities of every class, or of every label of a set, for the test cells, ``(n_test, C)``, by baseline."""
-    chosen: dict[str, Any] = {"groups": groups, "n_top_genes": n_top_genes, "seed": seed}
-    if train_targets.ndim == 2:  # each label of a set is a question of its own
-        columns = []
-        for has_label in train_targets.T:
-            codes = np.where(np.isnan(has_label), -1, np.nan_to_num(has_label)).astype(np.int64)
-            columns.append(classify_by_baselines(train_counts, codes, test_counts, n_classes=2, **chosen))
-        return {name: np.column_stack([column[name][:, 1] for column in columns]) for name in columns[0]}
-    codes = np.where(train_targets < 0, -1, train_targets)
-    totals = [np.asarray(counts.sum(axis=1)).ravel() for counts in (train_counts, test_counts)]
-    return {
-        LOGISTIC: logistic_regression(train_counts, codes, test_counts, n_classes, **chosen),
-        LIBRARY: library_size(totals[0], codes, totals[1], n_classes),
-        MAJORITY: majority(codes, test_counts.shape[0], n_classes),
-    }
+    train, test = train_and_test(train_counts, test_counts, n_top_genes)
+    sizes, test_sizes = log_totals(train_counts), log_totals(test_counts)
+    parts = draw_parts(len(train), groups, seed)
+
+    def predict(codes: NDArray[np.int64], n_classes: int) -> dict[str, NDArray[np.float64]]:
+        by_size = _on_size(_logistic(codes, C=1.0)).fit(sizes, codes)
+        return {
+            LOGISTIC: _probabilities(_tuned_logistic(train, codes, parts), test, n_classes),
+            LIBRARY: _probabilities(by_size, test_sizes, n_classes),
+            MAJORITY: majority(codes, len(test), n_classes),
+        }
+
+    if train_targets.ndim == 1:
+        return predict(train_targets, n_classes)
+    labels = [predict(has_label.astype(np.int64), 2) for has_label in train_targets.T]
+    return {name: np.column_stack([proba[name][:, 1] for proba in labels]) for name in labels[0]}
 
 
 def regress_by_baselines(
@@ -78,122 +80,49 @@ def regress_by_baselines(
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
     """Numbers for the test cells, ``(n_test,)``, by baseline."""
-    totals = [np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() for counts in (train_counts, test_counts)]
-    chosen: dict[str, Any] = {"groups": groups, "n_top_genes": n_top_genes, "seed": seed}
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    train, test = train_and_test(train_counts, test_counts, n_top_genes)
+    folds = _folds(draw_parts(len(train), groups, seed))
+
+    def squared_error(model: Any, held_out: NDArray[np.bool_]) -> float:
+        return float(((model.predict(train[held_out]) - train_values[held_out]) ** 2).sum())
+
+    ridge = _tuned(Ridge(), ("alpha", SHRINKAGES), train, train_values, folds, squared_error)
+    sizes = log_totals(train_counts)
+    by_size = _on_size(LinearRegression()).fit(sizes, train_values)
+    # A parabola runs away beyond the training cells.
+    test_sizes = np.clip(log_totals(test_counts), sizes.min(), sizes.max())
     return {
-        RIDGE: ridge_regression(train_counts, train_values, test_counts, **chosen),
-        LIBRARY: by_library_size(totals[0], train_values, totals[1]),
-        MEAN: mean_value(train_values, len(totals[1])),
+        RIDGE: np.asarray(ridge.predict(test), dtype=np.float64),
+        LIBRARY: by_size.predict(test_sizes),
+        MEAN: np.full(len(test), train_values.mean()),  # of constant guesses the one with the least error
     }
 
 
-def majority(train_codes: ArrayLike, n_test: int, n_classes: int) -> NDArray[np.float64]:
+def majority(codes: NDArray[np.int64], n_test: int, n_classes: int) -> NDArray[np.float64]:
     """Shares of the classes among the training cells as everyone's probabilities, ``(n_test, C)``."""
-    from sklearn.dummy import DummyClassifier
-
-    codes, rows = _labeled(train_codes, n_classes)
-    model = DummyClassifier(strategy="prior").fit(rows[:, None], codes[rows])
-    return _probabilities(model, np.empty((n_test, 1)), n_classes)
-
-
-def library_size(
-    train_totals: ArrayLike, train_codes: ArrayLike, test_totals: ArrayLike, n_classes: int
-) -> NDArray[np.float64]:
-    """Probabilities from nothing but the total counts of a cell, ``(n_test, C)``."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-
-    codes, rows = _labeled(train_codes, n_classes)
-    sizes = [np.log1p(np.asarray(totals, dtype=np.float64).reshape(-1, 1)) for totals in (train_totals, test_totals)]
-    if len(sizes[0]) != len(codes) or not all(np.isfinite(size).all() for size in sizes):
-        msg = f"{len(sizes[0]):,} totals for {len(codes):,} codes. Give one total of 0 or more for every cell."
-        raise OptionError(msg)
-    model = make_pipeline(StandardScaler(), PolynomialFeatures(include_bias=False), _logistic(codes[rows], C=1.0))
-    return _probabilities(model.fit(sizes[0][rows], codes[rows]), sizes[1], n_classes)
-
-
-def logistic_regression(
-    train_counts: Counts,
-    train_codes: ArrayLike,
-    test_counts: Counts,
-    n_classes: int,
-    *,
-    groups: ArrayLike | None = None,
-    n_top_genes: int = 2000,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Probabilities from a linear model of expression, ``(n_test, C)``."""
-    codes, rows = _labeled(train_codes, n_classes)
-    if train_counts.shape[0] != len(codes):
-        msg = f"train_counts has {train_counts.shape[0]:,} rows for {len(codes):,} codes. Give one code per cell."
-        raise OptionError(msg)
-    parts = draw_parts(rows, groups, len(codes), seed)
-    train, test = train_and_test(train_counts[rows], test_counts, n_top_genes)
-    return _probabilities(_tuned_logistic(train, codes[rows], parts), test, n_classes)
+    labeled = codes[codes >= 0]
+    return np.tile(np.bincount(labeled, minlength=n_classes) / len(labeled), (n_test, 1))
 
 
 def logistic_regression_on(
-    train: NDArray[Any], train_codes: ArrayLike, test: NDArray[Any], n_classes: int, *, seed: int = 0
+    train: NDArray[Any], codes: NDArray[np.int64], test: NDArray[Any], n_classes: int, *, seed: int = 0
 ) -> NDArray[np.float64]:
     """Probabilities from a linear model of given features, ``(n_test, C)``."""
     from sklearn.preprocessing import StandardScaler
 
-    codes, rows = _labeled(train_codes, n_classes)
-    if len(train) != len(codes):
-        msg = f"train has {len(train):,} rows for {len(codes):,} codes. Give one code per row."
-        raise OptionError(msg)
-    scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64)[rows])
-    parts = draw_parts(rows, None, len(codes), seed)
-    model = _tuned_logistic(scaler.transform(np.asarray(train)[rows]), codes[rows], parts)
+    scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
+    model = _tuned_logistic(scaler.transform(train), codes, draw_parts(len(train), None, seed))
     return _probabilities(model, scaler.transform(test) if len(test) else test, n_classes)
 
 
-def mean_value(train_values: ArrayLike, n_test: int) -> NDArray[np.float64]:
-    """The mean of the training cells for everyone, ``(n_test,)``: of constant guesses the one with the least error."""
-    values, rows = _with_number(train_values)
-    return np.full(n_test, values[rows].mean())
-
-
-def by_library_size(
-    train_totals: NDArray[np.float64], train_values: NDArray[np.float64], test_totals: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Numbers from nothing but the total counts of a cell, ``(n_test,)``."""
-    from sklearn.linear_model import LinearRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-
-    train = np.log1p(train_totals)
-    test = np.clip(np.log1p(test_totals), train.min(), train.max())  # a parabola runs away beyond the training cells
-    model = make_pipeline(StandardScaler(), PolynomialFeatures(include_bias=False), LinearRegression())
-    predicted: NDArray[np.float64] = model.fit(train[:, None], train_values).predict(test[:, None])
-    return predicted
-
-
-def ridge_regression(
-    train_counts: Counts,
-    train_values: ArrayLike,
-    test_counts: Counts,
-    *,
-    groups: ArrayLike | None = None,
-    n_top_genes: int = 2000,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Numbers from a linear model of expression, ``(n_test,)``."""
-    from sklearn.linear_model import Ridge
-
-    values, rows = _with_number(train_values)
-    if train_counts.shape[0] != len(values):
-        msg = f"train_counts has {train_counts.shape[0]:,} rows for {len(values):,} numbers. Give one number per cell."
-        raise OptionError(msg)
-    parts = draw_parts(rows, groups, len(values), seed)
-    values = values[rows]
-    train, test = train_and_test(train_counts[rows], test_counts, n_top_genes)
-
-    def squared_error(model: Any, held_out: NDArray[np.bool_]) -> float:
-        return float(((model.predict(train[held_out]) - values[held_out]) ** 2).sum())
-
-    model = _tuned(Ridge(), ("alpha", SHRINKAGES), train, values, _folds(parts), squared_error)
-    return np.asarray(model.predict(test), dtype=np.float64) if len(test) else np.empty(0)
+def _probabilities(model: Any, test: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
+    """Probabilities with a column for every class, also those without training cells."""
+    proba_nc = np.zeros((len(test), n_classes))
+    if len(test):
+        proba_nc[:, model.classes_] = model.predict_proba(test)
+    return proba_nc
 
 
 def pca_embedding(
@@ -222,6 +151,11 @@ def pca_embedding(
 
 
 # Features
+
+
+def log_totals(counts: Counts) -> NDArray[np.float64]:
+    """Logarithm of the total counts of each cell, ``(n, 1)``."""
+    return np.log1p(np.asarray(counts.sum(axis=1), dtype=np.float64).reshape(-1, 1))
 
 
 def log_normalized(counts: Counts) -> Any:
@@ -285,15 +219,15 @@ def train_and_test(
 # The strength of a penalty
 
 
-def draw_parts(rows: NDArray[np.intp], groups: ArrayLike | None, n: int, seed: int) -> NDArray[np.int64]:
-    """Part that each of some training cells belongs to while a penalty is chosen, ``(len(rows),)``; -1 for none."""
+def draw_parts(n: int, groups: ArrayLike | None, seed: int) -> NDArray[np.int64]:
+    """Part that each training cell belongs to while a penalty is chosen, ``(n,)``; -1 for none."""
     names = checked_groups(groups, n)
-    unit = np.arange(len(rows))
-    if names is not None and len(np.unique(names[rows])) > 1:
-        unit = np.unique(names[rows], return_inverse=True)[1].reshape(-1)
+    unit = np.arange(n)
+    if names is not None and len(np.unique(names)) > 1:
+        unit = np.unique(names, return_inverse=True)[1].reshape(-1)
     rng = np.random.default_rng(seed)
     parts: NDArray[np.int64] = (rng.permutation(int(unit.max()) + 1) % FOLDS)[unit]
-    parts[rng.permutation(len(rows))[CELLS_TO_CHOOSE:]] = -1
+    parts[rng.permutation(n)[CELLS_TO_CHOOSE:]] = -1
     return parts
 
 
@@ -336,10 +270,10 @@ def _tuned_logistic(train: NDArray[Any], codes: NDArray[np.int64], parts: NDArra
         own = proba[np.arange(len(proba)), codes[held_out]]
         return -float(np.log(np.maximum(own, 1e-6)).sum())  # scikit-learn's refuses classes that a fold lacks
 
-    folds = [(rest, held_out) for rest, held_out in _folds(parts) if len(np.unique(codes[rest])) > 1]
     model = _logistic(codes, warm_start=True)
     if len(np.unique(codes)) == 1:
         return model.fit(train, codes)
+    folds = [(rest, held_out) for rest, held_out in _folds(parts) if len(np.unique(codes[rest])) > 1]
     return _tuned(model, ("C", PENALTIES), train, codes, folds, log_loss)
 
 
@@ -353,44 +287,9 @@ def _logistic(codes: NDArray[np.int64], **options: Any) -> Any:
     return LogisticRegression(max_iter=STEPS, **options)
 
 
-def _probabilities(model: Any, test: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
-    """Probabilities with a column for every class, also those without training cells."""
-    proba_nc = np.zeros((len(test), n_classes))
-    if len(test):
-        proba_nc[:, model.classes_] = model.predict_proba(test)
-    return proba_nc
+def _on_size(model: Any) -> Any:
+    """A model that sees a number and its square."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-
-# Labels
-
-
-def _labeled(codes: ArrayLike, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Codes, and rows of the cells that have a label."""
-    check_range("n_classes", n_classes, low=1)
-    values = np.asarray(codes)
-    is_integer = np.issubdtype(values.dtype, np.integer)
-    if values.ndim != 1 or not is_integer or values.max(initial=-1) >= n_classes:
-        largest = f", largest {values.max()}" if is_integer and values.size else ""
-        msg = (
-            f"train_codes holds {values.dtype} of shape {values.shape}{largest}. It takes one whole number per cell, "
-            f"below n_classes={n_classes}, or -1 for no label."
-        )
-        raise OptionError(msg)
-    rows = np.flatnonzero(values >= 0)
-    if not len(rows):
-        msg = f"None of the {len(values):,} training cells has a label, so there is nothing to learn from."
-        raise NoCellsError(msg)
-    return values.astype(np.int64), rows
-
-
-def _with_number(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Numbers, and rows of the cells that have one."""
-    numbers = np.asarray(values, dtype=np.float64)
-    rows = np.flatnonzero(~np.isnan(numbers))
-    if numbers.ndim != 1 or np.isinf(numbers).any():
-        msg = f"train_values has the shape {numbers.shape} or infinite values. Give one finite number per cell, or NaN."
-        raise OptionError(msg)
-    if not len(rows):
-        msg = f"None of the {len(numbers):,} training cells has a number, so there is nothing to learn from."
-        raise NoCellsError(msg)
-    return numbers, rows
+    return make_pipeline(StandardScaler(), PolynomialFeatures(include_bias=False), model)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geneformer.errors import LabelError, MissingLabelError, NoCellsError, NonFiniteValuesError, OptionError
+from geneformer.errors import LabelError, NoCellsError, NonFiniteValuesError, OptionError
 from geneformer.finetuning.evaluations import (
     ClassRow,
     Estimate,
@@ -68,33 +68,25 @@ def evaluate_classes(
     n_boot: int = 1000,
 ) -> Evaluation:
     """Figures of a classifier on held-out cells, with 95% bootstrap intervals, class by class, with curves."""
-    check_range("n_boot", n_boot, low=0)
-    truth, proba_nc, parts, names = _checked_classes(codes, proba, classes, groups)
+    names = _checked_names(classes)
+    proba_nc = _checked_probabilities(proba, len(names))
+    truth = _checked_codes(codes, proba_nc)
     labeled = truth >= 0
-    n_unlabeled = int((~labeled).sum())
+    boot = _resamples(groups, labeled, n_boot, seed)
     truth, proba_nc = truth[labeled], proba_nc[labeled]
-    boot = Bootstrap.over(None if parts is None else parts[labeled], len(truth), n_boot=n_boot, seed=seed)
-    table = confusion(truth, proba_nc.argmax(axis=1), len(names))
-    rankings = [ClassRanking(proba_nc[:, code], truth == code) for code in range(len(names))]
-    roc, pr = named_curves(names, rankings)
+    predicted = proba_nc.argmax(axis=1)
+    table = confusion(truth, predicted, len(names))
     own = proba_nc[np.arange(len(truth)), truth]
     step = np.finfo(own.dtype).eps  # a probability of 0 counts as the smallest step of its type, as in scikit-learn
     losses = -np.log(np.clip(own, step, 1 - step).astype(np.float64))
-    n_draws = {"log_loss": boot.draws(losses.size), **dict.fromkeys(AREAS, boot.draws(proba_nc.size))}
+    every_class = np.arange(len(names))
+    by_class, areas = _by_class(names, truth[:, None] == every_class, predicted[:, None] == every_class, proba_nc, boot)
+    log_loss = boot.estimates(("log_loss",), lambda weights: (weights @ losses / weights.sum(axis=1),), losses.size)
     return Evaluation(
-        n=len(truth),
-        n_unlabeled=n_unlabeled,
-        n_groups=boot.n_groups,
-        draws=dict.fromkeys(COUNTED, boot.draws()) | n_draws,
-        seed=seed,
-        metrics=_counted(truth, proba_nc.argmax(axis=1), table, boot)
-        | _estimates(("log_loss",), lambda weights: (weights @ losses / weights.sum(axis=1),), boot, losses.size)
-        | macro_areas(rankings, boot),
-        classes=names,
-        per_class=class_rows(names, np.diag(table), table.sum(axis=1), table.sum(axis=0), roc, pr),
-        roc=roc,
-        pr=pr,
+        n_unlabeled=int((~labeled).sum()),
         confusion=table,
+        **by_class,
+        **boot.summary(_counted(truth, predicted, table, boot) | log_loss | areas),
     )
 
 
@@ -109,14 +101,12 @@ def evaluate_label_sets(
     n_boot: int = 1000,
 ) -> LabelSetEvaluation:
     """Figures of a classifier of label sets on held-out cells, with 95% bootstrap intervals, label by label."""
-    check_range("n_boot", n_boot, low=0)
     check_range("threshold", threshold, low=0.0, high=1.0)
     names = _checked_names(classes)
     proba_nc = _checked_probabilities(proba, len(names))
     truth_nc, labeled = _checked_sets(truth, proba_nc)
-    parts = checked_groups(groups, len(labeled))
-    proba_nc, n = proba_nc[labeled], int(labeled.sum())
-    boot = Bootstrap.over(None if parts is None else parts[labeled], n, n_boot=n_boot, seed=seed)
+    boot = _resamples(groups, labeled, n_boot, seed)
+    proba_nc = proba_nc[labeled]
     predicted_nc = proba_nc >= threshold
     right = (truth_nc == predicted_nc).all(axis=1, keepdims=True)
     counts = np.hstack([truth_nc & predicted_nc, truth_nc, predicted_nc, right]).astype(np.float64)
@@ -129,22 +119,12 @@ def evaluate_label_sets(
         micro = 2 * hits.sum(axis=1) / np.where(listed > 0, listed, 1)
         return drawn[:, -1] / weights.sum(axis=1), micro, mean_defined(shares(hits, true, predicted)[2])
 
-    rankings = [ClassRanking(proba_nc[:, i], truth_nc[:, i]) for i in range(len(names))]
-    roc, pr = named_curves(names, rankings)
-    n_classes = len(names)
-    hits, true, predicted, _ = np.split(counts.sum(axis=0), (n_classes, 2 * n_classes, 3 * n_classes))
+    by_class, areas = _by_class(names, truth_nc, predicted_nc, proba_nc, boot)
     return LabelSetEvaluation(
-        n=n,
         n_unlabeled=int((~labeled).sum()),
-        n_groups=boot.n_groups,
-        draws=dict.fromkeys((*SETS_COUNTED, *AREAS), boot.draws(proba_nc.size)),
-        seed=seed,
-        metrics=_estimates(SETS_COUNTED, figures, boot, proba_nc.size) | macro_areas(rankings, boot),
-        classes=names,
-        per_class=class_rows(names, hits, true, predicted, roc, pr),
-        roc=roc,
-        pr=pr,
         threshold=float(threshold),
+        **by_class,
+        **boot.summary(boot.estimates(SETS_COUNTED, figures, proba_nc.size) | areas),
     )
 
 
@@ -157,30 +137,23 @@ def evaluate_numbers(
     n_boot: int = 1000,
 ) -> NumberEvaluation:
     """Figures of a regression on held-out cells, with 95% bootstrap intervals."""
-    check_range("n_boot", n_boot, low=0)
     values, guesses = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if values.ndim != 1 or values.shape != guesses.shape:
         msg = f"truth has the shape {values.shape} and predicted {guesses.shape}. Give one number of each per cell."
         raise OptionError(msg)
     measured = ~np.isnan(values)
-    parts = checked_groups(groups, len(values))
     if not measured.any():
         msg = f"None of the {len(values):,} cells has a number, so nothing can be measured."
         raise NoCellsError(msg)
-    values, guesses = values[measured], guesses[measured]
-    broken = ~np.isfinite(guesses) | ~np.isfinite(values)
-    if broken.any():
-        row = int(np.flatnonzero(measured)[np.flatnonzero(broken)[0]])
-        msg = f"{broken.sum():,} cells have a truth or prediction that is not finite, first row {row}. Leave them out."
+    broken = np.flatnonzero(measured & ~(np.isfinite(guesses) & np.isfinite(values)))
+    if len(broken):
+        n, first = len(broken), broken[0]
+        msg = f"{n:,} cells have a truth or prediction that is not finite, first row {first}. Leave them out."
         raise OptionError(msg)
-    boot = Bootstrap.over(None if parts is None else parts[measured], len(values), n_boot=n_boot, seed=seed)
+    boot = _resamples(groups, measured, n_boot, seed)
+    figures = _number_figures(values[measured], guesses[measured])
     return NumberEvaluation(
-        n=len(values),
-        n_unlabeled=int((~measured).sum()),
-        n_groups=boot.n_groups,
-        draws=dict.fromkeys(NUMBERS, boot.draws(2 * len(values))),
-        seed=seed,
-        metrics=_estimates(NUMBERS, _number_figures(values, guesses), boot, 2 * len(values)),
+        n_unlabeled=int((~measured).sum()), **boot.summary(boot.estimates(NUMBERS, figures, 2 * boot.n))
     )
 
 
@@ -245,7 +218,7 @@ def class_rows(
 
 def _counted(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], table: NDArray[np.int64], boot: "Bootstrap"
-) -> dict[str, Estimate]:
+) -> "Estimates":
     """The figures in `COUNTED`, from resampled confusion matrices."""
     n_classes = len(table)
     kinds, place = np.unique(truth * n_classes + predicted, return_inverse=True)
@@ -259,7 +232,29 @@ def _counted(
 
     place = place.reshape(-1)
     drawn = [figures(counts) for counts in boot.tables(place, boot.draws())]
-    return _of_draws(COUNTED, figures(np.bincount(place)[None]), drawn)
+    return _intervals(COUNTED, figures(np.bincount(place)[None]), drawn, boot.draws())
+
+
+def _by_class(
+    names: tuple[str, ...],
+    truth_nc: NDArray[np.bool_],
+    predicted_nc: NDArray[np.bool_],
+    proba_nc: NDArray[np.floating],
+    boot: "Bootstrap",
+) -> tuple[dict[str, Any], "Estimates"]:
+    """The fields of `PerClass`; and the areas, each the mean over the classes it is defined for."""
+    rankings = [ClassRanking(proba_nc[:, i], truth_nc[:, i]) for i in range(len(names))]
+    curves = {name: ranking.curves() for name, ranking in zip(names, rankings, strict=True)}
+    roc = {name: curve for name, (curve, _) in curves.items() if curve is not None}
+    pr = {name: curve for name, (_, curve) in curves.items() if curve is not None}
+    hits, true, predicted = (marked.sum(axis=0) for marked in (truth_nc & predicted_nc, truth_nc, predicted_nc))
+
+    def areas(weights: Floats) -> tuple[Floats, ...]:
+        auc, average = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
+        return mean_defined(np.array(auc).T), mean_defined(np.array(average).T)
+
+    rows = class_rows(names, hits, true, predicted, roc, pr)
+    return {"classes": names, "per_class": rows, "roc": roc, "pr": pr}, boot.estimates(AREAS, areas, proba_nc.size)
 
 
 # The order of the cells
@@ -305,25 +300,6 @@ class ClassRanking:
         if true[-1]:
             pr = PrCurve(*_thinned(np.append(0, true / true[-1]), np.append(1, true / total)), float(average))
         return roc, pr
-
-
-def macro_areas(rankings: list[ClassRanking], boot: "Bootstrap") -> dict[str, Estimate]:
-    """ROC AUC and average precision, each the mean over the classes it is defined for, with intervals."""
-
-    def figures(weights: Floats) -> tuple[Floats, ...]:
-        auc, average = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
-        return mean_defined(np.array(auc).T), mean_defined(np.array(average).T)
-
-    return _estimates(AREAS, figures, boot, boot.n * len(rankings))
-
-
-def named_curves(
-    classes: Sequence[str], rankings: list[ClassRanking]
-) -> tuple[dict[str, RocCurve], dict[str, PrCurve]]:
-    """Curves by class, for the classes they are defined for."""
-    curves = {name: ranking.curves() for name, ranking in zip(classes, rankings, strict=True)}
-    roc = {name: curve for name, (curve, _) in curves.items() if curve is not None}
-    return roc, {name: curve for name, (_, curve) in curves.items() if curve is not None}
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -395,6 +371,9 @@ def _correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
 
 # Intervals
 
+Estimates = dict[str, tuple[Estimate, int]]
+"""Figures by name, with the number of resamples behind each interval."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
@@ -423,6 +402,19 @@ class Bootstrap:
             return 0
         affordable = self.n_boot if not numbers else int(WORK // numbers)
         return min(self.n_boot, max(FEWEST, affordable))
+
+    def estimates(
+        self, names: Sequence[str], figures: Callable[[Floats], tuple[Floats, ...]], numbers: int
+    ) -> Estimates:
+        """Figures of all cells, with intervals from as many resamples as that many numbers in each allow."""
+        n_draws = self.draws(numbers)
+        drawn = [figures(weights) for weights in self.weights(n_draws)]
+        return _intervals(names, figures(np.ones((1, self.n))), drawn, n_draws)
+
+    def summary(self, measured: Estimates) -> dict[str, Any]:
+        """The fields of `Figures` about what was measured and resampled."""
+        metrics, draws = ({name: pair[i] for name, pair in measured.items()} for i in (0, 1))
+        return {"n": self.n, "n_groups": self.n_groups, "seed": self.seed, "metrics": metrics, "draws": draws}
 
     def weights(self, n_draws: int) -> Iterator[Floats]:
         """How often each cell is drawn, ``(draws, n)`` at a time."""
@@ -463,17 +455,18 @@ def estimate(value: float, drawn: Floats) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _estimates(
-    names: Sequence[str], figures: Callable[[Floats], tuple[Floats, ...]], boot: Bootstrap, numbers: int
-) -> dict[str, Estimate]:
-    """Figures of all cells, with intervals from as many resamples as that many numbers in each allow."""
-    drawn = [figures(weights) for weights in boot.weights(boot.draws(numbers))]
-    return _of_draws(names, figures(np.ones((1, boot.n))), drawn)
-
-
-def _of_draws(names: Sequence[str], exact: Sequence[Floats], drawn: Sequence[Sequence[Floats]]) -> dict[str, Estimate]:
+def _intervals(
+    names: Sequence[str], exact: Sequence[Floats], drawn: Sequence[Sequence[Floats]], n_draws: int
+) -> Estimates:
     columns = [np.concatenate(parts) for parts in zip(*drawn, strict=True)] or [np.empty(0)] * len(names)
-    return {name: estimate(value[0], column) for name, value, column in zip(names, exact, columns, strict=True)}
+    return {n: (estimate(value[0], col), n_draws) for n, value, col in zip(names, exact, columns, strict=True)}
+
+
+def _resamples(groups: ArrayLike | None, measured: NDArray[np.bool_], n_boot: int, seed: int) -> Bootstrap:
+    """Resamples of the cells measured, ``(n,)``, or of the groups they are in."""
+    check_range("n_boot", n_boot, low=0)
+    names = checked_groups(groups, len(measured))
+    return Bootstrap.over(None if names is None else names[measured], int(measured.sum()), n_boot=n_boot, seed=seed)
 
 
 # Calibration
@@ -488,12 +481,12 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
     return proba
 
 
-def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
+def fit_temperature(logits: ArrayLike, codes: NDArray[np.int64]) -> float:
     """Temperature under which the labels are likeliest (Guo et al., ICML 2017), between 0.05 and 20."""
     from scipy import optimize, special
 
-    logits_nc, codes_n = _labeled(logits, codes, "logits")
-    right = logits_nc[np.arange(len(codes_n)), codes_n]
+    logits_nc = _matrix(logits, "logits")
+    right = logits_nc[np.arange(len(codes)), codes]
 
     def loss(log_temperature: float) -> float:
         scale = math.exp(-log_temperature)
@@ -504,36 +497,14 @@ def fit_temperature(logits: ArrayLike, codes: ArrayLike) -> float:
     return float(np.exp(best.x)) if best.fun < loss(0.0) else 1.0
 
 
-def expected_calibration_error(proba: ArrayLike, codes: ArrayLike, n_bins: int = 15) -> float:
+def expected_calibration_error(proba: NDArray[np.floating], codes: NDArray[np.int64], n_bins: int = 15) -> float:
     """How far confidence and accuracy are apart, from 0 to 1 (Naeini et al., AAAI 2015; Guo et al., ICML 2017)."""
-    check_range("n_bins", n_bins, low=1)
-    proba_nc, codes_n = _labeled(proba, codes, "proba")
-    if proba_nc.min() < 0 or proba_nc.max() > 1 + 1e-6:
-        msg = f"proba holds values from {proba_nc.min():.3g} to {proba_nc.max():.3g}. Pass probabilities, not logits."
-        raise LabelError(msg)
-    confidence = proba_nc.max(axis=1)
-    right = proba_nc.argmax(axis=1) == codes_n
+    confidence = proba.max(axis=1)
+    right = proba.argmax(axis=1) == codes
     edges = np.linspace(0, 1, n_bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, n_bins - 1)
     gaps = np.bincount(place, weights=right - confidence, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(codes_n))
-
-
-def _labeled(values: ArrayLike, codes: ArrayLike, name: str) -> tuple[Floats, NDArray[np.int64]]:
-    """Rows with a label, and their classes."""
-    values_nc, codes_n = _matrix(values, name), np.asarray(codes, dtype=np.int64)
-    n_classes = values_nc.shape[1]
-    if codes_n.shape != (len(values_nc),) or codes_n.max(initial=-1) >= n_classes:
-        msg = (
-            f"{name} has shape {values_nc.shape} and codes {codes_n.shape}, up to {codes_n.max(initial=-1)}. They take "
-            "one row and one class per cell, and one column per class."
-        )
-        raise LabelError(msg)
-    labeled = codes_n >= 0
-    if not labeled.any():
-        msg = f"None of the {len(codes_n):,} cells has a label. Calibration is measured on labeled cells."
-        raise MissingLabelError(msg)
-    return values_nc[labeled], codes_n[labeled]
+    return float(np.abs(gaps).sum() / len(codes))
 
 
 def _matrix(values: ArrayLike, name: str) -> Floats:
@@ -562,23 +533,19 @@ def checked_groups(groups: ArrayLike | None, n: int) -> NDArray[Any] | None:
     return names
 
 
-def _checked_classes(
-    codes: ArrayLike, proba: ArrayLike, classes: Sequence[str], groups: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.floating], NDArray[Any] | None, tuple[str, ...]]:
-    """Codes, probabilities, groups and names that fit together."""
-    names = _checked_names(classes)
-    proba_nc = _checked_probabilities(proba, len(names))
-    truth = np.asarray(codes)
+def _checked_codes(codes: ArrayLike, proba_nc: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Classes of the cells, -1 for none, that go with probabilities that add up to 1."""
+    truth, n_classes = np.asarray(codes), proba_nc.shape[1]
     if truth.shape != proba_nc.shape[:1] or not np.issubdtype(truth.dtype, np.integer):
         msg = (
             f"codes holds {truth.dtype} of shape {truth.shape} for {len(proba_nc):,} rows of proba. Give one whole "
             "number per cell: the position of its class, or -1."
         )
         raise OptionError(msg)
-    if len(truth) and not -1 <= truth.min() <= truth.max() < len(names):
+    if len(truth) and not -1 <= truth.min() <= truth.max() < n_classes:
         msg = (
-            f"codes go from {truth.min()} to {truth.max()}; with {len(names)} classes they go from -1 for no label to "
-            f"{len(names) - 1}."
+            f"codes go from {truth.min()} to {truth.max()}; with {n_classes} classes they go from -1 for no label to "
+            f"{n_classes - 1}."
         )
         raise OptionError(msg)
     if not (truth >= 0).any():
@@ -593,7 +560,7 @@ def _checked_classes(
             "Give probabilities, not logits; for labels that exclude nothing, use evaluate_label_sets."
         )
         raise OptionError(msg)
-    return truth.astype(np.int64), proba_nc, checked_groups(groups, len(truth)), names
+    return truth.astype(np.int64)
 
 
 def _checked_sets(truth: ArrayLike, proba_nc: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

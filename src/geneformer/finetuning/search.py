@@ -4,13 +4,12 @@ import gc
 import json
 import math
 import time
-import types
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import numpy as np
 from transformers import TrainerCallback
@@ -38,7 +37,7 @@ from geneformer.finetuning.estimator import (
 from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
-from geneformer.options._fields import nearest, spread_options
+from geneformer.options._fields import nearest, plain_type, spread_options, typed_value
 from geneformer.options.finetuning import read_space
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def search(
 ) -> SearchResult:
     """Search for the training options that do best on the validation cells, and fit with them.
 
-    The cells are split once, as `fit` would. Every trial learns from the training cells and is judged by the validation
+    The cells are split once, as `fit` would. Every trial learns from the training cells and is scored on the validation
     cells; the test cells are looked at once, when the estimator with the best options is evaluated. With a storage a
     search that was interrupted goes on where it was, and several processes can work on it at once: each runs trials
     until there are as many as were asked for in all. One process draws the same trials for the same seed.
@@ -158,13 +157,14 @@ def search(
         msg = "There are no validation cells to judge trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)
     objective = _Objective(estimator, label, opened, split, metric, ranges)
-    with Study(chosen, objective.started(chosen), lower_is_better=metric in LOWER_IS_BETTER) as study:
+    with open_study(chosen, objective.started(chosen), lower_is_better=metric in LOWER_IS_BETTER) as study:
         finished = _work(study, objective, chosen)
-        best, trials, failed = study.best(), study.table(), study.last_reason()
+        best, trials = study.best(), study.table()
     if best is None and finished:
         msg = f"No trial came to an end in time ({chosen.timeout} s)."
-        if failed is not None:
-            msg = f"All {len(trials)} trials failed, the last one: {failed}"
+        ended = trials[~trials["state"].isin(NOT_COUNTED)]
+        if len(ended) and (ended["state"] == "failed").all():
+            msg = f"All {len(trials)} trials failed, the last one: {ended['reason'].iloc[-1]}"
         raise TrainingError(msg)
     best_options = {} if best is None else dict(best.user_attrs[OPTIONS])
     fitted = None
@@ -187,12 +187,12 @@ def _work(study: "Study", objective: "_Objective", options: SearchOptions) -> bo
     end = math.inf if options.timeout is None else time.monotonic() + options.timeout
     with progress_bar("Searching", shown=objective.estimator.runtime.progress) as update:
         while time.monotonic() < end:
-            update(study.finished, options.trials)
-            claim = study.claim(objective.draw)
-            if claim.state == "finished":
+            update(study.n_finished, options.trials)
+            trial = study.claim(objective.draw)
+            if trial is not None:
+                objective.run(study, trial)
+            elif not study.is_running:
                 return True
-            if claim.state == "trial":
-                objective.run(study, claim)
             elif options.refit == "none":
                 return False
             else:
@@ -229,23 +229,22 @@ class _Objective:
         """Options of a trial."""
         return draw_options(self.space, trial, list(training_groups(self.estimator).values()))
 
-    def run(self, study: "Study", claim: "Claim") -> None:
+    def run(self, study: "Study", trial: Any) -> None:
         """Train, and finish the trial with its value, or with the reason why it failed."""
-        watching = _Watching(claim.trial, self.metric)
+        reporter = _Reporter(trial, self.metric)
         try:
             with memory_errors():
-                value = self._measure(dict(claim.options or {}), watching)
+                value = self._measure(trial.user_attrs[OPTIONS], reporter)
         except (GeneformerError, MemoryError, RuntimeError, ArithmeticError) as error:
             reason = f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
+            study.finish(trial, reason=reason)
+            gc.collect()  # what a failed run held is in cycles
+            release_memory(resolve_device(self.estimator.runtime.device))
         else:
-            undefined = None if watching.pruned or math.isfinite(value) else f"{self.metric} is {value}"
-            study.tell(claim.trial, None if watching.pruned else value, reason=undefined)
-            return
-        study.tell(claim.trial, reason=reason)
-        gc.collect()  # what a failed run held is in cycles
-        release_memory(resolve_device(self.estimator.runtime.device))
+            undefined = None if reporter.pruned or math.isfinite(value) else f"{self.metric} is {value}"
+            study.finish(trial, None if reporter.pruned else value, reason=undefined)
 
-    def _measure(self, options: dict[str, Any], watching: "_Watching") -> float:
+    def _measure(self, options: dict[str, Any], reporter: "_Reporter") -> float:
         """The figure of the validation cells; the test cells are not in the split a trial gets."""
         blind = replace(self.split, test=np.empty(0, dtype=np.int64), shared_groups={})
         unneeded = {"baselines": "none", "calibrate": False, "progress": False}
@@ -256,7 +255,7 @@ class _Objective:
         fitted = with_training_options(clone(self.estimator, **groups), options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GeneformerWarning)  # the cells were warned about before
-            fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[watching])
+            fitted.fit(self.cells, self.label, split_rows=blind, callbacks=[reporter])
         return float(fitted.result_.metrics[self.metric])
 
     def started(self, options: SearchOptions) -> dict[str, Any]:
@@ -290,7 +289,7 @@ class _Objective:
         }
 
 
-class _Watching(TrainerCallback):
+class _Reporter(TrainerCallback):
     """Reports every evaluation to the trial, and ends a training that is pruned."""
 
     def __init__(self, trial: Any, metric: str) -> None:
@@ -383,31 +382,47 @@ def _not_searched(estimator: Any) -> set[str]:
 
 def _distribution(name: str, entry: Any, options: Any) -> Any:
     """Optuna's distribution of the choices or the range given for an option."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution
 
-    kinds, optional = _kinds(get_type_hints(type(options))[name])
-    if isinstance(entry, (list, tuple)):
-        if not entry:
-            msg = f"The choices of {name} are empty. List at least one value."
-            raise OptionError(msg)
-        return CategoricalDistribution([_value(name, value, kinds, optional, options) for value in entry])
-    if not isinstance(entry, Mapping):
+    hint = get_type_hints(type(options))[name]
+    if get_origin(hint) is tuple:
+        msg = f"{name} takes a list, and lists cannot be searched. Set it on the estimator."
+        raise OptionError(msg)
+
+    def checked(value: Any, hint: Any = hint) -> Any:
+        value = typed_value(name, value, hint, "The space")
+        replace(options, **{name: value})
+        return value
+
+    if isinstance(entry, Mapping):
+        return _range(name, entry, plain_type(hint), checked)
+    if not isinstance(entry, (list, tuple)):
         msg = (
             f"The space sets {name}={entry!r}. It takes a list of choices, or a table with low and high; an option "
             "that stays as it is belongs to the estimator."
         )
         raise OptionError(msg)
+    if not entry:
+        msg = f"The choices of {name} are empty. List at least one value."
+        raise OptionError(msg)
+    return CategoricalDistribution([checked(value) for value in entry])
+
+
+def _range(name: str, entry: Mapping[str, Any], kind: type, checked: Callable[[Any, Any], Any]) -> Any:
+    """Optuna's distribution of a range of numbers."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
     unknown = [key for key in entry if key not in _RANGE]
     if unknown:
         msg = f"The range of {name} sets {unknown[0]!r}. It takes {', '.join(_RANGE)}.{nearest(unknown[0], _RANGE)}"
         raise OptionError(msg)
-    if kinds not in ((int,), (float,)):
+    if kind not in (int, float):
         msg = f"{name} is no number, so it has no range. List its choices: {name}=[…]."
         raise OptionError(msg)
     if not {"low", "high"} <= set(entry):
         msg = f"The range of {name} is {dict(entry)}. It takes both low and high."
         raise OptionError(msg)
-    low, high = (_value(name, entry[end], kinds, False, options) for end in ("low", "high"))
+    low, high = (checked(entry[end], kind) for end in ("low", "high"))
     log, step = entry.get("log", False), entry.get("step")
     if low > high:
         msg = f"The range of {name} is empty: low={low} is more than high={high}."
@@ -416,10 +431,10 @@ def _distribution(name: str, entry: Any, options: Any) -> Any:
         given = f"log={log!r}, low={low} and step={step}"
         msg = f"The range of {name} sets {given}. With log=true, low is above 0 and there is no step."
         raise OptionError(msg)
-    if step is not None and (type(step) not in (*kinds, int) or step <= 0):
-        msg = f"The range of {name} sets step={step!r}. It takes a {'whole ' * (kinds == (int,))}number above 0."
+    if step is not None and (type(step) not in (kind, int) or step <= 0):
+        msg = f"The range of {name} sets step={step!r}. It takes a {'whole ' * (kind is int)}number above 0."
         raise OptionError(msg)
-    return IntDistribution(low, high, log, step or 1) if kinds == (int,) else FloatDistribution(low, high, log, step)
+    return IntDistribution(low, high, log, step or 1) if kind is int else FloatDistribution(low, high, log, step)
 
 
 def _record(distribution: Any) -> dict[str, Any]:
@@ -430,31 +445,6 @@ def _record(distribution: Any) -> dict[str, Any]:
     step = None if whole and distribution.step == 1 else distribution.step
     low, high = distribution.low, distribution.high
     return {"low": low, "high": high, "log": distribution.log, "step": step, "whole": whole}
-
-
-def _kinds(hint: Any) -> tuple[tuple[type, ...], bool]:
-    """Types of the values an option takes, and whether None is one."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        kinds = _kinds(next(kind for kind in inner if kind is not type(None)))[0]
-        return kinds, type(None) in inner
-    if origin is Literal:
-        return tuple({type(choice) for choice in inner}), False
-    return (hint,) if isinstance(hint, type) else (), False
-
-
-def _value(name: str, value: Any, kinds: tuple[type, ...], optional: bool, options: Any) -> Any:
-    """The value, if the option takes it."""
-    if value is None and optional:
-        return None
-    if kinds == (float,) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) not in kinds:
-        taken = " or ".join(kind.__name__ for kind in kinds) or "values that cannot be searched"
-        msg = f"The space sets {name}={value!r}, of type {type(value).__name__}. It takes {taken}."
-        raise OptionError(msg)
-    replace(options, **{name: value})
-    return value
 
 
 # Trials
@@ -472,15 +462,7 @@ PATIENCE = 120
 """Seconds that a database may be in use by other processes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What there is to do."""
-
-    state: Literal["trial", "others", "finished"]
-    trial: Any = None
-    options: Mapping[str, Any] | None = None
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class Study:
     """Trials of one search, in memory or in a storage that several processes work on.
 
@@ -489,166 +471,164 @@ class Study:
     lock of its own for as long as it lives.
     """
 
-    def __init__(self, options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> None:
-        self.optuna = require("optuna", "A search", extra="train")
-        self.options, self.lower_is_better = options, lower_is_better
-        self._started = json.loads(json.dumps(dict(started), default=str))
-        self._file = storage_file(options.storage)
-        self._workers = Workers(None if self._file is None else self._file.with_name(f"{self._file.name}.workers"))
-        self._study: Any = None
+    study: Any
+    options: SearchOptions
+    workers: Workers
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            logging = self.optuna.logging
-            stack.callback(logging.set_verbosity, logging.get_verbosity())
-            logging.set_verbosity(logging.ERROR)
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
-            stack.enter_context(self._workers)
-            with self._workers.claiming():
-                self._study = self._open()
-            self._stack = stack.pop_all()
-        return self
+    def claim(self, draw: Callable[[Any], Mapping[str, Any]]) -> Any:
+        """A trial with its options drawn, those that a killed process left undone first; None when all have begun."""
+        from optuna.samplers import TPESampler
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def claim(self, draw: Callable[[Any], Mapping[str, Any]]) -> Claim:
-        """The next trial, those that a killed process left undone first."""
-        with self._workers.claiming():
+        with self.workers.claiming():
             self._take_back()
-            begun = self._begun()
-            if len(begun) >= self.options.trials:
-                running = any(trial.state.name == "RUNNING" for trial in begun)
-                return Claim("others" if running else "finished")
+            n_begun = len(self._begun())
+            if n_begun >= self.options.trials:
+                return None
             # Draws depend on the seed, on how many trials came before and on their values, not on what was interrupted.
-            seed = int(np.random.SeedSequence([self.options.seed, len(begun)]).generate_state(1)[0])
-            self._study.sampler = self.optuna.samplers.TPESampler(
+            seed = int(np.random.SeedSequence([self.options.seed, n_begun]).generate_state(1)[0])
+            self.study.sampler = TPESampler(
                 seed=seed, n_startup_trials=self.options.n_startup_trials, multivariate=False, constant_liar=True
             )
-            trial = self._study.ask()
-            options = dict(draw(trial))
-            trial.set_user_attr(OPTIONS, options)
-            trial.set_user_attr(WORKER, self._workers.name)
-            return Claim("trial", trial, options)
+            trial = self.study.ask()
+            trial.set_user_attr(OPTIONS, dict(draw(trial)))
+            trial.set_user_attr(WORKER, self.workers.name)
+            return trial
 
-    def tell(self, trial: Any, value: float | None = None, *, reason: str | None = None) -> None:
-        """Finish a trial: with its value, or with the reason why there is none; with neither it was pruned."""
-        states = self.optuna.trial.TrialState
+    def finish(self, trial: Any, value: float | None = None, *, reason: str | None = None) -> None:
+        """End a trial: with its value, or with the reason why there is none; with neither it was pruned."""
+        from optuna.trial import TrialState
+
         if reason is not None:
             trial.set_user_attr(REASON, reason)
-            self._study.tell(trial, state=states.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self._study.tell(trial, value, state=states.PRUNED if value is None else None)
+            self.study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
 
     @property
-    def finished(self) -> int:
+    def n_finished(self) -> int:
         """Trials that came to an end."""
         return sum(trial.state.is_finished() for trial in self._begun())
 
+    @property
+    def is_running(self) -> bool:
+        """Whether any process still runs a trial."""
+        return any(_state(trial) == "running" for trial in self._begun())
+
     def best(self) -> Any:
         """The completed trial with the best value, the first of them; None where none is completed."""
-        complete = [trial for trial in self._trials() if trial.state.name == "COMPLETE"]
-        sign = 1 if self.lower_is_better else -1
+        complete = [trial for trial in self._trials() if _state(trial) == "complete"]
+        sign = 1 if self.study.direction.name == "MINIMIZE" else -1
         return min(complete, key=lambda trial: (sign * trial.value, trial.number), default=None)
-
-    def last_reason(self) -> str | None:
-        """Why the last trial failed, if all failed."""
-        begun = self._begun()
-        if not begun or any(trial.state.name != "FAIL" for trial in begun):
-            return None
-        return _reason(begun[-1])
 
     def table(self) -> "pd.DataFrame":
         """One row per trial: `trial`, `state`, `value`, `evaluations`, `seconds`, `reason`, and its options."""
         import pandas as pd
 
-        rows = []
-        for trial in self._trials():
-            failed, state = trial.state.name == "FAIL", trial.state.name.lower()
-            if failed:
-                state = "interrupted" if _is_interrupted(trial) else "failed"
-            rows.append(
-                {
-                    "trial": trial.number,
-                    "state": state,
-                    "value": np.nan if trial.value is None else trial.value,
-                    "evaluations": len(trial.intermediate_values),
-                    "seconds": np.nan if trial.duration is None else trial.duration.total_seconds(),
-                    "reason": _reason(trial) if state == "failed" else "",
-                    **trial.user_attrs.get(OPTIONS, {}),
-                }
-            )
+        killed = f"its process ended before it {MOST_RETRIES + 1} times, perhaps for lack of memory"
+        rows = [
+            {
+                "trial": trial.number,
+                "state": _state(trial),
+                "value": np.nan if trial.value is None else trial.value,
+                "evaluations": len(trial.intermediate_values),
+                "seconds": np.nan if trial.duration is None else trial.duration.total_seconds(),
+                "reason": str(trial.user_attrs.get(REASON, killed)) if _state(trial) == "failed" else "",
+                **trial.user_attrs.get(OPTIONS, {}),
+            }
+            for trial in self._trials()
+        ]
         return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "value"])
-
-    def _open(self) -> Any:
-        optuna, options = self.optuna, self.options
-        storage = None
-        if self._file is not None and str(options.storage).startswith("sqlite:"):
-            engine = {"connect_args": {"timeout": PATIENCE}}
-            storage = optuna.storages.RDBStorage(f"sqlite:///{self._file}", engine_kwargs=engine)
-        elif self._file is not None:
-            from optuna.storages.journal import JournalFileBackend
-
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(self._file)))
-        pruner = optuna.pruners.NopPruner()
-        if options.pruner == "median":
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=options.prune_after)
-        elif options.pruner == "halving":
-            pruner = optuna.pruners.SuccessiveHalvingPruner()
-        study = optuna.create_study(
-            storage=storage,
-            study_name=options.study,
-            direction="minimize" if self.lower_is_better else "maximize",
-            pruner=pruner,
-            load_if_exists=True,
-        )
-        before = study.user_attrs.get(STARTED)
-        if before is None and not study.trials:
-            study.set_user_attr(STARTED, self._started)
-        elif before != self._started:
-            before = before or {}
-            changed = [name for name in {**before, **self._started} if before.get(name) != self._started.get(name)]
-            listed = ", ".join(
-                f"{name} was {_short(before.get(name))} and is {_short(self._started.get(name))}" for name in changed
-            )
-            msg = (
-                f"The study {options.study!r} in {options.storage} was started otherwise: {listed}. Go on with it as "
-                "it was, or give the new one another name with study=…."
-            )
-            raise RunMismatchError(msg)
-        return study
 
     def _take_back(self) -> None:
         """Trials whose process is gone have failed, and come again with the same options."""
-        states = self.optuna.trial.TrialState
+        from optuna.trial import TrialState
+
         for trial in self._trials():
             worker = trial.user_attrs.get(WORKER)
-            if trial.state != states.RUNNING or (worker is not None and self._workers.is_there(worker)):
+            if _state(trial) != "running" or (worker is not None and self.workers.is_there(worker)):
                 continue
-            self._study.tell(trial.number, state=states.FAIL)
+            self.study.tell(trial.number, state=TrialState.FAIL)
             retries = trial.user_attrs.get(RETRIES, 0)
             if retries < MOST_RETRIES:
-                self._study.enqueue_trial(trial.params, user_attrs={RETRIES: retries + 1})
+                self.study.enqueue_trial(trial.params, user_attrs={RETRIES: retries + 1})
 
     def _trials(self) -> Sequence[Any]:
-        trials: Sequence[Any] = self._study.get_trials(deepcopy=False)
+        trials: Sequence[Any] = self.study.get_trials(deepcopy=False)
         return trials
 
     def _begun(self) -> list[Any]:
         """Trials that count towards those asked for."""
-        return [trial for trial in self._trials() if trial.state.name != "WAITING" and not _is_interrupted(trial)]
+        return [trial for trial in self._trials() if _state(trial) not in NOT_COUNTED]
 
 
-def _is_interrupted(trial: Any) -> bool:
-    """Whether a trial failed because its process ended, and came again."""
+NOT_COUNTED = ("waiting", "interrupted")
+"""States of trials that come later, or come again."""
+
+
+def _state(trial: Any) -> str:
+    """The state in tables; a trial that failed because its process ended, and that came again, was interrupted."""
+    if trial.state.name != "FAIL":
+        return str(trial.state.name.lower())
     attributes = trial.user_attrs
-    return trial.state.name == "FAIL" and REASON not in attributes and attributes.get(RETRIES, 0) < MOST_RETRIES
+    return "interrupted" if REASON not in attributes and attributes.get(RETRIES, 0) < MOST_RETRIES else "failed"
 
 
-def _reason(trial: Any) -> str:
-    killed = f"its process ended before it {MOST_RETRIES + 1} times, perhaps for lack of memory"
-    return str(trial.user_attrs.get(REASON, killed))
+@contextmanager
+def open_study(options: SearchOptions, started: Mapping[str, Any], *, lower_is_better: bool) -> Iterator[Study]:
+    """A study to work on; one that was started with something else is refused."""
+    optuna = require("optuna", "A search", extra="train")
+    file = storage_file(options.storage)
+    verbosity = optuna.logging.get_verbosity()
+    workers = Workers(None if file is None else file.with_name(f"{file.name}.workers"))
+    with workers, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            with workers.claiming():
+                study = optuna.create_study(
+                    storage=None if file is None else _storage(file, str(options.storage).startswith("sqlite:")),
+                    study_name=options.study,
+                    direction="minimize" if lower_is_better else "maximize",
+                    pruner=_pruner(options),
+                    load_if_exists=True,
+                )
+                _check_started(study, options, json.loads(json.dumps(dict(started), default=str)))
+            yield Study(study, options, workers)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+
+
+def _storage(file: Path, is_database: bool) -> Any:
+    from optuna import storages
+    from optuna.storages.journal import JournalFileBackend
+
+    if is_database:
+        return storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+    return storages.JournalStorage(JournalFileBackend(str(file)))
+
+
+def _pruner(options: SearchOptions) -> Any:
+    from optuna import pruners
+
+    if options.pruner == "median":
+        return pruners.MedianPruner(n_startup_trials=options.prune_after)
+    return pruners.SuccessiveHalvingPruner() if options.pruner == "halving" else pruners.NopPruner()
+
+
+def _check_started(study: Any, options: SearchOptions, started: dict[str, Any]) -> None:
+    """Note what a new study is started with; refuse one that was started with something else."""
+    before = study.user_attrs.get(STARTED)
+    if before is None and not study.trials:
+        study.set_user_attr(STARTED, started)
+    elif before != started:
+        before = before or {}
+        changed = [name for name in before | started if before.get(name) != started.get(name)]
+        listed = ", ".join(f"{n} was {_short(before.get(n))} and is {_short(started.get(n))}" for n in changed)
+        msg = (
+            f"The study {options.study!r} in {options.storage} was started otherwise: {listed}. Go on with it as it "
+            "was, or give the new one another name with study=…."
+        )
+        raise RunMismatchError(msg)
 
 
 def _short(value: Any) -> str:

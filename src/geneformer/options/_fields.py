@@ -211,7 +211,7 @@ def _all_sections() -> set[str]:
 def _field(cls: type, name: str, value: Any, accepted: Mapping[type, list[str]], path: Path) -> Any:
     if name not in accepted[cls]:
         _refuse(name, accepted[cls], path)
-    return _strictly(name, value, get_type_hints(cls)[name], path)
+    return typed_value(name, value, get_type_hints(cls)[name], f'"{path}"')
 
 
 def _refuse(name: str, accepted: list[str], path: Path) -> None:
@@ -219,24 +219,28 @@ def _refuse(name: str, accepted: list[str], path: Path) -> None:
     raise UnknownOptionError(msg)
 
 
-def _strictly(name: str, value: Any, expected: Any, path: Path) -> Any:
-    """The value, if it is of the expected kind; whole numbers pass for numbers, lists for tuples, nothing else."""
-    origin, inner = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return _strictly(name, value, next(kind for kind in inner if kind is not type(None)), path)
-    if origin is Literal:
+def typed_value(name: str, value: Any, hint: Any, where: str) -> Any:
+    """The value, if it is of the expected type; whole numbers pass for numbers, lists for tuples, nothing else."""
+    expected = plain_type(hint)
+    if (value is None and expected is not hint) or get_origin(expected) is Literal:
         return value
-    if origin is tuple:
+    if get_origin(expected) is tuple:
+        inner = get_args(expected)
         kinds = [inner[0]] * len(value) if isinstance(value, list) and inner[-1] is ... else list(inner)
         if isinstance(value, list) and len(value) == len(kinds):
-            return tuple(_strictly(f"{name}[{i}]", v, kinds[i], path) for i, v in enumerate(value))
-        msg = f'"{path}" sets {name}={value!r}; it takes a list{"" if inner[-1] is ... else f" of {len(inner)}"}.'
+            return tuple(typed_value(f"{name}[{i}]", v, kinds[i], where) for i, v in enumerate(value))
+        msg = f"{where} sets {name}={value!r}; it takes a list{'' if inner[-1] is ... else f' of {len(inner)}'}."
         raise OptionError(msg)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not expected:
-        msg = f'"{path}" sets {name}={value!r}; it takes {_KINDS[expected]}.'
+        msg = f"{where} sets {name}={value!r}; it takes {_KINDS[expected]}."
         raise OptionError(msg)
     return value
+
+
+def plain_type(hint: Any) -> Any:
+    """The type of a field that may be None, without None; other types as they are."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint
