@@ -66,10 +66,10 @@ def _label(text: str) -> Any:
 
 
 ClassColumn = Annotated[str, _label("Column of obs with the classes.")]
+Resume = Annotated[bool, flag("Go on with a run that was interrupted, from its last checkpoint.", "--resume")]
 ModelFolder = Annotated[Path, output_option("DIR", "Folder of the fitted model.")]
 ReportFolder = Annotated[Path, output_option("DIR", "Folder of the report.")]
 Ids = Annotated[str | None, flag("Column of the ids that the split lists or draws; that of the groups by default.")]
-Resume = Annotated[bool, flag("Go on with a run that was interrupted, from its last checkpoint.", "--resume")]
 Folds = Annotated[int, flag("Parts, each of which is tested once by a model that learnt from the others.")]
 GeneFile = Annotated[
     Path,
@@ -80,7 +80,6 @@ GeneFile = Annotated[
     ),
 ]
 UnknownBelow = Annotated[float | None, flag('Cells whose best probability is lower are called "unknown".')]
-ResampledGroups = Annotated[str | None, flag("Column of donors or the like, resampled whole for the intervals.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,26 +109,55 @@ class Using(Places):
 
         return getattr(estimators, estimator).load(self.model, runtime=self.runtime)
 
-    def evaluate(
-        self, estimator: str, inputs: list[Path], *truth: str | None, output: Path, groups: str | None
-    ) -> Outcome:
-        """Score a fitted model on new cells."""
-        check_report_folder(output, overwrite=self.overwrite)
-        fitted = self.load(estimator)
-        return self.report(fitted.evaluate(inputs, *truth, groups=groups, **self.places), output)
 
-    def report(self, report: Any, output: Path) -> Outcome:
-        """Write the report of an evaluation, and show its figures."""
+@dataclass(frozen=True, kw_only=True)
+class Predicting(Using):
+    """What every command takes that predicts something of cells."""
+
+    output: CellsFile
+
+    def load(self, estimator: str) -> Any:
+        """The fitted estimator; before, a file is refused that predictions cannot go to."""
+        from geneformer.files.atomic import check_output
+        from geneformer.finetuning.predictions import SUFFIXES
+        from geneformer.inference.tables import check_suffix
+
+        check_output(check_suffix(self.output, SUFFIXES), overwrite=self.overwrite)
+        return super().load(estimator)
+
+    def save(self, estimator: Any, opened: Any, columns: Mapping[str, Any]) -> None:
+        """Write predictions next to the columns of the input."""
+        from geneformer.finetuning.predictions import save_cells
+
+        cells = opened.tokens.table.select(opened.tokens.columns)
+        save_cells(cells, columns, self.output, estimator.provenance, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluating(Using):
+    """What every command takes that scores a fitted model."""
+
+    output: ReportFolder
+    groups: Annotated[str | None, flag("Column of donors or the like, resampled whole for the intervals.")] = None
+
+    def load(self, estimator: str) -> Any:
+        """The fitted estimator; before, a folder is refused that a report cannot go to."""
+        check_report_folder(self.output, overwrite=self.overwrite)
+        return super().load(estimator)
+
+    def evaluate(self, fitted: Any, inputs: list[Path], *truth: Any) -> Outcome:
+        """Score a model on new cells, write the report, and show its figures."""
         from geneformer.finetuning.evaluations import metric_name
         from geneformer.finetuning.reports import by_task
 
-        report.save(output, overwrite=self.overwrite)
+        report = fitted.evaluate(inputs, *truth, groups=self.groups, **self.places)
+        report.save(self.output, overwrite=self.overwrite)
         rows: Rows = [
             (", ".join(filter(None, (task, metric_name(name)))), str(value))
             for task, of_task in by_task(report).items()
             for name, value in of_task.evaluation.metrics.items()
         ]
-        return written("Report", output, rows, metrics=report_figures(report))
+        return written("Report", self.output, rows, metrics=report_figures(report))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,27 +178,6 @@ class Learning(Places):
         options |= {"finetuning": self.finetuning, "runtime": runtime}
         return getattr(estimators, name)(self.model, vocabulary=self.vocabulary, **options)
 
-    def fit(
-        self,
-        estimator: str,
-        output: Path,
-        *learnt: Any,
-        resume: bool,
-        columns: Mapping[str, str | None] | None = None,
-        **options: Any,
-    ) -> Any:
-        """Fit a model and write its folder."""
-        from geneformer.files.atomic import check_output
-
-        fitted = self.estimator(estimator, **options)
-        check_output(output, overwrite=self.overwrite)
-        target = output.absolute()
-        working = target.with_name(f".{target.name}.training")
-        fitted.fit(*learnt, **self.places, **(columns or {}), output=working, resume=resume)
-        fitted.save(output, overwrite=self.overwrite)
-        shutil.rmtree(working, ignore_errors=True)
-        return fitted
-
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCells(Learning):
@@ -190,27 +197,51 @@ class LearningCells(Learning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitCells(Flags):
-    """What every command takes that fits a model of cells."""
+class Fitting(Learning):
+    """What every command takes that writes a fitted model."""
 
     output: ModelFolder
-    ids: Ids = None
-    resume: Resume = False
-    learning: LearningCells
+    resume: Annotated[bool, flag("Go on with a run that was interrupted, from its last checkpoint.", "--resume")] = (
+        False
+    )
 
     def fit(self, estimator: str, *learnt: Any, **options: Any) -> Any:
         """Fit a model and write its folder."""
-        return self.learning.fit(
-            estimator, self.output, *learnt, columns={"ids": self.ids}, resume=self.resume, **options
-        )
+        from geneformer.files.atomic import check_output
+
+        fitted = self.estimator(estimator, **options)
+        check_output(self.output, overwrite=self.overwrite)
+        target = self.output.absolute()
+        working = target.with_name(f".{target.name}.training")
+        fitted.fit(*learnt, **self.places, output=working, resume=self.resume)
+        fitted.save(self.output, overwrite=self.overwrite)
+        shutil.rmtree(working, ignore_errors=True)
+        return fitted
+
+    def outcome(self, what: str, fitted: Any, rows: Rows | None = None, **data: Any) -> Outcome:
+        """What was fitted, how it was trained and how it did, for readers and for programs."""
+        trained_rows, trained_data = training_summary(fitted)
+        return written(what, self.output, (rows or []) + trained_rows, **data, **trained_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittingCells(Fitting, LearningCells):
+    """The same for a model of cells."""
+
+    ids: Ids = None
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """Columns and layers that the fit reads."""
+        return {**super().places, "ids": self.ids}
 
 
 @with_options(hide=HIDDEN)
-def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOptions, given: FitCells) -> Outcome:
+def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOptions, given: FittingCells) -> Outcome:
     """Fine-tune a pretrained model to tell classes of cells apart."""
     classifier = given.fit("CellClassifier", inputs, label, classify=classify)
-    rows, data = _classifier_summary(classifier)
-    return written("Classifier", given.output, rows, **data)
+    rows: Rows = [("Classes", ", ".join(classifier.classes_))]
+    return given.outcome("Classifier", classifier, rows, classes=list(classifier.classes_))
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES})
@@ -219,12 +250,11 @@ def regress_fit(
     *,
     label: Annotated[str, _label("Column of obs with the numbers.")],
     regress: RegressOptions,
-    given: FitCells,
+    given: FittingCells,
 ) -> Outcome:
     """Fine-tune a pretrained model to tell a number of cells."""
     regressor = given.fit("CellRegressor", inputs, label, regress=regress)
-    rows: Rows = [("Number", f"{label}, {regressor.loss_} loss"), *trained_rows(regressor)]
-    return written("Model", given.output, rows, label=label, **trained_figures(regressor))
+    return given.outcome("Model", regressor, [("Number", f"{label}, {regressor.loss_} loss")], label=label)
 
 
 @with_options(hide=HIDDEN)
@@ -233,41 +263,27 @@ def multi_task_fit(
     *,
     label: Annotated[list[str], _label("Column of obs with the classes of one task; once per task.")],
     multi_task: MultiTaskOptions,
-    given: FitCells,
+    given: FittingCells,
 ) -> Outcome:
     """Fine-tune a pretrained model to tell several columns of classes at once."""
     classifier = given.fit("MultiTaskClassifier", inputs, label, multi_task=multi_task)
     tasks = {name: list(classes) for name, classes in classifier.classes_.items()}
     weights = classifier.task_weights_
-    rows: Rows = [
-        *((f"Classes of {name}", ", ".join(classes)) for name, classes in tasks.items()),
-        ("Task weights", ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())),
-        *trained_rows(classifier),
-    ]
-    figures = trained_figures(classifier)
-    return written("Classifier", given.output, rows, classes=tasks, task_weights=weights, **figures)
+    rows: Rows = [(f"Classes of {name}", ", ".join(classes)) for name, classes in tasks.items()]
+    rows += [("Task weights", ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items()))]
+    return given.outcome("Classifier", classifier, rows, classes=tasks, task_weights=weights)
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES + OF_SECOND_VIEWS})
-def decode_expression_fit(inputs: Inputs, *, expression: ExpressionOptions, given: FitCells) -> Outcome:
+def decode_expression_fit(inputs: Inputs, *, expression: ExpressionOptions, given: FittingCells) -> Outcome:
     """Fine-tune a pretrained model to tell how much of each gene a cell expresses."""
-    decoder = given.fit("ExpressionDecoder", inputs, expression=expression)
-    return written("Decoder", given.output, trained_rows(decoder), **trained_figures(decoder))
+    return given.outcome("Decoder", given.fit("ExpressionDecoder", inputs, expression=expression))
 
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CELLS})
-def classify_genes_fit(
-    inputs: Inputs,
-    *,
-    genes: GeneFile,
-    output: ModelFolder,
-    classify: GeneClassifyOptions,
-    resume: Resume = False,
-    given: Learning,
-) -> Outcome:
+def classify_genes_fit(inputs: Inputs, *, genes: GeneFile, classify: GeneClassifyOptions, given: Fitting) -> Outcome:
     """Fine-tune a pretrained model to tell classes of genes apart."""
-    lists = read_gene_file(genes)
-    classifier = given.fit("GeneClassifier", output, inputs, lists, resume=resume, classify=classify)
+    classifier = given.fit("GeneClassifier", inputs, read_gene_file(genes), classify=classify)
     parts = {name: len(members) for name, members in classifier.parts_.items()}
     classes = {name: len(members) for name, members in classifier.gene_classes_.items()}
     left_out = {why: sum(map(len, lists.values())) for why, lists in classifier.left_out_.items()}
@@ -275,10 +291,8 @@ def classify_genes_fit(
         ("Classes", ", ".join(f"{name} ({number:,} genes)" for name, number in classes.items())),
         ("Genes", f"{parts['train']:,} to learn, {parts['valid']:,} to choose, {parts['test']:,} to test"),
         ("Left out", f"{left_out['unknown']:,} unknown to the vocabulary, {left_out['absent']:,} in no cell"),
-        *trained_rows(classifier),
     ]
-    figures = trained_figures(classifier)
-    return written("Classifier", output, rows, classes=classes, parts=parts, left_out=left_out, **figures)
+    return given.outcome("Classifier", classifier, rows, classes=classes, parts=parts, left_out=left_out)
 
 
 @with_options(hide=HIDDEN | {SplitOptions: OF_SPLITS})
@@ -384,19 +398,20 @@ def classify_search(
         return Outcome(f"Study {options.study} in {options.storage}", rows, data)
     result.estimator.save(output, overwrite=given.overwrite)
     result.trials.to_csv(output / "trials.csv", index=False)
-    more_rows, more_data = _classifier_summary(result.estimator)
-    return Outcome(f"Classifier in {output}", rows + more_rows, data | more_data)
+    classes = list(result.estimator.classes_)
+    trained_rows, trained_data = training_summary(result.estimator)
+    rows += [("Classes", ", ".join(classes)), *trained_rows]
+    return Outcome(f"Classifier in {output}", rows, data | {"classes": classes} | trained_data)
 
 
 @with_options()
-def classify_predict(inputs: Inputs, *, output: CellsFile, unknown_below: UnknownBelow = None, given: Using) -> Outcome:
+def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
     """Tell the classes of cells."""
     import numpy as np
 
     from geneformer.finetuning.predictions import CellPredictions, cell_table
     from geneformer.options._fields import check_range
 
-    check_predictions_file(output, overwrite=given.overwrite)
     check_range("unknown_below", unknown_below, low=0.0, high=1.0)
     classifier = given.load("CellClassifier")
     opened = classifier.open(inputs, **given.places)
@@ -405,54 +420,46 @@ def classify_predict(inputs: Inputs, *, output: CellsFile, unknown_below: Unknow
     result = CellPredictions(
         cell_table(opened), str(classifier.label_), tuple(classifier.classes_), named, proba, classifier.provenance
     )
-    result.save(output, overwrite=given.overwrite)
+    result.save(given.output, overwrite=given.overwrite)
     counts = result.counts()
-    return written("Predictions", output, list(counts.items()), counts=counts)
+    return written("Predictions", given.output, list(counts.items()), counts=counts)
 
 
 @with_options()
 def regress_predict(
     inputs: Inputs,
     *,
-    output: CellsFile,
     with_spread: Annotated[
         bool, flag("Also tell the standard deviation expected around each number.", "--with-spread")
     ] = False,
-    given: Using,
+    given: Predicting,
 ) -> Outcome:
     """Tell the numbers of cells."""
     from geneformer import keys
-    from geneformer.finetuning.predictions import save_cells
 
-    check_predictions_file(output, overwrite=given.overwrite)
     regressor = given.load("CellRegressor")
     opened = regressor.open(inputs, **given.places)
     key = keys.predicted(str(regressor.label_))
     values = regressor.predict(opened, return_std=with_spread)
     columns = dict(zip((key, f"{key}_spread"), values if with_spread else (values,), strict=False))
     columns = {name: column[opened.rows] for name, column in columns.items()}
-    cells = opened.tokens.table.select(opened.tokens.columns)
-    save_cells(cells, columns, output, regressor.provenance, overwrite=given.overwrite)
+    given.save(regressor, opened, columns)
     numbers = columns[key]
     figures = {"min": float(numbers.min()), "mean": float(numbers.mean()), "max": float(numbers.max())}
     rows: Rows = [
         ("Cells", len(numbers)),
         (str(regressor.label_), f"{figures['min']:.4g} to {figures['max']:.4g}, mean {figures['mean']:.4g}"),
     ]
-    return written("Predictions", output, rows, cells=len(numbers), **figures)
+    return written("Predictions", given.output, rows, cells=len(numbers), **figures)
 
 
 @with_options()
-def multi_task_predict(
-    inputs: Inputs, *, output: CellsFile, unknown_below: UnknownBelow = None, given: Using
-) -> Outcome:
+def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
     """Tell the classes of cells in every task."""
     import pandas as pd
 
     from geneformer import keys
-    from geneformer.finetuning.predictions import save_cells
 
-    check_predictions_file(output, overwrite=given.overwrite)
     classifier = given.load("MultiTaskClassifier")
     opened = classifier.open(inputs, **given.places)
     predicted = classifier.predict(opened, unknown_below=unknown_below).iloc[opened.rows]
@@ -463,17 +470,15 @@ def multi_task_predict(
         probability = predicted[f"{task}_probability"].to_numpy()
         columns |= {key: pd.Categorical(predicted[task]), f"{key}_probability": probability}
         counts[task] = {str(name): int(number) for name, number in predicted[task].value_counts().items()}
-    cells = opened.tokens.table.select(opened.tokens.columns)
-    save_cells(cells, columns, output, classifier.provenance, overwrite=given.overwrite)
+    given.save(classifier, opened, columns)
     rows: Rows = [(f"{task}: {name}", number) for task, numbers in counts.items() for name, number in numbers.items()]
-    return written("Predictions", output, rows, counts=counts)
+    return written("Predictions", given.output, rows, counts=counts)
 
 
 @with_options()
 def decode_expression_predict(
     inputs: Inputs,
     *,
-    output: CellsFile,
     gene: Annotated[
         list[str] | None,
         flag(
@@ -481,7 +486,7 @@ def decode_expression_predict(
             "cells that express it."
         ),
     ] = None,
-    given: Using,
+    given: Predicting,
 ) -> Outcome:
     """Tell values and ranks of genes in cells.
 
@@ -489,16 +494,14 @@ def decode_expression_predict(
     """
     from geneformer.finetuning.predictions import save_expression
 
-    check_predictions_file(output, overwrite=given.overwrite)
     decoder = given.load("ExpressionDecoder")
     genes = list(dict.fromkeys(gene)) if gene else None
-    if output.suffix == ".h5ad":
+    if given.output.suffix == ".h5ad":
         blocks = iter([decoder.predict(inputs, genes, **given.places)])
     else:
         blocks = decoder.predict_blocks(inputs, genes, cells_per_block=1024, **given.places)
-    cells, values = save_expression(blocks, output, decoder.provenance, overwrite=given.overwrite)
-    rows: Rows = [("Cells", cells), ("Values", values)]
-    return written("Predictions", output, rows, cells=cells, values=values)
+    cells, values = save_expression(blocks, given.output, decoder.provenance, overwrite=given.overwrite)
+    return written("Predictions", given.output, [("Cells", cells), ("Values", values)], cells=cells, values=values)
 
 
 @with_options()
@@ -523,55 +526,46 @@ def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -
 def classify_evaluate(
     inputs: Inputs,
     *,
-    output: ReportFolder,
     label: Annotated[str | None, _label("Column of obs with the classes; the one learnt from by default.")] = None,
-    groups: ResampledGroups = None,
-    given: Using,
+    given: Evaluating,
 ) -> Outcome:
     """Score a fitted classifier on labeled cells it has not seen."""
-    return given.evaluate("CellClassifier", inputs, label, output=output, groups=groups)
+    return given.evaluate(given.load("CellClassifier"), inputs, label)
 
 
 @with_options()
 def regress_evaluate(
     inputs: Inputs,
     *,
-    output: ReportFolder,
     label: Annotated[str | None, _label("Column of obs with the numbers; the one learnt from by default.")] = None,
-    groups: ResampledGroups = None,
-    given: Using,
+    given: Evaluating,
 ) -> Outcome:
     """Score a fitted model on cells with numbers it has not seen."""
-    return given.evaluate("CellRegressor", inputs, label, output=output, groups=groups)
+    return given.evaluate(given.load("CellRegressor"), inputs, label)
 
 
 @with_options()
-def decode_expression_evaluate(
-    inputs: Inputs, *, output: ReportFolder, groups: ResampledGroups = None, given: Using
-) -> Outcome:
+def decode_expression_evaluate(inputs: Inputs, *, given: Evaluating) -> Outcome:
     """Score a fitted decoder on genes taken out of cells it has not seen."""
-    return given.evaluate("ExpressionDecoder", inputs, output=output, groups=groups)
+    return given.evaluate(given.load("ExpressionDecoder"), inputs)
 
 
 @with_options()
 def multi_task_evaluate(
     inputs: Inputs,
     *,
-    output: ReportFolder,
     label: Annotated[
         list[str] | None,
         _label(
             "Task to score, or TASK=COLUMN where its column has another name; once per task. All of them by default."
         ),
     ] = None,
-    groups: ResampledGroups = None,
-    given: Using,
+    given: Evaluating,
 ) -> Outcome:
     """Score a fitted classifier in every task, on labeled cells it has not seen."""
-    check_report_folder(output, overwrite=given.overwrite)
     classifier = given.load("MultiTaskClassifier")
     columns = dict(_column(entry, tuple(classifier.classes_)) for entry in label or classifier.classes_)
-    return given.report(classifier.evaluate(inputs, columns, groups=groups, **given.places), output)
+    return given.evaluate(classifier, inputs, columns)
 
 
 def _column(entry: str, tasks: tuple[str, ...]) -> tuple[str, str]:
@@ -582,39 +576,23 @@ def _column(entry: str, tasks: tuple[str, ...]) -> tuple[str, str]:
     return entry, entry
 
 
-def _classifier_summary(classifier: Any) -> tuple[Rows, dict[str, Any]]:
-    """Lines of the closing table of a classifier, and the same for programs."""
-    rows: Rows = [("Classes", ", ".join(classifier.classes_)), *trained_rows(classifier)]
-    return rows, {"classes": list(classifier.classes_), **trained_figures(classifier)}
-
-
-def trained_rows(estimator: Any) -> Rows:
-    """Lines of the closing table: how cells were split, what was trained, and how it did next to the baselines."""
-    share = estimator.result_.share
+def training_summary(estimator: Any) -> tuple[Rows, dict[str, Any]]:
+    """How cells were split, what was trained, and how it did next to the baselines, for readers and for programs."""
+    share, steps = estimator.result_.share, estimator.result_.steps
     rows: Rows = []
+    data: dict[str, Any] = {}
     if hasattr(estimator, "split_"):
-        split = estimator.split_
+        split = data["split"] = estimator.split_
         cells = f"{split['train']:,} to learn, {split['valid']:,} to choose, {split['test']:,} to test"
         rows = [("Cells", cells), ("Split", split["method"])]
-    return [
-        *rows,
+    rows += [
         ("Parameters trained", f"{share.trained:,} of {share.total:,} ({share.trained / share.total:.1%})"),
-        ("Optimizer steps", estimator.result_.steps),
+        ("Optimizer steps", steps),
         *((name, f"{value:.4f}") for name, value in estimator.metrics_.items()),
         *compared_rows(estimator.report_),
     ]
-
-
-def trained_figures(estimator: Any) -> dict[str, Any]:
-    """The same for programs."""
-    split = {"split": estimator.split_} if hasattr(estimator, "split_") else {}
-    return split | {
-        "steps": estimator.result_.steps,
-        "trained": estimator.result_.share.trained,
-        "total": estimator.result_.share.total,
-        "validation": estimator.metrics_,
-        "test": report_figures(estimator.report_),
-    }
+    data |= {"steps": steps, "trained": share.trained, "total": share.total, "validation": estimator.metrics_}
+    return rows, data | {"test": report_figures(estimator.report_)}
 
 
 def compared_rows(report: Any) -> Rows:
@@ -647,15 +625,6 @@ def check_report_folder(output: Path, *, overwrite: bool) -> None:
     check_output(output, overwrite=overwrite, markers=(REPORT, CONTENT))
 
 
-def check_predictions_file(output: Path, *, overwrite: bool) -> None:
-    """Refuse a file that predictions cannot go to, before anything is computed."""
-    from geneformer.files.atomic import check_output
-    from geneformer.finetuning.predictions import SUFFIXES
-    from geneformer.inference.tables import check_suffix
-
-    check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
-
-
 def read_gene_file(path: Path) -> dict[str, list[str]]:
     """Genes by class, as the file names them and in its order."""
     if not path.is_file():
@@ -673,7 +642,7 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
         if suffix == ".json":
             return _checked_lists(json.loads(text, object_pairs_hook=_each_once), path)
         delimiter = "," if suffix == ".csv" else "\t"
-        return _from_lines(list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), path)
+        return _from_table(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, GeneListError):
             raise
@@ -681,24 +650,22 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
         raise UnreadableInputError(msg) from error
 
 
-def _from_lines(lines: list[list[str]], path: Path) -> dict[str, list[str]]:
-    header = [name.strip().lower() for name in lines[0]] if lines else []
+def _from_table(table: "csv.DictReader[str]", path: Path) -> dict[str, list[str]]:
+    header = table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
     for name in ("gene", "class"):
         if header.count(name) != 1:
             held = ", ".join(map(repr, header)) or "nothing"
             msg = f'"{path}" must have one column "{name}", named in its first line; that holds {held}.'
             raise GeneListError(msg)
-    at_gene, at_class = header.index("gene"), header.index("class")
     classes: dict[str, list[str]] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        gene, name = (line[at].strip() if at < len(line) else "" for at in (at_gene, at_class))
-        if not gene and not name:
-            continue
-        if not gene or not name:
+    for line in table:
+        gene, name = ((line[column] or "").strip() for column in ("gene", "class"))
+        if gene and name:
+            classes.setdefault(name, []).append(gene)
+        elif gene or name:
             missing = f"a class ({name!r}) but no gene" if name else f"a gene ({gene!r}) but no class"
-            msg = f'Line {number} of "{path}" has {missing}. Fill it in, or delete the line.'
+            msg = f'Line {table.line_num} of "{path}" has {missing}. Fill it in, or delete the line.'
             raise GeneListError(msg)
-        classes.setdefault(name, []).append(gene)
     return classes
 
 

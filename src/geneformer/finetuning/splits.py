@@ -43,14 +43,17 @@ class Split:
     test: Ints
     method: str
     shared_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    left_out: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    notes: tuple[str, ...] = ()
     trials: tuple[dict[str, Any], ...] = ()
 
     @property
     def learnt(self) -> Ints:
         """Rows that are not tested on, sorted."""
         return np.sort(np.concatenate([self.train, self.valid]))
+
+    @property
+    def parts(self) -> tuple[Ints, ...]:
+        """The rows of every part, in the order of `PARTS`."""
+        return self.train, self.valid, self.test
 
 
 def draw_split(
@@ -65,31 +68,33 @@ def draw_split(
     """Rows to train on, to choose the best step with and to test on."""
     cells = _labeled_cells(codes, groups=groups, ids=ids, attributes=attributes, classes=classes)
     if cells.groups is not None and (cells.groups[0] < 0).any():
-        cells.warn(f"{(cells.groups[0] < 0).sum():,} labeled cells have no group.")
+        _warn(f"{(cells.groups[0] < 0).sum():,} labeled cells have no group.")
     method = _method(cells, options)
+    trials: list[dict[str, Any]] = []
     if method == "group":
-        parts = _draw_groups(cells, options)
+        part_of = _draw_groups(cells, options)
     elif method == "ids":
-        parts = _take_listed(cells, options)
+        part_of = _take_listed(cells, options)
     elif method == "balanced":
-        parts = _draw_balanced(cells, options)
+        part_of, trials = _draw_balanced(cells, options)
     else:
-        parts = _draw_cells(cells, options, method)
-    shared = {} if cells.groups is None else _shared(_rows(parts), cells.groups)
+        part_of = _draw_cells(cells, options, method)
+    parts = [np.flatnonzero(part_of == part) for part in range(len(PARTS))]
+    shared = {} if cells.groups is None else _shared(parts, cells.groups)
     if shared:
         leak = _leak(shared, "have cells")
         if not options.allow_leakage:
             msg = f'{leak} Scores come out too high. Pass method="group", mend the lists, or allow_leakage=True.'
             raise LeakageError(msg)
-        cells.warn(f"{leak} Scores come out too high.")
-    trained = np.unique(cells.codes[parts == 0])
+        _warn(f"{leak} Scores come out too high.")
+    trained = np.unique(cells.codes[parts[0]])
     if len(trained) < 2 <= len(cells.counts):
         msg = (
-            f"All {(parts == 0).sum():,} cells to learn from are {cells.classes[trained[0]]!r}; the other "
+            f"All {len(parts[0]):,} cells to learn from are {cells.classes[trained[0]]!r}; the other "
             f"{len(cells.counts) - 1} classes are held out or left out. Learn from cells of at least two classes."
         )
         raise ConstantLabelError(msg)
-    return cells.split(parts, method, shared)
+    return cells.split(part_of, method, shared_groups=shared, trials=tuple(trials))
 
 
 def draw_folds(
@@ -119,18 +124,18 @@ def draw_folds(
         folds = _deal_folds(cells.codes, n_folds, np.random.default_rng(seed))
     else:
         folds = _deal_groups(cells.codes, cells.groups, [1 / n_folds] * n_folds, seed=seed, all_trained=False)
-    splits = []
+    method, splits = "stratified" if cells.groups is None else "group", []
     for fold in range(n_folds):
-        parts = np.where(folds == fold, 2, 0)
-        rest = np.flatnonzero(parts == 0)
+        part_of = np.where(folds == fold, 2, 0)
+        rest = np.flatnonzero(part_of == 0)
         if valid and cells.groups is None:
             rng = np.random.default_rng([seed, fold])
-            parts[rest] = draw_stratified(cells.codes[rest], (max(1, round(valid * n_cells)),), rng)
+            part_of[rest] = draw_stratified(cells.codes[rest], (max(1, round(valid * n_cells)),), rng)
         elif valid and cells.groups is not None:
             share = valid * n_cells / len(rest)
             place, names = cells.groups
-            parts[rest] = _deal_groups(cells.codes[rest], (place[rest], names), [1 - share, share], seed=seed)
-        splits.append(cells.split(parts, "stratified" if cells.groups is None else "group", {}))
+            part_of[rest] = _deal_groups(cells.codes[rest], (place[rest], names), [1 - share, share], seed=seed)
+        splits.append(cells.split(part_of, method))
     return splits
 
 
@@ -147,22 +152,32 @@ def draw_rows(
     )
 
 
-def given_rows(parts: Split, codes: Ints, groups: Any, options: SplitOptions) -> Split:
+def given_rows(split: Split, codes: Ints, groups: Any, options: SplitOptions) -> Split:
     """A given split without the cells that are not used; refused if it leaks, unless that is allowed."""
-    labeled: dict[str, Any] = {name: rows[codes[rows] >= 0] for name, rows in _sides(parts).items()}
-    parts = replace(parts, **labeled)
-    if groups is None:
-        return parts
-    shared = shared_groups(parts, np.asarray(groups))
+    train, valid, test = (rows[codes[rows] >= 0] for rows in split.parts)
+    split = replace(split, train=train, valid=valid, test=test)
+    shared = {} if groups is None else shared_groups(split, np.asarray(groups))
     if shared and not options.allow_leakage:
         msg = f"{_leak(shared, 'of split_rows are')} Mend it, or pass allow_leakage=True."
         raise LeakageError(msg)
-    return replace(parts, shared_groups=shared)
+    return replace(split, shared_groups=shared)
 
 
 def shared_groups(split: Split, groups: ArrayLike) -> dict[str, tuple[str, ...]]:
     """Groups with cells in two parts of a split, by pair such as "train/test"; empty where no group leaks."""
-    return _shared(_sides(split), distinct_words(groups, "groups"))
+    return _shared(split.parts, distinct_words(groups, "groups"))
+
+
+def _shared(parts: Sequence[Ints], groups: Column) -> dict[str, tuple[str, ...]]:
+    place, names = groups
+    present = {name: np.unique(place[rows][place[rows] >= 0]) for name, rows in zip(PARTS, parts, strict=True)}
+    both = {f"{a}/{b}": np.intersect1d(present[a], present[b]) for a, b in itertools.combinations(PARTS, 2)}
+    return {pair: tuple(names[i] for i in places) for pair, places in both.items() if len(places)}
+
+
+def _leak(shared: Mapping[str, tuple[str, ...]], what: str) -> str:
+    pair, names = next(iter(shared.items()))
+    return f"{len(names)} groups {what} in both of {pair}: {_listed(names)}."
 
 
 # Genes
@@ -220,17 +235,14 @@ def _split_of_genes(codes: Ints, is_tested: NDArray[np.bool_], valid: float, rng
 # Cells that have a label, and how they are split
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _LabeledCells:
-    n_cells: int
     rows: Ints
     codes: Ints
     classes: Sequence[str]
     groups: Column | None
     ids: Column | None
     attributes: Mapping[str, NDArray[Any]]
-    notes: list[str] = field(default_factory=list)
-    trials: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[int, int]:
@@ -243,32 +255,16 @@ class _LabeledCells:
         """Classes with a single cell."""
         return [self.classes[code] for code, number in self.counts.items() if number == 1]
 
-    def warn(self, remark: str) -> None:
-        self.notes.append(remark)
-        warnings.warn(remark, GeneformerWarning, stacklevel=4)
+    def split(self, part_of: Ints, method: str, **about: Any) -> Split:
+        """Parts of the labeled cells, -1 for none, as rows of all cells."""
+        train, valid, test = (self.rows[part_of == part] for part in range(len(PARTS)))
+        return Split(train, valid, test, method=method, **about)
 
     def require_ids(self, method: str) -> Column:
         if self.ids is None:
             msg = f'method="{method}" needs the id of each cell, such as its donor. Pass ids or groups.'
             raise OptionError(msg)
         return self.ids
-
-    def split(self, parts: Ints, method: str, shared: dict[str, tuple[str, ...]]) -> Split:
-        """Parts of the labeled cells, -1 for none, as rows of all cells."""
-        notes = list(self.notes)
-        for part, name in enumerate(PARTS[1:], start=1):
-            absent = np.setdiff1d(self.codes, self.codes[parts == part])
-            if len(absent) and (parts == part).any():
-                names = _listed([self.classes[code] for code in absent])
-                notes.append(f"The {name} part has no cells of {len(absent)} classes: {names}.")
-        return Split(
-            **{name: self.rows[rows] for name, rows in _rows(parts).items()},
-            method=method,
-            shared_groups=shared,
-            left_out=np.setdiff1d(np.arange(self.n_cells), self.rows[parts >= 0]),
-            notes=tuple(notes),
-            trials=tuple(self.trials),
-        )
 
 
 def _labeled_cells(
@@ -285,28 +281,26 @@ def _labeled_cells(
         msg = f"None of the {len(codes_n):,} cells has a label, so there is nothing to split."
         raise MissingLabelError(msg)
 
-    def check_length(name: str, n: int) -> None:
-        if n != len(codes_n):
+    def of_labeled(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        if len(values) != len(codes_n):
+            n = len(values)
             msg = f"{name} has {n:,} values for {len(codes_n):,} cells. Give one per cell, in the order of the labels."
             raise LabelError(msg)
+        labeled: NDArray[Any] = values[rows]
+        return labeled
 
     columns: dict[str, Column] = {}
     for name, values in (("groups", groups), ("ids", ids)):
         if values is not None:
             place, names = distinct_words(values, name)
-            check_length(name, len(place))
-            columns[name] = (place[rows], names)
-    given = {name: np.asarray(values) for name, values in (attributes or {}).items()}
-    for name, array in given.items():
-        check_length(name, len(array))
+            columns[name] = (of_labeled(name, place), names)
     return _LabeledCells(
-        n_cells=len(codes_n),
         rows=rows,
         codes=codes_n[rows],
         classes=[str(code) for code in range(int(codes_n.max()) + 1)] if classes is None else classes,
         groups=columns.get("groups"),
         ids=columns.get("ids", columns.get("groups")),
-        attributes={name: array[rows] for name, array in given.items()},
+        attributes={name: of_labeled(name, np.asarray(values)) for name, values in (attributes or {}).items()},
     )
 
 
@@ -321,35 +315,15 @@ def _method(cells: _LabeledCells, options: SplitOptions) -> str:
     if not few:
         return "stratified"
     rarest = min(few, key=lambda code: (few[code], code))
-    cells.warn(
+    _warn(
         f"{len(few)} classes have fewer cells than there are parts ({cells.classes[rarest]!r}: {few[rarest]}), so the "
         "cells are split at random. Drop rare classes for a split with the shares of the classes kept."
     )
     return "random"
 
 
-def _rows(parts: Ints) -> dict[str, Ints]:
-    return {name: np.flatnonzero(parts == part) for part, name in enumerate(PARTS)}
-
-
-def _sides(split: Split) -> dict[str, Ints]:
-    return {name: getattr(split, name) for name in PARTS}
-
-
-def _shared(sides: Mapping[str, Ints], groups: Column) -> dict[str, tuple[str, ...]]:
-    place, names = groups
-    present = {name: np.unique(place[rows][place[rows] >= 0]) for name, rows in sides.items()}
-    shared = {}
-    for first, second in itertools.combinations(sides, 2):
-        both = np.intersect1d(present[first], present[second])
-        if len(both):
-            shared[f"{first}/{second}"] = tuple(names[i] for i in both)
-    return shared
-
-
-def _leak(shared: Mapping[str, tuple[str, ...]], what: str) -> str:
-    pair, names = next(iter(shared.items()))
-    return f"{len(names)} groups {what} in both of {pair}: {_listed(names)}."
+def _warn(message: str) -> None:
+    warnings.warn(message, GeneformerWarning, stacklevel=4)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -362,7 +336,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _draw_cells(cells: _LabeledCells, options: SplitOptions, method: str) -> Ints:
     if cells.lone:
-        cells.warn(
+        _warn(
             f"{len(cells.lone)} classes have one cell, which is learnt from and cannot be tested: "
             f"{_listed(cells.lone)}."
         )
@@ -535,19 +509,16 @@ def _take_listed(cells: _LabeledCells, options: SplitOptions) -> Ints:
         if listed and not np.isin(place, [place_of[entry] for entry in listed]).any():
             msg = f"None of the cells of the {len(listed)} ids in {name}_ids has a label. List others, or label them."
             raise MissingLabelError(msg)
-    parts = part_of[place]
-    if (parts < 0).any():
-        unlisted = len(np.unique(place[parts < 0]))
-        cells.notes.append(f"{(parts < 0).sum():,} labeled cells of {unlisted:,} ids in no list are left out.")
+    parts: Ints = part_of[place]
     return parts
 
 
-def _draw_balanced(cells: _LabeledCells, options: SplitOptions) -> Ints:
-    """Part of each labeled cell, by ids that do not differ in attributes; -1 for cells without an id."""
+def _draw_balanced(cells: _LabeledCells, options: SplitOptions) -> tuple[Ints, list[dict[str, Any]]]:
+    """Part of each labeled cell, by ids that do not differ in attributes, -1 for cells without an id; and all draws."""
     place, all_names = cells.require_ids("balanced")
     with_id = np.flatnonzero(place >= 0)
     if len(with_id) < len(place):
-        cells.warn(f"{len(place) - len(with_id):,} labeled cells without an id are left out.")
+        _warn(f"{len(place) - len(with_id):,} labeled cells without an id are left out.")
     present, id_n = np.unique(place[with_id], return_inverse=True)
     names = [all_names[i] for i in present]
     has_class = np.zeros((len(names), len(cells.classes)), dtype=bool)
@@ -562,6 +533,7 @@ def _draw_balanced(cells: _LabeledCells, options: SplitOptions) -> Ints:
     if (has_class.sum(axis=1) == 1).all():
         values.setdefault("label", np.array(cells.classes, dtype=object)[has_class.argmax(axis=1)])
     part_of = np.zeros(len(names), dtype=np.int64)
+    rows = []
     for part, share in ((2, options.test), (1, options.valid)):
         if not share:
             continue
@@ -575,16 +547,16 @@ def _draw_balanced(cells: _LabeledCells, options: SplitOptions) -> Ints:
             seed=options.seed,
         )
         part_of[free[best.held_out]] = part
-        cells.trials += [trial.to_row(PARTS[part], [names[i] for i in free], trial is best) for trial in trials]
+        rows += [trial.to_row(PARTS[part], [names[i] for i in free], trial is best) for trial in trials]
         if not best.passes(options.p_threshold):
             reached = ", ".join(f"{name} {p:.2g}" for name, p in best.p.items())
-            cells.warn(
+            _warn(
                 f"None of {len(trials)} draws of the {PARTS[part]} ids reached p >= {options.p_threshold:g} in every "
                 f"attribute; the best one is used (p: {reached})."
             )
     parts = np.full(len(place), -1)
     parts[with_id] = part_of[id_n]
-    return parts
+    return parts, rows
 
 
 def _one_per_id(values: NDArray[Any], id_n: Ints, ids: Sequence[str], name: str) -> NDArray[Any]:
@@ -596,10 +568,9 @@ def _one_per_id(values: NDArray[Any], id_n: Ints, ids: Sequence[str], name: str)
     differing = np.flatnonzero(codes != codes[first][id_n])
     if len(differing):
         row = differing[0]
-        both = " and ".join(str(values[i]) for i in (first[id_n[row]], row))
         msg = (
-            f"Attribute {name!r} differs between cells of id {ids[id_n[row]]!r}: {both}. Balance what belongs to the "
-            "id, such as the age of a donor, or split by other ids."
+            f"Attribute {name!r} differs between cells of id {ids[id_n[row]]!r}: {values[first[id_n[row]]]} and "
+            f"{values[row]}. Balance what belongs to the id, such as the age of a donor, or split by other ids."
         )
         raise LabelError(msg)
     values_m: NDArray[Any] = values[first]
