@@ -22,16 +22,17 @@ from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, 
 def field_docs(options: type) -> dict[str, str]:
     """The docstring under each field of an options class, on one line; empty where the source is not at hand."""
     docs = dict.fromkeys((field.name for field in dataclasses.fields(options)), "")
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(options)))
-    except OSError:
-        return docs
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
-    for field, following in itertools.pairwise(body):
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            docs[field.target.id] = " ".join(str(following.value.value).split())
+    for cls in filter(dataclasses.is_dataclass, options.__mro__):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        except OSError:
+            return docs
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
+        for field, following in itertools.pairwise(body):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                docs[field.target.id] = " ".join(str(following.value.value).split())
     return docs
 
 
@@ -63,22 +64,16 @@ def check_range(
     """Refuse a number outside ``[low, high]``, or not above ``above``; ``None`` passes."""
     if value is None:
         return
-    bounds = []
-    if above is not None:
-        bounds.append(f"more than {above}")
-    if low is not None:
-        bounds.append(f"at least {low}")
-    if high is not None:
-        bounds.append(f"at most {high}")
-    wrong_kind = isinstance(value, bool) or not isinstance(value, (int, float))
-    if (
-        wrong_kind
-        or value != value  # noqa: PLR0124  not a number
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
-    ):
-        msg = f"{option}={value!r} is out of range. It takes a number, {' and '.join(bounds)}."
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = is_number and not (
+        (low is not None and not value >= low)  # NaN is not inside
+        or (high is not None and not value <= high)
+        or (above is not None and not value > above)
+    )
+    if not inside:
+        limits = (("more than", above), ("at least", low), ("at most", high))
+        bounds = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
+        msg = f"{option}={value!r} is out of range. It takes a number, {bounds}."
         raise OutOfRangeError(msg)
 
 
@@ -164,7 +159,11 @@ def read_options(
 ) -> Mapping[type, dict[str, Any]]:
     """What a configuration file sets for each options class."""
     path = Path(path)
-    table = _read(path)
+    content = read_table(path)
+    if not isinstance(content, dict):
+        msg = f'The configuration "{path}" holds no options. It must be a TOML file, or a manifest.'
+        raise OptionError(msg)
+    table = content["options"] if isinstance(content.get("options"), dict) else content
     accepted = {
         cls: [f.name for f in dataclasses.fields(cls) if f.name not in (hidden or {}).get(cls, ())] for cls in classes
     }
@@ -188,18 +187,15 @@ def to_table(*options: Any) -> dict[str, dict[str, Any]]:
     return {section(type(entry)): dataclasses.asdict(entry) for entry in options}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_table(path: str | Path, what: str = "The configuration", kinds: str = "TOML file, or a manifest") -> Any:
+    """What a TOML or JSON file holds."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        msg = f'The configuration "{path}" cannot be read ({error}). It must be a TOML file, or a manifest.'
+        msg = f'{what} "{path}" cannot be read ({error}). It must be a {kinds}.'
         raise OptionError(msg) from error
-    if not isinstance(content, dict):
-        msg = f'The configuration "{path}" holds no options. It must be a TOML file, or a manifest.'
-        raise OptionError(msg)
-    table = content.get("options", content)
-    return table if isinstance(table, dict) else content
 
 
 def _all_sections() -> set[str]:

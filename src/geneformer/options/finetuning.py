@@ -1,6 +1,5 @@
 """Knobs of fine-tuning."""
 
-import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from geneformer.options._fields import (
     Range,
     Share,
     check_range,
+    read_table,
 )
 
 
@@ -25,7 +25,7 @@ class FinetuneOptions(Options):
     """How a pretrained encoder learns a task."""
 
     strategy: Literal["full", "last_layer", "extra_layer", "adapters", "lora", "head"] = "full"
-    """Which parameters move, beside the head: all; those of the last layer; of one new layer on top; of bottleneck
+    """Which parameters move besides the head: all; those of the last layer; of one new layer on top; of bottleneck
     adapters in every layer; of low-rank updates (PEFT); none."""
 
     freeze_layers: Count = 0
@@ -125,7 +125,29 @@ class FinetuneOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifyOptions(Options):
+class _ClassOptions(Options):
+    """What learning one column of classes, or several, has in common."""
+
+    max_cells: Annotated[int | None, Range(low=2)] = None
+    """Cells used, drawn at random. All by default."""
+
+    calibrate: bool = True
+    """Fit a temperature on the validation cells, one for each column, so that probabilities are shares of right
+    answers."""
+
+    unknown_below: Share = 0.0
+    """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
+
+    baselines: Literal["all", "cheap", "none"] = "all"
+    """What the report compares the model with: majority class, library size and logistic regression on variable genes,
+    and with "all" the same network trained from random weights, which takes as long as the model."""
+
+    n_top_genes: Annotated[int, Range(low=2)] = 2000
+    """Variable genes the logistic regression sees."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifyOptions(_ClassOptions):
     """Which cells and labels are used, and what a prediction is."""
 
     multi_label: bool = False
@@ -138,24 +160,8 @@ class ClassifyOptions(Options):
     """Classes with less than this share of the labeled cells, or fewer cells than this number if it is 1 or more, are
     left out."""
 
-    max_cells: Annotated[int | None, Range(low=2)] = None
-    """Cells used, drawn at random. All by default."""
-
     max_cells_per_class: Annotated[int | None, Range(low=1)] = None
     """Cells used of any one class, drawn at random. All by default."""
-
-    calibrate: bool = True
-    """Fit a temperature on the validation cells, so that probabilities are shares of right answers."""
-
-    unknown_below: Share = 0.0
-    """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
-
-    baselines: Literal["all", "cheap", "none"] = "all"
-    """What stands beside the model in its report: majority class, library size and logistic regression on variable
-    genes, and with "all" the same network trained from random weights, which takes as long as the model."""
-
-    n_top_genes: Annotated[int, Range(low=2)] = 2000
-    """Variable genes the logistic regression sees."""
 
 
 COUNT_LOSSES = ("poisson", "negative_binomial")
@@ -167,7 +173,7 @@ class RegressOptions(Options):
 
     loss: Literal["squared_error", "gaussian", "poisson", "negative_binomial"] = "squared_error"
     """Squared error; or the likelihood of a normal distribution with a spread of its own for each cell, or of counts
-    without or with a dispersion of their own. All but the first also tell the spread."""
+    without or with a dispersion of their own. All but the first also predict the spread."""
 
     activation: Literal["auto", "linear", "relu", "softplus"] = "auto"
     """Output function: any number, or none below 0. "auto" is linear, and softplus for counts."""
@@ -176,7 +182,7 @@ class RegressOptions(Options):
     """Cells used, drawn at random. All by default."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
-    """What stands beside the model in its report: mean of the training cells, library size and ridge regression on
+    """What the report compares the model with: mean of the training cells, library size and ridge regression on
     variable genes, and with "all" the same network trained from random weights, which takes as long as the model."""
 
     n_top_genes: Annotated[int, Range(low=2)] = 2000
@@ -231,7 +237,7 @@ class ExpressionOptions(Options):
     """Most cells a report is measured on, drawn at random; each brings a hundred numbers or more."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
-    """What stands beside the model in its report: the mean of each gene over the training cells, that mean with an
+    """What the report compares the model with: the mean of each gene over the training cells, that mean with an
     effect of the cell, and with "all" the same network trained from random weights, which takes as long as the
     model."""
 
@@ -244,7 +250,7 @@ class ExpressionOptions(Options):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneClassifyOptions(Options):
-    """Which genes and cells are used, and what stands beside the model."""
+    """Which genes and cells are used, and what the model is compared with."""
 
     unknown_genes: Literal["refuse", "drop"] = "refuse"
     """Refuse lists with names that are no genes of the vocabulary, or leave such names out and tell which."""
@@ -259,7 +265,7 @@ class GeneClassifyOptions(Options):
     """Cells used, drawn at random among those with any of the labeled genes. All of them by default."""
 
     baselines: Literal["all", "cheap", "none"] = "all"
-    """What stands beside the model in its report: the commonest class, and linear models of each gene's rank and
+    """What the report compares the model with: the commonest class, and linear models of each gene's rank and
     detection, of its static embedding and of its embedding averaged over cells; with "all" also the same network
     trained from random weights, which takes as long as the model."""
 
@@ -268,7 +274,7 @@ class GeneClassifyOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiTaskOptions(Options):
+class MultiTaskOptions(_ClassOptions):
     """How tasks that share an encoder are weighed, and what a prediction is."""
 
     task_weights: tuple[float, ...] = ()
@@ -280,22 +286,6 @@ class MultiTaskOptions(Options):
     rare_below: NonNegative = 0.0
     """Classes with at most this share of the labeled cells of their task, or this many cells if it is 1 or more, are
     left out of it; 0 keeps all."""
-
-    max_cells: Annotated[int | None, Range(low=2)] = None
-    """Cells used, drawn at random. All by default."""
-
-    calibrate: bool = True
-    """Fit a temperature per task on the validation cells, so that probabilities are shares of right answers."""
-
-    unknown_below: Share = 0.0
-    """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
-
-    baselines: Literal["all", "cheap", "none"] = "all"
-    """What stands beside the model in its reports: majority class, library size and logistic regression on variable
-    genes, and with "all" the same network trained from random weights, which takes as long as the model."""
-
-    n_top_genes: Annotated[int, Range(low=2)] = 2000
-    """Variable genes the logistic regression sees."""
 
     def _check(self) -> None:
         object.__setattr__(self, "task_weights", tuple(self.task_weights))
@@ -383,7 +373,7 @@ class SplitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions(Options):
-    """How many trials, what they are judged by, and where they are kept."""
+    """How many trials, what they are compared by, and where they are kept."""
 
     trials: Positive = 20
     """Trials in all, however many processes work on the study."""
@@ -449,12 +439,8 @@ def read_space(path: str | Path) -> dict[str, Any]:
     OptionError
         The file cannot be read.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f'The options to search in "{path}" cannot be read ({error}). It must be a TOML file.'
-        raise OptionError(msg) from error
-    table = content.get("space", content)
+    content = read_table(path, "The options to search in", "TOML file")
+    table = content.get("space", content) if isinstance(content, dict) else content
     if not isinstance(table, dict):
         msg = f'"{path}" sets space={table!r}. It takes a table of options: [space].'
         raise OptionError(msg)
