@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from geneformer.engine.training import CHECKPOINTS, PackedTrainer, last_stage
 from geneformer.errors import DeviceMemoryError, NoCellsError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.finetuning.training import cell_batches, fruitless, learn_cells, predict_cells
+from geneformer.finetuning.training import best_evaluation, cell_batches, learn_cells, predict_cells
 from geneformer.models.heads import HeadSpec
 from geneformer.models.loading import load_model
 from geneformer.models.losses import MISSING
@@ -261,9 +261,9 @@ def test_patience_outlives_an_interruption(base, tokens, tmp_path):
 
 def test_evaluations_are_counted_since_the_best_one():
     lines = [{"eval_loss": x, "eval_f1": -x} for x in (3.0, 2.0, 2.0, float("nan"), 2.5)]
-    assert fruitless([{"loss": 1.0}, *lines], "loss") == 3
-    assert fruitless(lines, "f1") == 3
-    assert fruitless([], "loss") == 0
+    assert best_evaluation([{"loss": 1.0}, *lines], "loss") == (lines[1], 3)
+    assert best_evaluation(lines, "f1") == (lines[1], 3)
+    assert best_evaluation([], "loss") == ({}, 0)
 
 
 def test_the_weights_are_chosen_by_the_metric_asked_for(base, tokens):

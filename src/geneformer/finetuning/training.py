@@ -21,7 +21,6 @@ from geneformer.engine.training import (
     PlacedArguments,
     Reporting,
     Scored,
-    Stage,
     begin_run,
     join_processes,
     planned_steps,
@@ -43,15 +42,19 @@ _MAY_CHANGE = {"epochs", "max_steps", "patience", "logging_steps"}
 """Options with which a run may be resumed differently."""
 
 
-def fruitless(history: Sequence[Mapping[str, Any]], best_by: str) -> int:
-    """Evaluations since the best one."""
-    sign = 1 if best_by == "loss" else -1
-    best, since = float("inf"), 0
+def best_evaluation(history: Sequence[Mapping[str, Any]], best_by: str) -> tuple[Mapping[str, Any], int]:
+    """The log line of the evaluation with the best weights, empty for none; and how many evaluations came since."""
+    name, sign = f"eval_{best_by}", 1 if best_by == "loss" else -1
+    best: Mapping[str, Any] = {}
+    since = 0
     for line in history:
-        if (value := line.get(f"eval_{best_by}")) is not None:
-            since = 0 if sign * value < best else since + 1
-            best = min(best, sign * value) if value == value else best  # noqa: PLR0124  NaN
-    return since
+        if name not in line:
+            continue
+        if not math.isnan(line[name]) and (not best or sign * line[name] < sign * best[name]):
+            best, since = line, 0
+        else:
+            since += 1
+    return best, since
 
 
 class Patience(TrainerCallback):
@@ -62,7 +65,7 @@ class Patience(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One more evaluation."""
-        if fruitless(state.log_history, self.best_by) >= self.evaluations:
+        if best_evaluation(state.log_history, self.best_by)[1] >= self.evaluations:
             control.should_training_stop = True
 
 
@@ -79,7 +82,7 @@ class FinetuneResult:
 def finetune(  # noqa: PLR0913
     network: GeneformerModel,
     train: "Batches",
-    valid: "Batches | None",
+    valid: "Batches",
     options: FinetuneOptions,
     runtime: RuntimeOptions,
     *,
@@ -96,7 +99,7 @@ def finetune(  # noqa: PLR0913
     if not len(train.lengths):
         msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
         raise NoCellsError(msg)
-    has_valid = valid is not None and len(valid.lengths) > 0
+    has_valid = len(valid.lengths) > 0
     processes = join_processes(runtime)
     steps = planned_steps(train.lengths, options, processes.num_processes)
     with nullcontext(output) if output is not None else shared_temporary_folder(processes) as folder:
@@ -104,20 +107,21 @@ def finetune(  # noqa: PLR0913
         stage = begin_run(folder, started, processes, may_change=_MAY_CHANGE, resume=resume)
         set_seed(options.seed)
         share = apply_strategy(network, options)
-        if stage is not None and _is_done(stage, steps, options.patience if has_valid else 0, best_by):
+        patience = options.patience if has_valid else 0
+        if stage is not None and (stage.steps >= steps or 0 < patience <= best_evaluation(stage.history, best_by)[1]):
             stage.load_best(network)
             steps_done, history = stage.steps, stage.history
         else:
             device = resolve_device(runtime.device)
             dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
-            early = [Patience(options.patience, best_by)] if options.patience and has_valid else []
+            early = [Patience(patience, best_by)] if patience else []
             trainer = PackedTrainer(
                 model=network,
                 args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
                 lengths=train.lengths,
                 collate=train,
-                eval_lengths=valid.lengths if valid is not None else np.empty(0, dtype=np.int64),
-                eval_collate=valid if valid is not None else train,
+                eval_lengths=valid.lengths,
+                eval_collate=valid,
                 tokens_per_batch=options.tokens_per_batch,
                 score=score,
                 forward_options={"attention": resolve_training_attention(dropout, device), **(forward_options or {})},
@@ -131,17 +135,12 @@ def finetune(  # noqa: PLR0913
             )
             trainer.fit(stage)
             steps_done, history = trainer.state.global_step, trainer.state.log_history
-        best = _best_line(history, best_by) if has_valid else {}
+        best = best_evaluation(history, best_by)[0] if has_valid else {}
     merge_lora(network)
     network.cpu()
     network.train(False)
     metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
     return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
-
-
-def _is_done(stage: Stage, planned: int, patience: int, best_by: str) -> bool:
-    """Whether all steps are done, or patience has run out."""
-    return stage.steps >= planned or (patience > 0 and fruitless(stage.history, best_by) >= patience)
 
 
 def _arguments(
@@ -166,15 +165,6 @@ def _arguments(
         max_grad_norm=options.max_grad_norm,
         **when,
     )
-
-
-def _best_line(history: Sequence[Mapping[str, Any]], best_by: str) -> Mapping[str, Any]:
-    """The evaluation with the best weights."""
-    name = f"eval_{best_by}"
-    lines = [line for line in history if name in line and not math.isnan(line[name])]
-    if not lines:
-        return {}
-    return min(lines, key=lambda line: line[name] if best_by == "loss" else -line[name])
 
 
 Ints = NDArray[np.int64]
@@ -340,16 +330,12 @@ def learn_cells(  # noqa: PLR0913
             "heads": heads,
             "tokens": int(tokens.lengths[train_rows].sum()),
             "labels": array_digest(train_rows, valid_rows, *(targets[spec.name] for spec in specs)),
-            "model": _digest_of(base),
+            # Models differ in a few of every parameter's values.
+            "model": array_digest(*(v.flatten()[:64].float().numpy() for v in base.network.state_dict().values())),
         },
         **run,
     )
     return network, result
-
-
-def _digest_of(base: LoadedModel) -> str:
-    """Tells models apart, by a few of every parameter's values."""
-    return array_digest(*(value.flatten()[:64].float().numpy() for value in base.network.state_dict().values()))
 
 
 def score_cells(specs: Sequence[HeadSpec], scored: Scored) -> dict[str, float]:
