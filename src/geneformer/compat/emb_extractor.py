@@ -534,7 +534,8 @@ class GeneStates:
 
     def padded(self) -> Tensor:
         """States as one block; behind the end of a cell there are zeros, ``(n, L, D)``."""
-        return pad_sequence(torch.split(torch.from_numpy(self.values), self.cells.lengths.tolist()), batch_first=True)
+        states = torch.split(torch.from_numpy(self.values), self.cells.lengths.tolist())
+        return pad_sequence(list(states), batch_first=True)
 
     def frame(self, gene_of: Any, cells: "pa.Table") -> "pd.DataFrame":
         """One row per gene and cell, by token: `Identifier`, columns `0` to `D - 1`, `cell_id` where it is known."""
