@@ -61,9 +61,7 @@ class EmbExtractor(TokenDictionary):
     ----------
     model_type : "Pretrained", "GeneClassifier" or "CellClassifier"; the encoder is read, which all of them have.
     num_classes : Classes of a fine-tuned model, compared with its head; 0 where it is unknown.
-    emb_mode
-        "cls": state of `<cls>`. "cell": mean over the genes of a cell, special tokens aside. "gene": states of genes.
-        For `model_version="V1"`, which has no `<cls>`, "cls" means "cell".
+    emb_mode : "cls", the state of `<cls>`; "cell", as "cls" of V1, the mean over the genes of a cell; or "gene".
     cell_emb_style : "mean_pool".
     gene_emb_style : "mean_pool": one row per gene, the mean over the cells. "all": one row per gene and cell.
     filter_data : Accepted values by column.
@@ -73,16 +71,11 @@ class EmbExtractor(TokenDictionary):
     forward_batch_size : At most so many of the longest cells in one pass; how, not what.
     nproc : Has nothing to do: one pass over a column filters.
     summary_stat
-        "mean" or "median": one row for all cells, or one for each gene; exact, where the published package
-        approximates. "exact_mean" or "exact_median": the file has all cells, what is returned is their summary.
+        "mean" or "median", exact: one row for all cells, or one for each gene. "exact_mean" or "exact_median": the file
+        has all cells, what is returned is their summary.
     save_tdigest : Refused, as there are no digests to save.
     model_version : "V1" or "V2". Left at "V2", a model of V1 is recognized and read with its own dictionary.
     token_dictionary_file : Published token dictionary of the model, if it has one of its own.
-
-    Raises
-    ------
-    OptionError : A value that the argument does not take.
-    UnsupportedArgumentError : `save_tdigest`, or exact summaries of genes.
 
     Examples
     --------
@@ -147,21 +140,12 @@ class EmbExtractor(TokenDictionary):
         Returns
         -------
         DataFrame
-            Cells: columns `0` to `d - 1`, the labels, `cell_id`; one row with `summary_stat`. Genes: rows named by
-            their Ensembl ids; with `gene_emb_style="all"` a column `Identifier` first, which counts the states of one
-            gene from 0.
+            Cells: columns `0` to `d - 1`, the labels, `cell_id`. Genes: rows named by their Ensembl ids; with
+            `gene_emb_style="all"` a column `Identifier` first, which counts the states of one gene from 0.
         (DataFrame, Tensor)
-            With `output_torch_embs`. The tensor is ``(n, d)``, ``(n, longest, d)`` for genes with zeros behind the end
-            of shorter cells, or ``(d,)`` with `summary_stat`; for genes with `summary_stat` a dictionary of lists by
-            token id. Of an even number of cells the tensor of "exact_median" holds the lower middle value, as
-            `torch.median` does; the table lies halfway between both.
-
-        Raises
-        ------
-        InputNotFoundError, DatasetError, NoCellsError : No dataset, a damaged one, no such column, or no cell left.
-        UnknownModelError, CheckpointError, UnsafeFileError : There is no model, or its weights cannot be used.
-        PairingError : Model, dictionary and cells do not belong together.
-        OutputError : The file cannot be written.
+            With `output_torch_embs`: ``(n, d)``, or ``(n, longest, d)`` for genes, with zeros behind the end of shorter
+            cells; with `summary_stat` ``(d,)``, or lists by token id for genes. Of an even number of cells the tensor
+            of "exact_median" has the lower middle value, as of `torch.median`; the table lies halfway between both.
         """
         tokens = self._cells(read_dataset(input_data_file), cell_state)
         for name in self.emb_label or ():
@@ -193,21 +177,13 @@ class EmbExtractor(TokenDictionary):
 
         Parameters
         ----------
-        cell_states_to_model
-            ``{"state_key": column, "start_state": ..., "goal_state": ..., "alt_states": [...]}``; the alternates may
-            be left out.
+        cell_states_to_model : As for `InSilicoPerturber`.
         model_directory, input_data_file, output_directory, output_prefix : As for `extract_embs`.
         output_torch_embs : States are tensors in any case, as published.
 
         Returns
         -------
-        dict
-            Tensor ``(d,)`` in main memory by state: start, goal, alternates.
-
-        Raises
-        ------
-        OptionError : `summary_stat` is neither "exact_mean" nor "exact_median", or there is an `emb_label`.
-        StateError, NoCellsError : States in another form or that are the same, or that no cell has.
+        Tensor ``(d,)`` in main memory by state: start, goal, alternates.
         """
         if self.exact_summary_stat is None:
             msg = f'get_state_embs needs summary_stat="exact_mean" or "exact_median", found {self.summary_stat!r}.'
@@ -240,11 +216,6 @@ class EmbExtractor(TokenDictionary):
         output_directory, output_prefix : Where the files go, and how their names begin.
         max_ncells_to_plot : Most cells, drawn with a fixed seed; never more than `max_ncells`.
         kwargs_dict : Settings for `scanpy.pl.umap` or `seaborn.clustermap`.
-
-        Raises
-        ------
-        OptionError : Another style, or no `labels_to_plot`.
-        NoCellsError, MissingExtraError : Too few cells, or a library for plots is not installed.
         """
         check_choice("plot_style", plot_style, ("heatmap", "umap"))
         check_range("max_ncells_to_plot", max_ncells_to_plot, low=1)
@@ -331,12 +302,8 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
 
     Parameters
     ----------
-    model
-        BERT of `transformers` with any head, or a network of this package. It is left as it is, where it is; the
-        embeddings are computed on the best device there is ("auto").
-    filtered_input_data
-        `datasets.Dataset` with `input_ids`, or a `TokenizedDataset`. Rows are taken in its order; `<pad>` at their ends
-        is no token, whatever their `length` says.
+    model : BERT of `transformers` with any head, or a network of this package; it is left as it is, where it is.
+    filtered_input_data : `datasets.Dataset` or `TokenizedDataset`, whose order is kept; `<pad>` at ends is no token.
     emb_mode : "cls", "cell" or "gene", as for `EmbExtractor`; special tokens are recognized in the cells.
     layer_to_quant : Index into the hidden states: 0 is before the first layer, the number of layers the last one.
     pad_token_id : Id of `<pad>` in the dictionary.
@@ -349,17 +316,8 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
 
     Returns
     -------
-    Tensor
-        In main memory, float32: ``(n, d)``, or ``(d,)`` with `summary_stat`; for "gene" ``(n, longest, d)`` with zeros
-        behind the end of shorter cells.
-    dict
-        For "gene" with `summary_stat`: token ids and their embeddings as lists.
-
-    Raises
-    ------
-    OptionError : Another mode, layer or statistic, or `save_tdigest`.
-    CheckpointError : The network is no BERT.
-    PairingError : Cells that the network cannot read, or "cls" and cells without `<cls>`.
+    In main memory, float32: ``(n, d)``, or ``(d,)`` with `summary_stat`; for "gene" ``(n, longest, d)`` with zeros
+    behind the end of shorter cells, or with `summary_stat` lists by token id.
     """
     if save_tdigest:
         raise errors.UnsupportedArgumentError(_NO_TDIGEST)
@@ -425,8 +383,8 @@ def label_cell_embs(embs: Tensor, downsampled_data: Any, emb_labels: Sequence[st
 
     Parameters
     ----------
-    embs, downsampled_data : Embeddings, ``(n, d)``, and the cells, in the same order; else `DatasetError`.
-    emb_labels : Columns to add; `DatasetError` where the cells have none of that name.
+    embs, downsampled_data : Embeddings, ``(n, d)``, and the cells, in the same order.
+    emb_labels : Columns to add.
     """
     tokens = _same_cells(embs, downsampled_data)
     for name in emb_labels or ():
@@ -441,8 +399,7 @@ def label_gene_embs(
 
     Parameters
     ----------
-    embs, downsampled_data
-        States of all tokens, ``(n, longest, d)``, and the cells, in the same order; else `DatasetError`.
+    embs, downsampled_data : States of all tokens, ``(n, longest, d)``, and the cells, in the same order.
     token_gene_dict : Gene of each token id.
     gene_emb_style : "mean_pool" or "all", as for `EmbExtractor`.
     """

@@ -78,12 +78,6 @@ class InSilicoPerturber(TokenDictionary):
     model_version : "V1" or "V2".
     clear_mem_ncells : Most single perturbations of a cell in one file.
 
-    Raises
-    ------
-    OptionError, UnsupportedArgumentError : A value that the argument does not take, or not together with others.
-    UnknownGeneError : A gene that the dictionary does not have.
-    StateError : States in another form, or without embeddings.
-
     Examples
     --------
     >>> from geneformer import InSilicoPerturber
@@ -173,13 +167,6 @@ class InSilicoPerturber(TokenDictionary):
         model_directory : Model folder, or a name that `geneformer.load_model` knows.
         input_data_file : Folder of the tokenized cells.
         output_directory, output_prefix : Folder for the files, made if missing, and what the run is called in names.
-
-        Raises
-        ------
-        NoCellsError, AbsentGeneError : No cells are left to perturb.
-        PairingError : Cells, model and dictionary do not belong together.
-        DeviceError : A quantized model where the device cannot run it.
-        OutputError : The folder cannot be written to.
         """
         files = RunFiles.prepare(output_directory, self.perturb_type, output_prefix, self._part)
         model = self._open_model(model_directory)

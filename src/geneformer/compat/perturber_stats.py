@@ -61,12 +61,6 @@ class InSilicoPerturberStats:
         Pickles with the token of each gene, and the gene of each symbol; by default those of the version.
         Dictionaries of V2, which the arguments default to, give way to model_version="V1".
 
-    Raises
-    ------
-    OptionError, UnsupportedArgumentError : A value that the argument does not take, or not together with others.
-    UnknownGeneError : A gene that the dictionary does not have.
-    StateError : States in another form, or a mode that needs them and has none.
-
     Examples
     --------
     >>> from geneformer import InSilicoPerturberStats
@@ -130,13 +124,6 @@ class InSilicoPerturberStats:
         input_data_directory : Folder with the files of one or more runs.
         null_dist_data_directory, null_dict_list : For "vs_null": folder of the run to compare with, or its content.
         output_directory, output_prefix : Folder for the table, made if it is missing, and name of the table.
-
-        Raises
-        ------
-        InputNotFoundError : A folder without such files.
-        UnsafeFileError, UnreadableInputError, DatasetError : A file that runs code, is damaged, or holds other things.
-        StateError, AbsentGeneError, PerturbationError : Runs without the states or effects that the mode is about.
-        OutputError : The table cannot be written.
         """
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)

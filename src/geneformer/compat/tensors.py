@@ -18,12 +18,9 @@ _logger = logging.getLogger(__name__)
 
 
 def gen_attention_mask(minibatch_encoding: Mapping[str, Sequence[int]], max_len: int | None = None) -> Tensor:
-    """One for each token and zero for padding, on the accelerator if there is one, ``(B, max_len)``.
+    """One for each token of cells with a `length` and zero for padding, ``(B, max_len)``, on the accelerator if any.
 
-    Parameters
-    ----------
-    minibatch_encoding : Cells with a column `length`; no cells raise `OptionError`.
-    max_len : Width of the mask; the length of the longest cell by default.
+    `max_len` is the length of the longest cell by default.
     """
     lengths = torch.tensor(list(minibatch_encoding["length"]), dtype=torch.int64)
     if not len(lengths):
@@ -66,32 +63,25 @@ def pad_tensor_list(
     dim: int | None = None,
     padding_func: Callable[[Tensor, float, int, int], Tensor] | None = None,
 ) -> Tensor:
-    """Tensors of different lengths as one.
+    """Tensors of different lengths, stacked; blocks of three dimensions one behind the other along their first.
 
     Parameters
     ----------
-    tensor_list : Vectors, matrices or blocks; an empty list raises `OptionError`.
+    tensor_list : Vectors, matrices or blocks.
     dynamic_or_constant : "dynamic" for the length of the longest, or a length.
     pad_token_id : Value to pad with.
     model_input_size : Length to pad to where `dynamic_or_constant` is neither.
-    dim : Dimension to pad; None for vectors.
-    padding_func : `pad_2d_tensor` or `pad_3d_tensor`.
-
-    Returns
-    -------
-    A new first dimension over the tensors; blocks of three dimensions are put one behind the other along their first.
+    dim, padding_func : Dimension to pad, None for vectors; and `pad_2d_tensor` or `pad_3d_tensor`.
     """
     if not len(tensor_list):
         msg = "There is no tensor to pad."
         raise OptionError(msg)
-    along = 0 if dim is None else dim
-    if dynamic_or_constant == "dynamic":
+    along, length = dim or 0, dynamic_or_constant
+    if length == "dynamic":
         length = max(tensor.shape[along] for tensor in tensor_list)
-    elif isinstance(dynamic_or_constant, int):
-        length = dynamic_or_constant
-    else:
+    elif not isinstance(length, int):
+        _logger.warning("Padding to the input size of the model, %d, as %r is no length.", model_input_size, length)
         length = model_input_size
-        _logger.warning("Padding to the input size of the model, %d, as %r is no length.", length, dynamic_or_constant)
     pad = _pad if dim is None or padding_func is None else padding_func
     padded = [pad(tensor, pad_token_id, length, along) for tensor in tensor_list]
     return torch.cat(padded) if dim is not None and padded[0].ndim == 3 else torch.stack(padded)
@@ -102,9 +92,8 @@ def mean_nonpadding_embs(embs: Tensor, original_lens: Tensor | Sequence[int], di
 
     Parameters
     ----------
-    embs : Embeddings, ``(B, L, D)``, or one number per position, ``(B, L)``.
+    embs, dim : Embeddings, ``(B, L, D)``, or one number per position, ``(B, L)``; and the dimension of the positions.
     original_lens : Positions of each cell that are no padding, ``(B,)``.
-    dim : Dimension of the positions.
     """
     lengths = torch.as_tensor(original_lens, device=embs.device)
     inside_BL = torch.arange(embs.shape[dim], device=embs.device)[None, :] < lengths[:, None]
@@ -121,8 +110,7 @@ def cos_sim_shift(
 
     Parameters
     ----------
-    original_emb, perturbed_emb : Cells before and after, each ``(B, D)``.
-    end_emb : The state, ``(D,)`` or ``(1, D)``.
+    original_emb, perturbed_emb, end_emb : Cells before and after, each ``(B, D)``, and the state, ``(D,)``.
     cos : Cosine of rows, such as ``torch.nn.CosineSimilarity(dim=1)``.
     """
     state = end_emb.to(original_emb).reshape(1, -1)
@@ -140,16 +128,10 @@ def quant_cos_sims(
 
     Parameters
     ----------
-    perturbation_emb, original_emb
-        After and before: genes ``(B, L, D)`` in mode "gene", cells ``(B, D)`` in mode "cell".
-    cell_states_to_model : None for similarities; else shifts toward every state of `state_embs_dict`. For cells only.
-    state_embs_dict
-        Embedding of each state, ``(D,)`` or ``(1, D)``, on any device; states without any raise `OptionError`.
+    perturbation_emb, original_emb : After and before: ``(B, L, D)`` in mode "gene", ``(B, D)`` in mode "cell".
+    cell_states_to_model, state_embs_dict
+        None for cosines, ``(B, L)`` or ``(B,)``; else, for cells, shifts towards each state, ``(B,)``, by state.
     emb_mode : "gene" or "cell".
-
-    Returns
-    -------
-    Cosines, ``(B, L)`` or ``(B,)``; or shifts by state, each ``(B,)``.
     """
     check_choice("emb_mode", emb_mode, ("gene", "cell"))
     cos = torch.nn.CosineSimilarity(dim=2 if emb_mode == "gene" else 1)

@@ -36,11 +36,7 @@ def overexpress_indices_special(example: Row) -> Row:
 def overexpress_tokens(example: Row, max_len: int, special_token: bool) -> Row:
     """The row with its `tokens_to_perturb` in front, whether it had them or not, and no longer than `max_len`.
 
-    Parameters
-    ----------
-    example : A row, with the positions of those it has in `perturb_index`.
-    max_len : Most tokens.
-    special_token : Whether the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
+    With `special_token` the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
     """
     row, gone = _ids(example), _positions(example)
     start, end = (row[:1], row[-1:]) if special_token and len(row) > 1 else ([], [])

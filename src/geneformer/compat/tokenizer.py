@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from geneformer import errors, keys
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
+from geneformer.compat.options import Positive, Version, check_arguments
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options import TokenizeOptions
-from geneformer.options._fields import check_choice, check_range
-from geneformer.tokenization.ranking import framed
+from geneformer.options._fields import Range, check_choice, check_range
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
-from geneformer.tokens.dataset import arrow_lists
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,51 +56,32 @@ class TranscriptomeTokenizer:
     Parameters
     ----------
     custom_attr_name_dict : Columns that describe cells and are carried along: name in the input to name in the dataset.
-    nproc
-        Threads that rank cells side by side, no more than there are processors. How, not what: tokens do not depend
-        on it.
-    chunk_size : Cells read at a time. How, not what.
+    nproc, chunk_size : Threads that rank cells side by side, and cells read at a time; how, not what.
     model_input_size : Most tokens of a cell, special tokens included.
     special_token : Put `<cls>` first and `<eos>` last.
-    collapse_gene_ids
-        Map identifiers by the mapping dictionary. False takes them as they are; columns with one and the same gene are
-        summed all the same.
-    use_h5ad_index
-        Take gene identifiers from the index of `var` of h5ad and zarr files instead of its column `ensembl_id`.
+    collapse_gene_ids : Map identifiers by the mapping dictionary; columns of one gene are summed in any case.
+    use_h5ad_index : Gene identifiers are the index of `var`, in h5ad and zarr files, instead of its `ensembl_id`.
     keep_counts : Also write `counts`: each token's count scaled to 10,000 per cell.
-    model_version
-        "V2"; or "V1", which brings its own dictionaries, an input size of 2,048 and no special tokens, whatever was
-        given for the two.
+    model_version : "V2"; or "V1", with its own dictionaries, 2,048 tokens and no special ones, whatever was given.
     gene_median_file, token_dictionary_file, gene_mapping_file
-        Dictionaries as pickles; no mapping file stands for identifiers that map to themselves. They are read without
-        running anything.
-
-    Raises
-    ------
-    UnknownChoiceError : Another model version.
-    UnsupportedArgumentError
-        "V1" with dictionaries of something else, or special tokens that the dictionary does not have.
-    InvalidVocabularyError : Dictionaries that do not belong together.
-    OptionError : A value of the wrong kind.
+        Dictionaries as pickles, read without running anything; no mapping file for identifiers that are genes.
     """
 
     custom_attr_name_dict: Mapping[str, str] | None = None
-    nproc: int = 1
-    chunk_size: int = 512
-    model_input_size: int = 4096
+    nproc: Positive = 1
+    chunk_size: Positive = 512
+    model_input_size: Annotated[int, Range(low=3)] = 4096
     special_token: bool = True
     collapse_gene_ids: bool = True
     use_h5ad_index: bool = False
     keep_counts: bool = False
-    model_version: str = "V2"
+    model_version: Version = "V2"
     gene_median_file: str | Path = _GENE_MEDIAN_FILE
     token_dictionary_file: str | Path = _TOKEN_DICTIONARY_FILE
     gene_mapping_file: str | Path | None = _ENSEMBL_MAPPING_FILE
 
     def __post_init__(self) -> None:
-        check_choice("model_version", self.model_version, BUNDLED)
-        for name, low in {"nproc": 1, "chunk_size": 1, "model_input_size": 3}.items():
-            check_range(name, getattr(self, name), low=low)
+        vars(self).update(check_arguments(type(self), vars(self)))
         if self.model_version == "V1":
             if self.model_input_size not in (2048, 4096):
                 _logger.warning('model_version="V1" has an input size of 2048; %d is not used.', self.model_input_size)
@@ -116,10 +95,7 @@ class TranscriptomeTokenizer:
             collapse=self.collapse_gene_ids,
         )
         if self.special_token and self._vocabulary.cls_id is None:
-            msg = (
-                "special_token=True needs <cls> and <eos> in the token dictionary, which has neither. Set "
-                "special_token=False, or add them."
-            )
+            msg = "The token dictionary has no <cls> and <eos>. Set special_token=False, or add them."
             raise errors.UnsupportedArgumentError(msg)
         if not self.special_token and self._vocabulary.cls_id is not None:
             _logger.warning("Cells get no special tokens, although the token dictionary has <cls> and <eos>.")
@@ -168,16 +144,10 @@ class TranscriptomeTokenizer:
         Parameters
         ----------
         data_directory : Folder with the files; folders within it are not searched.
-        output_directory : Made if missing.
-        output_prefix : Name of the dataset; `.dataset` is put behind it, and dots in it stay.
+        output_directory, output_prefix : Folder, made if missing, and name of the dataset before `.dataset`.
         file_format : "loom", "h5ad" or "zarr": the suffix of the files.
         input_identifier : Text that names of files must contain.
         use_generator : How, not what: rows are always streamed to the disk.
-
-        Raises
-        ------
-        CountsError : A file cannot be used, or none of its genes is known; nothing is written.
-        OutputError : The output cannot be written.
         """
         files = input_files(data_directory, file_format, input_identifier)
         output = make_folder(output_directory) / f"{output_prefix.removesuffix('.dataset')}.dataset"
@@ -193,24 +163,13 @@ class TranscriptomeTokenizer:
     def tokenize_files(
         self, data_directory: str | Path, file_format: FileFormat = "loom", input_identifier: str = ""
     ) -> Tokenized:
-        """Tokens of all cells of the files of a folder, in memory, not cut and without special tokens.
-
-        Parameters
-        ----------
-        data_directory, file_format, input_identifier : As for `tokenize_data`.
+        """Tokens of all cells of the files `tokenize_data` takes, in memory, not cut and without special tokens.
 
         Returns
         -------
-        tokenized_cells
-            Token ids of each cell, each ``(length,)``.
-        cell_metadata
-            Values of the custom attributes by column of the dataset; None without attributes.
-        counts_cells
-            Scaled count of each token; empty unless `keep_counts`.
-
-        Raises
-        ------
-        CountsError : A file cannot be used, or none of its genes is known.
+        tokenized_cells : Token ids of each cell, each ``(length,)``.
+        cell_metadata : Values of the custom attributes by column of the dataset; None without attributes.
+        counts_cells : Scaled count of each token; empty unless `keep_counts`.
         """
         return self._in_memory(input_files(data_directory, file_format, input_identifier), file_format)
 
@@ -219,11 +178,7 @@ class TranscriptomeTokenizer:
     ) -> Tokenized:
         """Tokens of all cells of one h5ad or zarr file, as `tokenize_files` returns them.
 
-        Parameters
-        ----------
-        adata_file_path : The file.
-        target_sum : Sum that counts, if kept, are scaled to; tokens do not depend on it.
-        file_format : "h5ad" or "zarr".
+        Counts, if kept, are scaled to `target_sum`; tokens do not depend on it.
         """
         check_choice("file_format", file_format, FORMATS[1:])
         path: Any = adata_file_path
@@ -238,14 +193,7 @@ class TranscriptomeTokenizer:
     def tokenize_loom(
         self, loom_file_path: str | Path, target_sum: float = 10_000, file_format: Literal["loom"] = "loom"
     ) -> Tokenized:
-        """Tokens of all cells of one loom file, as `tokenize_files` returns them.
-
-        Parameters
-        ----------
-        loom_file_path : The file; it is not changed.
-        target_sum : As for `tokenize_anndata`.
-        file_format : "loom".
-        """
+        """Tokens of all cells of one loom file, which is not changed; see `tokenize_anndata`."""
         check_choice("file_format", file_format, FORMATS[:1])
         return self._in_memory([Path(loom_file_path)], file_format, target_sum)
 
@@ -261,33 +209,24 @@ class TranscriptomeTokenizer:
 
         Parameters
         ----------
-        tokenized_cells, cell_metadata, counts_cells
-            What `tokenize_files` returned; counts are taken where `keep_counts`.
-        use_generator : How, not what: it makes no difference.
+        tokenized_cells, cell_metadata, counts_cells : What `tokenize_files` returned.
+        use_generator : Makes no difference.
         keep_uncropped_input_ids : Also keep `input_ids_uncropped` and `length_uncropped`.
-
-        Raises
-        ------
-        MissingExtraError : The library `datasets` is not installed.
         """
         genes = RowForm(special_tokens=self.special_token).genes(self._vocabulary)
-        room = self.model_input_size - (genes.cls_id is not None) - (genes.eos_id is not None)
-        lengths = np.array([len(np.asarray(cell)) for cell in tokenized_cells], dtype=np.int64)
-        ids = np.concatenate(
-            [np.empty(0, np.int32), *(np.asarray(cell, dtype=np.int32)[:room] for cell in tokenized_cells)]
-        )
-        scaled = None
+        first, last = ([] if token is None else [token] for token in (genes.cls_id, genes.eos_id))
+        room = self.model_input_size - len(first) - len(last)
+        kind = np.dtype(self._id_type)
+        ids = [np.concatenate([first, np.asarray(cell)[:room], last]).astype(kind) for cell in tokenized_cells]
+        columns = {keys.INPUT_IDS: pa.array(ids, pa.list_(pa.from_numpy_dtype(kind)))}
         if self.keep_counts:
-            scaled = np.concatenate([np.empty(0), *(np.asarray(cell, np.float64)[:room] for cell in counts_cells)])
-        rows = framed(ids, scaled, np.minimum(lengths, room), lengths, genes)
-        columns = {keys.INPUT_IDS: arrow_lists(rows.offsets, rows.input_ids.astype(self._id_type))}
-        if rows.counts is not None:
-            columns[keys.COUNTS] = arrow_lists(rows.offsets, rows.counts)
+            counts = [np.pad(np.asarray(cell, np.float64)[:room], (len(first), len(last))) for cell in counts_cells]
+            columns[keys.COUNTS] = pa.array(counts, pa.list_(pa.float64()))
         columns |= {name: pa.array(values) for name, values in (cell_metadata or {}).items()}
-        columns[keys.LENGTH] = pa.array([stop - start for start, stop in pairwise(rows.offsets)], pa.int64())
+        columns[keys.LENGTH] = pa.array(map(len, ids), pa.int64())
         if keep_uncropped_input_ids:
-            uncropped = pa.array([list(cell) for cell in tokenized_cells], columns[keys.INPUT_IDS].type)
-            columns[f"{keys.INPUT_IDS}_uncropped"] = uncropped
+            uncropped = [np.asarray(cell, kind) for cell in tokenized_cells]
+            columns[f"{keys.INPUT_IDS}_uncropped"] = pa.array(uncropped, columns[keys.INPUT_IDS].type)
             columns[f"{keys.LENGTH}_uncropped"] = pa.array(map(len, tokenized_cells), pa.int64())
         dataset: Dataset = require("datasets", "create_dataset", extra="published").Dataset(pa.table(columns))
         return dataset
@@ -303,12 +242,10 @@ class TranscriptomeTokenizer:
         form = RowForm(names=names or {}, special_tokens=False, max_length=self._vocabulary.size)
         dataset = self._tokenize(files, file_format, form)
         packed = dataset.gather(range(len(dataset)), counts=self.keep_counts)
-        spans = [slice(*packed.cu_seqlens[row : row + 2].tolist()) for row in range(len(dataset))]
-        counts = []
-        if packed.counts is not None:
-            scaled = packed.counts * (target_sum / 10_000)
-            counts = [scaled[span] for span in spans]
+        scaled = [] if packed.counts is None else packed.counts * (target_sum / 10_000)
+        spans = [slice(*packed.cu_seqlens[row : row + 2]) for row in range(len(dataset))]
         metadata = {name: dataset.table.column(name).to_pylist() for name in names.values()} if names else None
+        counts = [scaled[span] for span in spans] if self.keep_counts else []
         return [packed.input_ids[span] for span in spans], metadata, counts
 
     def _tokenize(
@@ -376,15 +313,11 @@ def input_files(folder: str | Path, file_format: str, identifier: str = "") -> l
         msg = f'There is no folder "{folder}". Give the folder that holds the .{file_format} files.'
         raise errors.InputNotFoundError(msg)
     pattern = f"*{identifier}*.{file_format}" if identifier else f"*.{file_format}"
-    matching = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-    copies = [
-        path
-        for path in matching
-        if path.stem.endswith(_LEFTOVER) and path.with_stem(path.stem.removesuffix(_LEFTOVER)).exists()
-    ]
+    files = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    copies = [f for f in files if f.stem.endswith(_LEFTOVER) and f.with_stem(f.stem.removesuffix(_LEFTOVER)).exists()]
     if copies:
         _logger.warning("Left out, because they are copies of other files here: %s", _names(copies))
-    files = [path for path in matching if path not in copies]
+        files = [path for path in files if path not in copies]
     if not files:
         msg = f'The folder "{folder}" holds no {pattern}; it holds {_names(folder.iterdir())}.'
         raise errors.InputNotFoundError(msg)
