@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -409,7 +410,7 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
     """Tell the classes of cells."""
     import numpy as np
 
-    from geneformer.finetuning.predictions import CellPredictions, cell_table
+    from geneformer.finetuning.predictions import cell_table, save_predictions
     from geneformer.options._fields import check_range
 
     check_range("unknown_below", unknown_below, low=0.0, high=1.0)
@@ -417,11 +418,17 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
     opened = classifier.open(inputs, **given.places)
     proba = opened.spread(classifier.probabilities(opened), np.nan)
     named = classifier.name_classes(proba, unknown_below)
-    result = CellPredictions(
-        cell_table(opened), str(classifier.label_), tuple(classifier.classes_), named, proba, classifier.provenance
+    save_predictions(
+        cell_table(opened),
+        given.output,
+        classifier.provenance,
+        label=str(classifier.label_),
+        classes=tuple(classifier.classes_),
+        predicted=named,
+        proba=proba,
+        overwrite=given.overwrite,
     )
-    result.save(given.output, overwrite=given.overwrite)
-    counts = result.counts()
+    counts = dict(Counter(sorted(named.tolist())).most_common())
     return written("Predictions", given.output, list(counts.items()), counts=counts)
 
 

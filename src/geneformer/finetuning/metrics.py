@@ -6,7 +6,7 @@ weightings of the cells at once, as an interval takes a thousand: for 20,000 cel
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,8 @@ def evaluate_classes(
     own = proba_nc[np.arange(len(truth)), truth]
     step = np.finfo(own.dtype).eps  # a probability of 0 counts as the smallest step of its type, as in scikit-learn
     losses = -np.log(np.clip(own, step, 1 - step).astype(np.float64))
-    every_class = np.arange(len(names))
-    by_class, areas = _by_class(names, truth[:, None] == every_class, predicted[:, None] == every_class, proba_nc, boot)
+    positives = (truth == code for code in range(len(names)))
+    by_class, areas = _by_class(names, positives, (np.diag(table), table.sum(1), table.sum(0)), proba_nc, boot)
     log_loss = boot.estimates(("log_loss",), lambda weights: (weights @ losses / weights.sum(axis=1),), losses.size)
     return Evaluation(
         n_unlabeled=int((~labeled).sum()),
@@ -119,7 +119,7 @@ def evaluate_label_sets(
         micro = 2 * hits.sum(axis=1) / np.where(listed > 0, listed, 1)
         return drawn[:, -1] / weights.sum(axis=1), micro, mean_defined(shares(hits, true, predicted)[2])
 
-    by_class, areas = _by_class(names, truth_nc, predicted_nc, proba_nc, boot)
+    by_class, areas = _by_class(names, truth_nc.T, np.split(counts[:, :-1].sum(axis=0), 3), proba_nc, boot)
     return LabelSetEvaluation(
         n_unlabeled=int((~labeled).sum()),
         threshold=float(threshold),
@@ -237,23 +237,22 @@ def _counted(
 
 def _by_class(
     names: tuple[str, ...],
-    truth_nc: NDArray[np.bool_],
-    predicted_nc: NDArray[np.bool_],
+    positives: Iterable[NDArray[np.bool_]],
+    counts: Sequence[NDArray[Any]],
     proba_nc: NDArray[np.floating],
     boot: "Bootstrap",
 ) -> tuple[dict[str, Any], "Estimates"]:
     """The fields of `PerClass`; and the areas, each the mean over the classes it is defined for."""
-    rankings = [ClassRanking(proba_nc[:, i], truth_nc[:, i]) for i in range(len(names))]
+    rankings = [ClassRanking(score, positive) for score, positive in zip(proba_nc.T, positives, strict=True)]
     curves = {name: ranking.curves() for name, ranking in zip(names, rankings, strict=True)}
     roc = {name: curve for name, (curve, _) in curves.items() if curve is not None}
     pr = {name: curve for name, (_, curve) in curves.items() if curve is not None}
-    hits, true, predicted = (marked.sum(axis=0) for marked in (truth_nc & predicted_nc, truth_nc, predicted_nc))
 
     def areas(weights: Floats) -> tuple[Floats, ...]:
         auc, average = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
         return mean_defined(np.array(auc).T), mean_defined(np.array(average).T)
 
-    rows = class_rows(names, hits, true, predicted, roc, pr)
+    rows = class_rows(names, *counts, roc, pr)
     return {"classes": names, "per_class": rows, "roc": roc, "pr": pr}, boot.estimates(AREAS, areas, proba_nc.size)
 
 

@@ -1,9 +1,9 @@
 """Predictions as users take them away: slots of AnnData, tables and files."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from geneformer.inference.cells import Cells
 from geneformer.inference.tables import cells_as_anndata, check_suffix, write_table
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
     from anndata import AnnData
 
@@ -31,83 +30,6 @@ RANK = "rank"
 
 UNKNOWN = "unknown"
 """What a cell is called whose best class is too improbable."""
-
-
-@dataclass(frozen=True, slots=True)
-class CellPredictions:
-    """A class and its probability for every cell, in the order of the input.
-
-    Attributes
-    ----------
-    cells
-        Columns of the input about each cell.
-    label
-        What was predicted, such as "cell_type".
-    classes
-        Names of the classes, ``(C,)``.
-    predicted
-        Class of each cell, ``(n,)``.
-    proba
-        Probability of every class, ``(n, C)``.
-    provenance
-        Model, vocabulary fingerprint, options, versions.
-    """
-
-    cells: "pa.Table"
-    label: str
-    classes: tuple[str, ...]
-    predicted: NDArray[Any]
-    proba: NDArray[np.float64]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def counts(self) -> dict[str, int]:
-        """Cells of each predicted class, the commonest first."""
-        names, numbers = np.unique(self.predicted.astype(str), return_counts=True)
-        order = np.argsort(-numbers, kind="stable")
-        return {str(names[i]): int(numbers[i]) for i in order}
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One row per cell: class, its probability, every class's probability, then the columns of the input."""
-        import pandas as pd
-
-        key = keys.predicted(self.label)
-        columns = {key: self.predicted, f"{key}_probability": self.proba.max(axis=1)}
-        columns |= {f"probability {name}": self.proba[:, i] for i, name in enumerate(self.classes)}
-        given = self.cells.to_pandas()
-        frame: pd.DataFrame = pd.concat(
-            [pd.DataFrame(columns), given.drop(columns=list(columns), errors="ignore")], axis=1
-        )
-        return frame
-
-    def to_anndata(self) -> "AnnData":
-        """Cells as `obs` with class and probability, all probabilities in `obsm`, provenance in `uns`."""
-        adata = cells_as_anndata(self.cells)
-        write_predictions(
-            adata,
-            label=self.label,
-            classes=self.classes,
-            predicted=self.predicted,
-            proba=self.proba,
-            provenance=self.provenance,
-        )
-        return adata
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write an `.h5ad`, `.parquet` or `.csv`, complete or not at all.
-
-        Raises
-        ------
-        UnsupportedFormatError
-            Another suffix.
-        OutputExistsError
-            There is a file already.
-        """
-        path = check_suffix(path, SUFFIXES)
-        with atomic_file(path, overwrite=overwrite) as temporary:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(temporary)
-            else:
-                write_table(self.to_frame(), temporary, self.provenance, index=False)
 
 
 def write_predictions(
@@ -135,12 +57,34 @@ def write_predictions(
     adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: {**provenance, "classes": list(classes)}}
 
 
+def save_predictions(
+    cells: "pa.Table",
+    path: str | Path,
+    provenance: Mapping[str, Any],
+    *,
+    label: str,
+    classes: tuple[str, ...],
+    predicted: NDArray[Any],
+    proba: NDArray[np.float64],
+    overwrite: bool = False,
+) -> None:
+    """Write the classes of cells with all probabilities as `save_cells` does; an `.h5ad` as `write_predictions`."""
+    key = keys.predicted(label)
+    columns = {key: predicted, f"{key}_probability": proba.max(axis=1)}
+    columns |= {f"probability {name}": proba[:, i] for i, name in enumerate(classes)}
+    into = partial(
+        write_predictions, label=label, classes=classes, predicted=predicted, proba=proba, provenance=provenance
+    )
+    save_cells(cells, columns, path, provenance, into=into, overwrite=overwrite)
+
+
 def save_cells(
     cells: "pa.Table",
     columns: Mapping[str, Any],
     path: str | Path,
     provenance: Mapping[str, Any],
     *,
+    into: "Callable[[AnnData], None] | None" = None,
     overwrite: bool = False,
 ) -> None:
     """Write an `.h5ad`, `.parquet` or `.csv` of predictions and the columns of the input, complete or not at all."""
@@ -150,9 +94,12 @@ def save_cells(
     with atomic_file(path, overwrite=overwrite) as temporary:
         if path.suffix == ".h5ad":
             adata = cells_as_anndata(cells)
-            for name, values in columns.items():
-                adata.obs[name] = values
-            adata.uns[keys.UNS] = {name: dict(provenance) for name in columns}
+            if into is not None:
+                into(adata)
+            else:
+                for name, values in columns.items():
+                    adata.obs[name] = values
+                adata.uns[keys.UNS] = {name: dict(provenance) for name in columns}
             adata.write_h5ad(temporary)
             return
         given = cells.to_pandas().drop(columns=list(columns), errors="ignore")
