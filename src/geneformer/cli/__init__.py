@@ -31,23 +31,23 @@ GROUPS = {
         "cross-validate": "Fit once per fold, and score every cell by a classifier that has not seen it.",
         "evaluate": "Score a fitted classifier on labeled cells it has not seen.",
         "fit": "Fine-tune a pretrained model to tell classes of cells apart.",
-        "predict": "Tell the classes of cells.",
+        "predict": "Predict the classes of cells.",
         "search": "Search for the best training options, and fit with them.",
     },
     "classify-genes": {
         "cross-validate": "Fit once per fold, and score every gene by a classifier that has not seen it.",
         "fit": "Fine-tune a pretrained model to tell classes of genes apart.",
-        "predict": "Tell the classes of all genes.",
+        "predict": "Predict the classes of all genes.",
     },
     "decode-expression": {
         "evaluate": "Score a fitted decoder on genes taken out of cells it has not seen.",
-        "fit": "Fine-tune a pretrained model to tell how much of each gene a cell expresses.",
-        "predict": "Tell values and ranks of genes in cells.",
+        "fit": "Fine-tune a pretrained model to predict how much of each gene a cell expresses.",
+        "predict": "Predict values and ranks of genes in cells.",
     },
     "multi-task": {
         "evaluate": "Score a fitted classifier in every task, on labeled cells it has not seen.",
-        "fit": "Fine-tune a pretrained model to tell several columns of classes at once.",
-        "predict": "Tell the classes of cells in every task.",
+        "fit": "Fine-tune a pretrained model to predict several columns of classes at once.",
+        "predict": "Predict the classes of cells in every task.",
     },
     "perturb": {
         "merge": "Put the parts of a run together.",
@@ -57,8 +57,8 @@ GROUPS = {
     },
     "regress": {
         "evaluate": "Score a fitted model on cells with numbers it has not seen.",
-        "fit": "Fine-tune a pretrained model to tell a number of cells.",
-        "predict": "Tell the numbers of cells.",
+        "fit": "Fine-tune a pretrained model to predict a number of cells.",
+        "predict": "Predict the numbers of cells.",
     },
 }
 """Subcommands that have subcommands of their own."""

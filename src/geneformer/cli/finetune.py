@@ -253,7 +253,7 @@ def regress_fit(
     regress: RegressOptions,
     given: FittingCells,
 ) -> Outcome:
-    """Fine-tune a pretrained model to tell a number of cells."""
+    """Fine-tune a pretrained model to predict a number of cells."""
     regressor = given.fit("CellRegressor", inputs, label, regress=regress)
     return given.outcome("Model", regressor, [("Number", f"{label}, {regressor.loss_} loss")], label=label)
 
@@ -266,7 +266,7 @@ def multi_task_fit(
     multi_task: MultiTaskOptions,
     given: FittingCells,
 ) -> Outcome:
-    """Fine-tune a pretrained model to tell several columns of classes at once."""
+    """Fine-tune a pretrained model to predict several columns of classes at once."""
     classifier = given.fit("MultiTaskClassifier", inputs, label, multi_task=multi_task)
     tasks = {name: list(classes) for name, classes in classifier.classes_.items()}
     weights = classifier.task_weights_
@@ -277,7 +277,7 @@ def multi_task_fit(
 
 @with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES + OF_SECOND_VIEWS})
 def decode_expression_fit(inputs: Inputs, *, expression: ExpressionOptions, given: FittingCells) -> Outcome:
-    """Fine-tune a pretrained model to tell how much of each gene a cell expresses."""
+    """Fine-tune a pretrained model to predict how much of each gene a cell expresses."""
     return given.outcome("Decoder", given.fit("ExpressionDecoder", inputs, expression=expression))
 
 
@@ -407,7 +407,7 @@ def classify_search(
 
 @with_options()
 def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
-    """Tell the classes of cells."""
+    """Predict the classes of cells."""
     import numpy as np
 
     from geneformer.finetuning.predictions import cell_table, save_predictions
@@ -437,11 +437,11 @@ def regress_predict(
     inputs: Inputs,
     *,
     with_spread: Annotated[
-        bool, flag("Also tell the standard deviation expected around each number.", "--with-spread")
+        bool, flag("Also predict the standard deviation expected around each number.", "--with-spread")
     ] = False,
     given: Predicting,
 ) -> Outcome:
-    """Tell the numbers of cells."""
+    """Predict the numbers of cells."""
     from geneformer import keys
 
     regressor = given.load("CellRegressor")
@@ -462,7 +462,7 @@ def regress_predict(
 
 @with_options()
 def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
-    """Tell the classes of cells in every task."""
+    """Predict the classes of cells in every task."""
     import pandas as pd
 
     from geneformer import keys
@@ -495,7 +495,7 @@ def decode_expression_predict(
     ] = None,
     given: Predicting,
 ) -> Outcome:
-    """Tell values and ranks of genes in cells.
+    """Predict values and ranks of genes in cells.
 
     An .h5ad has cells by genes, a table one row per cell and gene.
     """
@@ -513,7 +513,7 @@ def decode_expression_predict(
 
 @with_options()
 def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -> Outcome:
-    """Tell the classes of all genes.
+    """Predict the classes of all genes.
 
     One row per gene of the vocabulary: the cells it occurs in, and its probabilities averaged over them.
     """

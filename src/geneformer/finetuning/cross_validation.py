@@ -102,9 +102,12 @@ def cross_validate(
     }
     pooled = ReportSet()
     for name, target in encoded.targets.items():
-        found = [(by_task(report), split) for report, split in zip(reports, splits, strict=True)]
-        of_target = [(tasks.get(name, tasks.get("")), split) for tasks, split in found]
-        tested = [(report, _rows(report, split, opened)) for report, split in of_target if report is not None]
+        tested = []
+        for report, split in zip(reports, splits, strict=True):
+            tasks = by_task(report)
+            of_target = tasks.get(name, tasks.get(""))
+            if of_target is not None:
+                tested.append((of_target, _rows(of_target, split, opened)))
         pooled[name] = _pooled(target, tested, groups=donors, seed=first.finetuning.seed, settings=settings)
     report = pooled if isinstance(reports[0], ReportSet) else pooled.popitem()[1]
     return CrossValidation(report=report, folds=tuple(reports))

@@ -120,7 +120,7 @@ class ClassRow:
     precision
         Share of the cells predicted to be of the class that are; 0 where none was predicted.
     recall
-        Share of the cells of the class that were found.
+        Share of the cells of the class that were predicted to be of it.
     f1
         Harmonic mean of the two.
     n

@@ -55,7 +55,7 @@ BATCH = 5e5
 """Weights held at once."""
 
 POINTS = 200
-"""Points kept of a curve."""
+"""Most points of a curve in a report."""
 
 
 def evaluate_classes(
@@ -310,10 +310,10 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     if len(x) <= POINTS:
         return x, y
     along = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS - 1)))
-    kept[0], last = 0, len(x) - 1
-    kept = np.append(kept[kept < last], last)
-    return x[kept], y[kept]
+    chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS - 1)))
+    chosen[0], last = 0, len(x) - 1
+    chosen = np.append(chosen[chosen < last], last)
+    return x[chosen], y[chosen]
 
 
 # Numbers

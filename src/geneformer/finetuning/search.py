@@ -137,8 +137,8 @@ def search(
     >>> adata = pbmc3k()[:200].copy()
     >>> adata.obs["depth"] = ["deep" if n > 2000 else "shallow" for n in adata.X.sum(axis=1)]
     >>> classifier = gf.CellClassifier(model="mini", max_steps=2, baselines="none", progress=False)
-    >>> found = search(classifier, adata, "depth", space={"learning_rate": [1e-4, 1e-3]}, trials=2, refit="none")
-    >>> found.trials["state"].tolist(), list(found.best_options)
+    >>> result = search(classifier, adata, "depth", space={"learning_rate": [1e-4, 1e-3]}, trials=2, refit="none")
+    >>> result.trials["state"].tolist(), list(result.best_options)
     (['complete', 'complete'], ['learning_rate'])
     """
     chosen: SearchOptions = spread_options({"search": options or SearchOptions()}, changes)["search"]
@@ -441,10 +441,15 @@ def _record(distribution: Any) -> dict[str, Any]:
     """A distribution as studies keep it."""
     if hasattr(distribution, "choices"):
         return {"values": list(distribution.choices)}
-    whole = isinstance(distribution.low, int)
-    step = None if whole and distribution.step == 1 else distribution.step
-    low, high = distribution.low, distribution.high
-    return {"low": low, "high": high, "log": distribution.log, "step": step, "whole": whole}
+    low, high, log, step = distribution.low, distribution.high, distribution.log, distribution.step
+    is_integer = isinstance(low, int)
+    return {
+        "low": low,
+        "high": high,
+        "log": log,
+        "step": None if is_integer and step == 1 else step,
+        "whole": is_integer,
+    }
 
 
 # Trials

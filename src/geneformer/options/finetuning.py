@@ -253,7 +253,8 @@ class GeneClassifyOptions(Options):
     """Which genes and cells are used, and what the model is compared with."""
 
     unknown_genes: Literal["refuse", "drop"] = "refuse"
-    """Refuse lists with names that are no genes of the vocabulary, or leave such names out and tell which."""
+    """Refuse lists with names that are no genes of the vocabulary, or leave such names out with a warning that lists
+    them."""
 
     valid: Share = 0.1
     """Share of the genes learnt from that choose the best step instead; 0 for none."""
