@@ -252,7 +252,8 @@ def _by_class(
         auc, average = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
         return mean_defined(np.array(auc).T), mean_defined(np.array(average).T)
 
-    rows = class_rows(names, *counts, roc, pr)
+    hits, true, predicted = counts
+    rows = class_rows(names, hits, true, predicted, roc, pr)
     return {"classes": names, "per_class": rows, "roc": roc, "pr": pr}, boot.estimates(AREAS, areas, proba_nc.size)
 
 

@@ -154,7 +154,7 @@ def search(
     codes = estimator.targets(opened, label, by_cell=groups is None and ids is None).codes
     split = draw_rows(opened, codes, estimator.split_options(groups), groups=groups, ids=ids or groups)
     if not len(split.valid):
-        msg = "There are no validation cells to judge trials by. Set a share for them, such as valid=0.1."
+        msg = "There are no validation cells to compare trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)
     objective = _Objective(estimator, label, opened, split, metric, ranges)
     with open_study(chosen, objective.started(chosen), lower_is_better=metric in LOWER_IS_BETTER) as study:
@@ -591,10 +591,14 @@ def open_study(options: SearchOptions, started: Mapping[str, Any], *, lower_is_b
         try:
             with workers.claiming():
                 study = optuna.create_study(
-                    storage=None if file is None else _storage(file, str(options.storage).startswith("sqlite:")),
+                    storage=None if file is None else _storage(file, str(options.storage)),
                     study_name=options.study,
                     direction="minimize" if lower_is_better else "maximize",
-                    pruner=_pruner(options),
+                    pruner={
+                        "median": optuna.pruners.MedianPruner(n_startup_trials=options.prune_after),
+                        "halving": optuna.pruners.SuccessiveHalvingPruner(),
+                        "none": optuna.pruners.NopPruner(),
+                    }[options.pruner],
                     load_if_exists=True,
                 )
                 _check_started(study, options, json.loads(json.dumps(dict(started), default=str)))
@@ -603,21 +607,13 @@ def open_study(options: SearchOptions, started: Mapping[str, Any], *, lower_is_b
             optuna.logging.set_verbosity(verbosity)
 
 
-def _storage(file: Path, is_database: bool) -> Any:
-    from optuna import storages
+def _storage(file: Path, given: str) -> Any:
+    from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if is_database:
-        return storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
-    return storages.JournalStorage(JournalFileBackend(str(file)))
-
-
-def _pruner(options: SearchOptions) -> Any:
-    from optuna import pruners
-
-    if options.pruner == "median":
-        return pruners.MedianPruner(n_startup_trials=options.prune_after)
-    return pruners.SuccessiveHalvingPruner() if options.pruner == "halving" else pruners.NopPruner()
+    if given.startswith("sqlite:"):
+        return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+    return JournalStorage(JournalFileBackend(str(file)))
 
 
 def _check_started(study: Any, options: SearchOptions, started: dict[str, Any]) -> None:
