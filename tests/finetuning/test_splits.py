@@ -569,6 +569,10 @@ def test_the_hash_seed_changes_nothing():
 # Draws of ids
 
 
+def draws_of(attributes, size, has_class, **options):
+    return balance_ids(attributes, size, has_class, SplitOptions(method="balanced", balance=["x"], **options))
+
+
 @pytest.fixture
 def donors():
     rng = np.random.default_rng(0)
@@ -579,7 +583,7 @@ def donors():
 
 def test_the_first_draw_that_passes_is_taken(donors):
     frame, has_class = donors
-    best, trials = balance_ids(frame, 8, has_class, p_threshold=0.4)
+    best, trials = draws_of(frame, 8, has_class, p_threshold=0.4)
     assert best is trials[-1]
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert [trial.passes(0.4) for trial in trials] == [False] * (len(trials) - 1) + [True]
@@ -589,7 +593,7 @@ def test_the_first_draw_that_passes_is_taken(donors):
 
 def test_p_values_and_summaries_are_those_of_the_two_sides(donors):
     frame, has_class = donors
-    for trial in balance_ids(frame, 8, has_class, p_threshold=1.0, max_trials=20)[1]:
+    for trial in draws_of(frame, 8, has_class, p_threshold=1.0, max_trials=20)[1]:
         held = np.isin(np.arange(40), trial.held_out)
         age, sex = frame["age"], frame["sex"]
         assert trial.p["age"] == pytest.approx(stats.ranksums(age[~held], age[held]).pvalue)
@@ -604,7 +608,7 @@ def test_p_values_and_summaries_are_those_of_the_two_sides(donors):
 
 def test_the_best_draw_is_taken_where_none_passes(donors):
     frame, has_class = donors
-    best, trials = balance_ids(frame, 8, has_class, p_threshold=1.0, max_trials=30)
+    best, trials = draws_of(frame, 8, has_class, p_threshold=1.0, max_trials=30)
     assert len(trials) == 30
     assert not any(trial.passes(1.0) for trial in trials)
     assert best.mean_p == max(trial.mean_p for trial in trials)
@@ -615,9 +619,7 @@ def test_a_seed_fixes_the_draws(donors):
     frame, has_class = donors
 
     def drawn(**changes):
-        return [
-            t.held_out.tolist() for t in balance_ids(frame, 8, has_class, p_threshold=1.0, max_trials=5, **changes)[1]
-        ]
+        return [t.held_out.tolist() for t in draws_of(frame, 8, has_class, p_threshold=1.0, max_trials=5, **changes)[1]]
 
     assert drawn() == drawn(seed=0) != drawn(seed=1)
     assert len({tuple(places) for places in drawn()}) == 5
@@ -635,7 +637,7 @@ def test_every_class_is_learnt_and_held_out_where_it_can_be(has_class, size, see
     has_class = np.array(has_class)
     has_class = has_class[:, has_class.any(axis=0)]
     try:
-        best, _ = balance_ids({"age": np.arange(len(has_class))}, size, has_class, seed=seed)
+        best, _ = draws_of({"age": np.arange(len(has_class))}, size, has_class, seed=seed)
     except RareClassError:
         assert len(has_class) <= has_class.shape[1]  # one id per class is all there are
         return
@@ -660,7 +662,7 @@ def test_every_class_is_learnt_and_held_out_where_it_can_be(has_class, size, see
     ],
 )
 def test_whatever_is_no_number_is_counted(values):
-    best, _ = balance_ids({"x": values}, 2, np.ones((8, 1), dtype=bool))
+    best, _ = draws_of({"x": values}, 2, np.ones((8, 1), dtype=bool))
     learnt, held = best.summary["x"]
     assert sum(learnt.values()) == 6
     assert sum(held.values()) == 2
@@ -671,7 +673,7 @@ def test_whatever_is_no_number_is_counted(values):
     "values", [[1, 2.5, None, 4] * 2, pd.Categorical([1, 2] * 4), pd.array([1, None] * 4, "Int64")]
 )
 def test_numbers_are_averaged_without_the_missing(values):
-    best, _ = balance_ids({"x": values}, 2, np.ones((8, 1), dtype=bool))
+    best, _ = draws_of({"x": values}, 2, np.ones((8, 1), dtype=bool))
     numbers = pd.Series(values).astype(float)
     held = np.isin(np.arange(8), best.held_out)
     expected = [side.mean() if side.notna().any() else None for side in (numbers[~held], numbers[held])]
@@ -679,7 +681,7 @@ def test_numbers_are_averaged_without_the_missing(values):
 
 
 def test_an_attribute_that_tells_nothing_passes():
-    best, trials = balance_ids({"x": ["same"] * 8, "y": [np.nan] * 8}, 2, np.ones((8, 1), dtype=bool), p_threshold=1.0)
+    best, trials = draws_of({"x": ["same"] * 8, "y": [np.nan] * 8}, 2, np.ones((8, 1), dtype=bool), p_threshold=1.0)
     assert len(trials) == 1
     assert best.p["x"] == 1
     assert np.isnan(best.p["y"])
@@ -688,11 +690,11 @@ def test_an_attribute_that_tells_nothing_passes():
 
 def test_draws_that_cannot_be_made():
     with pytest.raises(RareClassError, match="All 3 ids are needed to learn 3 classes"):
-        balance_ids({"x": [1, 2, 3]}, 1, np.eye(3, dtype=bool))
+        draws_of({"x": [1, 2, 3]}, 1, np.eye(3, dtype=bool))
     with pytest.raises(LabelError, match="'x' mixes texts and numbers: 1, 'b'"):
-        balance_ids({"x": [1, "b", 1]}, 1, np.ones((3, 1), dtype=bool))
+        draws_of({"x": [1, "b", 1]}, 1, np.ones((3, 1), dtype=bool))
     with pytest.raises(OutOfRangeError):
-        balance_ids({"x": [1, 2, 3]}, 1, np.ones((3, 1), dtype=bool), max_trials=0)
+        draws_of({"x": [1, 2, 3]}, 1, np.ones((3, 1), dtype=bool), max_trials=0)
 
 
 # Genes

@@ -542,9 +542,7 @@ def _draw_balanced(cells: _LabeledCells, options: SplitOptions) -> tuple[Ints, l
             {name: value[free] for name, value in values.items()},
             max(1, round(share * len(names))),
             has_class[free][:, has_class[free].any(axis=0)],
-            max_trials=options.max_trials,
-            p_threshold=options.p_threshold,
-            seed=options.seed,
+            options,
         )
         part_of[free[best.held_out]] = part
         rows += [trial.to_row(PARTS[part], [names[i] for i in free], trial is best) for trial in trials]
@@ -598,35 +596,30 @@ class Trial:
 
     def to_row(self, part: str, ids: Sequence[str], accepted: bool) -> dict[str, Any]:
         """The draw as the row of a table."""
-        held_out = tuple(ids[i] for i in self.held_out)
-        row = {"part": part, "trial": self.number, "accepted": accepted, "n_train": len(ids) - len(held_out)}
-        row |= {"n_held_out": len(held_out), "held_out": held_out}
+        row = {
+            "part": part,
+            "trial": self.number,
+            "accepted": accepted,
+            "held_out": tuple(ids[i] for i in self.held_out),
+        }
         for name, (train, held) in self.summary.items():
             row |= {f"{name}_train": train, f"{name}_held_out": held, f"{name}_p": self.p[name]}
         return row | {"mean_p": self.mean_p}
 
 
 def balance_ids(
-    attributes: Mapping[str, ArrayLike],
-    size: int,
-    has_class: NDArray[np.bool_],
-    *,
-    max_trials: int = 100,
-    p_threshold: float = 0.1,
-    seed: int = 0,
+    attributes: Mapping[str, ArrayLike], size: int, has_class: NDArray[np.bool_], options: SplitOptions
 ) -> tuple[Trial, list[Trial]]:
     """The first draw of ids to hold out that passes, else the one with the highest mean p; and all draws."""
-    check_range("max_trials", max_trials, low=1)
     columns = {name: _numbers_or_texts(values, name) for name, values in attributes.items()}
     trials: list[Trial] = []
-    for number in range(max_trials):
-        held_out = _draw_ids(has_class, size, np.random.default_rng([seed, number]))
-        is_held = np.zeros(len(has_class), dtype=bool)
-        is_held[held_out] = True
+    for number in range(options.max_trials):
+        held_out = _draw_ids(has_class, size, np.random.default_rng([options.seed, number]))
+        is_held = np.isin(np.arange(len(has_class)), held_out)
         compared = {name: _compare(values[~is_held], values[is_held]) for name, values in columns.items()}
         p = {name: p for name, (p, _) in compared.items()}
         trials.append(Trial(number, held_out, p, {name: sides for name, (_, sides) in compared.items()}))
-        if trials[-1].passes(p_threshold):
+        if trials[-1].passes(options.p_threshold):
             return trials[-1], trials
     return max(trials, key=lambda trial: trial.mean_p), trials
 
