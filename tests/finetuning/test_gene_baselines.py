@@ -6,15 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from geneformer.finetuning.baselines import PENALTIES, logistic_regression_on
-from geneformer.finetuning.gene_targets import (
-    CONTEXTUAL,
-    MAJORITY,
-    STATIC,
-    STATISTICS,
-    classify_genes_by_baselines,
-    gene_features,
-)
+from geneformer.finetuning.baselines import MAJORITY, PENALTIES, logistic_regression_on
+from geneformer.finetuning.gene_targets import CONTEXTUAL, STATIC, STATISTICS, GeneClasses, gene_features
+from geneformer.finetuning.training import count_cells
 from geneformer.models.loading import load_model
 from geneformer.options import RuntimeOptions
 from small_finetuning import tiny_model
@@ -66,32 +60,32 @@ def known(tmp_path_factory):
 def test_features_are_those_of_the_genes(known):
     base, tokens, counts, _ = known
     found = gene_features(base, tokens, RUNTIME, counts=counts)
-    assert set(found.tables) == {STATISTICS, STATIC, CONTEXTUAL}
-    seen = np.flatnonzero(found.n_cells)
-    for table in found.tables.values():
+    assert set(found) == {STATISTICS, STATIC, CONTEXTUAL}
+    n_cells = count_cells(tokens, V1.size, base.max_length)
+    seen = np.flatnonzero(n_cells)
+    for table in found.values():
         assert len(table) == V1.size
         assert np.isfinite(table[seen]).all()
     embedding = base.network.bert.embeddings.word_embeddings.weight.detach().numpy()
-    np.testing.assert_array_equal(found.tables[STATIC], embedding)
+    np.testing.assert_array_equal(found[STATIC], embedding)
     level = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4).mean(axis=0)
-    ours = found.tables[STATISTICS][V1.token_ids, 2]
+    ours = found[STATISTICS][V1.token_ids, 2]
     assert np.corrcoef(level, ours)[0, 1] == pytest.approx(1.0)
-    detection = found.tables[STATISTICS][seen, 1]
-    order = np.argsort(found.n_cells[seen], kind="stable")
+    detection = found[STATISTICS][seen, 1]
+    order = np.argsort(n_cells[seen], kind="stable")
     assert (np.diff(detection[order]) >= -1e-12).all()
-    assert gene_features(base, tokens, RUNTIME).tables[STATISTICS].shape[1] == 4
+    assert gene_features(base, tokens, RUNTIME)[STATISTICS].shape[1] == 4
 
 
 def test_baselines_learn_from_training_genes_only(known):
     base, tokens, counts, labels = known
     found = gene_features(base, tokens, RUNTIME, counts=counts)
-    rows, test = np.arange(18), np.arange(18, 24)
-    first = classify_genes_by_baselines(labels, rows, found, labels.tokens[test])
-    assert set(first) == {STATISTICS, STATIC, CONTEXTUAL, MAJORITY}
-    for proba in first.values():
+    learnt, tested = (
+        {name: table[labels.tokens[rows]] for name, table in found.items()}
+        for rows in (np.arange(18), np.arange(18, 24))
+    )
+    predictions = GeneClasses(labels.classes).baselines(learnt, labels.codes[:18], tested)
+    assert set(predictions) == {STATISTICS, STATIC, CONTEXTUAL, MAJORITY}
+    for proba in predictions.values():
         assert proba.shape == (6, 3)
         np.testing.assert_allclose(proba.sum(axis=1), 1.0)
-    labels.codes[test] = (labels.codes[test] + 1) % 3
-    second = classify_genes_by_baselines(labels, rows, found, labels.tokens[test])
-    for name, proba in first.items():
-        np.testing.assert_array_equal(second[name], proba)

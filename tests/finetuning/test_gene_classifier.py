@@ -185,18 +185,18 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     }
     one = classifier(model, baselines="cheap")
     prepared = one._prepare(cells(), lists, one._pair())
-    parts = draw_gene_folds(prepared.labels.codes, 3, valid=0.1)[0]
-    exchanged = one._prepare(cells(), swapped, one._pair()).labels
-    assert (exchanged.codes != prepared.labels.codes).sum() == len(first) == len(parts.test)
-    features = one._features_of(prepared)
-    said = [
-        one._fold(replace(prepared, labels=labels, features=features), parts, "Fold 1").proba
-        for labels in (prepared.labels, exchanged)
-    ]
-    assert said[0].keys() == said[1].keys()
-    for name in said[0]:
-        np.testing.assert_array_equal(said[0][name], said[1][name])
-    np.testing.assert_array_equal(said[0]["model"], report.proba[report.folds == 1])
+    parts = draw_gene_folds(prepared.encoded.codes, 3, valid=0.1)[0]
+    exchanged = one._prepare(cells(), swapped, one._pair()).encoded
+    assert (exchanged.codes != prepared.encoded.codes).sum() == len(first) == len(parts.test)
+    features = one._see(prepared)
+    straight, other = (
+        one._fold(replace(prepared, encoded=labels, features=features), parts, "Fold 1").predictions
+        for labels in (prepared.encoded, exchanged)
+    )
+    assert straight.keys() == other.keys()
+    for name in straight:
+        np.testing.assert_array_equal(straight[name][0], other[name][0])
+    np.testing.assert_array_equal(straight["model"][0], report.proba[report.folds == 1])
 
 
 def test_held_out_genes_are_reported(model, tmp_path):

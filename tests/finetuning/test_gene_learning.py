@@ -102,8 +102,8 @@ def test_the_loss_is_the_mean_over_labeled_tokens(tokens, labels, learnt):
 def test_it_learns_its_genes(base, tokens, labels):
     parts = Split(np.arange(len(labels)), *np.empty((2, 0), dtype=np.int64), method="all")
     network, result = learn(base, tokens, labels, parts, max_steps=60, dropout=0.0)
-    said = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)
-    assert (said.proba[labels.tokens].argmax(axis=1) == labels.codes).mean() > 0.9
+    proba, _, _ = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)
+    assert (proba[labels.tokens].argmax(axis=1) == labels.codes).mean() > 0.9
     assert result.metrics == {}
 
 
@@ -111,7 +111,9 @@ def test_it_learns_its_genes(base, tokens, labels):
 def test_probabilities_are_means_over_cells(tokens, labels, learnt, tokens_per_batch):
     network, truth_of = learnt[1], labels.class_of(V1.size)
     runtime = replace(RUNTIME, tokens_per_batch=tokens_per_batch)
-    said = predict_genes(network, tokens, runtime, size=V1.size, max_length=LENGTH, truth_of=truth_of)
+    averaged, n_cells, tally = predict_genes(
+        network, tokens, runtime, size=V1.size, max_length=LENGTH, truth_of=truth_of
+    )
     found, right = {}, []
     for row in range(len(tokens)):
         ids = torch.from_numpy(tokens[row][:LENGTH].astype(np.int64))
@@ -121,12 +123,12 @@ def test_probabilities_are_means_over_cells(tokens, labels, learnt, tokens_per_b
             found.setdefault(token, []).append(values)
             if truth_of[token] != MISSING:
                 right.append(values.argmax() == truth_of[token])
-    assert np.flatnonzero(said.n_cells).tolist() == sorted(found)
-    assert np.isnan(said.proba[said.n_cells == 0]).all()
+    assert np.flatnonzero(n_cells).tolist() == sorted(found)
+    assert np.isnan(averaged[n_cells == 0]).all()
     for token, values in found.items():
-        assert said.n_cells[token] == len(values)
-        np.testing.assert_allclose(said.proba[token], np.mean(values, axis=0), atol=1e-6)
-    figures = said.occurrences.evaluation(labels.classes)
+        assert n_cells[token] == len(values)
+        np.testing.assert_allclose(averaged[token], np.mean(values, axis=0), atol=1e-6)
+    figures = tally.evaluation(labels.classes)
     assert figures.n == len(right)
     assert figures.metrics["accuracy"].mean == pytest.approx(np.mean(right))
 
@@ -140,8 +142,7 @@ def test_scores_count_every_gene_once(tokens, labels, learnt):
         found = score_genes(2, V1.size, ((one, network(**one)) for one in batch))
         whole = batches([(0, row) for row in range(len(batches.rows))])
         loss = float(network(**whole).loss)
-    said = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)
-    proba = said.proba[labels.tokens]
+    proba = predict_genes(network, tokens, RUNTIME, size=V1.size, max_length=LENGTH)[0][labels.tokens]
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
     assert found["accuracy"] == pytest.approx((proba.argmax(axis=1) == labels.codes).mean())
     given = proba[np.arange(len(labels)), labels.codes]

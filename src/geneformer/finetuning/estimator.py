@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import Manifest, installed_versions
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
-from geneformer.finetuning.reports import MODEL, RANDOM, Report, ReportSet, load_report
+from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, load_report
 from geneformer.finetuning.splits import Split, draw_rows, given_rows
-from geneformer.finetuning.targets import Encoded, Target
+from geneformer.finetuning.targets import CellTarget, Encoded
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.cells import CellInput, Cells, open_cells
@@ -35,11 +36,11 @@ from geneformer.models.loading import CONFIG, LoadedModel, load_model, read_conf
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import spread_options
 
-if TYPE_CHECKING:
-    from scipy import sparse
-
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
+
+NO_ROWS = np.empty(0, dtype=np.int64)
+NOT_SPLIT = Split(NO_ROWS, NO_ROWS, NO_ROWS, method="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,17 @@ class Pairing:
     max_length: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Training:
-    """What a network was trained on."""
+@dataclass(slots=True, eq=False)
+class Examples:
+    """Cells, what is to be learnt about them or their genes, and how those are split."""
 
     cells: Cells
-    split: Split
-    encoded: Encoded
-    groups: Values | None
-    counts: "sparse.csr_matrix | None"
-    deleted_genes: Values | None
+    encoded: Any
+    split: Split = NOT_SPLIT
+    groups: Values | None = None
+    deleted_genes: Values | None = None
+    features: Any = None
+    """What the baselines see, once they are asked."""
 
 
 class Estimator:
@@ -72,7 +74,7 @@ class Estimator:
         Name, checkpoint folder or hub repository of the pretrained model.
     vocabulary
         Needed only where the checkpoint does not tell its own.
-    **options
+    **changes
         Options objects by the names in `option_kinds`, or single fields of any of them.
 
     Raises
@@ -84,7 +86,7 @@ class Estimator:
     kind: ClassVar[str]
     """Name of the estimator in the folders it writes."""
 
-    option_kinds: ClassVar[dict[str, type]]
+    option_kinds: ClassVar[dict[str, type]] = {}
     """Options it takes, by keyword; the second group is about its targets."""
 
     task_fields: ClassVar[tuple[str, ...]] = ()
@@ -115,13 +117,24 @@ class Estimator:
     _random_network: Any = None
 
     def __init__(
-        self, model: str | Path = "mini", *, vocabulary: "str | Path | Vocabulary | None" = None, **options: Any
+        self, model: str | Path = "mini", *, vocabulary: "str | Path | Vocabulary | None" = None, **changes: Any
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
-        groups = {name: options.pop(name, None) or kind() for name, kind in self.option_kinds.items()}
-        for name, group in spread_options(groups, options).items():
+        groups = {name: changes.pop(name, None) or kind() for name, kind in self.option_kinds.items()}
+        for name, group in spread_options(groups, changes).items():
             setattr(self, name, group)
+
+    def __init_subclass__(cls) -> None:
+        """`help` and editors show the options objects by name."""
+        super().__init_subclass__()
+        given = signature(Estimator)
+        *named, changes = given.parameters.values()
+        options = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind | None)
+            for name, kind in cls.option_kinds.items()
+        ]
+        cls.__signature__ = given.replace(parameters=[*named, *options, changes])  # type: ignore[attr-defined]
 
     def base(self) -> LoadedModel:
         """The pretrained model, loaded once."""
@@ -220,35 +233,45 @@ class Estimator:
         estimator.report_ = load_report(folder / "report") if (folder / "report").is_dir() else None
         return estimator
 
-    def _fitted(self, name: str) -> Any:
-        """An attribute that `fit` sets."""
-        value = getattr(self, name, None)
-        if value is None:
-            msg = f"This {type(self).__name__} has learnt nothing yet. Call fit first, or load a saved one."
-            raise NotFittedError(msg)
-        return value
-
-    def _pair(self) -> Pairing:
-        """What tokens for a network that is to be trained depend on."""
-        base = self.base()
-        return Pairing(base.name, base.vocabulary, min(self.finetuning.max_length or base.max_length, base.max_length))
-
-    def _bar(self, label: str) -> AbstractContextManager[Progress]:
-        return progress_bar(label, shown=self.runtime.progress)
-
-    def _train(self, title: str = "Training", *, output: str | Path | None = None, **run: Any) -> None:
-        """Train on `_training`, and keep what came of it."""
-        self.network_ = self._random_network = self.report_ = None
-        with self._bar(title) as update:
-            self.network_, self.result_ = self._learn(
-                self.finetuning, output=None if output is None else Path(output), progress=update, **run
-            )
-        self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
-        self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}
+    # What is learnt differs from estimator to estimator in these
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[Any, FinetuneResult]:
         """One network from the training part."""
         raise NotImplementedError
+
+    def _calibrate(self) -> None:
+        """Adjust predictions to the validation part."""
+
+    def _describe(self) -> None:
+        """Set the attributes that tell of what was learnt."""
+
+    def _evaluate(self, tested: Examples, rows: Ints) -> Any:
+        """The report on some of the examples."""
+        raise NotImplementedError
+
+    def _see(self, examples: Examples) -> Any:
+        """What the baselines see of some examples; None if that is nothing they could learn from."""
+        raise NotImplementedError
+
+    # Fitting
+
+    def _fit(self, examples: Examples, *, output: str | Path | None, **run: Any) -> Self:
+        """Learn from the training part of the examples, and evaluate on the test part."""
+        self._training = examples
+        self._train(output=None if output is None else Path(output), **run)
+        self._calibrate()
+        self._describe()
+        if len(examples.split.test):
+            self.report_ = self._evaluate(examples, examples.split.test)
+        return self
+
+    def _train(self, title: str = "Training", **run: Any) -> None:
+        """Train on `_training`, and keep what came of it."""
+        self.network_ = self._random_network = self.report_ = None
+        with self._bar(title) as update:
+            self.network_, self.result_ = self._learn(self.finetuning, progress=update, **run)
+        self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
+        self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}
 
     def _networks(self) -> dict[str, Any]:
         """The fitted network, and that from random weights if it is to be compared."""
@@ -266,6 +289,30 @@ class Estimator:
                 self._random_network = self._learn(options, progress=update)[0]
         return self._random_network
 
+    def _features(self, examples: Examples) -> Any:
+        """What the baselines see, made once; None where there are none to compare with."""
+        if self._training is None or self.task_options.baselines == "none":
+            return None
+        if examples.features is None:
+            examples.features = self._see(examples)
+        return examples.features
+
+    def _fitted(self, name: str) -> Any:
+        """An attribute that `fit` sets."""
+        value = getattr(self, name, None)
+        if value is None:
+            msg = f"This {type(self).__name__} has learnt nothing yet. Call fit first, or load a saved one."
+            raise NotFittedError(msg)
+        return value
+
+    def _pair(self) -> Pairing:
+        """What tokens for a network that is to be trained depend on."""
+        base = self.base()
+        return Pairing(base.name, base.vocabulary, min(self.finetuning.max_length or base.max_length, base.max_length))
+
+    def _bar(self, label: str) -> AbstractContextManager[Progress]:
+        return progress_bar(label, shown=self.runtime.progress)
+
 
 class CellEstimator(Estimator):
     """Base of the estimators whose network predicts something of every cell."""
@@ -273,6 +320,9 @@ class CellEstimator(Estimator):
     split: SplitOptions
     split_: dict[str, Any]
     """How the cells were split."""
+
+    several: ClassVar[bool] = False
+    """Whether it has several targets, and returns what it does by target."""
 
     _evaluated: Any = None
 
@@ -346,27 +396,20 @@ class CellEstimator(Estimator):
             raise OptionError(msg)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         encoded = self.targets(opened, label, by_cell=groups is None and ids is None)
-        donors = None if groups is None else np.asarray(opened.column(groups))
+        donors = _groups_of(opened, groups)
         if split_rows is None:
             split = draw_rows(opened, encoded.codes, self.split_options(groups), groups=groups, ids=ids or groups)
         else:
             split = given_rows(split_rows, encoded.codes, donors, self.split)
         encoded.prepare(split)
-        compared = self.task_options.baselines != "none" and encoded.targets
-        counts = opened.counts(self.base()) if compared else None
-        self._training = Training(opened, split, encoded, donors, counts, deleted_genes)
-        self._describe(encoded)
-        self._train(output=output, resume=resume, callbacks=callbacks)
         self.split_ = {
             "method": split.method,
             **{part: len(getattr(split, part)) for part in ("train", "valid", "test")},
             "groups": groups,
             "shared_groups": {pair: list(names) for pair, names in split.shared_groups.items()},
         }
-        self._calibrate()
-        if len(split.test):
-            self.report_ = self._evaluate(opened, split.test, encoded.values, donors)
-        return self
+        examples = Examples(opened, encoded, split, donors, deleted_genes)
+        return self._fit(examples, output=output, resume=resume, callbacks=callbacks)
 
     def evaluate(
         self,
@@ -398,8 +441,9 @@ class CellEstimator(Estimator):
             Figures and every prediction.
         """
         self._fitted("network_")
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         (target,) = self._targets()
-        return self._evaluate_columns(cells, {target.name: label or target.name}, groups, counts_layer, gene_ids)
+        return self._evaluate_columns(opened, {target.name: label or target.name}, groups)
 
     def split_options(self, groups: str | None) -> SplitOptions:
         """How `fit` splits the cells."""
@@ -444,19 +488,24 @@ class CellEstimator(Estimator):
         values = embed_cells(network, opened.tokens, self.runtime, max_length=self.pairing.max_length)
         return opened.spread(values, np.nan)
 
-    def _targets(self) -> tuple[Target, ...]:
+    def _targets(self) -> tuple[Any, ...]:
         """The targets of the fitted network, from the attributes."""
         raise NotImplementedError
 
-    def _describe(self, encoded: Encoded) -> None:
-        """Set the attributes that tell of the targets."""
+    def _one(self, by_target: Any) -> Any:
+        """The result for the one target, or results by target where there are several."""
+        return by_target if self.several else next(iter(by_target.values()))
 
     def _loss_options(self) -> dict[str, Any]:
         """How the losses of the heads are weighed."""
         return {}
 
+    def _shared_settings(self) -> dict[str, Any]:
+        """Further settings in every report."""
+        return {}
+
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[Any, FinetuneResult]:
-        training: Training = self._fitted("_training")
+        training: Examples = self._fitted("_training")
         targets, values, train = training.encoded.targets, training.encoded.values, training.split.train
         weights = {name: target.weights(values[name][train]) for name, target in targets.items()}
         return learn_cells(
@@ -477,8 +526,7 @@ class CellEstimator(Estimator):
         )
 
     def _calibrate(self) -> None:
-        """Adjust probabilities to the validation cells."""
-        training: Training = self._training
+        training: Examples = self._training
         valid, targets = training.split.valid, training.encoded.targets
         if not len(valid) or not getattr(self.task_options, "calibrate", False):
             return
@@ -489,90 +537,60 @@ class CellEstimator(Estimator):
             if has_value.any():
                 changed = target.calibrate(outputs[name][has_value], truth[has_value])
                 self.metrics_ |= {f"{name}/{key}" if len(targets) > 1 else key: v for key, v in changed.items()}
-        self._describe(training.encoded)
 
-    def _evaluate_columns(
-        self,
-        cells: CellInput,
-        columns: Mapping[str, str],
-        groups: str | None,
-        counts_layer: str | None,
-        gene_ids: str | None,
-    ) -> Any:
-        """The report on cells with labels in some columns, by target."""
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        targets = [target for target in self._targets() if target.name in columns]
-        values = {
-            target.name: target.encode(opened.column(name), name)
-            for target in targets
-            for name in [columns[target.name]]
-        }
-        donors = None if groups is None else np.asarray(opened.column(groups))
-        return self._evaluate(opened, np.arange(len(opened.tokens)), values, donors)
+    def _evaluate_columns(self, opened: Cells, columns: Mapping[str, str], groups: str | None) -> Any:
+        """The report on opened cells with labels in some columns, by target."""
+        targets = {target.name: target for target in self._targets() if target.name in columns}
+        values = {name: target.encode(opened.column(columns[name]), columns[name]) for name, target in targets.items()}
+        tested = Examples(opened, Encoded(targets, values, NO_ROWS), groups=_groups_of(opened, groups))
+        return self._evaluate(tested, np.arange(len(opened.tokens)))
 
-    def _evaluate(self, cells: Cells, rows: Ints, values: Mapping[str, Values], groups: Values | None) -> Any:
-        """The report on some of the cells; with several tasks, a set of them."""
-        targets = {target.name: target for target in self._targets() if target.name in values}
+    def _evaluate(self, tested: Examples, rows: Ints) -> Any:
+        targets, values = tested.encoded.targets, tested.encoded.values
         rows = rows[np.any([target.has_value(values[name][rows]) for name, target in targets.items()], axis=0)]
-        part = part_of(cells, rows)
+        part = part_of(tested.cells, rows)
         outputs = {name: self.outputs(part, network=network) for name, network in self._networks().items()}
-        counts = self._counts_like_training(cells)
         reports = ReportSet()
         for name, target in targets.items():
             labeled = np.flatnonzero(target.has_value(values[name][rows]))  # tasks differ in the cells with a label
             if not len(labeled):
                 continue
-            truth = values[name][rows[labeled]]
+            truth, of_model = values[name][rows[labeled]], outputs[MODEL][name][labeled]
             predictions = {label: target.decode(out[name][labeled]) for label, out in outputs.items()}
-            if counts is not None:
-                predictions |= self._by_baselines(target, counts[rows[labeled]], scaled=cells.adata is None)
             settings = {"model": self.model, "label": name, "split": self.split_, **self._options}
             reports[name] = target.report(
                 truth,
                 predictions.pop(MODEL),
-                predictions,
+                predictions | self._by_baselines(target, tested, rows[labeled]),
                 cell_ids=part.tokens.cell_ids[labeled],
-                groups=None if groups is None else groups[rows[labeled]],
+                groups=None if tested.groups is None else tested.groups[rows[labeled]],
                 seed=self.finetuning.seed,
-                settings=settings
-                | self._shared_settings()
-                | target.fold_settings(truth, outputs[MODEL][name][labeled]),
+                settings=settings | self._shared_settings() | target.fold_settings(truth, of_model),
             )
-        self._evaluated = self._as_report(reports)
+        self._evaluated = self._one(reports)
         return self._evaluated
 
-    def _shared_settings(self) -> dict[str, Any]:
-        """Further settings in every report."""
-        return {}
+    def _see(self, examples: Examples) -> Any:
+        # Counts kept with tokens are scaled ones, which say nothing about raw ones.
+        alike = (examples.cells.adata is None) == (self._training.cells.adata is None)
+        return examples.cells.counts(self.base()) if alike else None
 
-    def _as_report(self, reports: ReportSet) -> Report | ReportSet:
-        """The one report; estimators of several tasks return the set."""
-        (report,) = reports.values()
-        return report
-
-    def _counts_like_training(self, cells: Cells) -> Any:
-        """Counts to test baselines on, ``(n, g)``, None where they are not like those the baselines learn from."""
-        training = self._training
-        if training is None or training.counts is None or cells is training.cells:
-            return None if training is None else training.counts
-        # Counts kept with tokens are scaled ones.
-        alike = (training.cells.adata is None) == (cells.adata is None)
-        return cells.counts(self.base()) if alike else None
-
-    def _by_baselines(self, target: Target, tested: Any, *, scaled: bool) -> dict[str, Values]:
-        """Predictions of what the model has to beat, by name."""
-        training: Training = self._training
+    def _by_baselines(self, target: CellTarget, tested: Examples, rows: Ints) -> dict[str, Values]:
+        """Predictions of what the model has to beat, by name; none for counts unlike those learnt from."""
+        training, counts, tested_counts = self._training, self._features(self._training), self._features(tested)
+        if counts is None or tested_counts is None:
+            return {}
         values, train = training.encoded.values[target.name], training.split.train
         learnt = train[target.has_value(values[train])]
         predictions = target.baselines(
-            training.counts[learnt],  # type: ignore[index]
+            counts[learnt],
             values[learnt],
-            tested,
+            tested_counts[rows],
             groups=None if training.groups is None else training.groups[learnt],
             n_top_genes=self.task_options.n_top_genes,
             seed=self.finetuning.seed,
         )
-        if scaled:
+        if tested.cells.adata is None:
             del predictions[LIBRARY]  # scaled counts have no library size
         return predictions
 
@@ -583,6 +601,10 @@ def part_of(cells: Cells, rows: Ints) -> Cells:
         msg = "No labeled cell to evaluate on. Check the labels and the split."
         raise NoCellsError(msg)
     return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
+
+
+def _groups_of(cells: Cells, column: str | None) -> Values | None:
+    return None if column is None else np.asarray(cells.column(column))
 
 
 AnyEstimator = TypeVar("AnyEstimator", bound=Estimator)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,37 +17,36 @@ from geneformer.errors import (
     OptionError,
     UnknownClassError,
 )
-from geneformer.finetuning.estimator import CellEstimator, Estimator, Pairing, Training, clone, read_folder
+from geneformer.finetuning.estimator import CellEstimator, Estimator, Examples, Pairing, clone, read_folder
+from geneformer.finetuning.evaluations import TokenEvaluation
 from geneformer.finetuning.expression_targets import (
+    BEYOND,
+    MEAN,
     AdditiveModel,
-    TestedGenes,
+    Expression,
     UsualValues,
     check_counts,
     learn_expression,
     predict_expression,
-    report_expression,
     take_genes_out,
 )
 from geneformer.finetuning.gene_targets import (
+    FoldedGenes,
     GeneClasses,
-    GeneFeatures,
-    GenePrediction,
-    HeldOutGenes,
-    LabeledGenes,
-    classify_genes_by_baselines,
+    GeneLists,
+    TokenTally,
     gene_features,
     learn_genes,
-    open_genes,
+    occurring,
     predict_genes,
-    predict_held_out,
-    report_genes,
+    read_gene_classes,
 )
-from geneformer.finetuning.labels import cap_cells, capped
+from geneformer.finetuning.labels import capped
 from geneformer.finetuning.predictions import UNKNOWN, cell_names, expression_anndata, name_classes
 from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, RANDOM, SYMBOL, GeneReport, ReportSet
 from geneformer.finetuning.splits import Split, draw_gene_folds, split_genes
-from geneformer.finetuning.targets import AnyOf, Encoded, Number, NumberScale, OneOf, Target, encode_targets
-from geneformer.finetuning.training import FinetuneResult
+from geneformer.finetuning.targets import AnyOf, Encoded, Number, OneOf, encode_targets
+from geneformer.finetuning.training import FinetuneResult, cells_with_labeled_genes, count_cells
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
@@ -67,13 +66,46 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from geneformer.genes.vocabulary import Vocabulary
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+Probabilities = TypeVar("Probabilities", Floats, dict[str, Floats])
 
-class CellClassifier(CellEstimator):
+
+class _Classifier(CellEstimator, Generic[Probabilities]):
+    """Base of the estimators that predict classes of cells."""
+
+    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> Probabilities:
+        """Probabilities of the tokenized cells, ``(n, C)``; for each task where there are several."""
+        outputs = self.outputs(cells, network=network)
+        proba: Probabilities = self._one(
+            {target.name: target.decode(outputs[target.name]) for target in self._targets()}
+        )
+        return proba
+
+    def predict_proba(
+        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+    ) -> Probabilities:
+        """Calibrated probability of every class, ``(n_cells, C)``, for each task where there are several.
+
+        They are NaN for cells without a known gene.
+
+        Parameters
+        ----------
+        cells
+            AnnData with raw counts, tokens, or paths of either; no labels are needed.
+        counts_layer, gene_ids
+            Where counts and gene identifiers are.
+        """
+        self._fitted("network_")
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        proba = self.probabilities(opened)
+        if isinstance(proba, dict):
+            return {task: opened.spread(values, np.nan) for task, values in proba.items()}
+        return opened.spread(proba, np.nan)
+
+
+class CellClassifier(_Classifier[Floats]):
     """A pretrained encoder that learns classes of cells.
 
     Parameters
@@ -121,27 +153,6 @@ class CellClassifier(CellEstimator):
     temperature_: float = 1.0
     unknown_below_: float = 0.0
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        classify: ClassifyOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model,
-            vocabulary=vocabulary,
-            finetuning=finetuning,
-            classify=classify,
-            split=split,
-            runtime=runtime,
-            **changes,
-        )
-
     def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
         chosen = self.classify
@@ -169,39 +180,16 @@ class CellClassifier(CellEstimator):
         baselines: Mapping[str, Floats] = self._fitted("_evaluated").baseline_predictions
         return baselines
 
-    def _describe(self, encoded: Encoded) -> None:
-        (target,) = encoded.targets.values()
-        head = target.head
-        self.label_, self.classes_, self.multi_label_ = head.name, head.classes, self.classify.multi_label
-        self.temperature_ = target.temperature
-        self.unknown_below_ = self.classify.unknown_below
+    def _describe(self) -> None:
+        (target,) = self._training.encoded.targets.values()
+        self.label_, self.classes_, self.temperature_ = target.name, target.classes, target.temperature
+        self.multi_label_, self.unknown_below_ = self.classify.multi_label, self.classify.unknown_below
 
-    def _targets(self) -> tuple[Target, ...]:
+    def _targets(self) -> tuple[OneOf | AnyOf]:
         name, classes = str(self.label_), tuple(self.classes_ or ())
         if self.multi_label_:
             return (AnyOf(name, classes, self.classify.separator),)
         return (OneOf(name, classes, self.temperature_),)
-
-    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> Floats:
-        """Probabilities of the tokenized cells, ``(n, C)``."""
-        (target,) = self._targets()
-        return target.decode(self.outputs(cells, network=network)[target.name])
-
-    def predict_proba(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
-    ) -> NDArray[np.float64]:
-        """Calibrated probability of every class, ``(n_cells, C)``; NaN for cells without a known gene.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either; no labels are needed.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        return opened.spread(self.probabilities(opened), np.nan)
 
     def predict(
         self,
@@ -256,7 +244,7 @@ class CellRegressor(CellEstimator):
     loss_
         What was minimized.
     scale_
-        Between the numbers and the outputs of the network; see `NumberScale`.
+        Between the numbers and the outputs of the network: a number is an output times `unit` plus `center`.
     report_
         Evaluation on the test part of the split, with the baselines.
 
@@ -283,27 +271,6 @@ class CellRegressor(CellEstimator):
     loss_: str = "squared_error"
     scale_: dict[str, float]
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        regress: RegressOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model,
-            vocabulary=vocabulary,
-            finetuning=finetuning,
-            regress=regress,
-            split=split,
-            runtime=runtime,
-            **changes,
-        )
-
     def targets(self, cells: Cells, label: str, *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
         return encode_targets(
@@ -320,13 +287,12 @@ class CellRegressor(CellEstimator):
         baselines: Mapping[str, Floats] = self._fitted("_evaluated").baseline_predictions
         return baselines
 
-    def _describe(self, encoded: Encoded) -> None:
-        (self.label_,), self.loss_ = encoded.targets, self.regress.loss
-        (target,) = encoded.targets.values()
-        self.scale_ = asdict(target.scale)  # type: ignore[attr-defined]
+    def _describe(self) -> None:
+        (target,) = self._training.encoded.targets.values()
+        self.label_, self.loss_, self.scale_ = target.name, self.regress.loss, target.scale
 
     def _targets(self) -> tuple[Number]:
-        return (Number(str(self.label_), self.regress, NumberScale(**self.scale_)),)
+        return (Number(str(self.label_), self.regress, **self.scale_),)
 
     def numbers(self, cells: Cells, network: GeneformerForCells | None = None) -> tuple[Floats, Floats | None]:
         """Predicted numbers of the tokenized cells and their standard deviation, where the loss has one, ``(n,)``."""
@@ -392,7 +358,7 @@ class CellRegressor(CellEstimator):
         return opened.spread(mean, np.nan), opened.spread(deviation, np.nan)
 
 
-class MultiTaskClassifier(CellEstimator):
+class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
     """A pretrained encoder that learns several columns of labels at once, with a head for each.
 
     Parameters
@@ -444,27 +410,7 @@ class MultiTaskClassifier(CellEstimator):
     temperatures_: dict[str, float]
     unknown_below_: float = 0.0
     validation_metrics = OneOf.metrics
-
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        multi_task: MultiTaskOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model,
-            vocabulary=vocabulary,
-            finetuning=finetuning,
-            multi_task=multi_task,
-            split=split,
-            runtime=runtime,
-            **changes,
-        )
+    several = True
 
     def fit(  # noqa: PLR0913  several columns
         self,
@@ -506,34 +452,25 @@ class MultiTaskClassifier(CellEstimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        tasks = (labels,) if isinstance(labels, str) else tuple(labels)
-        if len(set(tasks)) < len(tasks):
-            msg = f"labels={list(tasks)} names a column twice. Name each one once."
-            raise LabelError(msg)
-        weights = self.multi_task.task_weights
-        if weights and len(weights) != len(tasks):
-            msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."
-            raise OptionError(msg)
         return super().fit(
-            cells,
-            tasks,
-            groups=groups,
-            ids=ids,
-            split_rows=split_rows,
-            counts_layer=counts_layer,
-            gene_ids=gene_ids,
-            deleted_genes=deleted_genes,
-            output=output,
-            resume=resume,
-            callbacks=callbacks,
-        )
+            cells, (labels,) if isinstance(labels, str) else tuple(labels), groups=groups, ids=ids,
+            split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids, deleted_genes=deleted_genes,
+            output=output, resume=resume, callbacks=callbacks,
+        )  # fmt: skip
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
+        chosen, weights = self.multi_task, self.multi_task.task_weights
+        if len(set(labels)) < len(labels):
+            msg = f"labels={list(labels)} names a column twice. Name each one once."
+            raise LabelError(msg)
+        if weights and len(weights) != len(labels):
+            msg = f"task_weights={weights} has {len(weights)} weights for {len(labels)} tasks. Give one for each task."
+            raise OptionError(msg)
         return encode_targets(
             {name: cells.column(name) for name in labels},
-            [OneOf(name, rare_below=self.multi_task.rare_below) for name in labels],
-            max_cells=self.multi_task.max_cells,
+            [OneOf(name, rare_below=chosen.rare_below) for name in labels],
+            max_cells=chosen.max_cells,
             seed=self.split.seed,
         )
 
@@ -543,49 +480,23 @@ class MultiTaskClassifier(CellEstimator):
             return replace(self.split, method="stratified")
         return self.split
 
-    def _describe(self, encoded: Encoded) -> None:
-        self.tasks_ = tuple(encoded.targets)
-        self.classes_ = {name: target.head.classes for name, target in encoded.targets.items()}
-        self.temperatures_ = {name: target.temperature for name, target in encoded.targets.items()}
+    def _describe(self) -> None:
+        targets = self._training.encoded.targets
+        self.tasks_ = tuple(targets)
+        self.classes_ = {name: target.classes for name, target in targets.items()}
+        self.temperatures_ = {name: target.temperature for name, target in targets.items()}
+        self.task_weights_ = dict(zip(targets, self.network_.weights_now(), strict=True))
         self.unknown_below_ = self.multi_task.unknown_below
 
-    def _targets(self) -> tuple[Target, ...]:
-        return tuple(OneOf(name, tuple(self.classes_[name]), self.temperatures_[name]) for name in self.tasks_ or ())
+    def _targets(self) -> tuple[OneOf, ...]:
+        return tuple(OneOf(name, self.classes_[name], self.temperatures_[name]) for name in self.tasks_ or ())
 
     def _loss_options(self) -> dict[str, Any]:
         chosen = self.multi_task
         return {"task_weights": chosen.task_weights or None, "learn_task_weights": chosen.learn_task_weights}
 
-    def _train(self, title: str = "Training", **run: Any) -> None:
-        super()._train(title, **run)
-        self.task_weights_ = dict(zip(self.tasks_ or (), self.network_.weights_now(), strict=True))
-
     def _shared_settings(self) -> dict[str, Any]:
         return {"tasks": self.tasks_, "task_weights": self.task_weights_}
-
-    def _as_report(self, reports: ReportSet) -> ReportSet:
-        return reports
-
-    def probabilities(self, cells: Cells, network: GeneformerForCells | None = None) -> dict[str, Floats]:
-        """Probabilities of the tokenized cells, ``(n, C)`` for every task."""
-        outputs = self.outputs(cells, network=network)
-        return {target.name: target.decode(outputs[target.name]) for target in self._targets()}
-
-    def predict_proba(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
-    ) -> dict[str, Floats]:
-        """Calibrated probability of every class of every task, ``(n_cells, C)`` each; NaN for empty cells.
-
-        Parameters
-        ----------
-        cells
-            AnnData with raw counts, tokens, or paths of either; no labels are needed.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
-        """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        return {name: opened.spread(proba, np.nan) for name, proba in self.probabilities(opened).items()}
 
     def predict(
         self,
@@ -650,8 +561,9 @@ class MultiTaskClassifier(CellEstimator):
         if foreign:
             msg = f"{foreign[0]!r} is not a task of this classifier. Tasks are {', '.join(map(repr, tasks))}."
             raise UnknownClassError(msg)
-        report: ReportSet = self._evaluate_columns(cells, columns, groups, counts_layer, gene_ids)
-        return report
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        reports: ReportSet = self._evaluate_columns(opened, columns, groups)
+        return reports
 
     @classmethod
     def load(cls, folder: str | Path, *, runtime: RuntimeOptions | None = None) -> Self:
@@ -719,26 +631,10 @@ class GeneClassifier(Estimator):
     left_out_: dict[str, dict[str, Sequence[str]]]
     """Genes left out, by class: "unknown" to the vocabulary, "absent" from the cells."""
 
-    _training: LabeledGenes | None = None
-
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        classify: GeneClassifyOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model, vocabulary=vocabulary, finetuning=finetuning, classify=classify, runtime=runtime, **changes
-        )
-
     def fit(
         self,
         cells: CellInput,
-        gene_classes: GeneClasses,
+        gene_classes: GeneLists,
         *,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
@@ -775,21 +671,12 @@ class GeneClassifier(Estimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        vocabulary = self.base().vocabulary
-        prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
-        labels, seed = prepared.labels, self.finetuning.seed
-        split = split_genes(
-            labels.codes, valid=self.classify.valid, test=self.classify.test, classes=labels.classes, seed=seed
+        examples = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        labels, chosen, seed = examples.encoded, self.classify, self.finetuning.seed
+        examples.split = split_genes(
+            labels.codes, valid=chosen.valid, test=chosen.test, classes=labels.classes, seed=seed
         )
-        prepared.split, self._training = split, prepared
-        self._train(output=output, resume=resume, callbacks=callbacks)
-        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(vocabulary)
-        names = vocabulary.gene_of[labels.tokens]
-        self.parts_ = {name: names[getattr(split, name)].tolist() for name in ("train", "valid", "test")}
-        self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
-        if len(split.test):
-            self.report_ = self._report([self._held_out(prepared, split.test)], prepared)
-        return self
+        return self._fit(examples, output=output, resume=resume, callbacks=callbacks)
 
     def predict(
         self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
@@ -809,9 +696,8 @@ class GeneClassifier(Estimator):
         """
         import pandas as pd
 
-        prediction, vocabulary = self._predict(cells, counts_layer, gene_ids), self.pairing.vocabulary
-        proba, n_cells = prediction.proba[vocabulary.token_ids], prediction.n_cells[vocabulary.token_ids]
-        classes: tuple[str, ...] = self._fitted("classes_")
+        proba, n_cells = self._predict(cells, counts_layer, gene_ids)
+        vocabulary, classes = self.pairing.vocabulary, self._fitted("classes_")
         trained = self._trained_genes()
         class_of = {gene: name for name, genes in self.gene_classes_.items() for gene in genes if gene in trained}
         best = np.where(n_cells > 0, np.nan_to_num(proba).argmax(axis=1), -1)
@@ -837,12 +723,12 @@ class GeneClassifier(Estimator):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         """
-        return self._predict(cells, counts_layer, gene_ids).proba[self.pairing.vocabulary.token_ids]
+        return self._predict(cells, counts_layer, gene_ids)[0]
 
     def evaluate(
         self,
         cells: CellInput | None = None,
-        gene_classes: GeneClasses | None = None,
+        gene_classes: GeneLists | None = None,
         *,
         allow_learnt: bool = False,
         counts_layer: str | None = None,
@@ -869,19 +755,13 @@ class GeneClassifier(Estimator):
         self._fitted("network_")
         if cells is None and gene_classes is None and self._training is not None:
             self._test_genes()
-            return self._report([self._held_out(self._training, self._training.split.test)], self._training)
+            return self._evaluate(self._training, self._training.split.test)
         given = self._test_genes() if gene_classes is None else gene_classes
         opened = self._fitted("_training").cells if cells is None else cells
-        prepared = self._prepare(
-            opened,
-            given,
-            self.pairing,
-            classes=self.classes_,
-            all_cells=True,
-            counts_layer=counts_layer,
-            gene_ids=gene_ids,
+        tested = self._prepare(
+            opened, given, self.pairing, classes=self.classes_, counts_layer=counts_layer, gene_ids=gene_ids
         )
-        labels, trained = prepared.labels, self._trained_genes()
+        labels, trained = tested.encoded, self._trained_genes()
         learnt = np.array([gene in trained for gene in self.pairing.vocabulary.gene_of[labels.tokens]])
         if learnt.all() and not allow_learnt:
             msg = (
@@ -892,12 +772,12 @@ class GeneClassifier(Estimator):
         if learnt.any() and not allow_learnt:
             msg = f"{learnt.sum():,} of {len(labels):,} genes were learnt from and are left out of the evaluation."
             warnings.warn(msg, GeneformerWarning, stacklevel=2)
-        return self._report([self._held_out(prepared, np.flatnonzero(~learnt | allow_learnt))], prepared)
+        return self._evaluate(tested, np.flatnonzero(~learnt | allow_learnt))
 
     def cross_validate(
         self,
         cells: CellInput | None = None,
-        gene_classes: GeneClasses | None = None,
+        gene_classes: GeneLists | None = None,
         n_folds: int = 5,
         *,
         counts_layer: str | None = None,
@@ -927,46 +807,80 @@ class GeneClassifier(Estimator):
             msg = "cross_validate takes cells and gene_classes, or neither to use those of fit."
             raise OptionError(msg)
         if cells is None or gene_classes is None:
-            prepared: LabeledGenes = self._fitted("_training")
+            examples: Examples = self._fitted("_training")
         else:
-            prepared = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
-        labels, seed = prepared.labels, self.finetuning.seed
-        folds = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
+            examples = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        labels, seed = examples.encoded, self.finetuning.seed
+        splits = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
         if self.classify.baselines != "none":
-            self._features_of(prepared)  # once for all folds
-        results = [
-            self._fold(prepared, split, f"Fold {number} of {n_folds}") for number, split in enumerate(folds, start=1)
-        ]
-        self.report_ = report = self._report(results, prepared, n_folds=n_folds)
+            examples.features = self._see(examples)  # once for all folds
+        folds = [self._fold(examples, split, f"Fold {number} of {n_folds}") for number, split in enumerate(splits, 1)]
+        self.report_ = report = self._report(examples, folds, n_folds=n_folds)
         return report
 
-    def _fold(self, prepared: LabeledGenes, split: Split, title: str) -> HeldOutGenes:
+    def _fold(self, examples: Examples, split: Split, title: str) -> "_HeldOutGenes":
         """Predictions of a classifier that learns of the genes held out nothing but their places in the cells."""
         fold = clone(self)
-        fold._training = replace(prepared, split=split)
+        fold._training = replace(examples, split=split)
         fold._train(title=f"{title}, {MODEL}")
         if self.classify.baselines == "all":
             fold._random_initialisation(f"{title}, {RANDOM}")
         return fold._held_out(fold._training, split.test)
 
     def _prepare(
-        self, cells: CellInput | Cells, gene_classes: GeneClasses, pairing: Pairing, **options: Any
-    ) -> LabeledGenes:
-        return open_genes(cells, gene_classes, pairing, self.classify, seed=self.finetuning.seed, **options)
+        self,
+        cells: CellInput,
+        gene_classes: GeneLists,
+        pairing: Pairing,
+        *,
+        classes: Sequence[str] | None = None,
+        **places: Any,
+    ) -> Examples:
+        """The genes listed that occur in the cells; and the cells with any of them, or all cells for known classes."""
+        vocabulary, length, chosen = pairing.vocabulary, pairing.max_length, self.classify
+        labels = read_gene_classes(gene_classes, vocabulary, unknown=chosen.unknown_genes, classes=classes)
+        opened = open_cells(cells, pairing, **places)
+        tokens = opened.tokens
+        rows = cells_with_labeled_genes(tokens, labels.class_of(vocabulary.size), length)
+        if not len(rows):
+            msg = (
+                f"None of the {len(labels):,} labeled genes occurs in any of the {len(tokens):,} cells, as far as "
+                "the model reads them. Use cells that express them, or other genes."
+            )
+            raise GeneListError(msg)
+        if classes is not None:
+            rows = np.arange(len(tokens))
+        if chosen.max_cells is not None and len(rows) > chosen.max_cells:
+            rng = np.random.default_rng(self.finetuning.seed)
+            rows = np.sort(rng.choice(rows, chosen.max_cells, replace=False))
+        if len(rows) < len(tokens):
+            tokens = tokens.take(rows)
+            opened = replace(opened, tokens=tokens, rows=opened.rows[rows])
+        return Examples(opened, occurring(labels, count_cells(tokens, vocabulary.size, length), vocabulary))
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForGenes, FinetuneResult]:
-        training: LabeledGenes = self._fitted("_training")
-        tokens, labels, split = training.cells.tokens, training.labels, training.split
-        return learn_genes(self.base(), tokens, labels, split, options, self.runtime, **run)
+        training: Examples = self._fitted("_training")
+        return learn_genes(
+            self.base(), training.cells.tokens, training.encoded, training.split, options, self.runtime, **run
+        )
 
-    def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> GenePrediction:
+    def _describe(self) -> None:
+        labels, vocabulary = self._training.encoded, self.base().vocabulary
+        self.classes_, self.gene_classes_ = labels.classes, labels.by_class(vocabulary)
+        names = vocabulary.gene_of[labels.tokens]
+        self.parts_ = {part: names[getattr(self._training.split, part)].tolist() for part in ("train", "valid", "test")}
+        self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
+
+    def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> tuple[Floats, Ints]:
+        """Probabilities of all genes of the vocabulary, ``(n_genes, C)``, and the cells each occurs in."""
         network, pairing = self._fitted("network_"), self.pairing
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        size = pairing.vocabulary.size
+        size, places = pairing.vocabulary.size, pairing.vocabulary.token_ids
         with self._bar("Predicting") as update:
-            return predict_genes(
+            proba, n_cells, _ = predict_genes(
                 network, opened.tokens, self.runtime, size=size, max_length=pairing.max_length, progress=update
             )
+        return proba[places], n_cells[places]
 
     def _trained_genes(self) -> set[str]:
         """Genes whose class the training knew."""
@@ -980,41 +894,93 @@ class GeneClassifier(Estimator):
         held_out = {name: [gene for gene in genes if gene in test] for name, genes in self.gene_classes_.items()}
         return {name: genes for name, genes in held_out.items() if genes}
 
-    def _features_of(self, prepared: LabeledGenes) -> GeneFeatures:
-        """What the baselines see, made once for the same cells."""
-        if prepared.features is None:
-            base, length = self.base(), self._pair().max_length
-            with self._bar("Embedding genes") as update:
-                prepared.features = gene_features(
-                    base, prepared.cells.tokens, self.runtime,
-                    counts=prepared.cells.counts(base), max_length=length, progress=update,
-                )  # fmt: skip
-        return prepared.features
+    def _see(self, examples: Examples) -> dict[str, NDArray[Any]]:
+        base, tokens = self.base(), examples.cells.tokens
+        with self._bar("Embedding genes") as update:
+            return gene_features(
+                base, tokens, self.runtime,
+                counts=examples.cells.counts(base), max_length=self._pair().max_length, progress=update,
+            )  # fmt: skip
 
-    def _held_out(self, prepared: LabeledGenes, rows: Ints) -> HeldOutGenes:
+    def _evaluate(self, tested: Examples, rows: Ints) -> GeneReport:
+        return self._report(tested, [self._held_out(tested, rows)])
+
+    def _held_out(self, tested: Examples, rows: Ints) -> "_HeldOutGenes":
         """Predictions for genes that were not learnt from, of the network and of the baselines."""
-        training, seed = self._training, self.finetuning.seed
-        held_out = predict_held_out(self._networks(), prepared, rows, self.pairing, self.runtime, self._bar)
-        if training is not None and self.classify.baselines != "none":
-            rows_learnt, tokens = training.split.learnt, prepared.labels.tokens[rows]
-            learnt, tested = self._features_of(training), self._features_of(prepared)
-            held_out.add(classify_genes_by_baselines(training.labels, rows_learnt, learnt, tokens, tested, seed=seed))
-        return held_out
+        labels, tokens, pairing = tested.encoded, tested.cells.tokens, self.pairing
+        asked, codes, size = labels.tokens[rows], labels.codes[rows], pairing.vocabulary.size
+        truth_of = labels.class_of(size, rows)
+        having = cells_with_labeled_genes(tokens, truth_of, pairing.max_length)
+        part = tokens if 2 * len(having) > len(tokens) else tokens.take(having)  # taking copies
+        predictions = {}
+        for name, network in self._networks().items():
+            with self._bar("Predicting") as update:
+                proba, n_cells, tally = predict_genes(
+                    network, part, self.runtime,
+                    size=size, max_length=pairing.max_length, truth_of=truth_of, progress=update,
+                )  # fmt: skip
+            predictions[name] = proba[asked], tally.evaluation(labels.classes)
+        features, tested_features = self._features(self._training), self._features(tested)
+        if features is not None:
+            learnt = self._training.split.learnt
+            known = self._training.encoded
+            baselines = GeneClasses(labels.classes).baselines(
+                {name: table[known.tokens[learnt]] for name, table in features.items()},
+                known.codes[learnt],
+                {name: table[asked] for name, table in tested_features.items()},
+                seed=self.finetuning.seed,
+            )
+            for name, values in baselines.items():  # the same for a gene in every cell
+                tally = TokenTally(values.shape[1])
+                tally.add(values, codes, n_cells[asked])
+                predictions[name] = values, tally.evaluation(labels.classes)
+        return _HeldOutGenes(rows, n_cells[asked], predictions)
 
-    def _report(self, folds: Sequence[HeldOutGenes], prepared: LabeledGenes, **settings: Any) -> GeneReport:
-        """The report on genes held out, with how it was made."""
-        labels = prepared.labels
+    def _report(self, examples: Examples, folds: "Sequence[_HeldOutGenes]", **settings: Any) -> GeneReport:
+        """The report on the genes held out in all folds, in the order of their token ids."""
+        labels, vocabulary = examples.encoded, (self._pairing or self._pair()).vocabulary
+        rows = np.concatenate([fold.rows for fold in folds])
+        order = np.argsort(rows)
+        fold_of = np.repeat(np.arange(1, len(folds) + 1), [len(fold.rows) for fold in folds])[order]
+        names = vocabulary.gene_of[labels.tokens[rows[order]]]
+        predictions = {
+            name: FoldedGenes(
+                np.concatenate([fold.predictions[name][0] for fold in folds])[order],
+                fold_of,
+                [fold.predictions[name][1] for fold in folds],
+            )
+            for name in folds[0].predictions
+        }
         settings = {
             "model": str(self.model),
-            "cells": len(prepared.cells.tokens),
+            "cells": len(examples.cells.tokens),
             "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
             "unknown": dict(labels.unknown),
             "absent": dict(labels.absent),
             **settings,
             **{name: asdict(getattr(self, name)) for name in ("finetuning", "classify")},
         }
-        vocabulary = (self._pairing or self._pair()).vocabulary
-        return report_genes(folds, labels, vocabulary, settings, seed=self.finetuning.seed)
+        report: Any = GeneClasses(labels.classes).report(
+            labels.codes[rows[order]],
+            predictions.pop(MODEL),
+            predictions,
+            groups=None,
+            seed=self.finetuning.seed,
+            cell_ids=names,
+            symbols=np.array([vocabulary.symbol_of(name) for name in names], dtype=object),
+            folds=fold_of,
+            n_cells=np.concatenate([fold.n_cells for fold in folds])[order],
+            settings=settings,
+        )
+        return report  # type: ignore[no-any-return]
+
+
+class _HeldOutGenes(NamedTuple):
+    """Genes of one fold, the cells they occur in; probabilities and figures of occurrences by model and baseline."""
+
+    rows: Ints
+    n_cells: Ints
+    predictions: dict[str, tuple[Floats, TokenEvaluation]]
 
 
 class ExpressionDecoder(CellEstimator):
@@ -1064,27 +1030,6 @@ class ExpressionDecoder(CellEstimator):
     expression: ExpressionOptions
     share_: float = 0.15
 
-    def __init__(
-        self,
-        model: str | Path = "mini",
-        *,
-        vocabulary: "str | Path | Vocabulary | None" = None,
-        finetuning: FinetuneOptions | None = None,
-        expression: ExpressionOptions | None = None,
-        split: SplitOptions | None = None,
-        runtime: RuntimeOptions | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            model,
-            vocabulary=vocabulary,
-            finetuning=finetuning,
-            expression=expression,
-            split=split,
-            runtime=runtime,
-            **changes,
-        )
-
     def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
         """Tokens with the counts behind them, where they are known; see `open_cells`."""
         pairing = self._pairing or self._pair()
@@ -1130,17 +1075,9 @@ class ExpressionDecoder(CellEstimator):
                 msg = f"{name}={value!r}, but expression is learnt without classes and second views. Leave it out."
                 raise OptionError(msg)
         return super().fit(
-            cells,
-            None,
-            groups=groups,
-            ids=ids,
-            split_rows=split_rows,
-            counts_layer=counts_layer,
-            gene_ids=gene_ids,
-            output=output,
-            resume=resume,
-            callbacks=callbacks,
-        )
+            cells, None, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
+            output=output, resume=resume, callbacks=callbacks,
+        )  # fmt: skip
 
     def targets(self, cells: Cells, label: None = None, *, by_cell: bool = True) -> Encoded:
         """The tokenized cells to learn from; its `codes` are what they are split by."""
@@ -1149,32 +1086,31 @@ class ExpressionDecoder(CellEstimator):
         return Encoded({}, {}, capped(codes, max_cells=self.expression.max_cells, seed=self.split.seed))
 
     def _train(self, title: str = "Training", **run: Any) -> None:
-        """Train after a look at the usual values of the genes, and their effects next to those of the cells."""
+        """Train after a look at the usual values of the genes."""
+        self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **self._learnt_from())
+        super()._train(title, **run)
+
+    def _learnt_from(self) -> dict[str, Any]:
         training, pairing = self._training, self._pair()
-        learnt: dict[str, Any] = {
+        return {
             "tokens": training.cells.tokens,
             "rows": training.split.train,
             "special": pairing.vocabulary.special_ids,
             "max_length": pairing.max_length,
         }
-        self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **learnt)
-        self._additive = AdditiveModel.fit(usual=self._usual, **learnt)
-        self.share_ = self.expression.share
-        super()._train(title, **run)
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForExpression, FinetuneResult]:
-        training: Training = self._fitted("_training")
+        training: Examples = self._fitted("_training")
+        tokens, split = training.cells.tokens, training.split
         return learn_expression(
-            self.base(),
-            training.cells.tokens,
-            self._usual,
-            train_rows=training.split.train,
-            valid_rows=training.split.valid,
-            expression=self.expression,
-            options=options,
-            runtime=self.runtime,
-            **run,
+            self.base(), tokens, self._usual, split, self.expression, options, runtime=self.runtime, **run
         )
+
+    def _describe(self) -> None:
+        self.share_ = self.expression.share
+
+    def _see(self, examples: Examples) -> AdditiveModel:
+        return AdditiveModel.fit(usual=self._usual, **self._learnt_from())
 
     def predict(
         self,
@@ -1290,40 +1226,47 @@ class ExpressionDecoder(CellEstimator):
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         check_counts(opened.tokens)
         donors = None if groups is None else np.asarray(opened.column(groups))
-        return self._evaluate(opened, np.arange(len(opened.tokens)), {}, donors)
+        return self._evaluate(Examples(opened, None, groups=donors), np.arange(len(opened.tokens)))
 
-    def _evaluate(self, cells: Cells, rows: Ints, values: Mapping[str, Any], groups: NDArray[Any] | None) -> ReportSet:
+    def _evaluate(self, tested: Examples, rows: Ints) -> ReportSet:
+        """Reports on values, on ranks, and on how values differ from what is usual for the gene."""
         network, seed, vocabulary = self._fitted("network_"), self.finetuning.seed, self.pairing.vocabulary
-        rows = rows[cap_cells(np.zeros(len(rows)), max_cells=self.expression.report_cells, seed=seed)]
-        compared = self._training is not None and self.expression.baselines != "none"
-        tested = take_genes_out(
-            cells.tokens,
+        max_length = self.pairing.max_length
+        rows = rows[capped(np.zeros(len(rows)), max_cells=self.expression.report_cells, seed=seed) >= 0]
+        taken = take_genes_out(
+            tested.cells.tokens,
             rows,
             vocabulary.special_ids,
             share=self.share_,
-            max_length=self.pairing.max_length,
+            max_length=max_length,
             seed=seed,
-            additive=self._additive if compared else None,
+            additive=self._features(self._training),
         )
-        predicted = {name: self._predict(one, tested) for name, one in self._networks().items()}
-        return report_expression(
-            tested,
-            predicted,
-            network.usual.double().cpu().numpy()[tested.genes],
-            names=cells.tokens.cell_ids[rows],
-            genes=vocabulary.gene_of[tested.genes],
-            groups=None if groups is None else groups[rows],
-            seed=seed,
-            settings={"model": self.model, "share": self.share_, "split": self.split_, **self._options},
-        )
-
-    def _predict(self, network: GeneformerForExpression, tested: TestedGenes) -> NDArray[np.float32]:
-        """Value and rank of genes taken out of cells, ``(p, 2)``."""
-        with self._bar("Predicting") as update:
-            return predict_expression(
-                network, tested.visible, tested.starts, tested.genes, self.runtime,
-                max_length=self.pairing.max_length, progress=update,
-            )  # fmt: skip
+        predictions: dict[str, NDArray[Any]] = {}
+        for name, one in self._networks().items():
+            with self._bar("Predicting") as update:
+                predictions[name] = predict_expression(
+                    one, taken.visible, taken.starts, taken.genes, self.runtime,
+                    max_length=max_length, progress=update,
+                )  # fmt: skip
+        target = Expression()
+        predictions |= target.baselines(network.usual.double().cpu().numpy(), None, taken)
+        cells = np.repeat(np.arange(len(rows)), np.diff(taken.starts))
+        settings = {"model": self.model, "share": self.share_, "split": self.split_, **self._options}
+        reports = ReportSet()
+        for name, side, center in (("value", 0, 0.0), ("rank", 1, 0.0), (BEYOND, 0, predictions[MEAN][:, 0])):
+            columns = {label: values[:, side] - center for label, values in predictions.items()}
+            reports[name] = target.report(
+                taken.truth[:, side] - center,
+                columns.pop(MODEL),
+                columns,
+                groups=cells if tested.groups is None else tested.groups[rows][cells],
+                seed=seed,
+                cell_ids=tested.cells.tokens.cell_ids[rows][cells],
+                genes=vocabulary.gene_of[taken.genes],
+                settings={**settings, "quantity": name},
+            )
+        return reports
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {

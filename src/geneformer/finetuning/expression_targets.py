@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,11 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import Key, Scored
 from geneformer.errors import DatasetError
+from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.metrics import evaluate_numbers
-from geneformer.finetuning.reports import MODEL, ExpressionReport, ReportSet
+from geneformer.finetuning.reports import ExpressionReport
+from geneformer.finetuning.splits import Split
+from geneformer.finetuning.targets import Target
 from geneformer.finetuning.training import Batches, FinetuneResult, finetune, length_read, packed_tensors
 from geneformer.models.finetuned import build_network
 from geneformer.models.heads import GeneformerForExpression
@@ -26,11 +28,37 @@ from geneformer.tokens.dataset import Packed, TokenizedDataset
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+MEAN = "mean of the gene"
+ADDITIVE = "mean of the gene + effect of the cell"
+"""Names of the baselines in tables."""
+
+BEYOND = "value beyond the gene's mean"
+"""Name of the report on what differs between cells."""
+
 CHUNK = 2048
 """Cells looked at together."""
 
 PRIOR = 5.0
 """A gene's mean is drawn to that of all genes as if by this many cells."""
+
+
+class Expression(Target):
+    """Value and rank of genes in cells; a report is on one of the two."""
+
+    report_kind = ExpressionReport
+
+    def measure(self, truth: Floats, predictions: Floats, *, groups: NDArray[Any] | None, seed: int) -> Figures:
+        """Figures of numbers."""
+        return evaluate_numbers(truth, predictions, groups=groups, seed=seed)
+
+    def baselines(self, features: Floats, values: None, tested: "TestedGenes", **_: Any) -> dict[str, Floats]:
+        """What is usual for each gene, ``(V, 2)``, for the genes taken out; and that with an effect of the cell."""
+        additive = {} if tested.additive is None else {ADDITIVE: tested.additive}
+        return {MEAN: features[tested.genes], **additive}
+
+    def columns(self, predictions: Floats) -> dict[str, NDArray[Any]]:
+        """The numbers."""
+        return {"predicted": predictions}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +126,10 @@ def hidden_chunks(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UsualValues:
-    """Value and rank that genes usually have where they are expressed."""
+    """Value and rank that genes usually have where they are expressed, ``(V, 2)``, and their spread, ``(2,)``."""
 
-    by_token: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    by_token: Floats
+    spread: Floats
 
     @classmethod
     def fit(
@@ -111,10 +139,8 @@ class UsualValues:
         number, sums, squares = np.zeros(size), np.zeros((size, 2)), np.zeros((size, 2))
         for _, _, genes in hidden_chunks(tokens, rows, special, 0.0, max_length=max_length, seed=0):
             number += np.bincount(genes.genes, minlength=size)
-            for side in range(2):
-                values = genes.values[:, side].astype(np.float64)
-                sums[:, side] += np.bincount(genes.genes, values, size)
-                squares[:, side] += np.bincount(genes.genes, values**2, size)
+            sums += _sums_by(genes.genes, genes.values, size)
+            squares += _sums_by(genes.genes, genes.values.astype(np.float64) ** 2, size)
         overall = sums.sum(axis=0) / max(number.sum(), 1)
         usual = (sums + PRIOR * overall) / (number + PRIOR)[:, None]
         around = squares - 2 * usual * sums + number[:, None] * usual**2
@@ -126,49 +152,42 @@ class UsualValues:
 class AdditiveModel:
     """Value and rank as an effect of the gene and an effect of the cell: ``values[c, g] = gene[g] + cell[c]``."""
 
-    by_token: NDArray[np.float64]
+    by_token: Floats
 
     @classmethod
     def fit(
-        cls,
-        tokens: TokenizedDataset,
-        rows: Ints,
-        special: NDArray[Any],
-        usual: UsualValues,
-        *,
-        max_length: int,
-        rounds: int = 5,
+        cls, tokens: TokenizedDataset, rows: Ints, special: NDArray[Any], usual: UsualValues, *, max_length: int
     ) -> "AdditiveModel":
         """Effects of the genes in some cells, those of the cells taken out, by alternating least squares."""
         effects = usual.by_token
-        for _ in range(rounds):
+        for _ in range(5):
             number, sums = np.zeros(len(effects)), np.zeros_like(effects)
             for some, _, genes in hidden_chunks(tokens, rows, special, 0.0, max_length=max_length, seed=0):
-                own = cell_effects(genes, effects, len(some))
+                rest = genes.values - cell_effects(genes, effects, len(some))[genes.cells]
                 number += np.bincount(genes.genes, minlength=len(effects))
-                for side in range(2):
-                    rest = genes.values[:, side] - own[genes.cells, side]
-                    sums[:, side] += np.bincount(genes.genes, rest, len(effects))
-            updated = (sums + PRIOR * usual.by_token) / (number + PRIOR)[:, None]
-            done = np.abs(updated - effects).max(initial=0.0) < 1e-4
-            effects = updated
-            if done:
+                sums += _sums_by(genes.genes, rest, len(effects))
+            before, effects = effects, (sums + PRIOR * usual.by_token) / (number + PRIOR)[:, None]
+            if np.abs(effects - before).max(initial=0.0) < 1e-4:
                 break
         return cls(effects)
 
-    def predict(self, genes: GeneValues, n_cells: int) -> NDArray[np.float64]:
+    def predict(self, genes: GeneValues, n_cells: int) -> Floats:
         """Value and rank of every gene, ``(p, 2)``; the effects of the cells come from the genes not removed."""
         return self.by_token[genes.genes] + cell_effects(genes, self.by_token, n_cells)[genes.cells]
 
 
-def cell_effects(genes: GeneValues, effects: NDArray[np.float64], n_cells: int) -> NDArray[np.float64]:
+def cell_effects(genes: GeneValues, effects: Floats, n_cells: int) -> Floats:
     """How much higher the visible genes of each cell are than the effects of the genes say, ``(n_cells, 2)``."""
     visible = ~genes.removed
-    cells, number = genes.cells[visible], np.bincount(genes.cells[visible], minlength=n_cells)
+    cells = genes.cells[visible]
     rest = genes.values[visible] - effects[genes.genes[visible]]
-    sums = np.column_stack([np.bincount(cells, rest[:, side], n_cells) for side in range(2)])
-    mean: NDArray[np.float64] = sums / np.maximum(number, 1)[:, None]
+    mean: Floats = _sums_by(cells, rest, n_cells) / np.maximum(np.bincount(cells, minlength=n_cells), 1)[:, None]
     return mean
+
+
+def _sums_by(places: Ints, values: NDArray[Any], n: int) -> Floats:
+    """Sums of values and ranks by gene, or by cell, ``(n, 2)``."""
+    return np.column_stack([np.bincount(places, values[:, side], n) for side in range(2)])
 
 
 PAIRS = 65_536
@@ -203,11 +222,10 @@ def learn_expression(
     base: LoadedModel,
     tokens: TokenizedDataset,
     usual: UsualValues,
-    *,
-    train_rows: Ints,
-    valid_rows: Ints,
+    split: Split,
     expression: ExpressionOptions,
     options: FinetuneOptions,
+    *,
     runtime: RuntimeOptions,
     **run: Any,
 ) -> tuple[GeneformerForExpression, FinetuneResult]:
@@ -221,20 +239,13 @@ def learn_expression(
     network = build_network(GeneformerForExpression, base, options, attributes)
     network.usual.copy_(torch.from_numpy(usual.by_token))
     network.spread.copy_(torch.from_numpy(usual.spread))
-    max_length = length_read(base, options)
-    special = base.vocabulary.special_ids
-    taken: dict[str, Any] = {"share": expression.share, "seed": options.seed}
-    result = finetune(
-        network,
-        expression_batches(tokens, train_rows, special, max_length, **taken),
-        expression_batches(tokens, valid_rows, special, max_length, **taken),
-        options,
-        runtime,
-        score=score_expression,
-        about={"expression": asdict(expression), "tokens": int(tokens.lengths[train_rows].sum())},
-        **run,
+    max_length, special = length_read(base, options), base.vocabulary.special_ids
+    train, valid = (
+        expression_batches(tokens, rows, special, max_length, share=expression.share, seed=options.seed)
+        for rows in (split.train, split.valid)
     )
-    return network, result
+    about = {"expression": asdict(expression), "tokens": int(tokens.lengths[split.train].sum())}
+    return network, finetune(network, train, valid, options, runtime, score=score_expression, about=about, **run)
 
 
 def score_expression(scored: Scored) -> dict[str, float]:
@@ -280,14 +291,6 @@ def predict_expression(
     return predicted
 
 
-MEAN = "mean of the gene"
-ADDITIVE = "mean of the gene + effect of the cell"
-"""Names of the baselines in tables."""
-
-BEYOND = "value beyond the gene's mean"
-"""Name of the report on what tells cells apart."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TestedGenes:
     """Genes taken out of cells, to be predicted from what is left."""
@@ -329,38 +332,3 @@ def take_genes_out(
         np.concatenate(truth),
         np.concatenate(effects) if effects else None,
     )
-
-
-def report_expression(
-    tested: TestedGenes,
-    predicted: Mapping[str, NDArray[Any]],
-    usual: Floats,
-    *,
-    names: NDArray[Any],
-    genes: NDArray[Any],
-    groups: NDArray[Any] | None,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> ReportSet:
-    """Reports on values, on ranks, and on how values differ from what is usual for the gene."""
-    cells = np.repeat(np.arange(len(tested.visible)), np.diff(tested.starts))
-    together = (np.arange(len(tested.visible)) if groups is None else np.asarray(groups))[cells]
-    predictions = {**predicted, MEAN: usual}
-    if tested.additive is not None:
-        predictions[ADDITIVE] = tested.additive
-    zero = np.zeros(len(usual))
-    reports = ReportSet()
-    for name, side, center in (("value", 0, zero), ("rank", 1, zero), (BEYOND, 0, usual[:, 0])):
-        truth = tested.truth[:, side] - center
-        columns = {label: values[:, side] - center for label, values in predictions.items()}
-        measure = partial(evaluate_numbers, truth, groups=together, seed=seed)
-        reports[name] = ExpressionReport(
-            evaluation=measure(columns[MODEL]),
-            baselines={label: measure(values) for label, values in columns.items() if label != MODEL},
-            cell_ids=names[cells],
-            genes=genes,
-            truth=truth,
-            predicted=columns[MODEL],
-            settings={**settings, "quantity": name},
-        )
-    return reports

@@ -1,10 +1,9 @@
-"""What is learnt about a cell: one class of many, any of many, or a number; how it is read, learnt and measured."""
+"""What is learnt about cells and genes, and how it is measured; here of cells: a class, any of many, or a number."""
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,9 +36,43 @@ FEWEST = 5
 
 
 class Target(ABC):
-    """One question about each cell. A new kind of question is a new target."""
+    """One question about every cell, every gene, or genes in cells. A new kind of question is a new target."""
 
     report_kind: ClassVar[type[Report]]
+
+    @abstractmethod
+    def measure(self, truth: Values, predictions: Any, *, groups: Any, seed: int) -> Figures:
+        """Figures of some predictions; `groups` are resampled as a whole."""
+
+    @abstractmethod
+    def baselines(self, features: Any, values: Any, tested: Any, **options: Any) -> dict[str, Any]:
+        """Predictions of models that learn from what is known without a network, by name."""
+
+    def report(
+        self, truth: Values, predictions: Any, baselines: Mapping[str, Any], *,
+        groups: Values | None, seed: int, **content: Any,
+    ) -> Report:  # fmt: skip
+        """Figures of the model and of the baselines on the same cells or genes."""
+        figures = {
+            name: self.measure(truth, values, groups=groups, seed=seed)
+            for name, values in {"": predictions, **baselines}.items()
+        }
+        content |= {"truth": truth, **self.columns(predictions)}
+        of_baselines = {
+            name: self.columns(values)[self.report_kind.measured_from] for name, values in baselines.items()
+        }
+        return self.report_kind(
+            evaluation=figures.pop(""), baselines=figures, baseline_predictions=of_baselines, **content
+        )
+
+    @abstractmethod
+    def columns(self, predictions: Any) -> dict[str, Values]:
+        """Predictions as the report keeps them."""
+
+
+class CellTarget(Target):
+    """A question about each cell, with a head of its own on the network."""
+
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     """Figures of the validation cells, the one that a search goes by last."""
 
@@ -88,46 +121,19 @@ class Target(ABC):
         """Adjust probabilities to validation cells; returns what it changed."""
         return {}
 
-    @abstractmethod
-    def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
-        """Figures of some predictions."""
-
-    @abstractmethod
-    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
-        """Predictions for the tested cells of models that learn from the counts of the training cells, by name."""
-
     def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
-        """What a report says about one fitted network."""
+        """Settings of a report that hold for one fitted network."""
         return {}
 
-    def report(
-        self, truth: Values, predictions: Floats, baselines: Mapping[str, Floats], *,
-        cell_ids: Values, groups: Values | None, seed: int, settings: Mapping[str, Any],
-    ) -> Report:  # fmt: skip
-        """Figures of the model and of the baselines on the same cells."""
-        measure = partial(self.measure, truth, groups=groups, seed=seed)
-        arrays = {"truth": truth} | self._report_fields(truth, predictions, dict(settings))
-        return self.report_kind(
-            evaluation=measure(predictions),
-            baselines={name: measure(values) for name, values in baselines.items()},
-            baseline_predictions=dict(baselines),
-            cell_ids=cell_ids,
-            **arrays,
-        )
 
-    @abstractmethod
-    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
-        """Further fields of the report, settings among them."""
-
-
-class _Classes(Target):
+class _Classes(CellTarget):
     """Base of the targets with classes."""
 
     classes: tuple[str, ...]
 
-    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+    def baselines(self, features: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
         """Linear models, the library size, and the majority; of label sets label by label."""
-        return classify_by_baselines(counts, values, tested, n_classes=len(self.classes), **options)
+        return classify_by_baselines(features, values, tested, n_classes=len(self.classes), **options)
 
     def _refuse_unlearnt(self, unlearnt: NDArray[Any], cells: NDArray[Any], part: str) -> None:
         if len(unlearnt):
@@ -158,11 +164,11 @@ class OneOf(_Classes):
 
     def encode(self, column: Any, name: str) -> Values:
         """Numbers of classes, ``(n,)``."""
-        labels = encode_labels(column, classes=self.classes or None, name=name, others="leave_out")
-        if not self.classes:
-            labels = drop_rare(labels, self.rare_below) if self.rare_below else labels
-            self.classes = labels.classes
-        return np.where(labels.codes >= 0, labels.codes, MISSING)
+        codes, classes = encode_labels(column, classes=self.classes or None, name=name)
+        if self.rare_below and not self.classes:
+            codes, classes = drop_rare(codes, classes, self.rare_below)
+        self.classes = classes
+        return np.where(codes >= 0, codes, MISSING)
 
     def has_value(self, values: Values) -> NDArray[np.bool_]:
         """Cells with a label, ``(n,)``."""
@@ -214,9 +220,15 @@ class OneOf(_Classes):
         """The temperature."""
         return {"temperature": self.temperature}
 
-    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
-        settings["expected_calibration_error"] = expected_calibration_error(predictions, truth)
-        return {"predicted": predictions.argmax(axis=1), "proba": predictions, "settings": settings}
+    def report(self, truth: Values, predictions: Floats, baselines: Mapping[str, Floats], **content: Any) -> Report:
+        """The calibration error comes with the figures."""
+        error = expected_calibration_error(predictions, truth)
+        content["settings"] = {**content["settings"], "expected_calibration_error": error}
+        return super().report(truth, predictions, baselines, **content)
+
+    def columns(self, predictions: Floats) -> dict[str, Values]:
+        """The most probable class, and all probabilities."""
+        return {"predicted": predictions.argmax(axis=1), "proba": predictions}
 
 
 @dataclass(eq=False)
@@ -238,7 +250,7 @@ class AnyOf(_Classes):
     def encode(self, column: Any, name: str) -> Values:
         """Whether each cell has each label, ``(n, C)``."""
         values, self.classes = encode_label_sets(
-            column, classes=self.classes or None, separator=self.separator, name=name, others="leave_out"
+            column, classes=self.classes or None, separator=self.separator, name=name
         )
         return values
 
@@ -273,65 +285,36 @@ class AnyOf(_Classes):
         """Figures of label sets."""
         return evaluate_label_sets(truth, predictions, self.classes, groups=groups, seed=seed)
 
-    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"proba": predictions, "settings": settings}
-
-
-@dataclass(frozen=True, slots=True)
-class NumberScale:
-    """Between numbers as they are and as a network learns them, around 0 or 1."""
-
-    center: float = 0.0
-    unit: float = 1.0
-    inside: float = 1.0
-
-    @classmethod
-    def fit(cls, values: Floats, options: RegressOptions) -> "NumberScale":
-        """The scale of training cells, ``(n,)``; NaN for cells that have none."""
-        mean, deviation = float(np.nanmean(values)), float(np.nanstd(values))
-        if options.counts:
-            return cls(inside=mean or 1.0)
-        if options.output != "linear":
-            return cls(unit=mean or 1.0)
-        return cls(mean, deviation or 1.0)
-
-    def to_network(self, values: Floats) -> NDArray[np.float32]:
-        """As the network learns them, ``(n,)``."""
-        return ((values - self.center) / self.unit).astype(np.float32)
-
-    def mean(self, outputs: NDArray[np.float32]) -> Floats:
-        """Predicted numbers from outputs of the network, ``(n, 1)`` or ``(n, 2)``, as they are, ``(n,)``."""
-        return outputs[:, 0].astype(np.float64) * self.unit + self.center
-
-    def deviation(self, outputs: NDArray[np.float32], loss: str) -> Floats | None:
-        """Predicted standard deviation, ``(n,)``; None for a loss without one."""
-        values = outputs.astype(np.float64)
-        if loss == "gaussian":
-            spread: Floats = np.exp(np.clip(values[:, 1], -10, 10) / 2) * self.unit
-            return spread
-        if loss == "poisson":
-            return np.sqrt(np.maximum(values[:, 0], 1e-6))
-        if loss == "negative_binomial":
-            mean, size = np.maximum(values[:, 0], 1e-6), np.exp(np.clip(values[:, 1], -10, 10))
-            return np.sqrt(mean + mean**2 / size)
-        return None
+    def columns(self, predictions: Floats) -> dict[str, Values]:
+        """All probabilities."""
+        return {"proba": predictions}
 
 
 @dataclass(eq=False)
-class Number(Target):
-    """A number. Values are the numbers as they are, NaN where there is none."""
+class Number(CellTarget):
+    """A number. Values are the numbers as they are, NaN where there is none.
+
+    The network learns `(value - center) / unit`, around 0 or 1; its head multiplies what it predicts by `inside`.
+    """
 
     report_kind = NumberReport
 
     name: str
     options: RegressOptions
-    scale: NumberScale = NumberScale()
+    center: float = 0.0
+    unit: float = 1.0
+    inside: float = 1.0
+
+    @property
+    def scale(self) -> dict[str, float]:
+        """Between the numbers and the outputs of the network."""
+        return {"center": self.center, "unit": self.unit, "inside": self.inside}
 
     @property
     def head(self) -> HeadSpec:
         """The head that learns it."""
         loss, activation = self.options.loss, self.options.output
-        return HeadSpec(name=self.name, kind="number", loss=loss, activation=activation, scale=self.scale.inside)
+        return HeadSpec(name=self.name, kind="number", loss=loss, activation=activation, scale=self.inside)
 
     def encode(self, column: Any, name: str) -> Values:
         """The numbers, ``(n,)``."""
@@ -343,50 +326,87 @@ class Number(Target):
 
     def strata(self, values: Values, *, by_cell: bool) -> Ints:
         """Bins of about as many cells, so that parts split cell by cell have about the same numbers, ``(n,)``."""
-        check_numbers(values, self.options, name=self.name)
-        return number_strata(values, n_bins=10 if by_cell else 1)
+        self._check(values)
+        rows = np.flatnonzero(~np.isnan(values))
+        n_bins = int(np.clip(len(rows) // FEWEST, 1, 10 if by_cell else 1))
+        strata = np.full(len(values), -1, dtype=np.int64)
+        strata[rows[values[rows].argsort(kind="stable")]] = np.arange(len(rows)) * n_bins // len(rows)
+        return strata
 
     def prepare(self, values: Values, split: Split) -> None:
         """Refuse numbers to learn from that are all the same; fix the scale."""
-        check_numbers(values[split.train], self.options, name=self.name)
-        self.scale = NumberScale.fit(values[split.train], self.options)
+        learnt = values[split.train]
+        self._check(learnt)
+        mean, deviation = float(np.nanmean(learnt)), float(np.nanstd(learnt))
+        if self.options.counts:
+            self.inside = mean or 1.0
+        elif self.options.output != "linear":
+            self.unit = mean or 1.0
+        else:
+            self.center, self.unit = mean, deviation or 1.0
 
     def to_network(self, values: Values) -> Values:
         """Numbers around 0 or 1, ``(n,)``."""
-        return self.scale.to_network(values)
+        return ((values - self.center) / self.unit).astype(np.float32)
 
     def decode(self, outputs: NDArray[np.float32]) -> Floats:
         """Predicted numbers, ``(n,)``."""
-        return self.scale.mean(outputs)
+        numbers: Floats = outputs[:, 0].astype(np.float64) * self.unit + self.center
+        return numbers
 
     def deviation(self, outputs: NDArray[np.float32]) -> Floats | None:
         """Predicted standard deviation, ``(n,)``; None for a loss without one."""
-        return self.scale.deviation(outputs, self.options.loss)
+        values, loss = outputs.astype(np.float64), self.options.loss
+        if loss == "gaussian":
+            spread: Floats = np.exp(np.clip(values[:, 1], -10, 10) / 2) * self.unit
+            return spread
+        if loss == "poisson":
+            return np.sqrt(np.maximum(values[:, 0], 1e-6))
+        if loss == "negative_binomial":
+            mean, size = np.maximum(values[:, 0], 1e-6), np.exp(np.clip(values[:, 1], -10, 10))
+            return np.sqrt(mean + mean**2 / size)
+        return None
 
     def measure(self, truth: Values, predictions: Floats, *, groups: Values | None, seed: int) -> Figures:
         """Figures of numbers."""
         return evaluate_numbers(truth, predictions, groups=groups, seed=seed)
 
-    def baselines(self, counts: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
+    def baselines(self, features: Any, values: Values, tested: Any, **options: Any) -> dict[str, Floats]:
         """A linear model, the library size, and the mean."""
-        return regress_by_baselines(counts, values, tested, **options)
+        return regress_by_baselines(features, values, tested, **options)
 
     def fold_settings(self, truth: Values, outputs: NDArray[np.float32]) -> dict[str, Any]:
         """The scale, and the share of cells within two standard deviations, of which about 95% should be."""
-        settings: dict[str, Any] = {"scale": asdict(self.scale)}
+        settings: dict[str, Any] = {"scale": self.scale}
         if (deviation := self.deviation(outputs)) is not None:
             settings["within_two_deviations"] = float((np.abs(truth - self.decode(outputs)) <= 2 * deviation).mean())
         return settings
 
-    def _report_fields(self, truth: Values, predictions: Floats, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"predicted": predictions, "settings": settings}
+    def columns(self, predictions: Floats) -> dict[str, Values]:
+        """The numbers."""
+        return {"predicted": predictions}
+
+    def _check(self, values: Values) -> None:
+        """Refuse numbers that cannot be learnt as the options have it."""
+        least, most = np.nanmin(values), np.nanmax(values)
+        if least == most:
+            msg = f"All cells have {self.name!r} = {least:g}. There is nothing to learn from a constant."
+            raise ConstantLabelError(msg)
+        if least < 0 and self.options.output != "linear":
+            below, loss = int((values < 0).sum()), self.options.loss
+            why = f'loss="{loss}"' if self.options.counts else f'activation="{self.options.output}"'
+            msg = (
+                f"{below:,} cells have {self.name!r} below 0, down to {least:g}, which {why} cannot predict. Use "
+                'loss="squared_error" or "gaussian" with activation="linear", or leave those cells out.'
+            )
+            raise LabelError(msg)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """What is to be learnt about each cell: values by target, and the codes that a split goes by."""
 
-    targets: Mapping[str, Target]
+    targets: Mapping[str, Any]
     values: Mapping[str, Values]
     codes: Ints
 
@@ -407,7 +427,7 @@ class Encoded:
 
 def encode_targets(
     columns: Mapping[str, Any],
-    targets: Sequence[Target],
+    targets: Sequence[CellTarget],
     *,
     by_cell: bool = True,
     max_cells: int | None = None,
@@ -455,14 +475,11 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
     """The numbers of a column, NaN where there is none, ``(n,)``."""
     import pandas as pd
 
-    column = pd.Series(values)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(object)
+    column = pd.Series(values).astype(object)
     given = column.notna().to_numpy()
-    parsed = pd.to_numeric(column, errors="coerce") if not pd.api.types.is_bool_dtype(column) else column * np.nan
-    numbers = np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
     truths = column.map(lambda value: isinstance(value, (bool, np.bool_))).to_numpy(dtype=bool)
-    wrong = np.flatnonzero(given & (~np.isfinite(numbers) | truths))
+    numbers = pd.to_numeric(column.mask(truths), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = np.flatnonzero(given & ~np.isfinite(numbers))
     if len(wrong):
         shown = ", ".join(dict.fromkeys(repr(column.iloc[row]) for row in wrong[:200].tolist()))
         msg = (
@@ -477,29 +494,3 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
         message = f"{(~given).sum():,} of {len(given):,} cells have no number in {name!r} and are left out."
         warnings.warn(message, GeneformerWarning, stacklevel=3)
     return numbers
-
-
-def check_numbers(values: Floats, options: RegressOptions, *, name: str = "number") -> None:
-    """Refuse numbers that cannot be learnt as the options have it."""
-    least, most = np.nanmin(values), np.nanmax(values)
-    if least == most:
-        msg = f"All cells have {name!r} = {least:g}. There is nothing to learn from a constant."
-        raise ConstantLabelError(msg)
-    if least < 0 and options.output != "linear":
-        below = int((values < 0).sum())
-        why = f'loss="{options.loss}"' if options.counts else f'activation="{options.output}"'
-        msg = (
-            f"{below:,} cells have {name!r} below 0, down to {least:g}, which {why} cannot predict. Use "
-            'loss="squared_error" or "gaussian" with activation="linear", or leave those cells out.'
-        )
-        raise LabelError(msg)
-
-
-def number_strata(values: Floats, *, n_bins: int = 10) -> Ints:
-    """Bins of about as many cells each, by which a split can be stratified; -1 for cells without a number, ``(n,)``."""
-    given = np.flatnonzero(~np.isnan(values))
-    n = int(np.clip(len(given) // FEWEST, 1, n_bins))
-    order = values[given].argsort(kind="stable")
-    strata = np.full(len(values), -1, dtype=np.int64)
-    strata[given[order]] = np.arange(len(given)) * n // max(len(given), 1)
-    return strata
