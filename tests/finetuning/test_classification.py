@@ -183,7 +183,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cell_ids": ["a"]}, "found 1 cell ids"),
+        ({"cell_ids": ["a"]}, "there are 1 cell ids"),
         ({"truth": np.zeros(59, dtype=int)}, "proba has the shape"),
         ({"predicted": np.zeros(59, dtype=int)}, "one row per cell in everything"),
         ({"proba": np.ones((60, 3))}, r"it takes \(60, 4\)"),

@@ -132,7 +132,7 @@ def _pooled(
     names = [name for name in reports[0].baselines if all(name in report.baselines for report in reports)]
     shared = {name: value for name, value in reports[0].settings.items() if name not in OF_ONE_FOLD}
     return target.report(
-        together([getattr(report, "truth") for report in reports]),  # noqa: B009  every kind has it
+        together([report.truth for report in reports]),
         together([getattr(report, report.measured_from) for report in reports]),
         {name: together([report.baseline_predictions[name] for report in reports]) for name in names},
         cell_ids=together([np.asarray(report.cell_ids, dtype=object) for report in reports]),

@@ -1,12 +1,12 @@
 """What all estimators share: open cells, split, fit, calibrate, predict, evaluate, save and load."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,19 +217,23 @@ class Estimator:
             Network and vocabulary do not belong together.
         """
         folder = Path(folder)
-        stored = read_folder(folder, [cls.kind])
-        estimator = cls(stored.entry("base_model"), vocabulary=stored.vocabulary)
+        stored = read_folder(folder, cls.kind)
+        needed = ("base_model", "preprocessing", "options", *cls.task_fields)
+        if absent := [name for name in needed if name not in stored.task]:
+            msg = f"{folder} is damaged: {TASK} lacks {absent[0]!r}. Copy or write it again."
+            raise CheckpointError(msg)
+        model, preprocessing, options, *attributes = (_with_tuples(stored.task[name]) for name in needed)
+        estimator = cls(model, vocabulary=stored.vocabulary)
         for name, group in option_groups(estimator).items():
             names = {entry.name for entry in fields(group)}
-            values = {key: value for key, value in stored.entry("options").get(name, {}).items() if key in names}
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            values = {key: _with_tuples(value) for key, value in options.get(name, {}).items() if key in names}
             setattr(estimator, name, replace(group, **values))
         estimator.runtime = runtime or estimator.runtime
-        for name in cls.task_fields:
-            setattr(estimator, name, stored.entry(name))
+        for name, value in zip(cls.task_fields, attributes, strict=True):
+            setattr(estimator, name, value)
         estimator.network_ = load_network(folder, cls.network_kind)
-        estimator._pairing = Pairing(str(folder), stored.vocabulary, stored.entry("preprocessing")["max_length"])
-        estimator._history, estimator._options = stored.history, stored.entry("options")
+        estimator._pairing = Pairing(str(folder), stored.vocabulary, preprocessing["max_length"])
+        estimator._history, estimator._options = stored.history, options
         estimator.report_ = load_report(folder / "report") if (folder / "report").is_dir() else None
         return estimator
 
@@ -650,25 +654,19 @@ VOCABULARY = "vocabulary"
 """Folder of a vocabulary that is not one of those bundled."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTask:
+class StoredTask(NamedTuple):
     """What a folder of a fitted estimator holds, without the network."""
 
-    folder: Path
     task: Mapping[str, Any]
     history: list[dict[str, Any]]
     vocabulary: Vocabulary
 
-    def entry(self, name: str) -> Any:
-        """An entry of `task.json`; lists as tuples."""
-        if name not in self.task:
-            msg = f"{self.folder} is damaged: {TASK} lacks {name!r}. Copy or write it again."
-            raise CheckpointError(msg)
-        value = self.task[name]
-        return tuple(value) if isinstance(value, list) else value
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
-def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> StoredTask:
+def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     """What `Estimator.save` wrote, without the network."""
     folder = Path(folder)
     path = folder / TASK
@@ -686,8 +684,8 @@ def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> StoredTask:
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is damaged: {error!r} while its {TASK} and {HISTORY} were read. Copy or write it again."
         raise CheckpointError(msg) from error
-    if kinds and kind not in kinds:
-        msg = f"{folder} holds a {kind}, not a {' or '.join(kinds)}."
+    if expected not in (None, kind):
+        msg = f"{folder} holds a {kind}, not a {expected}."
         raise CheckpointError(msg)
     own = folder / VOCABULARY if (folder / VOCABULARY).is_dir() else None
     vocabulary = recognize_vocabulary(read_config(folder), folder, own)
@@ -697,4 +695,4 @@ def read_folder(folder: str | Path, kinds: Sequence[str] = ()) -> StoredTask:
             f"{vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
         )
         raise VocabularyMismatchError(msg)
-    return StoredTask(folder, task, history, vocabulary)
+    return StoredTask(task, history, vocabulary)

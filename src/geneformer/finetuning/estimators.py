@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, S
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer import keys
 from geneformer.errors import (
     CheckpointError,
     GeneformerWarning,
@@ -42,7 +43,7 @@ from geneformer.finetuning.gene_targets import (
     read_gene_classes,
 )
 from geneformer.finetuning.labels import capped
-from geneformer.finetuning.predictions import UNKNOWN, cell_names, expression_anndata, name_classes
+from geneformer.finetuning.predictions import RANK, UNKNOWN, cell_names, name_classes
 from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, RANDOM, SYMBOL, GeneReport, ReportSet
 from geneformer.finetuning.splits import Split, draw_gene_folds, split_genes
 from geneformer.finetuning.targets import AnyOf, Encoded, Number, OneOf, encode_targets
@@ -922,11 +923,10 @@ class GeneClassifier(Estimator):
             predictions[name] = proba[asked], tally.evaluation(labels.classes)
         features, tested_features = self._features(self._training), self._features(tested)
         if features is not None:
-            learnt = self._training.split.learnt
-            known = self._training.encoded
+            learnt, of_training = self._training.split.learnt, self._training.encoded
             baselines = GeneClasses(labels.classes).baselines(
-                {name: table[known.tokens[learnt]] for name, table in features.items()},
-                known.codes[learnt],
+                {name: table[of_training.tokens[learnt]] for name, table in features.items()},
+                of_training.codes[learnt],
                 {name: table[asked] for name, table in tested_features.items()},
                 seed=self.finetuning.seed,
             )
@@ -1179,7 +1179,14 @@ class ExpressionDecoder(CellEstimator):
             yield self._block(opened, rows, opened.rows[rows] - start, names[start:stop], asked)
 
     def _block(self, cells: Cells, rows: Ints, places: Ints, names: NDArray[Any], asked: Ints | None) -> "AnnData":
-        """Predictions for some tokenized cells, which are at some places among the named ones."""
+        """Predictions for some tokenized cells, which are at some places among the named ones.
+
+        They are dense for given genes, else sparse over the vocabulary.
+        """
+        import anndata as ad
+        import pandas as pd
+        from scipy import sparse
+
         vocabulary, max_length = self.pairing.vocabulary, self.pairing.max_length
         tokens = cells.tokens.take(rows)
         if asked is not None:
@@ -1191,10 +1198,20 @@ class ExpressionDecoder(CellEstimator):
             genes = packed.input_ids[is_gene].astype(np.int64)
         network = self._fitted("network_")
         predicted = predict_expression(network, tokens, starts, genes, self.runtime, max_length=max_length)
-        return expression_anndata(
-            predicted, starts, genes, names=names, places=places, asked=asked, vocabulary=vocabulary,
-            provenance=self.provenance,
-        )  # fmt: skip
+        shape = (len(names), len(vocabulary.genes if asked is None else asked))
+        column_of = np.full(vocabulary.size, -1, dtype=np.int64)
+        column_of[vocabulary.token_ids] = np.arange(len(vocabulary.genes))
+        sides: list[Any] = []
+        for values in predicted.T:
+            if asked is None:
+                sides.append(sparse.csr_matrix((values, (np.repeat(places, np.diff(starts)), column_of[genes])), shape))
+            else:
+                sides.append(np.full(shape, np.nan, dtype=np.float32))
+                sides[-1][places] = values.reshape(len(places), -1)
+        ids = vocabulary.genes if asked is None else vocabulary.gene_of[asked]
+        var = pd.DataFrame({SYMBOL: [vocabulary.symbol_of(gene) for gene in ids]}, index=pd.Index(ids))
+        uns = {keys.UNS: self.provenance}
+        return ad.AnnData(sides[0], obs=pd.DataFrame(index=pd.Index(names)), var=var, layers={RANK: sides[1]}, uns=uns)
 
     def evaluate(  # type: ignore[override]  # there is no label
         self,

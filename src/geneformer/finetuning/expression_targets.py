@@ -56,10 +56,6 @@ class Expression(Target):
         additive = {} if tested.additive is None else {ADDITIVE: tested.additive}
         return {MEAN: features[tested.genes], **additive}
 
-    def columns(self, predictions: Floats) -> dict[str, NDArray[Any]]:
-        """The numbers."""
-        return {"predicted": predictions}
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneValues:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.files.atomic import atomic_file
 from geneformer.finetuning.reports import GENE, SYMBOL
-from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import Cells
 from geneformer.inference.tables import cells_as_anndata, check_suffix, write_table
 
@@ -140,40 +139,6 @@ def cell_table(cells: Cells) -> "pa.Table":
     if keys.LENGTH in rest:
         rest[keys.LENGTH] = compute.fill_null(rest[keys.LENGTH], 0)
     return pa.table({keys.CELL_ID: pa.array(cell_names(cells).astype(str)), **rest})
-
-
-def expression_anndata(
-    predicted: NDArray[np.float32],
-    starts: NDArray[np.int64],
-    genes: NDArray[np.int64],
-    *,
-    names: NDArray[Any],
-    places: NDArray[np.int64],
-    asked: NDArray[np.int64] | None,
-    vocabulary: Vocabulary,
-    provenance: Mapping[str, Any],
-) -> "AnnData":
-    """Predicted values as `X` and ranks as a layer: dense for given genes, else sparse over the vocabulary."""
-    import anndata as ad
-    import pandas as pd
-    from scipy import sparse
-
-    column_of = np.full(vocabulary.size, -1, dtype=np.int64)
-    column_of[vocabulary.token_ids] = np.arange(len(vocabulary.genes))
-    sides: list[Any] = []
-    for side in range(2):
-        if asked is not None:
-            values = np.full((len(names), len(asked)), np.nan, dtype=np.float32)
-            values[places] = predicted[:, side].reshape(len(places), len(asked))
-            sides.append(values)
-            continue
-        where = (np.repeat(places, np.diff(starts)), column_of[genes])
-        shape = (len(names), len(vocabulary.genes))
-        sides.append(sparse.csr_matrix((predicted[:, side], where), shape=shape))
-    ids = vocabulary.genes if asked is None else vocabulary.gene_of[asked]
-    var = pd.DataFrame({"symbol": [vocabulary.symbol_of(gene) for gene in ids]}, index=pd.Index(ids))
-    obs = pd.DataFrame(index=pd.Index(names))
-    return ad.AnnData(sides[0], obs=obs, var=var, layers={RANK: sides[1]}, uns={keys.UNS: dict(provenance)})
 
 
 def save_expression(

@@ -63,6 +63,8 @@ class Report:
         Figures of the model.
     baselines
         Figures of what it has to beat, by name, measured on the same cells.
+    truth
+        What is true of each cell, ``(n, …)``.
     cell_ids
         Names of the cells, ``(n,)``; row numbers if None was given.
     settings
@@ -84,6 +86,7 @@ class Report:
     """Field that the figures are computed from, and what baselines predict."""
 
     evaluation: Figures
+    truth: NDArray[Any]
     cell_ids: NDArray[Any] | None = None
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +97,7 @@ class Report:
         n = next(iter(sizes.values()))
         ids = [str(i) for i in range(n)] if self.cell_ids is None else [str(name) for name in self.cell_ids]
         if set(sizes.values()) | {len(ids)} != {n}:
-            msg = f"A report takes one row per cell in everything; found {len(ids):,} cell ids and {sizes}."
+            msg = f"A report takes one row per cell in everything; there are {len(ids):,} cell ids and {sizes}."
             raise OptionError(msg)
         object.__setattr__(self, "cell_ids", np.array(ids, dtype=object))
         object.__setattr__(self, "settings", json.loads(json.dumps(dict(self.settings), default=str)))
@@ -181,7 +184,7 @@ class Report:
         arrays: dict[str, Any] = {name: column.read(table, classes) for name, column in cls.columns.items()}
         return cls(
             evaluation=evaluation,
-            baselines={name: from_json(figures, found) for name, found in content["baselines"].items()},
+            baselines={name: from_json(figures, entry) for name, entry in content["baselines"].items()},
             cell_ids=np.array(table[cls.id_column].to_pylist(), dtype=object),
             settings=content["settings"],
             **arrays,
@@ -189,9 +192,18 @@ class Report:
 
     def _columns(self) -> dict[str, Any]:
         """Predictions as columns of a table."""
-        classes = getattr(self.evaluation, "classes", ())
-        written = [column.write(getattr(self, name), classes) for name, column in self.columns.items()]
-        return {name: values for part in written for name, values in part.items()}
+        classes: Sequence[str] = getattr(self.evaluation, "classes", ())
+        columns: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            values, shape = getattr(self, name), (len(self.truth), len(classes))
+            if column.kind == "per class" and values.shape != shape:
+                msg = (
+                    f"{name} has the shape {values.shape} for {shape[0]:,} cells and {shape[1]} classes; "
+                    f"it takes {shape}."
+                )
+                raise OptionError(msg)
+            columns |= column.write(values, classes)
+        return columns
 
 
 class Column(NamedTuple):
@@ -252,16 +264,6 @@ class ClassificationReport(Report):
     predicted: NDArray[np.int64]
     proba: NDArray[Any]
 
-    def _columns(self) -> dict[str, Any]:
-        shape = (len(self.truth), len(self.evaluation.classes))
-        if self.proba.shape != shape:
-            msg = (
-                f"proba has the shape {self.proba.shape} for {shape[0]:,} cells and {shape[1]} classes; "
-                f"it takes {shape}."
-            )
-            raise OptionError(msg)
-        return super()._columns()
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelSetReport(Report):
@@ -281,7 +283,6 @@ class LabelSetReport(Report):
     columns: ClassVar = {"truth": Column(TRUTH, "per class"), "proba": Column(PROBABILITY, "per class")}
 
     evaluation: LabelSetEvaluation
-    truth: NDArray[Any]
     proba: NDArray[Any]
 
     @property
@@ -289,16 +290,6 @@ class LabelSetReport(Report):
         """Whether each label is predicted, ``(n, C)``."""
         above: NDArray[np.bool_] = self.proba >= self.evaluation.threshold
         return above
-
-    def _columns(self) -> dict[str, Any]:
-        n_labels = len(self.evaluation.classes)
-        if self.proba.shape != self.truth.shape or self.proba.shape[1:] != (n_labels,):
-            msg = (
-                f"truth has the shape {self.truth.shape} and proba {self.proba.shape}; both take one row per cell and "
-                f"one column for each of {n_labels} labels."
-            )
-            raise OptionError(msg)
-        return super()._columns()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,7 +311,6 @@ class NumberReport(Report):
     measured_from = "predicted"
 
     evaluation: NumberEvaluation
-    truth: NDArray[Any]
     predicted: NDArray[Any]
 
 

@@ -65,9 +65,9 @@ class Target(ABC):
             evaluation=figures.pop(""), baselines=figures, baseline_predictions=of_baselines, **content
         )
 
-    @abstractmethod
     def columns(self, predictions: Any) -> dict[str, Values]:
-        """Predictions as the report keeps them."""
+        """Predictions by field of the report."""
+        return {self.report_kind.measured_from: predictions}
 
 
 class CellTarget(Target):
@@ -285,10 +285,6 @@ class AnyOf(_Classes):
         """Figures of label sets."""
         return evaluate_label_sets(truth, predictions, self.classes, groups=groups, seed=seed)
 
-    def columns(self, predictions: Floats) -> dict[str, Values]:
-        """All probabilities."""
-        return {"proba": predictions}
-
 
 @dataclass(eq=False)
 class Number(CellTarget):
@@ -381,10 +377,6 @@ class Number(CellTarget):
         if (deviation := self.deviation(outputs)) is not None:
             settings["within_two_deviations"] = float((np.abs(truth - self.decode(outputs)) <= 2 * deviation).mean())
         return settings
-
-    def columns(self, predictions: Floats) -> dict[str, Values]:
-        """The numbers."""
-        return {"predicted": predictions}
 
     def _check(self, values: Values) -> None:
         """Refuse numbers that cannot be learnt as the options have it."""
