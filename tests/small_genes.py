@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from geneformer.finetuning.gene_targets import GeneLabels
+from geneformer.finetuning.labels import GeneLabels
 from geneformer.finetuning.training import count_cells
 from geneformer.genes.vocabulary import Vocabulary
 from small_cells import short_tokens

@@ -32,14 +32,9 @@ if TYPE_CHECKING:
     from geneformer.compat.pretrainer import GeneformerPretrainer
     from geneformer.compat.tokenizer import TranscriptomeTokenizer
     from geneformer.finetuning.cross_validation import cross_validate
-    from geneformer.finetuning.estimators import (
-        CellClassifier,
-        CellRegressor,
-        ExpressionDecoder,
-        GeneClassifier,
-        MultiTaskClassifier,
-        load_classifier,
-    )
+    from geneformer.finetuning.estimators import CellClassifier, CellRegressor, MultiTaskClassifier, load_classifier
+    from geneformer.finetuning.expression_decoder import ExpressionDecoder
+    from geneformer.finetuning.gene_classifier import GeneClassifier
     from geneformer.finetuning.search import search
     from geneformer.genes.vocabulary import Vocabulary
     from geneformer.models.loading import list_models, load_model
@@ -97,10 +92,10 @@ _HOMES = {
     "ENSEMBL_MAPPING_FILE": "compat.dictionaries",
     "ENSEMBL_MAPPING_FILE_30M": "compat.dictionaries",
     "EmbExtractor": "compat.emb_extractor",
-    "ExpressionDecoder": "finetuning.estimators",
+    "ExpressionDecoder": "finetuning.expression_decoder",
     "GENE_MEDIAN_FILE": "compat.dictionaries",
     "GENE_MEDIAN_FILE_30M": "compat.dictionaries",
-    "GeneClassifier": "finetuning.estimators",
+    "GeneClassifier": "finetuning.gene_classifier",
     "GeneformerPretrainer": "compat.pretrainer",
     "InSilicoPerturber": "compat.perturber",
     "InSilicoPerturberStats": "compat.perturber_stats",

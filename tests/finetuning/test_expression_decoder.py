@@ -8,7 +8,7 @@ from scipy import sparse
 
 from geneformer.errors import DatasetError, GeneformerWarning, NotFittedError, OptionError, UnknownGeneError
 from geneformer.finetuning.estimators import ExpressionDecoder, load_classifier
-from geneformer.finetuning.expression_targets import (
+from geneformer.finetuning.expression_decoder import (
     ADDITIVE,
     BEYOND,
     MEAN,

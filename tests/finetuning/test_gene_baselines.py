@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geneformer.finetuning.baselines import MAJORITY, PENALTIES, logistic_regression_on
-from geneformer.finetuning.gene_targets import CONTEXTUAL, STATIC, STATISTICS, GeneClasses, gene_features
+from geneformer.finetuning.gene_classifier import CONTEXTUAL, STATIC, STATISTICS, GeneClasses, gene_features
 from geneformer.finetuning.training import count_cells
 from geneformer.models.loading import load_model
 from geneformer.options import RuntimeOptions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geneformer.finetuning import training
-from geneformer.finetuning.gene_targets import gene_batches
+from geneformer.finetuning.gene_classifier import gene_batches
 from geneformer.finetuning.training import cells_with_labeled_genes, count_cells, mean_ranks
 from geneformer.models.losses import MISSING
 from small_cells import dataset_of

@@ -20,7 +20,7 @@ from geneformer.errors import (
     UnknownOptionError,
 )
 from geneformer.finetuning.estimators import GeneClassifier, load_classifier
-from geneformer.finetuning.gene_targets import CONTEXTUAL, STATIC, STATISTICS
+from geneformer.finetuning.gene_classifier import CONTEXTUAL, STATIC, STATISTICS
 from geneformer.finetuning.reports import GeneReport
 from geneformer.inference.cells import tokens_for
 from geneformer.options import GeneClassifyOptions

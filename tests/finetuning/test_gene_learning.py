@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geneformer.errors import OptionError
-from geneformer.finetuning.gene_targets import gene_batches, learn_genes, predict_genes, score_genes
+from geneformer.finetuning.gene_classifier import gene_batches, learn_genes, predict_genes, score_genes
 from geneformer.finetuning.splits import Split, split_genes
 from geneformer.finetuning.training import cells_with_labeled_genes
 from geneformer.models.loading import load_model
@@ -152,7 +152,7 @@ def test_scores_count_every_gene_once(tokens, labels, learnt):
 def test_balanced_classes_weigh_the_same(base, tokens, labels, learnt, monkeypatch):
     parts, seen = learnt[0], []
     monkeypatch.setattr(
-        "geneformer.finetuning.gene_targets.finetune",
+        "geneformer.finetuning.gene_classifier.finetune",
         lambda network, train, *_, **__: seen.append((network.class_weights.numpy(), train)),
     )
     learn(base, tokens, labels, parts, class_weights="balanced")

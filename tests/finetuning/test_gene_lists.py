@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.errors import GeneformerWarning, GeneListError, UnknownClassError
-from geneformer.finetuning.gene_targets import occurring, read_gene_classes
+from geneformer.finetuning.labels import occurring, read_gene_classes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.losses import MISSING
 from small_genes import V1, common_genes, dealt, labels_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
-from geneformer.finetuning.gene_targets import TokenTally, evaluate_genes
+from geneformer.finetuning.gene_metrics import TokenTally, evaluate_genes
 from geneformer.finetuning.reports import GeneReport
 
 CLASSES = ("low", "high")

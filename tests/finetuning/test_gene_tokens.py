@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
-from geneformer.finetuning.gene_targets import TokenTally
+from geneformer.finetuning.gene_metrics import TokenTally
 
 
 def drawn(n, classes, seed=0):

@@ -1,9 +1,11 @@
-"""Labels as users have them, as class numbers."""
+"""Labels of cells and lists of genes as users have them, as class numbers."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,11 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from geneformer.errors import (
     ConstantLabelError,
     GeneformerWarning,
+    GeneListError,
     LabelError,
     MissingLabelError,
     RareClassError,
+    UnknownClassError,
 )
-from geneformer.options._fields import check_range
+from geneformer.genes.lookup import MISSING as MISSING_NAME
+from geneformer.genes.lookup import known_names, look_up
+from geneformer.genes.vocabulary import Vocabulary
+from geneformer.models.losses import MISSING
+from geneformer.options._fields import check_range, nearest
+
+Ints = NDArray[np.int64]
 
 NO_LABEL = ("", "?", "nan", "none", "na", "n/a", "unknown", "unassigned")
 """Labels, in any case, that stand for no label."""
@@ -194,6 +204,157 @@ def _refuse_unlabeled(n_cells: int, words: Sequence[str], named: tuple[str, ...]
         f"None of the {n_cells:,} cells has a label in {name!r}{among}{content}. Name the column that holds the labels."
     )
     raise MissingLabelError(msg)
+
+
+# Genes
+
+GeneLists = Mapping[str, Iterable[str]]
+"""Names of genes by class: Ensembl ids or symbols."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneLabels:
+    """Genes with a class, by ascending token id."""
+
+    tokens: Ints
+    codes: Ints
+    classes: tuple[str, ...]
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def counts(self) -> Ints:
+        """Genes per class, ``(C,)``."""
+        return np.bincount(self.codes, minlength=len(self.classes))
+
+    def class_of(self, size: int, rows: Ints | None = None) -> Ints:
+        """Class of every token id, `losses.MISSING` where it has none, ``(size,)``."""
+        chosen = slice(None) if rows is None else rows
+        class_of = np.full(size, MISSING, dtype=np.int64)
+        class_of[self.tokens[chosen]] = self.codes[chosen]
+        return class_of
+
+    def by_class(self, vocabulary: Vocabulary, rows: Ints | None = None) -> dict[str, list[str]]:
+        """Ensembl ids by class."""
+        chosen = np.arange(len(self)) if rows is None else rows
+        names = vocabulary.gene_of[self.tokens[chosen]]
+        return {name: names[self.codes[chosen] == code].tolist() for code, name in enumerate(self.classes)}
+
+
+def read_gene_classes(
+    gene_classes: GeneLists,
+    vocabulary: Vocabulary,
+    *,
+    unknown: Literal["refuse", "drop"] = "refuse",
+    classes: Sequence[str] | None = None,
+) -> GeneLabels:
+    """Token ids and classes of lists of genes; with `classes`, those of a fitted classifier."""
+    lists = _checked_lists(gene_classes, classes)
+    named = tuple(lists) if classes is None else tuple(classes)
+    codes = np.repeat([named.index(name) for name in lists], [len(genes) for genes in lists.values()])
+    match = look_up("gene_classes", chain.from_iterable(lists.values()), known_names(vocabulary))
+    is_known, is_missing = match.positions >= 0, match.hows == MISSING_NAME
+    rows_of = {name: np.flatnonzero((codes == named.index(name)) & ~is_known & ~is_missing) for name in lists}
+    unmatched = {
+        name: tuple(dict.fromkeys(match.names[row] for row in rows)) for name, rows in rows_of.items() if len(rows)
+    }
+    listed = "; ".join(f"{name!r}: {_listed(entries)}" for name, entries in unmatched.items())
+    n_unmatched = sum(map(len, unmatched.values()))
+    if unmatched and unknown == "refuse":
+        foreign = "".join(f" {number:,} of them are {kind}." for kind, number in match.foreign.items())
+        hint = "" if foreign else nearest(next(iter(unmatched.values()))[0], vocabulary.symbols)
+        msg = (
+            f"{n_unmatched:,} genes are not in vocabulary {vocabulary.name}. {listed}.{foreign}{hint} "
+            'Correct them, or pass unknown_genes="drop" to leave them out.'
+        )
+        raise GeneListError(msg)
+    for name in lists:
+        given = codes == named.index(name)
+        if not (given & is_known).any():
+            n_given = int((given & ~is_missing).sum())
+            why = (
+                f"none of its {n_given:,} genes is in vocabulary {vocabulary.name}" if n_given else "its list is empty"
+            )
+            msg = f"Class {name!r} has no gene: {why}. Name genes by Ensembl id or symbol, or leave the class out."
+            raise GeneListError(msg)
+    places, codes = np.unique(np.column_stack([match.positions, codes])[is_known], axis=0).T
+    shared = np.unique(places[:-1][places[:-1] == places[1:]])
+    if len(shared):
+        shown = _listed(
+            f"{vocabulary.symbol_of(str(vocabulary.genes[place]))} "
+            f"({', '.join(name for name in lists if named.index(name) in codes[places == place])})"
+            for place in shared
+        )
+        msg = f"{len(shared):,} genes are in two classes: {shown}. Keep each gene in one class."
+        raise GeneListError(msg)
+    if 2 * match.n_mouse_symbols > match.n_present:
+        _warn(
+            f"{match.n_mouse_symbols:,} of {match.n_present:,} genes are spelled the way of mouse genes and were taken "
+            "for the human genes of the same name. Mouse and human orthologs often have different names; translate "
+            "the lists first."
+        )
+    if unmatched:
+        _warn(f"{n_unmatched:,} genes are not in vocabulary {vocabulary.name} and left out. {listed}")
+    tokens = vocabulary.token_ids[places].astype(np.int64)
+    order = np.argsort(tokens)
+    return GeneLabels(tokens[order], codes[order].astype(np.int64), named, unknown=unmatched)
+
+
+def occurring(labels: GeneLabels, n_cells: Ints, vocabulary: Vocabulary) -> GeneLabels:
+    """The labels of the genes that occur in any cell."""
+    occurs = n_cells[labels.tokens] > 0
+    if occurs.all():
+        return labels
+    rows = np.flatnonzero(~occurs)
+    absent = {name: tuple(genes) for name, genes in labels.by_class(vocabulary, rows).items() if genes}
+    present = replace(labels, tokens=labels.tokens[occurs], codes=labels.codes[occurs], absent=absent)
+    for name, given, left in zip(labels.classes, labels.counts, present.counts, strict=True):
+        if given and not left:
+            msg = (
+                f"None of the {given:,} genes of class {name!r} occurs in the cells, as far as the model reads them. "
+                "Use cells that express them, more cells, or other genes."
+            )
+            raise GeneListError(msg)
+    shown = "; ".join(f"{name!r}: {_listed(map(vocabulary.symbol_of, genes))}" for name, genes in absent.items())
+    _warn(f"{len(rows):,} of {len(labels):,} labeled genes occur in no cell and are left out. {shown}")
+    return present
+
+
+def _checked_lists(gene_classes: object, classes: Sequence[str] | None) -> dict[str, list[Any]]:
+    """Lists by class name: two classes or more, or some of those given."""
+    if not isinstance(gene_classes, Mapping):
+        msg = (
+            f"gene_classes is a {type(gene_classes).__name__}; it takes a list of genes per class, such as "
+            '{"sensitive": ["GATA4", …], "insensitive": ["ZNF8", …]}.'
+        )
+        raise GeneListError(msg)
+    for name, genes in gene_classes.items():
+        if isinstance(genes, (str, bytes)) or not isinstance(genes, Iterable):
+            msg = f"Class {name!r} holds {genes!r}; it takes a list of genes."
+            raise GeneListError(msg)
+    lists = {str(name).strip(): list(genes) for name, genes in gene_classes.items()}
+    if len(lists) < len(gene_classes):
+        msg = f"gene_classes has the classes {list(gene_classes)}. Give each a name of its own."
+        raise GeneListError(msg)
+    if classes is None and len(lists) < 2:
+        msg = f"gene_classes has the classes {list(lists)}. Give two or more to learn to distinguish."
+        raise GeneListError(msg)
+    others = [] if classes is None else [name for name in lists if name not in classes]
+    if classes is not None and (others or not lists):
+        what = f"Class {others[0]!r} was not learnt" if others else "gene_classes is empty"
+        msg = f"{what}; known are {', '.join(map(repr, classes))}."
+        raise UnknownClassError(msg + (nearest(others[0], classes) if others else ""))
+    return lists
+
+
+def _listed(entries: Iterable[str]) -> str:
+    """At most twenty of them."""
+    names = list(entries)
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
 
 
 def _warn(message: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geneformer import keys
 from geneformer.errors import DatasetError
-from geneformer.finetuning.expression_targets import (
+from geneformer.finetuning.expression_decoder import (
     PRIOR,
     AdditiveModel,
     UsualValues,
