@@ -294,7 +294,7 @@ class GeneClassifier(Estimator):
             examples = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
         labels, seed = examples.encoded, self.finetuning.seed
         splits = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
-        if self.classify.baselines != "none":
+        if self.classify.baselines != "none" and examples.features is None:
             examples.features = self._see(examples)  # once for all folds
         folds = [self._fold(examples, split, f"Fold {number} of {n_folds}") for number, split in enumerate(splits, 1)]
         self.report_ = report = self._report(examples, folds, n_folds=n_folds)
