@@ -1,4 +1,4 @@
-"""Figures over occurrences and over folds of genes against scikit-learn; intervals and reports hold what they should."""
+"""Figures of occurrences and of folds of genes against scikit-learn; intervals and reports hold what they should."""
 
 import numpy as np
 import pytest
