@@ -1,4 +1,4 @@
-"""Classes of cells: learnt repeatably, told in the order of the cells, kept in a folder, judged beside baselines."""
+"""Classes of cells: learnt repeatably, predicted in the order of the cells, saved, compared with baselines."""
 
 import json
 from dataclasses import replace
@@ -525,15 +525,15 @@ def test_cells_without_a_label_are_left_out_and_told(model, adata):
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "told"),
+    ("values", "error", "message"),
     [
         (np.nan, MissingLabelError, "mine"),
         ("same", ConstantLabelError, "All labeled cells of 'mine' are 'same'"),
     ],
     ids=["missing", "constant"],
 )
-def test_labels_that_teach_nothing_are_refused(model, adata, values, error, told):
-    with pytest.raises(error, match=told):
+def test_labels_that_teach_nothing_are_refused(model, adata, values, error, message):
+    with pytest.raises(error, match=message):
         made(model).fit(with_labels(adata, values), "mine")
 
 
@@ -634,8 +634,8 @@ def test_classes_in_adata(fitted, folder, adata):
     proba = fitted.predict_proba(cells)
     assert np.array_equal(cells.obsm["geneformer_kind_proba"].to_numpy(), proba)
     assert np.allclose(cells.obs["geneformer_kind_probability"], proba.max(axis=1))
-    told = cells.uns["geneformer"]["geneformer_kind"]
-    assert (told["classes"], told["vocabulary"]) == (list(fitted.classes_), "V1")
+    provenance = cells.uns["geneformer"]["geneformer_kind"]
+    assert (provenance["classes"], provenance["vocabulary"]) == (list(fitted.classes_), "V1")
     bare = adata[:20].copy()
     copy = gf.tl.classify(bare, folder, unknown_below=1.0, key_added="mine", copy=True)
     assert "mine" not in bare.obs

@@ -1,4 +1,4 @@
-"""Expression of genes from the rest of the cell: learning, predicting, judging, the folder."""
+"""Expression of genes from the rest of the cell: learning, predicting, reports, the folder."""
 
 import dataclasses
 
@@ -167,8 +167,8 @@ def test_baselines_see_the_same_genes(fitted, adata):
     tested = take_genes_out(tokens, split.test, special, share=0.15, max_length=64, seed=0, additive=additive)
     report = fitted.report_["value"]
     np.testing.assert_allclose(report.truth, tested.truth[:, 0])
-    for name, said in ((MEAN, usual.by_token[tested.genes]), (ADDITIVE, tested.additive)):
-        expected = ((said[:, 0] - tested.truth[:, 0]) ** 2).mean()
+    for name, predicted in ((MEAN, usual.by_token[tested.genes]), (ADDITIVE, tested.additive)):
+        expected = ((predicted[:, 0] - tested.truth[:, 0]) ** 2).mean()
         assert report.baselines[name].metrics["mse"].mean == pytest.approx(expected, rel=1e-5)
     assert set(report.baselines) == {MEAN, ADDITIVE, "random initialisation"}
     beyond = fitted.report_[BEYOND]

@@ -66,7 +66,7 @@ def test_a_table_of_all_genes(fitted):
     np.testing.assert_array_equal(fitted.predict_proba(cells(8)), proba)
 
 
-def test_what_it_learnt_from_is_told(fitted):
+def test_what_it_learnt_from_is_kept(fitted):
     assert fitted.classes_ == ("class 0", "class 1")
     assert {name: set(genes) for name, genes in fitted.gene_classes_.items()} == {
         name: set(genes) for name, genes in dealt(GENES).items()
@@ -88,7 +88,7 @@ def test_counts_and_their_tokens_are_the_same(model):
     assert counted.predict(adata).equals(counted_again.predict(adata))
 
 
-def test_a_saved_classifier_says_the_same(fitted, tmp_path):
+def test_a_saved_classifier_predicts_the_same(fitted, tmp_path):
     fitted.save(tmp_path / "genes")
     for loaded in (
         GeneClassifier.load(tmp_path / "genes", runtime=fitted.runtime),
@@ -151,7 +151,7 @@ def test_every_gene_is_held_out_once(model, classes):
         assert found.n == 30
         assert found.confusion.sum() == 30
         assert len(found.folds) == len(found.occurrences) == 3
-        # Model and baselines are told of the same genes, in the same cells.
+        # Model and baselines are measured on the same genes, in the same cells.
         assert [part.n for part in found.occurrences] == [part.n for part in report.evaluation.occurrences]
         np.testing.assert_array_equal(found.confusion.sum(axis=1), report.evaluation.confusion.sum(axis=1))
     assert report.evaluation.occurrences[0].n == report.n_cells[report.folds == 1].sum()
@@ -173,7 +173,7 @@ def test_cross_validation_leaves_the_classifier_as_it_is(model, tmp_path):
 
 
 def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
-    """With the labels of one fold's genes exchanged, what is said about them stays."""
+    """With the labels of one fold's genes exchanged, the predictions for them stay."""
     from geneformer.finetuning.splits import draw_gene_folds
 
     lists = dealt(GENES)
@@ -250,7 +250,7 @@ def test_cells_without_labeled_genes_are_passed_over_and_others_drawn(model):
     assert len(drawn[0]) == 5
 
 
-def test_genes_left_out_are_told_in_the_report(model):
+def test_genes_left_out_are_in_the_report(model):
     lists = dealt(GENES)
     lists["class 0"] = [*lists["class 0"], "nonsense", V1.genes[-1]]
     with pytest.raises(GeneListError, match=r"1 genes are not in vocabulary V1\. 'class 0': nonsense"):
@@ -304,7 +304,7 @@ def test_other_strategies_learn_genes(model, strategy):
     assert one.predict(cells(4))["n_cells"].sum() > 0
 
 
-def test_nothing_is_told_before_it_is_learnt(model):
+def test_nothing_is_predicted_before_it_is_learnt(model):
     for ask in (lambda one: one.predict(cells()), lambda one: one.evaluate(cells()), lambda one: one.cross_validate()):
         with pytest.raises(NotFittedError, match="Call fit first"):
             ask(classifier(model))

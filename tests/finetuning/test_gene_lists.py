@@ -89,7 +89,7 @@ def test_other_kinds_of_identifiers_are_named():
         read_gene_classes({"a": ["ENSMUSG00000057666", "ENSMUSG00000032093"], "b": ["CD3E"]}, V1)
 
 
-def test_mouse_spelling_is_told():
+def test_mouse_spelling_is_noticed():
     with pytest.warns(GeneformerWarning, match="3 of 4 genes are spelled the way of mouse genes"):
         labels = read_gene_classes({"a": ["Gapdh", "Actb"], "b": ["Cd3e", "TP53"]}, V1)
     assert len(labels) == 4
@@ -131,7 +131,7 @@ def test_known_classes_keep_their_codes():
         read_gene_classes({"d": ["GAPDH"]}, V1, classes=("a", "b", "c"))
 
 
-def test_genes_that_occur_nowhere_are_left_out_and_told(cells):
+def test_genes_that_occur_nowhere_are_left_out_with_a_warning(cells):
     labels = labels_of(dealt([*common_genes(cells, 4), *V1.genes[-2:]]))
     n_cells = np.zeros(V1.size, dtype=int)
     n_cells[labels.tokens] = [V1.gene_of[token] not in V1.genes[-2:] for token in labels.tokens]

@@ -42,7 +42,7 @@ def test_areas_are_means_over_folds():
     assert found.metrics["roc_auc"].mean == pytest.approx(np.mean(areas))
     assert found.metrics["roc_auc_sd"].mean == pytest.approx(np.std(areas, ddof=1))
     assert [fold.metrics["roc_auc"].mean for fold in found.folds] == pytest.approx(areas)
-    assert np.mean(areas) > roc_auc_score(codes, proba[:, 1]) + 0.05  # which pooling would have told
+    assert np.mean(areas) > roc_auc_score(codes, proba[:, 1]) + 0.05  # which pooling would give
     weighted = [
         roc_auc_score(codes[folds == fold], proba[folds == fold, 1], sample_weight=n_cells[folds == fold])
         for fold in range(1, 5)
@@ -134,7 +134,7 @@ def test_a_report_names_genes_and_folds():
     assert one.by_fold("occurrences")["fold 2"].n > one.by_fold()["fold 2"].n
 
 
-def test_folds_are_drawn_beside_each_other():
+def test_folds_are_drawn_next_to_each_other():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
     from geneformer.pl._classification import roc

@@ -142,7 +142,7 @@ def test_the_hash_seed_changes_nothing():
         "from geneformer.finetuning.labels import *; v = [f'c{i * 7 % 23}' for i in range(60)]; "
         "print(encode_labels(v)[1], encode_label_sets([{a, b} for a, b in zip(v, v[3:])])[1])"
     )
-    told = {
+    printed = {
         subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"PYTHONHASHSEED": seed},
@@ -152,7 +152,7 @@ def test_the_hash_seed_changes_nothing():
         ).stdout
         for seed in ("0", "1")
     }
-    assert len(told) == 1
+    assert len(printed) == 1
 
 
 def test_sets_of_labels():

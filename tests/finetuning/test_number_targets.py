@@ -28,7 +28,7 @@ def test_numbers_in_any_form(values):
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
-def test_missing_numbers_are_told_of(missing):
+def test_missing_numbers_are_warned_of(missing):
     with pytest.warns(GeneformerWarning, match="1 of 3"):
         found = encode_numbers([1.0, missing, 3.0])
     np.testing.assert_array_equal(found, [1.0, np.nan, 3.0])

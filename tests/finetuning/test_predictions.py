@@ -54,8 +54,8 @@ def test_h5ad(tmp_path):
     proba = found.obsm["geneformer_cell_type_proba"]
     assert list(proba.columns) == ["T|NK", *CLASSES[1:]]
     assert np.allclose(proba, PROBA, equal_nan=True)
-    told = found.uns["geneformer"]["geneformer_cell_type"]
-    assert (list(told["classes"]), told["vocabulary"]) == (list(CLASSES), "V1")
+    provenance = found.uns["geneformer"]["geneformer_cell_type"]
+    assert (list(provenance["classes"]), provenance["vocabulary"]) == (list(CLASSES), "V1")
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".parquet", ".csv"])

@@ -48,9 +48,9 @@ def test_cells_are_split_by_their_combination_of_labels():
             assert (codes[one] == codes[other]) == (pairs[one] == pairs[other])
 
 
-def test_missing_labels_are_told_of():
-    told = r"Of 6 cells.*2 in 'kind', 2 in 'state'.* 1 have none at all"
-    with pytest.warns(GeneformerWarning, match=told):
+def test_missing_labels_are_warned_of():
+    message = r"Of 6 cells.*2 in 'kind', 2 in 'state'.* 1 have none at all"
+    with pytest.warns(GeneformerWarning, match=message):
         encode({"kind": KIND, "state": STATE})
     encode({"kind": ["a", "b"], "state": ["c", "d"]})
 

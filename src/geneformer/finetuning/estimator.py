@@ -73,7 +73,7 @@ class Estimator:
     model
         Name, checkpoint folder or hub repository of the pretrained model.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     **changes
         Options objects by the names in `option_kinds`, or single fields of any of them.
 
@@ -247,7 +247,7 @@ class Estimator:
         """Adjust predictions to the validation part."""
 
     def _describe(self) -> None:
-        """Set the attributes that tell of what was learnt."""
+        """Set the attributes that describe what was learnt."""
 
     def _evaluate(self, tested: Examples, rows: Ints) -> Any:
         """The report on some of the examples."""

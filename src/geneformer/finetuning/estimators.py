@@ -77,7 +77,7 @@ class CellClassifier(_Classifier[Floats]):
     model
         Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     finetuning, classify, split, runtime
         Options as objects.
     **changes
@@ -195,7 +195,7 @@ class CellRegressor(CellEstimator):
     model
         Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     finetuning, regress, split, runtime
         Options as objects.
     **changes
@@ -330,7 +330,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
     model
         Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     finetuning, multi_task, split, runtime
         Options as objects.
     **changes

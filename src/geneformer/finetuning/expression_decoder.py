@@ -63,7 +63,7 @@ class ExpressionDecoder(CellEstimator):
     model
         Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     finetuning, expression, split, runtime
         Options as objects.
     **changes

@@ -67,7 +67,7 @@ class GeneClassifier(Estimator):
     model
         Name ("mini", "V1-10M", …), checkpoint folder or hub repository to start from.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     finetuning, classify, runtime
         Options as objects.
     **changes
