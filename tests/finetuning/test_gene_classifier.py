@@ -188,7 +188,7 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     parts = draw_gene_folds(prepared.encoded.codes, 3, valid=0.1)[0]
     exchanged = one._prepare(cells(), swapped, one._pair()).encoded
     assert (exchanged.codes != prepared.encoded.codes).sum() == len(first) == len(parts.test)
-    features = one._see(prepared)
+    features = one._make_features(prepared)
     straight, other = (
         one._fold(replace(prepared, encoded=labels, features=features), parts, "Fold 1").predictions
         for labels in (prepared.encoded, exchanged)

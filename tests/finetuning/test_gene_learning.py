@@ -1,4 +1,4 @@
-"""What is learnt about genes: from labeled tokens only, never from the class of a held-out gene; predicted as by a loop."""
+"""What is learnt about genes: from labeled tokens only, never from the class of a held-out gene; all as in a loop."""
 
 from dataclasses import replace
 

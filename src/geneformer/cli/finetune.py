@@ -120,8 +120,7 @@ class Predicting(Using):
     def load(self, estimator: str) -> Any:
         """The fitted estimator; before, a file is refused that predictions cannot go to."""
         from geneformer.files.atomic import check_output
-        from geneformer.finetuning.predictions import SUFFIXES
-        from geneformer.inference.tables import check_suffix
+        from geneformer.inference.tables import SUFFIXES, check_suffix
 
         check_output(check_suffix(self.output, SUFFIXES), overwrite=self.overwrite)
         return super().load(estimator)

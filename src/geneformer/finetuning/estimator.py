@@ -253,7 +253,7 @@ class Estimator:
         """The report on some of the examples."""
         raise NotImplementedError
 
-    def _see(self, examples: Examples) -> Any:
+    def _make_features(self, examples: Examples) -> Any:
         """What the baselines see of some examples; None if that is nothing they could learn from."""
         raise NotImplementedError
 
@@ -298,7 +298,7 @@ class Estimator:
         if self._training is None or self.task_options.baselines == "none":
             return None
         if examples.features is None:
-            examples.features = self._see(examples)
+            examples.features = self._make_features(examples)
         return examples.features
 
     def _fitted(self, name: str) -> Any:
@@ -574,7 +574,7 @@ class CellEstimator(Estimator):
         self._evaluated = self._one(reports)
         return self._evaluated
 
-    def _see(self, examples: Examples) -> Any:
+    def _make_features(self, examples: Examples) -> Any:
         # Counts kept with tokens are scaled ones, which say nothing about raw ones.
         alike = (examples.cells.adata is None) == (self._training.cells.adata is None)
         return examples.cells.counts(self.base()) if alike else None

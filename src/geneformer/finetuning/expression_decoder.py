@@ -190,7 +190,7 @@ class ExpressionDecoder(CellEstimator):
     def _describe(self) -> None:
         self.share_ = self.expression.share
 
-    def _see(self, examples: Examples) -> "AdditiveModel":
+    def _make_features(self, examples: Examples) -> "AdditiveModel":
         return AdditiveModel.fit(usual=self._usual, **self._learnt_from())
 
     def predict(

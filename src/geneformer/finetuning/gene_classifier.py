@@ -295,7 +295,7 @@ class GeneClassifier(Estimator):
         labels, seed = examples.encoded, self.finetuning.seed
         splits = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
         if self.classify.baselines != "none" and examples.features is None:
-            examples.features = self._see(examples)  # once for all folds
+            examples.features = self._make_features(examples)  # once for all folds
         folds = [self._fold(examples, split, f"Fold {number} of {n_folds}") for number, split in enumerate(splits, 1)]
         self.report_ = report = self._report(examples, folds, n_folds=n_folds)
         return report
@@ -376,7 +376,7 @@ class GeneClassifier(Estimator):
         held_out = {name: [gene for gene in genes if gene in test] for name, genes in self.gene_classes_.items()}
         return {name: genes for name, genes in held_out.items() if genes}
 
-    def _see(self, examples: Examples) -> dict[str, NDArray[Any]]:
+    def _make_features(self, examples: Examples) -> dict[str, NDArray[Any]]:
         base, tokens = self.base(), examples.cells.tokens
         with self._bar("Embedding genes") as update:
             return gene_features(

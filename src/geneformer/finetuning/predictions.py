@@ -15,14 +15,11 @@ from geneformer import keys
 from geneformer.files.atomic import atomic_file
 from geneformer.finetuning.reports import GENE, SYMBOL
 from geneformer.inference.cells import Cells
-from geneformer.inference.tables import cells_as_anndata, check_suffix, write_table
+from geneformer.inference.tables import SUFFIXES, cells_as_anndata, check_suffix, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from anndata import AnnData
-
-SUFFIXES = (".h5ad", ".parquet", ".csv")
-"""Files predictions are written to."""
 
 RANK = "rank"
 """Layer, and column, of predicted ranks."""
@@ -47,10 +44,7 @@ def write_predictions(
     key = key_added or keys.predicted(label)
     named = [*classes, *sorted(set(predicted.astype(str)) - set(classes))]
     adata.obs[key] = pd.Categorical(predicted.astype(str), categories=named).remove_unused_categories()
-    best = np.full(len(proba), np.nan)
-    has_class = ~np.isnan(proba).any(axis=1)
-    best[has_class] = proba[has_class].max(axis=1)
-    adata.obs[f"{key}_probability"] = best
+    adata.obs[f"{key}_probability"] = proba.max(axis=1)
     columns = [name.replace("/", "|") for name in classes]  # a slash would be a folder in the file
     adata.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=adata.obs_names, columns=columns)
     adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: {**provenance, "classes": list(classes)}}
