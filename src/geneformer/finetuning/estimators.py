@@ -230,6 +230,9 @@ class CellRegressor(CellEstimator):
     }  # fmt: skip
     task_fields = ("label_", "loss_", "scale_", "metrics_", "split_")
 
+    target_kind: ClassVar[type[Number]] = Number
+    """What is asked about the column."""
+
     regress: RegressOptions
     label_: str | None = None
     loss_: str = "squared_error"
@@ -239,7 +242,7 @@ class CellRegressor(CellEstimator):
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
         return encode_targets(
             {label: cells.column(label)},
-            [Number(label, self.regress)],
+            [self.target_kind(label, self.regress)],
             by_cell=by_cell and self.split.method in ("auto", "stratified"),
             max_cells=self.regress.max_cells,
             seed=self.split.seed,
@@ -256,7 +259,7 @@ class CellRegressor(CellEstimator):
         self.label_, self.loss_, self.scale_ = target.name, self.regress.loss, target.scale
 
     def _targets(self) -> tuple[Number]:
-        return (Number(str(self.label_), self.regress, **self.scale_),)
+        return (self.target_kind(str(self.label_), self.regress, **self.scale_),)
 
     def numbers(self, cells: Cells, network: GeneformerForCells | None = None) -> tuple[Floats, Floats | None]:
         """Predicted numbers of the tokenized cells and their standard deviation, where the loss has one, ``(n,)``."""
