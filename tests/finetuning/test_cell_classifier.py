@@ -506,6 +506,13 @@ def test_rare_classes_and_caps(model, adata):
         made(model, rare_below=30).fit(labeled, "mine")
 
 
+def test_a_class_of_one_cell_is_named_in_the_warning(model, adata):
+    labels = np.array(["common", "other"] * (CELLS // 2), dtype=object)
+    labels[5] = "rare"
+    with pytest.warns(GeneformerWarning, match=r"have one cell.*: 'rare'"):
+        made(model, test=0.0).fit(with_labels(adata, labels), "mine")
+
+
 def test_everything_may_be_learnt_from(model, adata):
     classifier = made(model, valid=0.0, test=0.0).fit(adata, "kind")
     assert (classifier.split_["train"], classifier.report_, classifier.temperature_) == (CELLS, None, 1.0)

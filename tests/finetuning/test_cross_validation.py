@@ -216,5 +216,5 @@ def test_folds_that_cannot_be_dealt_are_refused(model, cells, changes, error):
 def test_a_class_with_one_cell_is_refused(model, cells):
     lone = cells.copy()
     lone.obs["kind"] = ["rare", *lone.obs["kind"].iloc[1:]]
-    with pytest.raises(RareClassError):
+    with pytest.raises(RareClassError, match="one cell: 'rare'"):
         cross_validate(CellClassifier(model, **SETTINGS), lone, "kind")

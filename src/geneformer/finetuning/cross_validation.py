@@ -88,7 +88,9 @@ def cross_validate(
     seed = first.split.seed if seed is None else seed
     encoded = first.targets(opened, label, by_cell=groups is None)
     donors = None if groups is None else np.asarray(opened.column(groups))
-    splits = draw_folds(encoded.fold_codes(), n_folds, groups=donors, valid=first.split.valid, seed=seed)
+    splits = draw_folds(
+        encoded.fold_codes(), n_folds, groups=donors, valid=first.split.valid, seed=seed, classes=encoded.classes
+    )
     reports = []
     for split in splits:
         fold = make()

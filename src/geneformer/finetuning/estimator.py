@@ -402,7 +402,14 @@ class CellEstimator(Estimator):
         encoded = self.targets(opened, label, by_cell=groups is None and ids is None)
         donors = _groups_of(opened, groups)
         if split_rows is None:
-            split = draw_rows(opened, encoded.codes, self.split_options(groups), groups=groups, ids=ids or groups)
+            split = draw_rows(
+                opened,
+                encoded.codes,
+                self.split_options(groups),
+                classes=encoded.classes,
+                groups=groups,
+                ids=ids or groups,
+            )
         else:
             split = given_rows(split_rows, encoded.codes, donors, self.split)
         encoded.prepare(split)

@@ -151,8 +151,9 @@ def search(
     )
     metric = _metric(estimator, chosen.metric, ranges)
     opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
-    codes = estimator.targets(opened, label, by_cell=groups is None and ids is None).codes
-    split = draw_rows(opened, codes, estimator.split_options(groups), groups=groups, ids=ids or groups)
+    encoded = estimator.targets(opened, label, by_cell=groups is None and ids is None)
+    chosen_split = estimator.split_options(groups)
+    split = draw_rows(opened, encoded.codes, chosen_split, classes=encoded.classes, groups=groups, ids=ids or groups)
     if not len(split.valid):
         msg = "There are no validation cells to compare trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)

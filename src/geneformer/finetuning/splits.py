@@ -140,7 +140,13 @@ def draw_folds(
 
 
 def draw_rows(
-    cells: Cells, codes: Ints, options: SplitOptions, *, groups: str | None = None, ids: str | None = None
+    cells: Cells,
+    codes: Ints,
+    options: SplitOptions,
+    *,
+    classes: Sequence[str] | None = None,
+    groups: str | None = None,
+    ids: str | None = None,
 ) -> Split:
     """A split of opened cells by their columns."""
     return draw_split(
@@ -149,6 +155,7 @@ def draw_rows(
         groups=None if groups is None else np.asarray(cells.column(groups)),
         ids=None if ids is None else np.asarray(cells.column(ids)),
         attributes={name: np.asarray(cells.column(name)) for name in options.balance} or None,
+        classes=classes,
     )
 
 

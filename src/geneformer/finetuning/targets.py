@@ -402,6 +402,12 @@ class Encoded:
     values: Mapping[str, Values]
     codes: Ints
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the codes, where they are the classes of one column."""
+        (target, *others) = self.targets.values() or [None]
+        return None if others or getattr(target, "in_combinations", True) else getattr(target, "classes", None)
+
     def prepare(self, split: Split) -> None:
         """Refuse a split that cannot be learnt; fix what depends on the training cells."""
         for name, target in self.targets.items():
