@@ -510,7 +510,7 @@ def test_a_class_of_one_cell_is_named_in_the_warning(model, adata):
     labels = np.array(["common", "other"] * (CELLS // 2), dtype=object)
     labels[5] = "rare"
     with pytest.warns(GeneformerWarning, match=r"have one cell.*: 'rare'"):
-        made(model, test=0.0).fit(with_labels(adata, labels), "mine")
+        made(model, method="random", test=0.0).fit(with_labels(adata, labels), "mine")
 
 
 def test_everything_may_be_learnt_from(model, adata):
