@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geneformer.errors import NoCellsError, UnknownColumnError, UnsupportedArgumentError
 from geneformer.files.atomic import make_folder
-from geneformer.pl._embedding import HEATMAP_LEGEND_MOST, umap_layout
+from geneformer.pl._embedding import HEATMAP_LEGEND_MOST, heatmap_legends, umap_layout
 from geneformer.pl._figures import Categories, is_numeric, plotting_library, save_figure
 
 if TYPE_CHECKING:
@@ -40,24 +40,19 @@ def plot_labels(
         raise UnknownColumnError(msg)
     settings = dict(settings or {})
     if decided := [name for name in _DECIDED if name in settings]:
-        msg = (
-            f"{decided} cannot be set: they follow from the labels, and from the file that is written. Leave them out."
-        )
+        msg = f"{decided} cannot be set: they follow from the labels, and from the file that is written."
         raise UnsupportedArgumentError(msg)
     shown = [label for label in labels if label in embs.columns]
-    if missing := [label for label in labels if label not in embs.columns]:
-        _logger.warning("Not plotted, because the table does not have them: %s", missing)
+    if len(shown) < len(labels):
+        _logger.warning("Not plotted, because the table does not have them: %s", sorted(set(labels) - set(shown)))
     if len(embs) > most:
         embs = embs.sample(most, random_state=0).sort_index()
     values = embs[dimensions].to_numpy()
     make_folder(start.parent)
     layout = label_layout(values) if style == "umap" and shown else None
     for label in shown:
-        path = start.with_name(f"{start.name}_{label}.pdf")
-        if layout is None:
-            label_heatmap(values, embs[label], path, settings)
-        else:
-            label_umap(layout, embs[label], path, settings)
+        draw = label_heatmap if layout is None else label_umap
+        draw(values if layout is None else layout, embs[label], start.with_name(f"{start.name}_{label}.pdf"), settings)
 
 
 def label_layout(embedding: ArrayLike) -> NDArray[np.float32]:
@@ -91,31 +86,20 @@ def label_heatmap(embedding: ArrayLike, labels: "pd.Series[Any]", path: Path, se
     """Write a heatmap with clustered cells and dimensions, each scaled to 0-1, and the label next to the cells."""
     sns, pyplot = plotting_library("seaborn"), plotting_library("matplotlib.pyplot")
     import pandas as pd
-    from matplotlib.patches import Patch
 
     values_nd = np.asarray(embedding, dtype=np.float32)
     if len(values_nd) < 2:
         msg = f"A heatmap needs at least two cells; there is {len(values_nd)}."
         raise NoCellsError(msg)
+    name = str(labels.name)
     many = is_numeric(labels) and labels.nunique() > HEATMAP_LEGEND_MOST
     groups = Categories(pd.qcut(labels, 5, duplicates="drop") if many else labels)
-    colors = sns.cubehelix_palette(len(groups.names), start=1, rot=-2, light=0.9, dark=0.1, reverse=True).as_hex()
     published: dict[str, Any] = {
         "cmap": "magma", "standard_scale": 1, "figsize": (15, 15), "cbar_pos": (1.0, 0.4, 0.03, 0.2),
         "xticklabels": False, "yticklabels": False, "rasterized": True,
     }  # fmt: skip
     with pyplot.rc_context({**sns.plotting_context("notebook", font_scale=2), **sns.axes_style("white")}):
-        row_colors = pd.Series(np.array(colors)[groups.codes], name=str(labels.name))
+        row_colors = pd.Series(np.array(groups.colors)[groups.codes], name=name)
         grid = sns.clustermap(pd.DataFrame(values_nd), row_colors=row_colors, **{**published, **settings})
-        if len(groups.names) > HEATMAP_LEGEND_MOST:
-            grid.ax_col_dendrogram.set_title(f"{labels.name}: {len(groups.names)} groups")
-        else:
-            grid.ax_col_dendrogram.legend(
-                handles=[Patch(color=color, label=name) for name, color in zip(groups.names, colors, strict=True)],
-                title=str(labels.name),
-                loc="lower center",
-                bbox_to_anchor=(0.5, 1.0),
-                ncols=min(len(groups.names), 4),
-                frameon=False,
-            )
+        heatmap_legends(grid, {name: groups})
         save_figure(grid.figure, path)

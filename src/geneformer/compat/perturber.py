@@ -13,8 +13,9 @@ from geneformer.compat.cells import CellStates, listed, mark_tokens, published_c
 from geneformer.compat.dictionaries import TokenDictionary
 from geneformer.compat.networks import QUANTIZED, check_low_bit, published_model, published_runtime
 from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments
-from geneformer.compat.perturber_files import CELL, Raw, RunFiles, write_cells, write_raw
+from geneformer.compat.perturber_files import CELL, CELLS_SUFFIX, Raw, RunFiles, write_raw
 from geneformer.engine.device import resolve_device
+from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import CLS, EOS
@@ -173,12 +174,13 @@ class InSilicoPerturber(TokenDictionary):
         everyone = mark_tokens(read_dataset(input_data_file), model.vocabulary)
         rows = self._rows(everyone)
         run = _Run(self, model, everyone.take(rows), files, 0 if self._part is None else self._part[0])
-        table = run.cell_table(rows)
-        if isinstance(self.tokens_to_perturb, list):
-            run.perturb_together(self.tokens_to_perturb)
-            write_cells(table, files.cells_of_group(self.tokens_to_perturb))
+        tokens = self.tokens_to_perturb
+        table = files.of_group("cell", tokens, CELLS_SUFFIX) if isinstance(tokens, list) else files.cells
+        with atomic_file(table, overwrite=True) as temporary:
+            run.cell_table(rows).to_csv(temporary, index=False)
+        if isinstance(tokens, list):
+            run.perturb_together(tokens)
         else:
-            write_cells(table, files.cells)
             run.perturb_each()
 
     def _open_model(self, folder: str | Path) -> PerturbedModel:

@@ -11,21 +11,17 @@ of old           as the first, with a tuple per cell: a number for every state, 
 ===============  ==========================================================================================
 """
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from geneformer.errors import DatasetError, InputNotFoundError, OutputError
-from geneformer.files.atomic import atomic_file, check_output, make_folder
+from geneformer.files.atomic import check_output, make_folder
 from geneformer.files.manifest import digest
 from geneformer.files.pickles import read_pickle, write_pickle
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SUFFIX = "_raw.pickle"
 CELL = "cell_emb"
@@ -66,13 +62,12 @@ class RunFiles:
         """File with single perturbations of one cell; `kind` is "cell" or "gene"."""
         return self.folder / f"{self.stem}_dict_{kind}_embs_{cell}batch{batch}{SUFFIX}"
 
-    def of_group(self, kind: str, tokens: Iterable[int]) -> Path:
+    def of_group(self, kind: str, tokens: Iterable[int], suffix: str = SUFFIX) -> Path:
         """File with one perturbation of several genes in all cells; of many genes it has the digest."""
-        return self.folder / f"{self._group(kind, list(tokens))}{SUFFIX}"
-
-    def cells_of_group(self, tokens: Iterable[int]) -> Path:
-        """Table of the cells of such a file."""
-        return self.folder / f"{self._group('cell', list(tokens))}{CELLS_SUFFIX}"
+        tokens, start = list(tokens), f"{self.stem}_{kind}_embs_dict_"
+        if len(f"{start}{tokens}{self._slice}{SUFFIX}".encode()) > _LONGEST:
+            return self.folder / f"{start}[{len(tokens)} genes {digest(tokens)[:16]}]{self._slice}{suffix}"
+        return self.folder / f"{start}{tokens}{self._slice}{suffix}"
 
     @property
     def cells(self) -> Path:
@@ -82,12 +77,6 @@ class RunFiles:
     @property
     def _slice(self) -> str:
         return "" if self.part is None else f"_cells{self.part[0]}-{self.part[1]}"
-
-    def _group(self, kind: str, tokens: list[int]) -> str:
-        start, end = f"{self.stem}_{kind}_embs_dict_", self._slice
-        if len(f"{start}{tokens}{end}{SUFFIX}".encode()) <= _LONGEST:
-            return f"{start}{tokens}{end}"
-        return f"{start}[{len(tokens)} genes {digest(tokens)[:16]}]{end}"
 
 
 def write_raw(content: Mapping[Any, Any], path: Path) -> None:
@@ -99,14 +88,7 @@ def write_raw(content: Mapping[Any, Any], path: Path) -> None:
     )
 
 
-def write_cells(table: "pd.DataFrame", path: Path) -> None:
-    """Write the table of the cells of a run."""
-    with atomic_file(path, overwrite=True) as temporary:
-        table.to_csv(temporary, index=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RawFile:
+class RawFile(NamedTuple):
     """Raw numbers of one file."""
 
     name: str
@@ -124,8 +106,7 @@ def read_raw_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
     if not paths:
         names = sorted(path.name for path in folder.iterdir())[:5]
         msg = (
-            f'No file in "{folder}" ends with "{suffix}"; found {names}. Give the output_directory of '
-            "InSilicoPerturber, or another pickle_suffix."
+            f'No file in "{folder}" ends with "{suffix}"; found {names}. Give another folder, or another pickle_suffix.'
         )
         raise InputNotFoundError(msg)
     return [of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)) for path in paths]
@@ -142,9 +123,7 @@ def of_content(content: Any, name: str, cell_ids: Sequence[str] | None = None) -
             for key, values in entries.items()
         ):
             return RawFile(name, by_state, cell_ids)
-    msg = (
-        f"{name} holds no raw numbers of a perturbation run. Keep other files out of the folder, or set pickle_suffix."
-    )
+    msg = f"{name} holds no raw numbers of a perturbation run. Keep such files out of the folder, or set pickle_suffix."
     raise DatasetError(msg)
 
 
@@ -159,6 +138,7 @@ def _cell_ids(path: Path, suffix: str) -> list[str] | None:
     table = path.with_name(path.name.removesuffix(suffix) + CELLS_SUFFIX)
     if not table.is_file():
         return None
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row["cell_id"] for row in rows] if rows and "cell_id" in rows[0] else None
+    import pandas as pd
+
+    cells = pd.read_csv(table, dtype=str, keep_default_na=False)
+    return cells["cell_id"].tolist() if "cell_id" in cells else None

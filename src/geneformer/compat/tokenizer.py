@@ -242,10 +242,9 @@ class TranscriptomeTokenizer:
         form = RowForm(names=names or {}, special_tokens=False, max_length=self._vocabulary.size)
         dataset = self._tokenize(files, file_format, form)
         packed = dataset.gather(range(len(dataset)), counts=self.keep_counts)
-        scaled = [] if packed.counts is None else packed.counts * (target_sum / 10_000)
         spans = [slice(*packed.cu_seqlens[row : row + 2]) for row in range(len(dataset))]
+        counts = [] if packed.counts is None else [packed.counts[span] * (target_sum / 10_000) for span in spans]
         metadata = {name: dataset.table.column(name).to_pylist() for name in names.values()} if names else None
-        counts = [scaled[span] for span in spans] if self.keep_counts else []
         return [packed.input_ids[span] for span in spans], metadata, counts
 
     def _tokenize(

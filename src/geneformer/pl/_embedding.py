@@ -309,7 +309,7 @@ def heatmap(
     deviation = centered.std(axis=0)
     grid = _cluster(sns, centered / np.where(deviation > 0, deviation, 1), adata.obs_names[rows], groups)
     _dress(grid, title, len(rows), n_all)
-    _legends(grid, groups)
+    heatmap_legends(grid, groups)
     save_figure(grid.figure, save)
     return grid
 
@@ -371,7 +371,7 @@ def _dress(grid: Any, title: str | None, n_shown: int, n_all: int) -> None:
         grid.ax_row_colors.tick_params(axis="x", labelsize=9, labelcolor=INK, length=0)
 
 
-def _legends(grid: Any, groups: dict[str, Categories]) -> None:
+def heatmap_legends(grid: Any, groups: dict[str, Categories]) -> None:
     """One legend per column, to the right of the heatmap, from the top down."""
     from matplotlib.patches import Patch
 
