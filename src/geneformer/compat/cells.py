@@ -65,9 +65,8 @@ def rows_with(data: "TokenizedDataset | Dataset", filters: Mapping[str, Any]) ->
         rows = rows[np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))[rows]]
         if not len(rows):
             names = sorted({str(value) for value in column})
-            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-            holds = f"The column holds {', '.join(names[:10])}{more}."
-            msg = f"No cell of {len(data):,} is left after keeping {name!r} in {listed(values)}. {holds}"
+            holds = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            msg = f"No cell is left after keeping {name!r} in {listed(values)}. The column holds {holds}."
             raise errors.NoCellsError(msg)
     return rows
 
@@ -284,10 +283,8 @@ def downsample_and_shuffle(
 
     Parameters
     ----------
-    data : Cells.
-    max_ncells : Cells in all; None for no limit.
-    max_ncells_per_class : Cells of each class, grouped by class then; None for no limit.
-    cell_state_dict : Its `state_key` is the column of the classes.
+    data, max_ncells : Cells, and how many of them; None for no limit.
+    max_ncells_per_class, cell_state_dict : Cells of each class, grouped by it, and its column as the `state_key`.
     """
     check_range("max_ncells", max_ncells, low=1)
     check_range("max_ncells_per_class", max_ncells_per_class, low=1)

@@ -69,9 +69,8 @@ def dictionary_path(name: str) -> Path:
 def bundled_version(path: str | Path) -> str | None:
     """The vocabulary whose published dictionary a path is, in whatever cache; None for a file of the user's own."""
     path = _expanded(Path(path))
-    if path.parent.name != _FOLDER:
-        return None
-    return next((version for version, _, file in FILES.values() if file == path.name), None)
+    versions = {file: version for version, _, file in FILES.values()}
+    return versions.get(path.name) if path.parent.name == _FOLDER else None
 
 
 def _expanded(path: Path) -> Path:
@@ -115,15 +114,13 @@ def published_vocabulary(
     if {bundled_version(file) for file in given.values()} <= {model_version}:
         return Vocabulary.load(model_version)
     contents = {table: read_dictionary(file) for table, file in given.items()}
-    own_tokens = contents.get("token_dictionary")
-    base = (None if own_tokens is None else bundled_with(own_tokens)) or Vocabulary.load(model_version)
+    base = bundled_with(contents.get("token_dictionary")) or Vocabulary.load(model_version)
     tables = base.published_tables()
     changed = [table for table in contents if contents[table] != tables[table]]
     if model_version == "V1" and (changed or base.name != model_version):
+        file = given[changed[0] if changed else "token_dictionary"]
         msg = (
-            'model_version="V1" comes with its own dictionaries, but '
-            f'"{given[changed[0] if changed else "token_dictionary"]}" is none of them. Leave the file out, or leave '
-            'model_version at "V2" to use it.'
+            f'"{file}" is none of the dictionaries of model_version="V1". Leave it out, or leave model_version at "V2".'
         )
         raise errors.UnsupportedArgumentError(msg)
     if not changed:
@@ -163,7 +160,7 @@ def all_tokens(vocabulary: Vocabulary) -> dict[str, int]:
     return {**vocabulary.special_tokens, **vocabulary.token_of}
 
 
-def bundled_with(tokens: Mapping[str, int]) -> Vocabulary | None:
+def bundled_with(tokens: Mapping[str, int] | None) -> Vocabulary | None:
     """The bundled vocabulary that has exactly these tokens."""
     return next((v for v in map(Vocabulary.load, BUNDLED) if tokens == all_tokens(v)), None)
 
@@ -174,11 +171,10 @@ def ranking_vocabulary(
     """The vocabulary that cells are ranked by; identifiers are mapped by its mapping dictionary and no further."""
     files = files_of(model_version, tokens, medians, mapping)
     vocabulary = published_vocabulary(model_version, files[0], gene_median_file=files[1], gene_mapping_file=files[2])
-    aliases: Mapping[str, str] | None = {gene: gene for gene in vocabulary.genes.tolist()}
-    if collapse and mapping is not None:
-        if bundled_version(mapping) is not None:
-            return vocabulary
-        aliases = vocabulary.tables.aliases
+    maps = collapse and mapping is not None
+    if maps and bundled_version(str(mapping)) is not None:
+        return vocabulary
+    aliases = vocabulary.tables.aliases if maps else {gene: gene for gene in vocabulary.genes.tolist()}
     return replace(vocabulary, tables=MemoryTables(medians=vocabulary.tables.medians, symbols={}, aliases=aliases))
 
 

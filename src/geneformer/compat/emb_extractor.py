@@ -109,10 +109,7 @@ class EmbExtractor(TokenDictionary):
             raise errors.UnsupportedArgumentError(_NO_TDIGEST)
         if self.emb_mode == "gene" and self.exact_summary_stat:
             plain = self.exact_summary_stat.removeprefix("exact_")
-            msg = (
-                f'summary_stat="{self.summary_stat}" sums up cells. For emb_mode="gene" use summary_stat="{plain}", '
-                "which is exact as well: one row per gene."
-            )
+            msg = f'"{self.summary_stat}" sums up cells. For genes use summary_stat="{plain}", which is exact as well.'
             raise errors.UnsupportedArgumentError(msg)
         self.summary_stat = None if self.exact_summary_stat else self.summary_stat
         vocabulary = self._read_dictionary()
@@ -151,9 +148,8 @@ class EmbExtractor(TokenDictionary):
         for name in self.emb_label or ():
             tokens.column(name)
         model = self._model(model_directory)
-        written, returned, tensor = self._extract(
-            tokens, model, with_tensor=output_torch_embs or cell_state is not None
-        )
+        with_tensor = output_torch_embs or cell_state is not None
+        written, returned, tensor = self._extract(tokens, model, with_tensor=with_tensor)
         if cell_state is not None:
             return tensor
         path = Path(output_directory) / f"{output_prefix}.csv"
@@ -266,8 +262,6 @@ class EmbExtractor(TokenDictionary):
 
     def _extract_genes(self, embedder: "_Embedder", *, with_tensor: bool) -> "tuple[pd.DataFrame, Any]":
         """Genes, each as the mean or median over cells or in every cell; and the tensor."""
-        import pandas as pd
-
         gene_of, summary = embedder.model.vocabulary.gene_of, self.summary_stat
         if self.emb_label:
             _logger.warning("emb_label=%s belongs to cells; tables of genes do not have it.", list(self.emb_label))
@@ -280,7 +274,7 @@ class EmbExtractor(TokenDictionary):
             if summary is None and self.gene_emb_style == "all":
                 return states.frame(gene_of, embedder.tokens.table), states.padded() if with_tensor else None
             ids, values = states.summaries(summary or "mean")
-        frame = pd.DataFrame(values, index=gene_of[ids].tolist())
+        frame = _gene_frame(ids, values, gene_of)
         return frame, states.padded() if states and not summary else _by_token(ids, values)
 
 
@@ -343,9 +337,9 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
 def _check_dictionary(token_gene_dict: Any, pad_token_id: int) -> None:
     if not isinstance(token_gene_dict, Mapping) or any(isinstance(token, str) for token in token_gene_dict):
         given = "gene to id" if isinstance(token_gene_dict, Mapping) else type(token_gene_dict).__name__
+        turned = "{token: gene for gene, token in dictionary.items()}"
         msg = (
-            f"token_gene_dict ({given}) takes the gene of each id. Turn the dictionary of TOKEN_DICTIONARY_FILE round: "
-            "{token: gene for gene, token in dictionary.items()}."
+            f"token_gene_dict ({given}) takes the gene of each id. Turn that of TOKEN_DICTIONARY_FILE round: {turned}."
         )
         raise errors.OptionError(msg)
     if token_gene_dict.get(pad_token_id, "<pad>") != "<pad>":
@@ -409,10 +403,7 @@ def label_gene_embs(
     states = GeneStates(embs.detach().cpu()[is_token].to(torch.float32).numpy(), tokens.gather(range(len(tokens))))
     if gene_emb_style == "all":
         return states.frame(token_gene_dict, tokens.table)
-    import pandas as pd
-
-    ids, means = states.summaries("mean")
-    return pd.DataFrame(means, index=[token_gene_dict[token] for token in ids.tolist()])
+    return _gene_frame(*states.summaries("mean"), token_gene_dict)
 
 
 def _same_cells(embs: Tensor, data: Any) -> TokenizedDataset:
@@ -496,15 +487,19 @@ class GeneStates:
 
     def frame(self, gene_of: Any, cells: "pa.Table") -> "pd.DataFrame":
         """One row per gene and cell, by token: `Identifier`, columns `0` to `D - 1`, `cell_id` where it is known."""
-        import pandas as pd
-
         order = np.argsort(self.cells.input_ids, kind="stable")
         ids = self.cells.input_ids[order]
-        frame = pd.DataFrame(self.values[order], index=[gene_of[token] for token in ids.tolist()])
-        frame.insert(0, "Identifier", pd.Series(ids).groupby(ids).cumcount().to_numpy())
+        frame = _gene_frame(ids, self.values[order], gene_of)
+        frame.insert(0, "Identifier", frame.groupby(ids).cumcount().to_numpy())
         if keys.CELL_ID in cells.column_names:
             frame[keys.CELL_ID] = cells.column(keys.CELL_ID).to_pandas().to_numpy()[self.cells.cells[order]]
         return frame
+
+
+def _gene_frame(ids: NDArray[Any], values: NDArray[np.float32], gene_of: Any) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(values, index=[gene_of[token] for token in ids.tolist()])
 
 
 def _cell_frame(values_nd: NDArray[np.float32], cells: "pa.Table", labels: Sequence[str]) -> "pd.DataFrame":

@@ -53,17 +53,12 @@ class InSilicoPerturber(TokenDictionary):
     perturb_type : "delete"; "overexpress", to the front; "inhibit" or "activate", down or up by `perturb_rank_shift`.
     perturb_rank_shift : Quarters of a cell's genes to move past, 1 to 3; None for all. For "inhibit" and "activate".
     genes_to_perturb
-        "all", every gene of a cell, one at a time; or a list of Ensembl ids that are perturbed together. Deletion,
-        inhibition and activation are of the cells that have all of them.
+        "all", one at a time; or Ensembl ids, perturbed together in cells that have all of them ("overexpress": in all).
     combos : 0, or 1: every gene is perturbed alone and together with `anchor_gene`.
     anchor_gene : Ensembl id. Only cells that have it are perturbed.
-    model_type
-        "Pretrained", "GeneClassifier", "CellClassifier" or "MTLCellClassifier"; "Pretrained-Quantized" and
-        "MTLCellClassifier-Quantized" keep dense layers in 8 bits, where the device can.
+    model_type : Published type; those that end with "-Quantized" keep dense layers in 8 bits, where the device can.
     num_classes : Classes of the head, where known; a model with another number is refused.
-    emb_mode
-        "cls" or "cell": the embedding of a cell is the state of `<cls>`, or the mean over its genes. With "_and_gene",
-        effects on every other gene are written too. V1 has no `<cls>`: its cells are embedded as with "cell".
+    emb_mode : "cls" or, as always for V1, "cell", as for `EmbExtractor`; "_and_gene" for effects on other genes too.
     cell_emb_style : "mean_pool".
     filter_data : Accepted values by column.
     cell_states_to_model
@@ -124,11 +119,8 @@ class InSilicoPerturber(TokenDictionary):
         self._states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
         self._vectors = None if self._states is None else _state_vectors(self._states, self.state_embs_dict)
         self._settle_conflicts()
-        self.tokens_to_perturb = (
-            self.genes_to_perturb
-            if isinstance(self.genes_to_perturb, str)
-            else list(gene_tokens(self.genes_to_perturb, vocabulary))
-        )
+        genes = self.genes_to_perturb
+        self.tokens_to_perturb = genes if isinstance(genes, str) else list(gene_tokens(genes, vocabulary))
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], vocabulary)[0]
 
     def _settle_conflicts(self) -> None:
@@ -191,10 +183,7 @@ class InSilicoPerturber(TokenDictionary):
                 check_low_bit("8bit", resolve_device("auto"))
             except (errors.DeviceError, errors.MissingExtraError) as error:
                 reason = str(error).partition(": ")[2]
-                msg = (
-                    f'model_type="{self.model_type}" cannot run here: {reason} In other words, use '
-                    f'model_type="{plain}".'
-                )
+                msg = f'model_type="{self.model_type}" cannot run here, use model_type="{plain}": {reason}'
                 raise type(error)(msg) from error
         n_classes = self.num_classes if plain in ("CellClassifier", "GeneClassifier") else 0
         model = PerturbedModel.pretrained(published_model(folder, self._vocabulary, num_classes=n_classes))

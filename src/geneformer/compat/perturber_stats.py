@@ -84,16 +84,12 @@ class InSilicoPerturberStats:
         self.genes_perturbed = given_genes("genes_perturbed", self.genes_perturbed)
         check_arguments(type(self), vars(self))
         together = self.genes_perturbed if isinstance(self.genes_perturbed, list) else []
-        msg = ""
-        if self.mode == "mixture_model" and together:
-            msg = (
-                'mode="mixture_model" compares many perturbations. For genes perturbed together, use "aggregate_data".'
-            )
-        elif self.mode == "aggregate_data" and not together:
-            msg = 'mode="aggregate_data" is of genes perturbed together. Pass them as genes_perturbed.'
-        elif self.combos and self.anchor_gene is None:
+        if self.mode == ("mixture_model" if together else "aggregate_data"):
+            takes = '"all"; for genes perturbed together use "aggregate_data"' if together else "a list of genes"
+            msg = f'mode="{self.mode}" takes genes_perturbed={takes}.'
+            raise errors.UnsupportedArgumentError(msg)
+        if self.combos and self.anchor_gene is None:
             msg = "combos=1 is of genes perturbed together with another one. Name that one with anchor_gene."
-        if msg:
             raise errors.UnsupportedArgumentError(msg)
         states = self.cell_states_to_model
         self._states = () if states is None else tuple(read_cell_states(states).by_name)
@@ -172,8 +168,7 @@ class InSilicoPerturberStats:
         perturbed = self._perturbed(files, SIMILARITY, triples=True)
         if not len(perturbed.values(SIMILARITY, TOGETHER)):
             msg = (
-                "combos=1 compares a pair with both of its genes alone, and the files hold one number per cell. "
-                "Perturb with combos=1 and anchor_gene by this package, which writes all three."
+                "combos=1 needs both genes of a pair alone too; the files hold only pairs. Perturb with combos=1 here."
             )
             raise errors.PerturbationError(msg)
         return self._named(anchored_mixture_model(perturbed))
@@ -213,11 +208,10 @@ class InSilicoPerturberStats:
         """Row of the genes that were asked for; their order does not matter."""
         groups = [frozenset(gene if isinstance(gene, tuple) else (gene,)) for gene in perturbed.table["Gene"]]
         if self._together not in groups:
-            held = [str(genes) for genes in perturbed.table["Ensembl_ID"]]
-            more = f" and {len(held) - 5} more" if len(held) > 5 else ""
+            held = ", ".join(str(genes) for genes in perturbed.table["Ensembl_ID"][:5])
             msg = (
-                f"No run perturbed genes_perturbed={list(self.genes_perturbed)} together; the files hold "
-                f"{', '.join(held[:5])}{more}."
+                f"No run perturbed genes_perturbed={list(self.genes_perturbed)} together; the files hold {held} and "
+                f"{max(len(groups) - 5, 0)} more."
             )
             raise errors.AbsentGeneError(msg)
         return groups.index(self._together)
@@ -281,10 +275,10 @@ class RawEffects:
         else:  # of old: a number for every state, or three for a gene and its anchor
             targets = self.states or _TRIPLE
             if any(len(value) != len(targets) for value in values):
-                what = f"the {len(targets)} states {', '.join(targets)}" if self.states else "a gene and its anchor"
+                what = "states" if self.states else "numbers of an anchor:"
                 msg = (
-                    f"{file.name} holds {len(values[0])} numbers per cell, which does not fit {what}. Pass the "
-                    "cell_states_to_model of the run, with the same alternates."
+                    f"{file.name} holds {len(values[0])} numbers per cell, which does not fit the {len(targets)} "
+                    f"{what} {', '.join(targets)}. Pass the cell_states_to_model of the run, with the same alternates."
                 )
                 raise errors.StateError(msg)
             for target, column in zip(targets, zip(*values, strict=True), strict=True):

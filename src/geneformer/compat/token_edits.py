@@ -19,8 +19,7 @@ ABSENT = -100
 
 def delete_indices(example: Row) -> Row:
     """The row without the tokens at its `perturb_index`."""
-    gone = _positions(example)
-    return _with_ids(example, [token for place, token in enumerate(_ids(example)) if place not in gone])
+    return _with_ids(example, _split(example)[1])
 
 
 def overexpress_indices(example: Row) -> Row:
@@ -38,11 +37,9 @@ def overexpress_tokens(example: Row, max_len: int, special_token: bool) -> Row:
 
     With `special_token` the row starts with `<cls>` and ends with `<eos>`, which stay where they are.
     """
-    row, gone = _ids(example), _positions(example)
-    start, end = (row[:1], row[-1:]) if special_token and len(row) > 1 else ([], [])
-    others = [row[place] for place in range(len(start), len(row) - len(end)) if place not in gone]
-    front = [*start, *_column(example, "tokens_to_perturb")]
-    return _with_ids(example, [*front, *others][: max_len - len(end)] + end)
+    others, n_ends = _split(example)[1], int(special_token and len(_ids(example)) > 1)
+    start, middle, end = others[:n_ends], others[n_ends : len(others) - n_ends], others[len(others) - n_ends :]
+    return _with_ids(example, [*start, *_column(example, "tokens_to_perturb"), *middle][: max_len - n_ends] + end)
 
 
 def calc_n_overflow(
@@ -57,14 +54,12 @@ def calc_n_overflow(
 
 def truncate_by_n_overflow(example: Row) -> Row:
     """The row without its last `n_overflow` tokens; complete where that is not positive."""
-    row = _ids(example)
-    return _with_ids(example, row[: _n_remaining(example, row)])
+    return _cut_before(0, example)
 
 
 def truncate_by_n_overflow_special(example: Row) -> Row:
     """As `truncate_by_n_overflow`, before the last token, which is `<eos>` and stays."""
-    row = _ids(example)
-    return _with_ids(example, row[: max(_n_remaining(example, row) - 1, 0)] + row[-1:])
+    return _cut_before(1, example)
 
 
 def label_gene_classes(example: Row, class_id_dict: Mapping[Any, int], gene_class_dict: Mapping[int, Any]) -> list[int]:
@@ -72,26 +67,25 @@ def label_gene_classes(example: Row, class_id_dict: Mapping[Any, int], gene_clas
     return [class_id_dict.get(gene_class_dict.get(token, ABSENT), ABSENT) for token in _ids(example)]
 
 
-def _n_remaining(example: Row, row: Sequence[Any]) -> int:
-    return max(len(row) - max(int(_column(example, "n_overflow")), 0), 0)
+def _cut_before(n_last: int, example: Row) -> Row:
+    row, overflow = _ids(example), max(int(_column(example, "n_overflow")), 0)
+    end = len(row) - n_last
+    return _with_ids(example, row[: max(end - overflow, 0)] + row[end:])
 
 
 def _move_to(first: int, example: Row) -> Row:
-    row, places = _ids(example), _positions(example)
-    moved = [token for place, token in enumerate(row) if place in places]
-    others = [token for place, token in enumerate(row) if place not in places]
+    moved, others = _split(example)
     return _with_ids(example, [*others[:first], *moved, *others[first:]])
 
 
-def _positions(example: Row) -> set[int]:
-    """Positions of what is perturbed, counted from the start."""
-    places, n = list(_flat(_column(example, "perturb_index"))), len(_ids(example))
-    if places == [ABSENT]:
-        return set()
-    if outside := [place for place in places if not 0 <= place < n]:
-        msg = f"perturb_index names position {outside[0]} of a row of {n:,} tokens. Give positions from 0 to {n - 1}."
+def _split(example: Row) -> tuple[list[Any], list[Any]]:
+    """Tokens that are perturbed, and the others."""
+    row, places = _ids(example), set(_flat(_column(example, "perturb_index"))) - {ABSENT}
+    if outside := [place for place in places if not 0 <= place < len(row)]:
+        msg = f"perturb_index names position {outside[0]} of a row of {len(row):,} tokens. Count from 0."
         raise DatasetError(msg)
-    return set(places)
+    tokens = list(enumerate(row))
+    return [x for place, x in tokens if place in places], [x for place, x in tokens if place not in places]
 
 
 def _flat(values: Iterable[Any]) -> Iterator[int]:
