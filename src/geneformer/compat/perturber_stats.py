@@ -168,7 +168,7 @@ class InSilicoPerturberStats:
         perturbed = self._perturbed(files, SIMILARITY, triples=True)
         if not len(perturbed.values(SIMILARITY, TOGETHER)):
             msg = (
-                "combos=1 needs both genes of a pair alone too; the files hold only pairs. Perturb with combos=1 here."
+                "combos=1 takes pairs and their genes alone; the files hold one number per cell. Perturb with combos=1."
             )
             raise errors.PerturbationError(msg)
         return self._named(anchored_mixture_model(perturbed))
