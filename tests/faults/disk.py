@@ -10,7 +10,9 @@ import stat
 import sys
 from pathlib import Path
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+CHANGES = {"os.rename": 2, "os.remove": 1, "os.mkdir": 2, "os.rmdir": 1, "os.truncate": None, "os.symlink": None}
+"""By the name of the audit event: which of its arguments is the folder that the path is relative to."""
+
 ERRORS = {"disk full": errno.ENOSPC, "i/o error": errno.EIO, "read only": errno.EROFS}
 FAULTS = ("kill", "power cut", "interrupt", *ERRORS)
 
@@ -46,7 +48,13 @@ class Disk:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if self.busy or not (writes or event in CHANGES) or isinstance(arguments[0], int):
             return
-        path = os.path.abspath(os.fsdecode(arguments[0]))
+        folder = CHANGES.get(event)
+        base = (
+            os.getcwd()
+            if folder is None or arguments[folder] < 0
+            else os.readlink(f"/proc/self/fd/{arguments[folder]}")
+        )
+        path = os.path.normpath(os.path.join(base, os.fsdecode(arguments[0])))
         if path.startswith(self.under):
             self.count()
             if event == "os.rename":

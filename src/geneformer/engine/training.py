@@ -207,12 +207,13 @@ class PackedTrainer(Trainer):
         """Older checkpoints are deleted once this one has reached the disk."""
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            sync_folder(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-            sync(Path(self.args.output_dir))
+            folder = Path(str(self.args.output_dir))
+            sync_folder(folder / f"checkpoint-{self.state.global_step}")
+            sync(folder)
             self._delete_older_checkpoints()
 
     def _delete_older_checkpoints(self) -> None:
-        rotate_checkpoints(self.args.output_dir, self._keep_checkpoints, self.state.best_model_checkpoint)
+        rotate_checkpoints(str(self.args.output_dir), self._keep_checkpoints, self.state.best_model_checkpoint)
 
     def set_held_out(self, lengths: NDArray[np.int64], collate: Collate) -> None:
         """Choose the held-out cells of the next evaluations."""
