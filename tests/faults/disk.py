@@ -1,6 +1,6 @@
 """Something goes wrong at the n-th change of the disk: a kill, a power cut, an interrupt, or an error of the system."""
 
-# ruff: noqa: PTH100, PTH104, PTH112, PTH115, PTH116, PTH120  # an audit hook sees names as text
+# ruff: noqa: PTH100, PTH104, PTH109, PTH112, PTH115, PTH116, PTH118, PTH120  # an audit hook sees names as text
 
 import errno
 import mmap
@@ -49,11 +49,8 @@ class Disk:
         if self.busy or not (writes or event in CHANGES) or isinstance(arguments[0], int):
             return
         folder = CHANGES.get(event)
-        base = (
-            os.getcwd()
-            if folder is None or arguments[folder] < 0
-            else os.readlink(f"/proc/self/fd/{arguments[folder]}")
-        )
+        descriptor = -1 if folder is None else arguments[folder]
+        base = os.getcwd() if descriptor < 0 else os.readlink(f"/proc/self/fd/{descriptor}")
         path = os.path.normpath(os.path.join(base, os.fsdecode(arguments[0])))
         if path.startswith(self.under):
             self.count()
