@@ -5,13 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test examples lint clean
+.PHONY: demo test examples torture lint clean
 
 demo: $(READY)
 	$(BIN)/geneformer demo -o demo_output --overwrite
 
 examples: $(READY)
 	$(BIN)/python examples/published/run_all.py example_output
+
+# Every writing command broken off at every change it makes to the disk, then damaged files: about two hours.
+torture: $(READY)
+	$(BIN)/python tests/faults/torture.py
+	$(BIN)/python tests/faults/fuzz.py
 
 # Two workers, one thread each.
 test: lint
