@@ -149,7 +149,8 @@ def saved(folder):
 def test_arguments_are_the_published_ones():
     found = [(name, p.default) for name, p in inspect.signature(MTLClassifier).parameters.items()]
     assert found == ARGUMENTS
-    methods = {name: inspect.signature(m) for name, m in vars(MTLClassifier).items() if name[0] != "_"}
+    methods = {name: inspect.signature(m) for name, m in inspect.getmembers(MTLClassifier, inspect.isfunction)}
+    methods = {name: signature for name, signature in methods.items() if name[0] != "_"}
     assert sorted(methods) == METHODS
     assert all(list(signature.parameters) == ["self"] for signature in methods.values())
     assert gf.MTLClassifier is MTLClassifier
@@ -318,14 +319,7 @@ def test_batches_hold_so_many_cells_and_the_schedule_ends_with_accumulation(part
     options = Hyperparameters(learning_rate=1e-4, warmup_ratio=0.0).finetuning(
         epochs=2, accumulation=3, logging_steps=1, seed=0
     )
-    _, result = learn_tasks(
-        cells.base,
-        cells.train,
-        cells.classes,
-        options=options,
-        runtime=RuntimeOptions(dtype="float32"),
-        cells_per_batch=4,
-    )
+    _, result = learn_tasks(cells, options=options, runtime=RuntimeOptions(dtype="float32"), cells_per_batch=4)
     rates = [line["learning_rate"] for line in result.history if "learning_rate" in line]
     assert result.steps == 6  # nine batches of four cells make three steps
     assert rates[-1] < 0.1 * 1e-4

@@ -22,7 +22,7 @@ from geneformer.compat.cells import (
     without_rare,
 )
 from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.compat.networks import check_low_bit, checked_quantize, published_runtime
+from geneformer.compat.networks import check_low_bit, checked_quantize, load_bert_classifier, published_runtime
 from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
@@ -50,16 +50,13 @@ class Classifier:
     Parameters
     ----------
     classifier : "cell" or "gene".
-    quantize
-        True for low-rank updates over frozen weights of four bits; a dictionary with `peft_config`, and `bnb_config`
-        if need be. Updates become part of the weights that are written.
+    quantize : True for low-rank updates over weights of four bits, or a dictionary with `peft_config`, `bnb_config`.
     cell_state_dict : For cells: `state_key`, a column, and `states`, a list of its values or "all".
-    gene_class_dict : For genes: lists of Ensembl ids by label. Unknown genes are left out, with a warning.
+    gene_class_dict : For genes: lists of Ensembl ids by label; as an attribute, token ids. Unknown genes are left out.
     filter_data : Values to keep, by column.
     rare_threshold : States of this share of the cells or less are left out.
     max_ncells, max_ncells_per_class : Most cells in all, and of each state; drawn with seed 42.
-    training_args
-        Arguments of `transformers.TrainingArguments`, over the published defaults. All are honored or refused by name.
+    training_args : Arguments of `transformers.TrainingArguments`, over the published defaults; honored, or refused.
     ray_config : What a search draws from: lists of choices, pairs (low, high), or domains of `ray.tune`. Optuna draws.
     freeze_layers : Lowest encoder layers kept as they are; the token embeddings go on learning.
     num_crossval_splits : 0 for `train_all_data` only, 1, or 5.
@@ -67,20 +64,8 @@ class Classifier:
     stratify_splits_col : Column whose shares are kept in random splits.
     no_eval : Train without evaluation.
     forward_batch_size : At most so many of the longest cells in one pass of an evaluation; how, not what.
-    model_version : "V1" or "V2", for the dictionary that genes are looked up in.
-    token_dictionary_file : A dictionary of the user's own instead.
-    nproc, ngpu : Checked, with nothing to do: reading is memory mapped, and a search runs its trials one after another.
-
-    Attributes
-    ----------
-    gene_class_dict : For genes: token ids by label.
-    train_size, eval_size, oos_test_size
-        Share learnt from, share of the rest of `train` and `valid` that is evaluated on, share tested on.
-
-    Raises
-    ------
-    OptionError : Arguments that are out of range, contradict each other, or cannot be honored.
-    GeneListError : Classes of genes that cannot be used.
+    model_version, token_dictionary_file : "V1" or "V2", for the dictionary of genes; or one of the user's own.
+    nproc, ngpu : Checked, with nothing to do: reading is memory mapped, and trials run one after another.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  the published signature
@@ -107,40 +92,41 @@ class Classifier:
         ngpu: int = 1,
     ) -> None:
         check_choice("classifier", classifier, ("cell", "gene"))
-        kind = str(classifier)
         check_choice("num_crossval_splits", num_crossval_splits, (0, 1, 5))
         check_range("rare_threshold", rare_threshold, low=0.0, high=1.0)
+        arguments: Any = training_args
+        if not isinstance(arguments, Mapping | None):
+            msg = f"training_args={arguments!r} takes a dictionary of arguments of transformers.TrainingArguments."
+            raise errors.OptionError(msg)
         self.max_ncells = whole_number("max_ncells", max_ncells, low=1)
         self.max_ncells_per_class = whole_number("max_ncells_per_class", max_ncells_per_class, low=1)
         self.forward_batch_size = whole_number("forward_batch_size", forward_batch_size, low=1)
         self.nproc, self.ngpu = whole_number("nproc", nproc, low=1), whole_number("ngpu", ngpu, low=0)
         self.freeze_layers = whole_number("freeze_layers", freeze_layers, low=0)
         self.num_crossval_splits = int(num_crossval_splits)
-        if max_ncells_per_class is not None and classifier == "gene":
-            msg = 'max_ncells_per_class is about states of cells; with classifier="gene" use max_ncells.'
-            raise errors.UnsupportedArgumentError(msg)
-        if kind == "cell":
-            _warn_unused(kind, gene_class_dict=gene_class_dict)
-        else:
-            unused = {"rare_threshold": rare_threshold, "stratify_splits_col": stratify_splits_col}
-            _warn_unused(kind, cell_state_dict=cell_state_dict, **unused)
-        self.classifier: Any = kind
+        self.classifier: Any = classifier
         self.vocabulary = published_vocabulary(model_version, token_dictionary_file)
         self.quantize, self.ray_config = quantize, ray_config
         self.adapters, self.bits = checked_quantize(quantize)
-        self.cell_state_dict = cells.checked_states(kind, cell_state_dict)
-        self.gene_class_dict = cells.checked_genes(kind, gene_class_dict, self.vocabulary)
+        self.cell_state_dict: dict[str, Any] | None = None
+        self.gene_class_dict: dict[Any, list[int]] | None = None
+        if classifier == "cell":
+            _warn_unused("cell", gene_class_dict=gene_class_dict)
+            self.cell_state_dict = cells.checked_states(cell_state_dict)
+        else:
+            if max_ncells_per_class is not None:
+                msg = 'max_ncells_per_class is about states of cells; with classifier="gene" use max_ncells.'
+                raise errors.UnsupportedArgumentError(msg)
+            unused = {"rare_threshold": rare_threshold, "stratify_splits_col": stratify_splits_col}
+            _warn_unused("gene", cell_state_dict=cell_state_dict, **unused)
+            self.gene_class_dict = cells.checked_genes(gene_class_dict, self.vocabulary)
         self.filter_data = cells.checked_filter(filter_data, self.cell_state_dict)
-        self.rare_threshold = rare_threshold
-        arguments: Any = training_args
-        if not isinstance(arguments, Mapping | None):
-            msg = f"training_args={arguments!r} takes a dictionary of arguments of transformers.TrainingArguments."
-            raise errors.OptionError(msg)
-        self.training_args = None if arguments is None else dict(arguments)
+        self.rare_threshold, self.no_eval = rare_threshold, no_eval
+        self.training_args = None if training_args is None else dict(training_args)
         self.split_sizes = cells.checked_shares(split_sizes)
-        self.train_size, self.oos_test_size = self.split_sizes["train"], self.split_sizes["test"]
-        self.eval_size = self.split_sizes["valid"] / (self.split_sizes["train"] + self.split_sizes["valid"])
-        self.stratify_splits_col, self.no_eval = stratify_splits_col, no_eval
+        self.train_size, valid_size, self.oos_test_size = (self.split_sizes[p] for p in ("train", "valid", "test"))
+        self.eval_size = valid_size / (self.train_size + valid_size)
+        self.stratify_splits_col = stratify_splits_col
         self.model_version, self.token_dictionary_file = model_version, token_dictionary_file
         self.gene_token_dict = dict(self.vocabulary.token_of)
 
@@ -169,17 +155,11 @@ class Classifier:
         output_directory, output_prefix : Where files go; the folder is made.
         split_id_dict : `attr_key`, a column, and the ids of `train` and of `test`.
         test_size : Share of the cells held out; that of `split_sizes` by default, 0 for none. For cells.
-        attr_to_split, attr_to_balance
-            Column of ids that are held out as a whole, and attributes in which both sides must not differ. Draws are
-            kept in `<prefix>_train_test_balance_df.csv`.
+        attr_to_split, attr_to_balance : Column of ids held out as a whole; attributes in which both sides are alike.
         max_trials, pval_threshold
-            Draws made at most, and the p-value all attributes must reach; the best draw is used if none does.
+            Draws made at most, and the p-value all attributes must reach; the best draw is used if none does. They are
+            kept in `<prefix>_train_test_balance_df.csv`.
         id_class_dict_path : Class ids made before.
-
-        Raises
-        ------
-        CountsError, DatasetError, LabelError, OptionError
-            No cells to be read or left, states that cannot be used, or arguments that contradict each other.
         """
         stem = str(Path(output_directory) / output_prefix)
         split = cells.CellSplit(
@@ -189,20 +169,14 @@ class Classifier:
         data = cells.as_tokens(input_data_file)
         for name in training.LABELS.values():
             if name in data.columns:
-                msg = (
-                    f"The data set has a column {name!r} already, which is the name of the labels to be "
-                    "made. Rename it."
-                )
+                msg = f"The data set has a column {name!r} already, the name of the labels to be made. Rename it."
                 raise errors.DatasetError(msg)
         if self.filter_data:
             data = data.take(rows_with(data, self.filter_data))
         classes = None if id_class_dict_path is None else cells.read_classes(id_class_dict_path)
         if self.classifier == "gene":
             if split.attr_to_split is not None or test_size:
-                msg = (
-                    "Genes are split, not cells, when they are validated. Leave out attr_to_split and test_size; "
-                    "split_id_dict keeps cells apart."
-                )
+                msg = "Genes are split, not cells. Leave out attr_to_split and test_size, or use split_id_dict."
                 raise errors.UnsupportedArgumentError(msg)
             share = 0.0
             labeled, classes = self._label_genes(data, classes)
@@ -226,10 +200,7 @@ class Classifier:
         present = set(data.column(state_key).tolist())
         absent = [] if states["states"] == "all" else [state for state in states["states"] if state not in present]
         if absent:
-            msg = (
-                f"No cell has {state_key!r} among {absent}, which cell_state_dict lists; the classes are the other "
-                "states."
-            )
+            msg = f"No cell has {state_key!r} among {absent} of cell_state_dict; the classes are the other states."
             warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
         if self.rare_threshold > 0:
             data = data.take(without_rare(data.column(state_key), self.rare_threshold))
@@ -243,10 +214,8 @@ class Classifier:
     ) -> tuple[TokenizedDataset, dict[int, Any]]:
         """Cells with any of the genes, with the classes of their tokens."""
         if data.vocabulary is not None and data.vocabulary != self.vocabulary.fingerprint:
-            msg = (
-                f"The cells were tokenized with another vocabulary than {self.vocabulary.name}, where the genes were "
-                "looked up. Construct the Classifier with the model_version of the cells."
-            )
+            name = self.vocabulary.name
+            msg = f"The cells were not tokenized with vocabulary {name}, that of the genes. Set their model_version."
             raise errors.VocabularyMismatchError(msg)
         classes = dict(enumerate(self.gene_class_dict or {})) if classes is None else classes
         labeled = cells.label_genes(data, self._class_of_genes(classes))
@@ -295,12 +264,7 @@ class Classifier:
         model_directory, prepared_input_data_file, id_class_dict_file, output_directory, output_prefix
             As in `validate`.
         save_eval_output : Has nothing to do: nothing is evaluated.
-        gene_balance
-            Leave out genes of the more frequent of two classes until both occur about equally often. For genes.
-
-        Raises
-        ------
-        OutputExistsError, PairingError, OptionError : As in `validate`.
+        gene_balance : Leave out genes of the more frequent of two classes until both occur about equally often.
         """
         self._check_balance(gene_balance)
         run = self._run_folder(output_directory, output_prefix)
@@ -368,12 +332,10 @@ class Classifier:
         attr_to_split, attr_to_balance, max_trials, pval_threshold
             As in `prepare_data`; draws are kept in `<prefix>_train_valid_balance_df.csv`.
         gene_balance : See `train_all_data`; for the genes learnt from.
-        save_eval_output : Write `<prefix>_eval_metrics_dict.pkl`.
-        predict_eval : Write `<prefix>_pred_dict.pkl` of every split into its folder.
+        save_eval_output, predict_eval
+            Write `<prefix>_eval_metrics_dict.pkl`, and `<prefix>_pred_dict.pkl` of every split into its folder.
         predict_trainer : For cells: write the Trainer's `predictions.pkl` and `eval_results.json` as well.
-        n_hyperopt_trials
-            Search for training arguments in each split with so many trials. Cells are then evaluated on the cells that
-            chose among the trials, genes on the test genes.
+        n_hyperopt_trials : Trials of a search for training arguments in each split; genes are then tested on others.
         save_gene_split_datasets : For genes: write `<prefix>_{train,valid,test}_gene_labeled_ksplit<i>.dataset`.
         debug_gene_split_datasets : For genes: write the data sets of the first split, train nothing, and return None.
 
@@ -381,12 +343,6 @@ class Classifier:
         -------
         `conf_matrix`, a table with the truth in rows, summed over splits; `macro_f1` and `acc` of each split; and for
         two classes `all_roc_metrics`, else None. None with `no_eval`.
-
-        Raises
-        ------
-        OutputExistsError : The folder holds a trained model.
-        PairingError, LabelError, OptionError
-            Model and cells do not fit together, they cannot be split so, or arguments cannot be honored.
         """
         run = self._run_folder(output_directory, output_prefix)
         split = cells.CellSplit(
@@ -452,10 +408,7 @@ class Classifier:
             yield *self._split_cells(data, classes, split, self.eval_size), None
             return
         if not split.is_at_random:
-            msg = (
-                f"num_crossval_splits={self.num_crossval_splits} deals out single cells, so split_id_dict and "
-                "attr_to_split have no effect. Use num_crossval_splits=1 with them."
-            )
+            msg = "Five splits deal out single cells. Use num_crossval_splits=1 with split_id_dict or attr_to_split."
             raise errors.UnsupportedArgumentError(msg)
         for train_rows, eval_rows in blocks(len(data), self.num_crossval_splits):
             yield data.take(train_rows), data.take(eval_rows), None
@@ -494,11 +447,6 @@ class Classifier:
         model_directory, num_classes, train_data, eval_data, output_directory
             As in `train_classifier`; the cells of `eval_data` choose among the trials.
         n_trials : Trials.
-
-        Raises
-        ------
-        TrainingError, OptionError : Every trial failed, or nothing can be drawn from the search space.
-        MissingExtraError : Optuna is not installed.
         """
         optuna = require("optuna", "A search", extra="train")
         n_trials = whole_number("n_trials", n_trials, low=1)
@@ -507,16 +455,12 @@ class Classifier:
         _refuse_trained(folder)
         train, valid = cells.as_tokens(train_data), None if eval_data is None else cells.as_tokens(eval_data)
         if valid is None or not len(valid):
-            msg = (
-                "A search compares its trials on the cells of eval_data, but there are none. "
-                "Construct with no_eval=False."
-            )
+            msg = "A search compares its trials on the cells of eval_data; there are none. Set no_eval=False."
             raise errors.OptionError(msg)
         make_folder(folder)
         sampler = optuna.samplers.TPESampler(seed=int((self.training_args or {}).get("seed", 42)))
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        best: Any = None
-        best_value, failure = -1.0, None
+        best, best_value, failure = None, -1.0, None
         for number in range(n_trials):
             trial = study.ask(space)
             # As published, every pass is evaluated and the last checkpoint kept.
@@ -529,11 +473,11 @@ class Classifier:
                 failure = error
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 continue
-            scores = [line["eval_macro_f1"] for line in trainer.state.log_history if "eval_macro_f1" in line]
-            study.tell(trial, max(scores))
-            _logger.info("trial %d: macro-F1 %.4f with %s", number, max(scores), trial.params)
-            if max(scores) > best_value:
-                best_value, best = max(scores), trainer
+            value = max(line["eval_macro_f1"] for line in trainer.state.log_history if "eval_macro_f1" in line)
+            study.tell(trial, value)
+            _logger.info("trial %d: macro-F1 %.4f with %s", number, value, trial.params)
+            if value > best_value:
+                best_value, best = value, trainer
         if best is None:
             msg = f"All {n_trials} trials failed, the last one: {failure}"
             raise errors.TrainingError(msg)
@@ -558,15 +502,9 @@ class Classifier:
         ----------
         model_directory, num_classes : Pretrained model, and how many classes it learns.
         train_data, eval_data
-            Cells with a column `label`, or `labels` for genes: a folder, or a `datasets.Dataset`. None for `eval_data`
-            trains without evaluation.
+            Folders, or a `datasets.Dataset`, with a column `label`, or `labels` for genes; None for no evaluation.
         output_directory : Gets the model and its checkpoints.
         predict : For cells: also write `predictions.pkl` and `eval_results.json`.
-
-        Raises
-        ------
-        OutputExistsError : The folder holds a trained model.
-        PairingError, OptionError, TrainingError : Model, cells and arguments do not fit together, or training failed.
         """
         folder = Path(output_directory)
         _refuse_trained(folder)
@@ -574,19 +512,13 @@ class Classifier:
         base = training.open_base(model_directory, self.classifier, self.vocabulary)
         for data in (train, valid):
             if data is not None:
-                training.check_vocabulary(data, base)
-                training.check_fit(data, base.vocabulary.size, base.max_length)
+                training.check_fit(data, base.vocabulary.size, base.max_length, base.vocabulary)
         if not len(train):
             msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
             raise errors.NoCellsError(msg)
-        arguments = training.published_arguments(
-            self.training_args,
-            kind=self.classifier,
-            n_layers=base.n_layers,
-            n_train=len(train),
-            evaluate=valid is not None,
+        settings = training.placed_arguments(
+            make_folder(folder), self.training_args, self.classifier, base.n_layers, len(train), valid is not None
         )
-        settings = training.placed_arguments(make_folder(folder), arguments)
         check_low_bit(self.bits, settings.device)
         network = training.new_network(
             base, self.classifier, num_classes, seed=int(settings.seed), freeze_layers=self.freeze_layers,
@@ -606,9 +538,8 @@ class Classifier:
         if data is None or self.classifier == "gene":
             return
         network: Any = trainer.model
-        predictions = training.predict(
-            network, data, published_runtime(network, self.forward_batch_size, progress=False)
-        )
+        runtime = published_runtime(network, self.forward_batch_size, progress=False)
+        predictions = training.predict(network, data, runtime)
         metrics = {name.replace("eval_", "test_", 1): value for name, value in trainer.evaluate().items()}
         output = PredictionOutput(predictions=predictions.logits, label_ids=predictions.truth, metrics=metrics)
         write_pickle(output, folder / "predictions.pkl")
@@ -630,8 +561,7 @@ class Classifier:
         Parameters
         ----------
         model : Of a trainer of this class, or of plain `transformers`.
-        num_classes, id_class_dict
-            Classes, as many as the model has, and their labels by class id in the order of the confusion matrix.
+        num_classes, id_class_dict : Classes of the model; their labels by class id, in the order of the matrix.
         eval_data : Labeled cells.
         predict, output_directory, output_prefix : Write `<prefix>_pred_dict.pkl`.
         predict_metadata : Columns to keep with the predictions.
@@ -640,13 +570,9 @@ class Classifier:
         -------
         `conf_mat`, `macro_f1`, `acc`, and `roc_metrics` for two classes, else None. Figures of genes are over single
         occurrences.
-
-        Raises
-        ------
-        PairingError, LabelError, OptionError : What was given does not belong together.
         """
-        if num_classes != len(set(id_class_dict.values())):
-            msg = f"num_classes={num_classes}, but id_class_dict has {len(set(id_class_dict.values()))} labels."
+        if num_classes != (n_labels := training.get_num_classes(id_class_dict)):
+            msg = f"num_classes={num_classes}, but id_class_dict has {n_labels} labels."
             raise errors.OptionError(msg)
         if predict and (output_directory is None or output_prefix is None):
             msg = "predict=True writes <output_prefix>_pred_dict.pkl. Give output_directory and output_prefix."
@@ -657,22 +583,16 @@ class Classifier:
         ids, n_classes = list(id_class_dict), predictions.logits.shape[1]
         highest = int(predictions.truth.max(initial=0))
         if highest >= n_classes or sorted(ids) != list(range(n_classes)):
-            msg = (
-                f"The data has classes up to {highest}, the dictionary the classes {sorted(ids)}, the model "
-                f"{n_classes} classes. Use the data set, the dictionary and the model that belong together."
-            )
+            has = f"The data has classes up to {highest}, the dictionary {sorted(ids)}, the model {n_classes} classes."
+            msg = f"{has} Use a data set, a dictionary and a model that belong together."
             raise errors.UnknownClassError(msg)
         table, macro_f1, accuracy, roc = reports.get_metrics(
-            predictions.predicted.tolist(), predictions.truth.tolist(), predictions.logits, n_classes, ids
+            predictions.predicted, predictions.truth, predictions.logits, n_classes, ids
         )
         if predict:
-            content: dict[str, Any] = {
-                "pred_ids": predictions.predicted.tolist(),
-                "label_ids": predictions.truth.tolist(),
-                "predictions": predictions.logits.tolist(),
-            }
-            if metadata is not None:
-                content["prediction_metadata"] = metadata
+            lists: list[Any] = [values.tolist() for values in predictions[:3]]
+            content = dict(zip(("pred_ids", "label_ids", "predictions"), lists, strict=True))
+            content |= {} if metadata is None else {"prediction_metadata": metadata}
             write_pickle(content, Path(str(output_directory)) / f"{output_prefix}_pred_dict.pkl")
         return {"conf_mat": table, "macro_f1": macro_f1, "acc": accuracy, "roc_metrics": roc}
 
@@ -698,17 +618,12 @@ class Classifier:
         Returns
         -------
         `conf_matrix`, a table with the truth in rows; `macro_f1`, `acc`; and for two classes `all_roc_metrics`.
-
-        Raises
-        ------
-        PairingError, LabelError : Model, classes and cells do not belong together.
         """
         classes = cells.read_classes(id_class_dict_file)
-        network = training.load_trained(Path(model_directory), self.classifier, len(classes))
-        result = self.evaluate_model(
-            network, len(set(classes.values())), classes, test_data_file, predict, output_directory, output_prefix,
-            predict_metadata,
-        )  # fmt: skip
+        network = load_bert_classifier(Path(model_directory), self.classifier, len(classes))
+        files = output_directory, output_prefix
+        n_classes = training.get_num_classes(classes)
+        result = self.evaluate_model(network, n_classes, classes, test_data_file, predict, *files, predict_metadata)
         metrics = reports.metrics_of_test(result, list(classes.values()))
         write_pickle(metrics, Path(output_directory) / f"{output_prefix}_test_metrics_dict.pkl")
         return metrics

@@ -21,11 +21,13 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.losses import MISSING
 from geneformer.options import SplitOptions
 from geneformer.options._fields import check_range
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import TokenizedDataset, arrow_lists
 from geneformer.tokens.storage import read_dataset, write_dataset
 
 SPLIT_SIZES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 """Published shares of cells or genes."""
+
+_AT_ONCE = 2048
 
 
 def as_tokens(data: Any) -> TokenizedDataset:
@@ -81,39 +83,27 @@ def label_cells(
     if unknown:
         msg = f"States that the dictionary of classes does not have: {', '.join(unknown[:5])}. It has {list(id_of)}."
         raise errors.UnknownClassError(msg)
-    codes = pa.chunked_array([pa.array([id_of[state] for state in states], pa.int64())])
-    return _with_column(data, LABELS["cell"], codes, in_place_of=state_key), dict(classes)
+    codes = pa.array([id_of[state] for state in states], pa.int64())
+    place = data.table.column_names.index(state_key)
+    return _with_table(data, data.table.set_column(place, LABELS["cell"], codes)), dict(classes)
 
 
 def label_genes(data: TokenizedDataset, class_of: Mapping[int, int]) -> TokenizedDataset:
     """Cells with any of the genes, with the class of every token in a column `labels`."""
-    class_by_token = np.full(max(highest_token(data), *class_of) + 1, MISSING, dtype=np.int64)
+    name, class_by_token = LABELS["gene"], np.full(max(highest_token(data), *class_of) + 1, MISSING, dtype=np.int64)
     class_by_token[list(class_of)] = list(class_of.values())
-    labeled = data.take(cells_with_labeled_genes(data, class_by_token, int(data.lengths.max()) if len(data) else 1))
-    name = LABELS["gene"]
-    return _with_column(
-        labeled, name, _token_classes(labeled, class_by_token), in_place_of=name if name in labeled.columns else None
-    )
-
-
-def _token_classes(
-    data: TokenizedDataset, class_by_token: NDArray[np.int64], *, at_once: int = 2048
-) -> pa.ChunkedArray:
-    """Class of every token of every cell, as a column of lists of int64."""
+    labeled = data.take(cells_with_labeled_genes(data, class_by_token, int(data.lengths.max(initial=1))))
     chunks = []
-    for start in range(0, len(data), at_once):
-        packed = data.gather(np.arange(start, min(start + at_once, len(data))))
-        values = pa.array(class_by_token[packed.input_ids])
-        chunks.append(pa.ListArray.from_arrays(pa.array(packed.cu_seqlens.astype(np.int32)), values))
-    return pa.chunked_array(chunks, type=pa.list_(pa.int64()))
+    for start in range(0, len(labeled), _AT_ONCE):
+        packed = labeled.gather(np.arange(start, min(start + _AT_ONCE, len(labeled))))
+        chunks.append(arrow_lists(packed.cu_seqlens, class_by_token[packed.input_ids]))
+    classes, table = pa.chunked_array(chunks, type=pa.list_(pa.int64())), labeled.table
+    if name in table.column_names:
+        return _with_table(labeled, table.set_column(table.column_names.index(name), name, classes))
+    return _with_table(labeled, table.append_column(name, classes))
 
 
-def _with_column(data: TokenizedDataset, name: str, values: Any, *, in_place_of: str | None) -> TokenizedDataset:
-    table = data.table
-    if in_place_of is None:
-        table = table.append_column(name, values)
-    else:
-        table = table.set_column(table.column_names.index(in_place_of), name, values)
+def _with_table(data: TokenizedDataset, table: pa.Table) -> TokenizedDataset:
     return TokenizedDataset(table, vocabulary=data.vocabulary, path=data.path)
 
 
@@ -130,11 +120,12 @@ class CellSplit:
     trials_file: Path
 
     def __post_init__(self) -> None:
+        msg = ""
         if self.split_id_dict is not None and self.attr_to_split is not None:
             msg = "split_id_dict and attr_to_split are two ways to split. Give one of them."
-            raise errors.UnsupportedArgumentError(msg)
-        if (self.attr_to_split is None) is not (self.attr_to_balance is None):
+        elif (self.attr_to_split is None) is not (self.attr_to_balance is None):
             msg = "attr_to_split (a column of ids) and attr_to_balance (columns to balance) go together. Give both."
+        if msg:
             raise errors.UnsupportedArgumentError(msg)
 
     @property
@@ -147,15 +138,28 @@ class CellSplit:
     ) -> tuple[TokenizedDataset, TokenizedDataset]:
         """Cells to learn from and cells held out: by lists of ids, by balanced ids, or one by one as published."""
         if self.split_id_dict is not None:
-            return _split_by_ids(data, self.split_id_dict, self.held_out)
-        if self.attr_to_split is not None:
-            return self._draw_balanced(data, share, state_names)
-        rows = split_rows(len(data), share, None if stratify is None else data.column(stratify))
+            rows = self._listed_rows(data, self.split_id_dict)
+        elif self.attr_to_split is not None:
+            rows = self._balanced_rows(data, share, state_names)
+        else:
+            rows = split_rows(len(data), share, None if stratify is None else data.column(stratify))
         return data.take(rows[0]), data.take(rows[1])
 
-    def _draw_balanced(
+    def _listed_rows(self, data: TokenizedDataset, ids: Mapping[str, Any]) -> tuple[NDArray[np.int64], ...]:
+        """Cells by lists of ids, in the order of the file."""
+        if set(ids) != {"attr_key", "train", self.held_out}:
+            msg = f"split_id_dict has the keys {sorted(ids)}. It takes attr_key, train and {self.held_out}."
+            raise errors.OptionError(msg)
+        sides = [listed(ids["train"]), listed(ids[self.held_out])]
+        both = sorted(set(map(str, sides[0])) & set(map(str, sides[1])))
+        if both:
+            msg = f"split_id_dict has ids on both sides: {', '.join(both[:5])}. Scores come out too high."
+            warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
+        return tuple(rows_with(data, {ids["attr_key"]: side}) for side in sides)
+
+    def _balanced_rows(
         self, data: TokenizedDataset, share: float, state_names: Mapping[str, list[str]]
-    ) -> tuple[TokenizedDataset, TokenizedDataset]:
+    ) -> tuple[NDArray[np.int64], ...]:
         """Ids drawn so that the sides do not differ in the attributes; all draws go to a file."""
         import pandas as pd
 
@@ -182,55 +186,31 @@ class CellSplit:
             rows.append(row | {"mean_pval": trial["mean_p"], "accepted": trial["accepted"]})
         make_folder(self.trials_file.parent)
         pd.DataFrame(rows).to_csv(self.trials_file)
-        return data.take(split.train), data.take(split.test)
+        return split.train, split.test
 
 
-def _split_by_ids(
-    data: TokenizedDataset, split_id_dict: Mapping[str, Any], held_out: str
-) -> tuple[TokenizedDataset, TokenizedDataset]:
-    """Cells by lists of ids, in the order of the file."""
-    if set(split_id_dict) != {"attr_key", "train", held_out}:
-        msg = f"split_id_dict has the keys {sorted(split_id_dict)}. It takes attr_key, train and {held_out}."
-        raise errors.OptionError(msg)
-    train, other = listed(split_id_dict["train"]), listed(split_id_dict[held_out])
-    both = sorted({str(entry) for entry in train} & {str(entry) for entry in other})
-    if both:
-        msg = f"split_id_dict has ids on both sides: {', '.join(both[:5])}. Scores come out too high."
-        warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
-    key = split_id_dict["attr_key"]
-    return data.take(rows_with(data, {key: train})), data.take(rows_with(data, {key: other}))
-
-
-def checked_states(classifier: str, states: Any) -> dict[str, Any] | None:
-    """`cell_state_dict`, copied; None for genes."""
-    if classifier == "gene":
-        return None
+def checked_states(states: Any) -> dict[str, Any]:
+    """`cell_state_dict`, copied."""
     if not isinstance(states, Mapping) or set(states) != {"state_key", "states"}:
-        msg = (
-            'classifier="cell" takes cell_state_dict={"state_key": a column, "states": a list of values or "all"}; '
-            f"got {states!r}."
-        )
+        takes = '{"state_key": a column, "states": a list of values or "all"}'
+        msg = f'classifier="cell" takes cell_state_dict={takes}; got {states!r}.'
         raise errors.OptionError(msg)
-    listed_states = listed(states["states"])
-    if listed_states == ["all"]:
-        return {"state_key": states["state_key"], "states": "all"}
-    if len(set(listed_states)) < 2:
+    values = listed(states["states"])
+    if values != ["all"] and len(set(values)) < 2:
         msg = f'cell_state_dict["states"] is {states["states"]!r}. It takes "all", or a list of two values or more.'
         raise errors.OptionError(msg)
-    return {"state_key": states["state_key"], "states": listed_states}
+    return {"state_key": states["state_key"], "states": "all" if values == ["all"] else values}
 
 
-def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]] | None:
+def checked_genes(genes: Any, vocabulary: Vocabulary) -> dict[Any, list[int]]:
     """Token ids by class, each id once."""
-    if classifier == "cell":
-        return None
     if not isinstance(genes, Mapping) or len(genes) < 2:
-        msg = (
-            f'classifier="gene" takes gene_class_dict={{label: [Ensembl ids]}} with two classes or more; got {genes!r}.'
-        )
+        takes = "{label: [Ensembl ids]} with two classes or more"
+        msg = f'classifier="gene" takes gene_class_dict={takes}; got {genes!r}.'
         raise errors.OptionError(msg)
     tokens: dict[Any, list[int]] = {}
     unknown: list[str] = []
+    owner: dict[int, Any] = {}
     for label, members in genes.items():
         names = [str(gene) for gene in listed(members)]
         unknown += [name for name in names if name not in vocabulary.token_of]
@@ -238,16 +218,15 @@ def checked_genes(classifier: str, genes: Any, vocabulary: Vocabulary) -> dict[A
         if not tokens[label]:
             msg = f"None of the {len(names)} genes of class {label!r} has a token in vocabulary {vocabulary.name}."
             raise errors.GeneListError(msg)
+        for token in tokens[label]:
+            if owner.setdefault(token, label) != label:
+                gene = vocabulary.gene_of[token]
+                msg = f"Gene {gene} is in class {owner[token]!r} and in class {label!r}. Leave it in one of them."
+                raise errors.GeneListError(msg)
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         msg = f"{len(unknown)} genes of gene_class_dict have no token and are left out: {shown}."
         warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
-    owner: dict[int, Any] = {}
-    for label, token in ((label, token) for label, numbers in tokens.items() for token in numbers):
-        if owner.setdefault(token, label) != label:
-            gene = vocabulary.gene_of[token]
-            msg = f"Gene {gene} is in class {owner[token]!r} and in class {label!r}. Leave it in one of them."
-            raise errors.GeneListError(msg)
     return tokens
 
 
@@ -273,7 +252,5 @@ def checked_shares(split_sizes: Mapping[str, float] | None) -> dict[str, float]:
     if abs(sum(shares.values()) - 1.0) > 1e-6:
         msg = f"split_sizes adds up to {sum(shares.values()):.6g}: {shares}. Make it 1."
         raise errors.OptionError(msg)
-    if shares["train"] == 0:
-        msg = "split_sizes leaves nothing to learn from: train is 0."
-        raise errors.OutOfRangeError(msg)
+    check_range("split_sizes['train']", shares["train"], above=0.0)
     return shares

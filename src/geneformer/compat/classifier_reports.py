@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from geneformer import errors
 from geneformer.compat.classifier_data import as_tokens, read_classes
@@ -15,7 +15,7 @@ from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle
 from geneformer.finetuning.evaluations import Evaluation
 from geneformer.options._fields import check_choice
-from geneformer.pl._classification import confusion_matrix
+from geneformer.pl._classification import confusion_matrix, order_of
 from geneformer.pl._figures import figure_axes, label_axes, open_frame, plotting_library, save_figure, spread
 
 MEAN_FPR = np.linspace(0, 1, 100)
@@ -30,23 +30,15 @@ def classifier_predict(
     gene_token_dict: Mapping[str, int] | None = None,
     predict_metadata: Sequence[str] | None = None,
 ) -> tuple[list[int], list[int], list[list[float]], dict[str, list[Any]] | None]:
-    """Predictions of every labeled cell or labeled gene; none is left out.
+    """Classes predicted, true classes, scores of all classes, and metadata, of every labeled cell or gene.
 
     Parameters
     ----------
     model, classifier_type : Trained classifier, of this package or of plain `transformers`, of "cell" or "gene".
-    evalset : Cells with a column `label`, or `labels` for genes.
-    forward_batch_size, gene_token_dict
-        At most so many of the longest cells in one pass. The other has nothing to do: cells are not padded.
+    evalset : Cells with a column `label`, or `labels` for genes; none is left out.
+    forward_batch_size : At most so many of the longest cells in one pass.
+    gene_token_dict : Has nothing to do: cells are not padded.
     predict_metadata : Columns to hand on, one value for each prediction.
-
-    Returns
-    -------
-    Classes predicted, true classes, scores of all classes, and the columns asked for.
-
-    Raises
-    ------
-    PairingError : Cells that the model cannot read.
     """
     check_choice("classifier_type", classifier_type, ("cell", "gene"))
     predictions, metadata = predict_labels(model, classifier_type, evalset, forward_batch_size, predict_metadata)
@@ -78,7 +70,7 @@ def py_softmax(vector: Sequence[float]) -> list[float]:
 
 
 def get_metrics(
-    y_pred: Sequence[int], y_true: Sequence[int], logits_list: Any, num_classes: int, labels: Sequence[int]
+    y_pred: ArrayLike, y_true: ArrayLike, logits_list: ArrayLike, num_classes: int, labels: Sequence[int]
 ) -> tuple[Any, float, float, dict[str, Any] | None]:
     """Confusion matrix, macro-F1, accuracy and, for two classes, the ROC curve of the second.
 
@@ -87,13 +79,9 @@ def get_metrics(
     y_pred, y_true : Classes predicted and true ones, ``(n,)``.
     logits_list, num_classes : Scores, ``(n, C)``, and the number of classes, C.
     labels : Class ids in the order of the matrix.
-
-    Raises
-    ------
-    UnknownClassError, OptionError
-        A class that is not among the labels, or different numbers of predictions and labels.
     """
     import sklearn.metrics
+    from scipy.special import softmax
 
     predicted, truth = np.asarray(y_pred, dtype=np.int64), np.asarray(y_true, dtype=np.int64)
     ids = [int(code) for code in labels]
@@ -106,21 +94,19 @@ def get_metrics(
         raise errors.UnknownClassError(msg)
     accuracy, macro_f1 = accuracy_and_f1(truth, predicted)
     table = sklearn.metrics.confusion_matrix(truth, predicted, labels=ids)
-    return table, macro_f1, accuracy, _roc_metrics(truth, logits_list) if num_classes == 2 else None
-
-
-def _roc_metrics(truth: NDArray[np.int64], logits: ArrayLike) -> dict[str, Any]:
-    """ROC curve of the second of two classes; NaN where only one of them occurs."""
-    from scipy.special import softmax
-    from sklearn.metrics import auc, roc_curve
-
+    if num_classes != 2:
+        return table, macro_f1, accuracy, None
     if len(np.unique(truth)) < 2:
-        unknown = np.full(len(MEAN_FPR), np.nan)
-        return {"fpr": unknown, "tpr": unknown, "interp_tpr": unknown, "auc": float("nan"), "tpr_wt": 0}
-    fpr, tpr, _ = roc_curve(truth, softmax(np.asarray(logits, dtype=np.float64), axis=1)[:, 1])
+        nothing = np.full(len(MEAN_FPR), np.nan)
+        roc = {"fpr": nothing, "tpr": nothing, "interp_tpr": nothing, "auc": float("nan"), "tpr_wt": 0}
+        return table, macro_f1, accuracy, roc
+    scores = softmax(np.asarray(logits_list, dtype=np.float64), axis=1)[:, 1]
+    fpr, tpr, _ = sklearn.metrics.roc_curve(truth, scores)
     interpolated = np.interp(MEAN_FPR, fpr, tpr)
     interpolated[0] = 0.0
-    return {"fpr": fpr, "tpr": tpr, "interp_tpr": interpolated, "auc": float(auc(fpr, tpr)), "tpr_wt": len(tpr)}
+    area = float(sklearn.metrics.auc(fpr, tpr))
+    roc = {"fpr": fpr, "tpr": tpr, "interp_tpr": interpolated, "auc": area, "tpr_wt": len(tpr)}
+    return table, macro_f1, accuracy, roc
 
 
 def get_cross_valid_roc_metrics(
@@ -150,38 +136,27 @@ def metrics_of_splits(results: Sequence[Mapping[str, Any]], labels: Sequence[Any
     rocs, pooled = [result["roc_metrics"] for result in results], None
     if all(roc is not None for roc in rocs):
         areas = [roc["auc"] for roc in rocs]
-        mean_tpr, area, deviation = get_cross_valid_roc_metrics(
-            [roc["interp_tpr"] for roc in rocs], areas, [roc["tpr_wt"] for roc in rocs]
-        )
-        pooled = {
-            "mean_tpr": mean_tpr, "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": areas, "roc_auc": area,
-            "roc_auc_sd": deviation,
-        }  # fmt: skip
-    return {
-        "conf_matrix": confusion_table(sum(result["conf_mat"] for result in results), labels),
-        "macro_f1": [result["macro_f1"] for result in results],
-        "acc": [result["acc"] for result in results],
-        "all_roc_metrics": pooled,
-    }
+        curve = get_cross_valid_roc_metrics([roc["interp_tpr"] for roc in rocs], areas, [roc["tpr_wt"] for roc in rocs])
+        pooled = {"mean_tpr": curve[0], "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": areas}
+        pooled |= {"roc_auc": curve[1], "roc_auc_sd": curve[2]}
+    counts = sum(result["conf_mat"] for result in results)
+    return _published_metrics(
+        counts, labels, [result["macro_f1"] for result in results], [result["acc"] for result in results], pooled
+    )
 
 
 def metrics_of_test(result: Mapping[str, Any], labels: Sequence[Any]) -> dict[str, Any]:
     """What `evaluate_model` returned, under the names that `evaluate_saved_model` has for it."""
     roc = result["roc_metrics"]
-    return {
-        "conf_matrix": confusion_table(result["conf_mat"], labels),
-        "macro_f1": result["macro_f1"],
-        "acc": result["acc"],
-        "all_roc_metrics": roc
-        and {"mean_tpr": roc["interp_tpr"], "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": roc["auc"]},
-    }
+    roc = roc and {"mean_tpr": roc["interp_tpr"], "mean_fpr": MEAN_FPR.copy(), "all_roc_auc": roc["auc"]}
+    return _published_metrics(result["conf_mat"], labels, result["macro_f1"], result["acc"], roc)
 
 
-def confusion_table(counts: Any, labels: Sequence[Any]) -> Any:
-    """A confusion matrix as a table with the truth in rows."""
+def _published_metrics(counts: Any, labels: Sequence[Any], macro_f1: Any, acc: Any, roc: Any) -> dict[str, Any]:
     import pandas as pd
 
-    return pd.DataFrame(counts, columns=list(labels), index=list(labels))
+    table = pd.DataFrame(counts, columns=list(labels), index=list(labels))
+    return {"conf_matrix": table, "macro_f1": macro_f1, "acc": acc, "all_roc_metrics": roc}
 
 
 def plot_confusion_matrix(
@@ -202,6 +177,7 @@ def plot_confusion_matrices(
     if not tables:
         msg = "conf_mat_dict is empty. Give a confusion matrix by the name of its model."
         raise errors.OptionError(msg)
+    order = None if order is None else [str(name) for name in order]
     for model, table in tables.items():
         stem = output_prefix if len(tables) == 1 else f"{output_prefix}_{model}"
         counts = np.asarray(table.to_numpy(), dtype=np.int64)
@@ -209,12 +185,8 @@ def plot_confusion_matrices(
             n=int(counts.sum()), n_unlabeled=0, n_groups=None, draws={}, seed=0, metrics={},
             classes=tuple(str(name) for name in table.columns), per_class=(), roc={}, pr={}, confusion=counts,
         )  # fmt: skip
-        confusion_matrix(
-            evaluation,
-            order=None if order is None else [str(name) for name in order],
-            title=str(model),
-            save=make_folder(output_dir) / f"{stem}_conf_mat.pdf",
-        )
+        file = make_folder(output_dir) / f"{stem}_conf_mat.pdf"
+        confusion_matrix(evaluation, order=order, title=str(model), save=file)
     _show()
 
 
@@ -234,21 +206,19 @@ def plot_ROC(  # noqa: N802  the published name
             msg = f"Model {model!r} has no ROC curve: there is one for two classes only."
             raise errors.OptionError(msg)
         check_choice("The model in model_style_dict", model, list(model_style_dict))
-        unknown = [name for name in model_style_dict[model] if name not in ("color", "linestyle")]
-        if unknown:
-            msg = f"model_style_dict sets {unknown[0]!r} for {model!r}. It takes color and linestyle."
+        if not set(model_style_dict[model]) <= {"color", "linestyle"}:
+            msg = f"model_style_dict sets {list(model_style_dict[model])} for {model!r}. It takes color and linestyle."
             raise errors.UnsupportedArgumentError(msg)
     ax = figure_axes(None, (10, 8))
     ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#999999")
     for (model, metrics), color in zip(roc_metric_dict.items(), spread(len(roc_metric_dict)), strict=True):
         areas = metrics["all_roc_auc"]
-        label = f"AUC {float(areas if isinstance(areas, float) else areas[0]):.2f}"
+        label = f"AUC {areas if isinstance(areas, float) else areas[0]:.2f}"
         if "roc_auc" in metrics and len(areas) > 1:
             label = f"AUC {metrics['roc_auc']:.2f} ± {metrics['roc_auc_sd']:.2f}"
         style = {"color": color, "linestyle": "-", **model_style_dict[model]}
         ax.plot(metrics["mean_fpr"], metrics["mean_tpr"], label=f"{model} ({label})", linewidth=2, **style)
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1.02)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02))
     label_axes(ax, "false positive rate", "true positive rate", title)
     ax.legend(loc="lower right", frameon=False)
     open_frame(ax)
@@ -270,18 +240,13 @@ def plot_predictions(  # noqa: PLR0917  those of the method
 
     classes = read_classes(id_class_dict_file)
     names = [str(classes[number]) for number in range(len(classes))]
-    drawn = names if custom_class_order is None else [str(name) for name in custom_class_order]
-    for name in drawn:
-        check_choice("custom_class_order", name, names)
-    if sorted(drawn) != sorted(names):
-        msg = f"custom_class_order={list(custom_class_order or [])} must name every class once: {', '.join(names)}."
-        raise errors.OptionError(msg)
+    order = order_of(names, None if custom_class_order is None else [str(name) for name in custom_class_order])
+    drawn = [names[code] for code in order]
     taken = [name for name in ("data", "row_colors") if name in (kwargs_dict or {})]
     if taken:
         msg = f"{taken} cannot be set: they follow from the predictions. Leave them out."
         raise errors.UnsupportedArgumentError(msg)
     scores, truth = _read_predictions(predictions_file)
-    order = [names.index(name) for name in drawn]
     # Cells are rows, by the place of their true class in the order; nothing is clustered.
     place_of_cell = np.argsort(order)[np.asarray(truth, dtype=np.int64)]
     rows = np.argsort(place_of_cell, kind="stable")

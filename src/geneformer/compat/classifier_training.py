@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.finetuned import apply_strategy, build_network
-from geneformer.models.loading import LoadedModel, load_model, read_config, read_weights
+from geneformer.models.loading import LoadedModel, load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, nearest
@@ -45,10 +45,8 @@ def open_base(model_directory: str | Path, kind: str, vocabulary: Vocabulary) ->
     except errors.UnknownVocabularyError:
         base = load_model(folder, vocabulary=vocabulary)
     if kind == "gene" and dict(vocabulary.token_of) != dict(base.vocabulary.token_of):
-        msg = (
-            f"The classes of genes were looked up in vocabulary {vocabulary.name}, but the model has "
-            f'{base.vocabulary.name}. Construct the Classifier with model_version="{base.vocabulary.name}".'
-        )
+        own = base.vocabulary.name
+        msg = f'Genes were looked up in vocabulary {vocabulary.name}; the model has {own}. Use model_version="{own}".'
         raise errors.VocabularyMismatchError(msg)
     return base
 
@@ -62,25 +60,7 @@ def train_network(
     """Train a network in place, write it to the output folder of the settings, and return the trainer with it."""
     network.label_smoothing = float(settings.label_smoothing_factor)
     settings.label_smoothing_factor = 0.0  # the network's own loss does it
-    learnt = label_batches(train, kind_of(network))
-    held_out = label_batches(train.take([]) if valid is None else valid, kind_of(network))
-    dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
-    trainer = FixedBatchTrainer(
-        model=network,
-        args=settings,
-        longest=int(network.config.max_position_embeddings),
-        lengths=learnt.lengths,
-        collate=learnt,
-        eval_lengths=held_out.lengths,
-        eval_collate=held_out,
-        score=score_labels,
-        forward_options={"attention": resolve_training_attention(dropout, settings.device)},
-        remedy=(
-            f"Lower per_device_train_batch_size (now {settings.per_device_train_batch_size}) and raise "
-            "gradient_accumulation_steps by the same factor."
-        ),
-        callbacks=[training.Reporting()],
-    )
+    trainer = FixedBatchTrainer(network, settings, train, train.take([]) if valid is None else valid)
     trainer.fit()
     with training.quiet_library() if settings.disable_tqdm else nullcontext():
         networks.merge_adapters(network)
@@ -95,9 +75,6 @@ def new_network(
     bits: Literal["full", "8bit", "4bit"] = "full",
 ) -> networks.BertClassifier:  # fmt: skip
     """A network with the pretrained encoder and a new head, ready to be trained."""
-    if not 0 <= freeze_layers <= base.n_layers:
-        msg = f"freeze_layers={freeze_layers} is out of range: the encoder has {base.n_layers} layers."
-        raise errors.OutOfRangeError(msg)
     options = FinetuneOptions(freeze_layers=freeze_layers, seed=seed)
     with torch.random.fork_rng(devices=[]):
         set_seed(seed)
@@ -109,21 +86,34 @@ def new_network(
     return network
 
 
-def kind_of(network: networks.BertClassifier) -> str:
-    """Whether a network classifies cells or genes."""
-    return next(kind for kind, network_class in networks.KINDS.items() if isinstance(network, network_class))
-
-
 class FixedBatchTrainer(training.PackedTrainer):
     """Packed cells in batches of `per_device_train_batch_size`; everything else is the Trainer's own."""
 
-    def __init__(self, *, longest: int, args: Any, collate: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        network: networks.BertClassifier,
+        settings: training.PlacedArguments,
+        train: TokenizedDataset,
+        valid: TokenizedDataset,
+    ) -> None:
+        learnt, held_out = label_batches(train, network.kind), label_batches(valid, network.kind)
+        dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
         super().__init__(
-            args=args,
-            collate=collate,
-            tokens_per_batch=max(args.eval_batch_size, 1) * longest,
-            data_collator=lambda rows: collate([(0, row) for row in rows]),
-            **kwargs,
+            model=network,
+            args=settings,
+            lengths=learnt.lengths,
+            collate=learnt,
+            data_collator=lambda rows: learnt([(0, row) for row in rows]),
+            eval_lengths=held_out.lengths,
+            eval_collate=held_out,
+            tokens_per_batch=max(settings.eval_batch_size, 1) * int(network.config.max_position_embeddings),
+            score=score_labels,
+            forward_options={"attention": resolve_training_attention(dropout, settings.device)},
+            remedy=(
+                f"Lower per_device_train_batch_size (now {settings.per_device_train_batch_size}) and raise "
+                "gradient_accumulation_steps by the same factor."
+            ),
+            callbacks=[training.Reporting()],
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -132,17 +122,17 @@ class FixedBatchTrainer(training.PackedTrainer):
         return loader
 
     def _get_train_sampler(self, *args: Any) -> Sampler[Any] | None:
-        if is_grouped_by_length(self.args):
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return LengthGroupedSampler(size, lengths=self._lengths.tolist())
-        sampler: Sampler[Any] | None = super()._get_train_sampler(*args)
+        groups = length_groups(self.args, self._lengths.tolist())
+        sampler: Sampler[Any] | None = super()._get_train_sampler(*args) if groups is None else groups
         return sampler
 
 
-def is_grouped_by_length(args: Any) -> bool:
-    """Whether training arguments, of any release, ask for cells of like length in one batch."""
+def length_groups(args: Any, lengths: list[int]) -> LengthGroupedSampler | None:
+    """Cells of like length in one batch, where training arguments, of any release, ask for it."""
     strategy = getattr(args, "train_sampling_strategy", None)
-    return bool(strategy == "group_by_length" or getattr(args, "group_by_length", False))
+    if strategy != "group_by_length" and not getattr(args, "group_by_length", False):
+        return None
+    return LengthGroupedSampler(args.train_batch_size * args.gradient_accumulation_steps, lengths=lengths)
 
 
 def label_batches(dataset: TokenizedDataset, kind: str) -> Batches:
@@ -157,24 +147,19 @@ def label_batches(dataset: TokenizedDataset, kind: str) -> Batches:
 
 def label_reader(dataset: TokenizedDataset, kind: str) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
     """Reads the class of cells, ``(B,)``, or of their tokens end to end, ``(T,)``; `losses.MISSING` for none."""
-    if kind == "cell":
-        values = dataset.column(LABELS["cell"])
-        if not np.issubdtype(values.dtype, np.integer):
-            msg = f"Column `label` holds {values.dtype}, not class numbers. Make the data set with `prepare_data`."
-            raise errors.DatasetError(msg)
-        codes: NDArray[np.int64] = values.astype(np.int64)
-        return lambda rows: codes[rows]
-    name = LABELS["gene"]
+    name = LABELS[kind]
     if name not in dataset.table.column_names:
-        msg = f"No column `labels`; the data set has {dataset.columns}. Make it with `prepare_data`."
+        msg = f"No column `{name}`; the data set has {dataset.columns}. Make it with `prepare_data`."
         raise errors.DatasetError(msg)
     column = dataset.table.column(name)
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        msg = (
-            f"Column `labels` holds {column.type}, not one class number per gene. "
-            "Make the data set with `prepare_data`."
-        )
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not (pa.types.is_integer(column.type) if kind == "cell" else is_list):
+        of_what = "class numbers" if kind == "cell" else "one class number per gene"
+        msg = f"Column `{name}` holds {column.type}, not {of_what}. Make the data set with `prepare_data`."
         raise errors.DatasetError(msg)
+    if kind == "cell":
+        codes: NDArray[np.int64] = dataset.column(name).astype(np.int64)
+        return lambda rows: codes[rows]
     per_token = TokenizedDataset(pa.table({keys.INPUT_IDS: column}))
     if not np.array_equal(per_token.lengths, dataset.lengths):
         msg = "Column `labels` has another number of entries than `input_ids`. The data set is damaged; make it again."
@@ -182,94 +167,47 @@ def label_reader(dataset: TokenizedDataset, kind: str) -> Callable[[NDArray[np.i
     return lambda rows: per_token.gather(rows).input_ids.astype(np.int64)
 
 
-def load_trained(folder: Path, kind: str, n_classes: int) -> networks.BertClassifier:
-    """A trained classifier of this package, of `transformers`, or with adapters that PEFT saved."""
-    if not networks.is_adapter_folder(folder):
-        return networks.load_bert_classifier(networks.readable_folder(folder), kind, n_classes)
-    base, saved = networks.adapter_base_folder(folder), networks.adapter_entries(folder)
-    config = read_config(base)
-    config.num_labels = n_classes
-    network = networks.KINDS[kind](config)
-    own = network.state_dict()
-    head_names = {name: name.removeprefix("base_model.model.") for name in saved}
-    heads = {plain: saved[name] for name, plain in head_names.items() if plain in own}
-    weights = dict(read_weights(base)) | heads
-    lost = "classifier.weight" not in heads and "classifier.weight"
-    if "bert.pooler.dense.weight" in own and "bert.pooler.dense.weight" not in weights:
-        lost = lost or "bert.pooler.dense.weight"
-    if lost:
-        msg = (
-            f"{folder} holds adapters, but not {lost}, which was drawn at random before "
-            "the training and is lost. Train the classifier again; this package writes whole models."
-        )
-        raise errors.CheckpointError(msg)
-    networks.fill_bert_classifier(network, weights, str(base))
-    networks.read_adapters(
-        network, folder, {name: value for name, value in saved.items() if head_names[name] not in heads}
-    )
-    return network
+class LabelPredictions(NamedTuple):
+    """Of every labeled cell or token: class of the highest score, true class, scores of all, and row of its cell."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelPredictions:
-    """Scores and true class of every labeled cell or token, and the row of its cell."""
-
-    logits: NDArray[np.float32]
+    predicted: NDArray[np.int64]
     truth: NDArray[np.int64]
+    logits: NDArray[np.float32]
     rows: NDArray[np.int64]
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """Class of the highest score, the first of equal ones, ``(n,)``."""
-        predicted: NDArray[np.int64] = self.logits.argmax(axis=1).astype(np.int64)
-        return predicted
 
 
 def predict(network: networks.BertClassifier, cells: TokenizedDataset, runtime: RuntimeOptions) -> LabelPredictions:
     """Predictions for every labeled cell or labeled token, in the order of the cells; none is left out."""
-    kind = kind_of(network)
+    kind, nothing = network.kind, np.empty(0, np.int64)
     check_fit(cells, int(network.config.vocab_size), int(network.config.max_position_embeddings))
     labels_of = label_reader(cells, kind)
-    logits_of: list[Any] = [np.empty((0, network.classifier.out_features), np.float32)] * len(cells)
-    truth_of: list[Any] = [np.empty(0, np.int64)] * len(cells)
+    parts = [(np.empty((0, network.classifier.out_features), np.float32), nothing, nothing)]
 
     def step(batch: Batch) -> None:
         logits = network(batch.input_ids, batch.cu_seqlens, attention=batch.attention).logits.float().cpu().numpy()
         truth = labels_of(batch.rows)
-        ends = np.cumsum(np.ones(len(batch.rows), np.int64) if kind == "cell" else cells.lengths[batch.rows])[:-1]
-        for row, scores, codes in zip(batch.rows, np.split(logits, ends), np.split(truth, ends), strict=True):
-            logits_of[row], truth_of[row] = scores[codes != MISSING], codes[codes != MISSING]
+        rows = batch.rows if kind == "cell" else np.repeat(batch.rows, cells.lengths[batch.rows])
+        labeled = truth != MISSING
+        parts.append((logits[labeled], truth[labeled], rows[labeled]))
 
     run_batches(cells, network.train(False), step, runtime)
-    return LabelPredictions(
-        logits=np.concatenate([np.empty((0, network.classifier.out_features), np.float32), *logits_of]),
-        truth=np.concatenate([np.empty(0, np.int64), *truth_of]),
-        rows=np.repeat(np.arange(len(cells)), [len(truth) for truth in truth_of]),
-    )
+    logits, truth, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return LabelPredictions(logits[order].argmax(axis=1), truth[order], logits[order], rows[order])
 
 
-def check_vocabulary(data: TokenizedDataset, base: LoadedModel) -> None:
-    """Refuse cells that were tokenized with another vocabulary, where they name one."""
-    if data.vocabulary is not None and data.vocabulary != base.vocabulary.fingerprint:
+def check_fit(cells: TokenizedDataset, size: int, longest: int, vocabulary: Vocabulary | None = None) -> None:
+    """Refuse cells that a model has no tokens or no positions for, or that name another vocabulary."""
+    if vocabulary is not None and cells.vocabulary not in (None, vocabulary.fingerprint):
         msg = (
-            f"The cells were tokenized with another vocabulary than {base.vocabulary.name}, that of the model. "
-            "Tokenize them with the vocabulary of the model."
+            f"The cells were not tokenized with {vocabulary.name}, the vocabulary of the model. Tokenize them with it."
         )
         raise errors.VocabularyMismatchError(msg)
-
-
-def check_fit(cells: TokenizedDataset, size: int, longest: int) -> None:
-    """Refuse cells that a model has no tokens or no positions for."""
-    if not len(cells):
-        return
-    if int(cells.lengths.max()) > longest:
-        msg = (
-            f"A cell has {int(cells.lengths.max()):,} tokens, the model positions for {longest:,}. Tokenize with "
-            f"model_input_size={longest}."
-        )
+    if int(cells.lengths.max(initial=0)) > longest:
+        most = int(cells.lengths.max())
+        msg = f"A cell has {most:,} tokens, the model {longest:,} positions. Tokenize with model_input_size={longest}."
         raise errors.SequenceTooLongError(msg)
-    top = highest_token(cells)
-    if top >= size:
+    if (top := highest_token(cells)) >= size:
         msg = f"The cells have token {top:,}, the model knows {size:,}. They were made with another dictionary."
         raise errors.VocabularyMismatchError(msg)
 
@@ -338,22 +276,21 @@ def published_arguments(
 ) -> dict[str, Any]:
     """The published defaults under what the user gave, as the installed `transformers` calls them."""
     chosen = _renamed(given or {})
+    of_cells = kind == "cell"
     arguments: dict[str, Any] = {
         "learning_rate": 5e-5,
         "lr_scheduler_type": "linear",
         "warmup_steps": 500 if n_layers == 6 else 0,
         "weight_decay": 0.001,
-        "num_train_epochs": 10 if kind == "cell" else 1,
+        "num_train_epochs": 10 if of_cells else 1,
         "per_device_train_batch_size": BATCH_SIZE,
         "per_device_eval_batch_size": BATCH_SIZE,
-        "eval_strategy": "epoch" if kind == "cell" else "no",
-        "save_strategy": "epoch",
-        "load_best_model_at_end": kind == "cell",
+        "eval_strategy": "epoch" if of_cells else "no",
+        "save_strategy": chosen.get("eval_strategy", "epoch") if of_cells else "epoch",
+        "load_best_model_at_end": of_cells,
     }
-    if "eval_strategy" in chosen and "save_strategy" not in chosen and arguments["load_best_model_at_end"]:
-        arguments["save_strategy"] = chosen["eval_strategy"]
-        if "eval_steps" in chosen:
-            arguments["save_steps"] = chosen["eval_steps"]
+    if of_cells and "eval_strategy" in chosen and "save_strategy" not in chosen and "eval_steps" in chosen:
+        arguments["save_steps"] = chosen["eval_steps"]
     if "warmup_ratio" in chosen:
         del arguments["warmup_steps"]
     arguments |= chosen
@@ -363,18 +300,6 @@ def published_arguments(
     per_step = int(arguments["per_device_train_batch_size"]) * int(arguments.get("gradient_accumulation_steps", 1))
     arguments.setdefault("logging_steps", max(1, round(math.ceil(n_train / per_step) / 10)))
     return _installed(arguments)
-
-
-def placed_arguments(folder: Path, arguments: Mapping[str, Any]) -> training.PlacedArguments:
-    """Arguments of the Trainer on the accelerator if there is one, unless they ask for the CPU."""
-    device = "cpu" if arguments.get("use_cpu") else "auto"
-    try:
-        return training.training_arguments(
-            folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments
-        )
-    except (TypeError, ValueError) as error:
-        msg = f"training_args cannot be used: {error}"
-        raise errors.OptionError(msg) from error
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,14 +330,26 @@ def _installed(arguments: dict[str, Any]) -> dict[str, Any]:
     if "warmup_ratio" in arguments and "warmup_ratio" not in known:
         ratio = arguments.pop("warmup_ratio")
         arguments.setdefault("warmup_steps", ratio)  # a share of the steps, where it is below one
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        msg = (
-            f"training_args sets {unknown[0]!r}, which the installed transformers does not have."
-            f"{nearest(unknown[0], known)}"
-        )
-        raise errors.UnknownOptionError(msg)
+    for name in arguments:
+        if name not in known:
+            msg = f"training_args sets {name!r}, which the installed transformers does not have.{nearest(name, known)}"
+            raise errors.UnknownOptionError(msg)
     return arguments
+
+
+def placed_arguments(
+    folder: Path, given: Mapping[str, Any] | None, kind: str, n_layers: int, n_train: int, evaluate: bool
+) -> training.PlacedArguments:
+    """Arguments of the Trainer on the accelerator if there is one, unless they ask for the CPU."""
+    arguments = published_arguments(given, kind=kind, n_layers=n_layers, n_train=n_train, evaluate=evaluate)
+    device = "cpu" if arguments.get("use_cpu") else "auto"
+    try:
+        return training.training_arguments(
+            folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments
+        )
+    except (TypeError, ValueError) as error:
+        msg = f"training_args cannot be used: {error}"
+        raise errors.OptionError(msg) from error
 
 
 def get_num_classes(id_class_dict: Mapping[int, Any]) -> int:
@@ -425,17 +362,7 @@ def compute_metrics(pred: Any) -> dict[str, float]:
 
     Parameters
     ----------
-    pred
-        Has `label_ids`, ``(n,)`` or ``(n, L)`` with -100 for no label, and `predictions`, logits of the same shape and
-        classes.
-
-    Returns
-    -------
-    `accuracy` and `macro_f1`, the unweighted mean over classes that occur in labels or predictions.
-
-    Raises
-    ------
-    NoCellsError : Nothing has a label.
+    pred : Has `label_ids`, -100 for no label, and `predictions`, the logits of all classes.
     """
     logits = pred.predictions[0] if isinstance(pred.predictions, tuple) else pred.predictions
     labels, predicted = pred.label_ids.reshape(-1), logits.argmax(-1).reshape(-1)
@@ -451,14 +378,8 @@ def get_default_train_args(
 
     Parameters
     ----------
-    model : Network to train; there is a warm-up for those of six layers.
-    classifier : "cell" or "gene".
-    data : Cells to learn from.
-    output_dir : Where checkpoints go.
-
-    Raises
-    ------
-    UnknownChoiceError : Another classifier.
+    model, classifier : Network to train, with a warm-up if it has six layers; "cell" or "gene".
+    data, output_dir : Cells to learn from, and where checkpoints go.
     """
     check_choice("classifier", classifier, ("cell", "gene"))
     arguments = published_arguments(

@@ -63,12 +63,7 @@ class GeneformerPreCollator:
         return [self.mask_token_id, self.pad_token_id]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str] | None) -> Any:
-        """Ids of one or several tokens; None for those it does not have.
-
-        Parameters
-        ----------
-        tokens : Genes or special tokens.
-        """
+        """Ids of one or several tokens; None for those it does not have."""
         if tokens is None or isinstance(tokens, str):
             return None if tokens is None else self.token_dictionary.get(tokens)
         return [self.token_dictionary.get(token) for token in tokens]
@@ -79,13 +74,7 @@ class GeneformerPreCollator:
         token_ids_1: Sequence[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 where a token is `<pad>` or `<mask>`, else 0.
-
-        Parameters
-        ----------
-        token_ids_0, token_ids_1 : Token ids; a second row follows the first.
-        already_has_special_tokens : Nothing is added to rows of tokens, so that it does not matter.
-        """
+        """1 where a token is `<pad>` or `<mask>`, else 0; a second row follows the first."""
         special = set(self.all_special_ids)
         return [int(int(token) in special) for token in [*token_ids_0, *(token_ids_1 or ())]]
 
@@ -104,13 +93,15 @@ class GeneformerPreCollator:
         Parameters
         ----------
         encoded_inputs : Rows with `input_ids`, or a table of columns.
-        padding, max_length, pad_to_multiple_of
-            True or "longest" for the longest row, "max_length" for `max_length`, False for none; rounded up to a
-            multiple. Rows are never cut.
+        padding : True or "longest" for the longest row, "max_length", False for none. Rows are never cut.
+        max_length, pad_to_multiple_of : The least length, and what it is rounded up to a multiple of.
         return_attention_mask, return_tensors : False leaves it out. None for lists, "pt" for tensors, "np" for arrays.
         verbose : Has nothing to do.
         """
-        columns = _columns(encoded_inputs)
+        if isinstance(encoded_inputs, Mapping):
+            columns = dict(encoded_inputs)
+        else:
+            columns = {name: [row[name] for row in encoded_inputs] for name in encoded_inputs[0]}
         rows = [[int(token) for token in row] for row in columns["input_ids"]]
         width = 0
         if padding is not False and padding != "do_not_pad":
@@ -120,34 +111,36 @@ class GeneformerPreCollator:
         columns["input_ids"] = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
         if return_attention_mask is not False:
             columns["attention_mask"] = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-        return columns if return_tensors is None else _tensors(columns, return_tensors)
+        if return_tensors not in (None, "pt", "np"):
+            msg = f'return_tensors={return_tensors!r} is not made here. Use "pt", "np", or None for lists.'
+            raise errors.UnsupportedArgumentError(msg)
+        if return_tensors is None:
+            return columns
+        made = {name: torch.as_tensor(values) for name, values in columns.items()}
+        return made if return_tensors == "pt" else {name: tensor.numpy() for name, tensor in made.items()}
 
     def save_pretrained(self, save_directory: Any, **_: Any) -> tuple[str, ...]:
-        """Nothing to save: the vocabulary belongs to the dataset.
-
-        Parameters
-        ----------
-        save_directory : Left as it is.
-        """
+        """Nothing to save: the vocabulary belongs to the dataset."""
         return ()
 
 
-def _columns(rows: Any) -> dict[str, Any]:
-    if isinstance(rows, Mapping):
-        return dict(rows)
-    return {name: [row[name] for row in rows] for name in rows[0]}
+class DataCollatorForGeneClassification:
+    """Batches of cells with one class for each token, for `transformers.BertForTokenClassification`.
 
+    Takes rows with `input_ids` and `labels`; hands out `input_ids`, `attention_mask` and `labels`, padded with -100.
 
-def _tensors(columns: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    if kind not in ("pt", "np"):
-        msg = f'return_tensors={kind!r} is not made here. Use "pt" for tensors, "np" for arrays, or None for lists.'
-        raise errors.UnsupportedArgumentError(msg)
-    made = {name: torch.as_tensor(values) for name, values in columns.items()}
-    return {name: value.numpy() for name, value in made.items()} if kind == "np" else dict(made)
+    Parameters
+    ----------
+    token_dictionary : Token ids by name, V2's by default; only that of `<pad>` is used, which is the same in all.
+    padding, max_length, pad_to_multiple_of : How far batches are padded; True pads to the longest cell.
 
-
-class _Collator:
-    """Right-padding of cells to the longest one of a batch; `padding` and the like may be changed later."""
+    Examples
+    --------
+    >>> from geneformer import DataCollatorForGeneClassification
+    >>> collate = DataCollatorForGeneClassification(token_dictionary={"<pad>": 0})
+    >>> collate([{"input_ids": [5, 7], "labels": [1, -100]}, {"input_ids": [9], "labels": [0]}])["labels"].tolist()
+    [[1, -100], [0, -100]]
+    """
 
     padding: bool | str = True
     max_length: int | None = None
@@ -175,11 +168,26 @@ class _Collator:
 
     def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """What `__call__` returns; published scripts override it, or call it from a `__call__` of their own."""
-        return self._padded(features)
+        batch = self._padded(features)
+        if "labels" not in features[0]:
+            return batch
+        labels = [_numbers(feature, "labels") for feature in features]
+        for row, feature in zip(labels, features, strict=True):
+            if len(row) != len(feature["input_ids"]):
+                n_tokens = len(feature["input_ids"])
+                msg = f"A cell has {n_tokens:,} tokens and {len(row):,} labels. Give one for each token."
+                raise errors.DatasetError(msg)
+        return batch | {"labels": _filled(labels, batch["input_ids"].shape[1], MISSING)}
 
-    def _width(self, lengths: Sequence[int]) -> int:
+    def _padded(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, int64, ``(B, L)``."""
+        if not features:
+            msg = "A batch without cells cannot be collated."
+            raise errors.DatasetError(msg)
         check_choice("padding", self.padding, (True, False, "longest", "max_length", "do_not_pad"))
-        width = max(lengths)
+        rows = [_numbers(feature, "input_ids") for feature in features]
+        lengths = [len(row) for row in rows]
+        width, step = max(lengths), self.pad_to_multiple_of or 1
         if self.padding == "max_length":
             if self.max_length is None or width > self.max_length:
                 msg = f'padding="max_length" with max_length={self.max_length}, but a cell has {width:,} tokens.'
@@ -188,22 +196,12 @@ class _Collator:
         elif self.padding in (False, "do_not_pad") and len(set(lengths)) > 1:
             msg = f"padding={self.padding!r}, but the cells of the batch differ in length. Use padding=True."
             raise errors.OptionError(msg)
-        step = self.pad_to_multiple_of or 1
-        return -(-width // step) * step
-
-    def _padded(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, int64, ``(B, L)``."""
-        if not features:
-            msg = "A batch without cells cannot be collated."
-            raise errors.DatasetError(msg)
-        rows = [_numbers(feature, "input_ids") for feature in features]
-        width = self._width([len(row) for row in rows])
+        width = -(-width // step) * step
         ids = _filled(rows, width, int(self.token_dictionary[PAD]))
-        mask = _filled([torch.ones_like(row) for row in rows], width, 0)
-        return {"input_ids": ids, "attention_mask": mask}
+        return {"input_ids": ids, "attention_mask": _filled([torch.ones_like(row) for row in rows], width, 0)}
 
 
-class DataCollatorForCellClassification(_Collator):
+class DataCollatorForCellClassification(DataCollatorForGeneClassification):
     """Batches of cells with one class each, for `transformers.BertForSequenceClassification`.
 
     Takes rows with `input_ids` and `label` (or `labels`); hands out `input_ids`, `attention_mask` and `labels`. Whole
@@ -211,13 +209,7 @@ class DataCollatorForCellClassification(_Collator):
 
     Parameters
     ----------
-    token_dictionary
-        Token ids by name; that of V2 by default. Only the id of `<pad>` is used, which is the same in all.
-    padding, max_length, pad_to_multiple_of : How far batches are padded; True pads to the longest cell.
-
-    Raises
-    ------
-    OptionError : A dictionary without `<pad>`.
+    token_dictionary, padding, max_length, pad_to_multiple_of : As in `DataCollatorForGeneClassification`.
 
     Examples
     --------
@@ -231,41 +223,9 @@ class DataCollatorForCellClassification(_Collator):
         batch = self._padded(features)
         name = next((name for name in ("label", "labels", "label_ids") if name in features[0]), None)
         if name is not None:
-            values = [feature[name] for feature in features]
-            labels = torch.stack([torch.as_tensor(value) for value in values])
+            labels = torch.stack([torch.as_tensor(feature[name]) for feature in features])
             batch["labels"] = labels.float() if labels.is_floating_point() else labels.long()
         return batch
-
-
-class DataCollatorForGeneClassification(_Collator):
-    """Batches of cells with one class for each token, for `transformers.BertForTokenClassification`.
-
-    Takes rows with `input_ids` and `labels`; hands out `input_ids`, `attention_mask` and `labels`, padded with -100.
-
-    Parameters
-    ----------
-    token_dictionary, padding, max_length, pad_to_multiple_of : As in `DataCollatorForCellClassification`.
-
-    Examples
-    --------
-    >>> from geneformer import DataCollatorForGeneClassification
-    >>> collate = DataCollatorForGeneClassification(token_dictionary={"<pad>": 0})
-    >>> collate([{"input_ids": [5, 7], "labels": [1, -100]}, {"input_ids": [9], "labels": [0]}])["labels"].tolist()
-    [[1, -100], [0, -100]]
-    """
-
-    def _prepare_batch(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        batch = self._padded(features)
-        if "labels" not in features[0]:
-            return batch
-        rows = [_numbers(feature, "labels") for feature in features]
-        for row, feature in zip(rows, features, strict=True):
-            if len(row) != len(feature["input_ids"]):
-                msg = (
-                    f"A cell has {len(feature['input_ids']):,} tokens and {len(row):,} labels. Give one for each token."
-                )
-                raise errors.DatasetError(msg)
-        return batch | {"labels": _filled(rows, batch["input_ids"].shape[1], MISSING)}
 
 
 def _numbers(feature: Mapping[str, Any], name: str) -> Tensor:

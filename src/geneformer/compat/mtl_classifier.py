@@ -6,14 +6,14 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
@@ -30,7 +30,7 @@ from geneformer.models.heads import GeneformerForCells
 from geneformer.models.loading import LoadedModel, load_model
 from geneformer.models.losses import MISSING
 from geneformer.options import FinetuneOptions, RuntimeOptions, SearchOptions
-from geneformer.options._fields import check_choice, check_range, nearest, whole_number
+from geneformer.options._fields import AboveZero, NonNegative, Options, Share, check_range, nearest, whole_number
 from geneformer.tokens.dataset import TokenizedDataset
 from geneformer.tokens.storage import read_dataset
 
@@ -54,6 +54,7 @@ SPACE: dict[str, dict[str, Any]] = {
 """What a study draws from by default."""
 
 
+@dataclass(eq=False, repr=False)
 class MTLClassifier:
     """Fine-tune one encoder for several columns of labels at once.
 
@@ -64,39 +65,25 @@ class MTLClassifier:
     Parameters
     ----------
     task_columns : Columns of labels, one per task; in files the tasks are called `task1`, `task2`, …
-    train_path, val_path, test_path
-        `.dataset` folders. Training and validation cells need the same labels in every column.
+    train_path, val_path, test_path : `.dataset` folders; training and validation cells need the same labels.
     pretrained_path : Folder (or name) of the model to start from.
     model_save_path, results_dir : Folders for the network and for everything else; made if missing.
     trials_result_path : Tab-separated table with the trials of a study; not written by default.
-    batch_size : Cells in one batch and device.
+    batch_size, epochs : Cells in one batch and device, and passes over the training cells.
     n_trials, study_name : Trials of a study, and its name.
-    max_layers_to_freeze
-        Lowest encoder layers that stay as they are, or `{"min": …, "max": …}` to draw their number from. By default
-        a study draws from 1 to all but one.
-    epochs : Passes over the training cells.
-    tensorboard_log_dir
-        Folder for TensorBoard. Where nobody may write there, `tblogdir` in `results_dir`, with a warning.
-    distributed_training, master_addr, master_port
-        Spread over the processes that `torchrun` or `accelerate launch` started; with several devices but a single
-        process, the error names the command. With one device there is nothing to spread over.
-    use_attention_pooling
-        A learnt weighting of the tokens of a cell in place of its first token. A value among the hyperparameters goes
-        first.
+    max_layers_to_freeze : Lowest layers that stay as they are, or `{"min": …, "max": …}` to draw their number from.
+    tensorboard_log_dir : Folder for TensorBoard; `tblogdir` in `results_dir` where nobody may write there.
+    distributed_training, master_addr, master_port : Spread over processes that `torchrun` or `accelerate` started.
+    use_attention_pooling : A learnt weighting of the tokens of a cell, unless the hyperparameters have one.
     use_task_weights : Whether the weights of the tasks count in the loss.
     hyperparameters
         What a study draws from, by name: `{"type": "float", "low": …, "high": …, "log": True}`, "int" likewise, or
         `{"type": "categorical", "choices": […]}`. What is not drawn is as published for manual runs.
-    manual_hyperparameters, use_manual_hyperparameters
-        Those of a manual run, where what is left out is as published; and whether there may be one.
+    manual_hyperparameters, use_manual_hyperparameters : Those of a manual run, and whether there may be one.
     use_wandb, wandb_project : Log to Weights & Biases too, and the project there.
-    gradient_clipping, max_grad_norm, gradient_accumulation_steps
-        Whether gradients are scaled down to that norm, and how many batches make one optimizer step.
+    gradient_clipping, max_grad_norm : Whether gradients are scaled down to that norm.
+    gradient_accumulation_steps : How many batches make one optimizer step.
     seed : Of new weights, dropout, order, and the draws of a study.
-
-    Raises
-    ------
-    OptionError, MissingExtraError : A value that an argument does not take, or `use_wandb` without the library.
 
     Examples
     --------
@@ -106,171 +93,54 @@ class MTLClassifier:
     'mtl'
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  the published arguments
-        self,
-        task_columns: Sequence[str] | None = None,
-        train_path: str | Path | None = None,
-        val_path: str | Path | None = None,
-        test_path: str | Path | None = None,
-        pretrained_path: str | Path | None = None,
-        model_save_path: str | Path | None = None,
-        results_dir: str | Path | None = None,
-        trials_result_path: str | Path | None = None,
-        batch_size: int = 4,
-        n_trials: int = 15,
-        study_name: str = "mtl",
-        max_layers_to_freeze: int | Mapping[str, int] | None = None,
-        epochs: int = 1,
-        tensorboard_log_dir: str | Path = "/results/tblogdir",
-        distributed_training: bool = False,
-        master_addr: str = "localhost",
-        master_port: str = "12355",
-        use_attention_pooling: bool = True,
-        use_task_weights: bool = True,
-        hyperparameters: Mapping[str, Mapping[str, Any]] | None = None,
-        manual_hyperparameters: Mapping[str, Any] | None = None,
-        use_manual_hyperparameters: bool = False,
-        use_wandb: bool = False,
-        wandb_project: str | None = None,
-        gradient_clipping: bool = False,
-        max_grad_norm: float | None = None,
-        gradient_accumulation_steps: int = 1,
-        seed: int = 42,
-    ) -> None:
-        self.task_columns = _checked_columns(task_columns)
-        self.train_path, self.val_path, self.test_path = train_path, val_path, test_path
-        self.pretrained_path = pretrained_path
-        self.model_save_path, self.results_dir = model_save_path, results_dir
-        self.trials_result_path = trials_result_path
-        self.batch_size = whole_number("batch_size", batch_size, low=1)
-        self.n_trials = whole_number("n_trials", n_trials, low=1)
-        self.study_name = study_name
-        self.max_layers_to_freeze, self.epochs = max_layers_to_freeze, epochs
-        self.tensorboard_log_dir = tensorboard_log_dir
-        self.distributed_training = distributed_training
-        self.master_addr, self.master_port = master_addr, master_port
-        self.use_attention_pooling, self.use_task_weights = use_attention_pooling, use_task_weights
-        self.hyperparameters = SPACE if hyperparameters is None else hyperparameters
-        self.manual_hyperparameters = {} if manual_hyperparameters is None else manual_hyperparameters
-        self.use_manual_hyperparameters = use_manual_hyperparameters
-        self.use_wandb, self.wandb_project = use_wandb, wandb_project
-        self._log_folder: Path | None = None
-        self.gradient_clipping, self.max_grad_norm = gradient_clipping, max_grad_norm
-        self.gradient_accumulation_steps = whole_number(
-            "gradient_accumulation_steps", gradient_accumulation_steps, low=1
-        )
-        self.seed = whole_number("seed", seed, low=0)
-        self._check()
+    task_columns: Sequence[str] | None = None
+    train_path: str | Path | None = None
+    val_path: str | Path | None = None
+    test_path: str | Path | None = None
+    pretrained_path: str | Path | None = None
+    model_save_path: str | Path | None = None
+    results_dir: str | Path | None = None
+    trials_result_path: str | Path | None = None
+    batch_size: int = 4
+    n_trials: int = 15
+    study_name: str = "mtl"
+    max_layers_to_freeze: int | Mapping[str, int] | None = None
+    epochs: int = 1
+    tensorboard_log_dir: str | Path = "/results/tblogdir"
+    distributed_training: bool = False
+    master_addr: str = "localhost"
+    master_port: str = "12355"
+    use_attention_pooling: bool = True
+    use_task_weights: bool = True
+    hyperparameters: Mapping[str, Mapping[str, Any]] | None = None
+    manual_hyperparameters: Mapping[str, Any] | None = None
+    use_manual_hyperparameters: bool = False
+    use_wandb: bool = False
+    wandb_project: str | None = None
+    gradient_clipping: bool = False
+    max_grad_norm: float | None = None
+    gradient_accumulation_steps: int = 1
+    seed: int = 42
 
-    def run_optuna_study(self) -> Path:
-        """Search for hyperparameters, and keep the network of the best trial; returns its folder.
-
-        Trials are compared by the cross-entropy of the validation cells, every task counting alike: the weights that a
-        trial draws for its tasks shape its training, not the comparison.
-
-        Raises
-        ------
-        OptionError, LabelError : A path is missing, or training and validation cells have other labels.
-        MissingExtraError : Optuna is not installed.
-        """
-        cells = self._open_cells()
-        space = self._space(cells.base.n_layers)
-
-        def draw(trial: Any) -> dict[str, Any]:
-            return self._drawn({name: suggest(trial, name, entry) for name, entry in space.items()}).to_dict()
-
-        best: Any = None
-        options = SearchOptions(trials=self.n_trials, study=self.study_name, pruner="none", seed=self.seed)
-        with open_study(options, {}, lower_is_better=True) as study:
-            while (trial := study.claim(draw)) is not None:
-                drawn, name = Hyperparameters(**trial.user_attrs[OPTIONS]), f"trial_{trial.number}"
-                network, predictions = self._train(cells, drawn, name)
-                loss = agreed(predictions.loss())
-                self._write_validation(predictions, cells, f"{name}/val_preds.csv")
-                study.finish(trial, loss)
-                _logger.info("%s: validation loss %.4f with %s", name, loss, trial.user_attrs[OPTIONS])
-                if best is None or loss < best[0]:
-                    best = loss, network, drawn
-            trials = study.table()
-        if self.trials_result_path is not None and is_first():
-            mtl_files.write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
-        return self._save(best[1], best[2])
-
-    def run_manual_tuning(self) -> Path:
-        """Train one network with `manual_hyperparameters`, and keep it; returns its folder.
-
-        Raises
-        ------
-        OptionError, LabelError
-            `use_manual_hyperparameters` is not set, a path is missing, there is not one weight per task, or training
-            and validation cells have other labels.
-        """
-        if not self.use_manual_hyperparameters:
-            msg = "Manual hyperparameters are not enabled. Pass use_manual_hyperparameters=True."
+    def __post_init__(self) -> None:
+        columns = [self.task_columns] if isinstance(self.task_columns, str) else list(self.task_columns or ())
+        if not columns or not all(isinstance(name, str) for name in columns):
+            msg = f'task_columns={columns!r} names no column. Give a list, such as ["cell_type", "disease_state"].'
             raise errors.OptionError(msg)
-        cells = self._open_cells()
-        chosen = self._manual(cells.base.n_layers)
-        network, predictions = self._train(cells, chosen, "manual_run")
-        self._write_validation(predictions, cells, "manual_run_val_preds.csv")
-        return self._save(network, chosen)
-
-    def load_and_evaluate_test_model(self) -> dict[str, dict[str, Any]]:
-        """Predict the test cells with the trained network, and measure the predictions.
-
-        Writes `test_preds.csv`, in the order of the dataset, and `test_metrics.json`. Labels and training cells are
-        not needed where `task_label_mappings.pkl` is in `results_dir`; a test dataset may lack columns of labels, and
-        cells of classes that were not learnt are counted, no more.
-
-        Returns
-        -------
-        dict
-            By column: `n_cells`, `n_unknown`, `loss` in nats, `accuracy`, `macro_f1`, `classes` and `confusion` (rows
-            are true classes).
-
-        Raises
-        ------
-        OptionError, CheckpointError, PairingError
-            A path is missing, there is no network or one for other tasks, or it cannot read the cells.
-        """
-        paths = self._paths("test_path", "model_save_path", "results_dir")
-        mappings = paths["results_dir"] / TRAIN_MAPPINGS
-        if mappings.is_file():
-            classes = mtl_files.read_mappings(mappings, self.task_columns)
-        else:
-            classes = column_classes(read_dataset(self._paths("train_path")["train_path"]), self.task_columns)
-        network, pairing = mtl_files.load_tasks(paths["model_save_path"] / FOLDER, classes)
-        tokens = read_dataset(paths["test_path"])
-        check_pairing(tokens, pairing, truncate=False)
-        runtime = self._runtime(pairing.max_length)
-        predictions = predict_tasks(network, tokens, classes, runtime, max_length=pairing.max_length)
-        figures = predictions.figures()
-        if is_first():
-            mtl_files.write_text(
-                mtl_files.test_table(predictions, tokens).to_csv(index=False), paths["results_dir"] / "test_preds.csv"
-            )
-            text = json.dumps(figures, indent=2, default=str) + "\n"
-            mtl_files.write_text(text, paths["results_dir"] / "test_metrics.json")
-        agreed(None)
-        return figures
-
-    def save_model_without_heads(self) -> Path:
-        """Write the trained encoder without heads to `GeneformerMultiTask_No_Heads`; returns the folder.
-
-        Raises
-        ------
-        OptionError, CheckpointError : `model_save_path` is missing, or there is no network in it.
-        """
-        folder = self._paths("model_save_path")["model_save_path"] / FOLDER
-        return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
-
-    def _check(self) -> None:
-        """Refuse values that an argument does not take, before any work."""
+        if len(set(columns)) < len(columns):
+            msg = f"task_columns={columns} names a column twice. Name each one once."
+            raise errors.LabelError(msg)
+        self.task_columns = self._columns = columns
+        for name, low in (("batch_size", 1), ("n_trials", 1), ("gradient_accumulation_steps", 1), ("seed", 0)):
+            setattr(self, name, whole_number(name, getattr(self, name), low=low))
         check_range("epochs", self.epochs, above=0)
         check_range("max_grad_norm", self.max_grad_norm, above=0.0)
         if self.gradient_clipping and self.max_grad_norm is None:
             msg = "gradient_clipping=True needs the norm to clip at. Pass max_grad_norm, such as 1.0."
             raise errors.OptionError(msg)
+        self.hyperparameters = SPACE if self.hyperparameters is None else self.hyperparameters
         _check_space(self.hyperparameters)
+        self.manual_hyperparameters = self.manual_hyperparameters or {}
         self._manual(None)
         frozen = self.max_layers_to_freeze
         if not isinstance(frozen, Mapping):
@@ -285,46 +155,117 @@ class MTLClassifier:
             _import_wandb()
         for name, switch in (("max_grad_norm", "gradient_clipping"), ("wandb_project", "use_wandb")):
             if getattr(self, name) is not None and not getattr(self, switch):
-                warnings.warn(f"{name} has no effect without {switch}=True.", errors.GeneformerWarning, stacklevel=3)
+                _warn(f"{name} has no effect without {switch}=True.")
+        self._log_folder: Path | None = None
 
-    def _paths(self, *names: str) -> dict[str, Path]:
+    def run_optuna_study(self) -> Path:
+        """Search for hyperparameters, and keep the network of the best trial; returns its folder.
+
+        Trials are compared by the cross-entropy of the validation cells, every task counting alike: the weights that a
+        trial draws for its tasks shape its training, not the comparison.
+        """
+        cells = self._open_cells()
+        space = self._space(cells.base.n_layers)
+        best: Any = None
+        options = SearchOptions(trials=self.n_trials, study=self.study_name, pruner="none", seed=self.seed)
+        with open_study(options, {}, lower_is_better=True) as study:
+            while (trial := study.claim(lambda trial: self._drawn(trial, space))) is not None:
+                drawn, name = Hyperparameters(**trial.user_attrs[OPTIONS]), f"trial_{trial.number}"
+                network, predictions = self._train(cells, drawn, name, f"{name}/val_preds.csv")
+                loss = agreed(predictions.loss())
+                study.finish(trial, loss)
+                _logger.info("%s: validation loss %.4f with %s", name, loss, trial.user_attrs[OPTIONS])
+                if best is None or loss < best[0]:
+                    best = loss, network, drawn
+            trials = study.table()
+        if self.trials_result_path is not None:
+            mtl_files.write_text(trials.to_csv(index=False, sep="\t"), Path(self.trials_result_path))
+        return self._save(*best[1:])
+
+    def run_manual_tuning(self) -> Path:
+        """Train one network with `manual_hyperparameters`, and keep it; returns its folder."""
+        if not self.use_manual_hyperparameters:
+            msg = "Manual hyperparameters are not enabled. Pass use_manual_hyperparameters=True."
+            raise errors.OptionError(msg)
+        cells = self._open_cells()
+        chosen = self._manual(cells.base.n_layers)
+        network, _ = self._train(cells, chosen, "manual_run", "manual_run_val_preds.csv")
+        return self._save(network, chosen)
+
+    def load_and_evaluate_test_model(self) -> dict[str, dict[str, Any]]:
+        """Predict the test cells with the trained network, and measure the predictions.
+
+        Writes `test_preds.csv`, in the order of the dataset, and `test_metrics.json`. Labels and training cells are
+        not needed where `task_label_mappings.pkl` is in `results_dir`; a test dataset may lack columns of labels, and
+        cells of classes that were not learnt are counted, no more.
+
+        Returns
+        -------
+        dict
+            By column: `n_cells`, `n_unknown`, `loss` in nats, `accuracy`, `macro_f1`, `classes` and `confusion` (rows
+            are true classes).
+        """
+        test, model, results = self._paths("test_path", "model_save_path", "results_dir")
+        if (results / TRAIN_MAPPINGS).is_file():
+            classes = mtl_files.read_mappings(results / TRAIN_MAPPINGS, self._columns)
+        else:
+            classes = column_classes(read_dataset(self._paths("train_path")[0]), self._columns)
+        network, pairing = mtl_files.load_tasks(model / FOLDER, classes)
+        tokens = read_dataset(test)
+        check_pairing(tokens, pairing, truncate=False)
+        runtime = self._runtime(pairing.max_length)
+        predictions = predict_tasks(network, tokens, classes, runtime, max_length=pairing.max_length)
+        figures = predictions.figures()
+        table = mtl_files.test_table(predictions, tokens)
+        mtl_files.write_text(table.to_csv(index=False), results / "test_preds.csv")
+        mtl_files.write_text(json.dumps(figures, indent=2, default=str) + "\n", results / "test_metrics.json")
+        agreed(None)
+        return figures
+
+    def save_model_without_heads(self) -> Path:
+        """Write the trained encoder without heads to `GeneformerMultiTask_No_Heads`; returns the folder."""
+        folder = self._paths("model_save_path")[0] / FOLDER
+        return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
+
+    def _paths(self, *names: str) -> list[Path]:
         """Paths among the arguments, all of them given."""
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             msg = f"MTLClassifier has no {', no '.join(missing)}, which this needs. Pass every path by its name."
             raise errors.OptionError(msg)
-        return {name: Path(getattr(self, name)).expanduser() for name in names}
+        return [Path(getattr(self, name)).expanduser() for name in names]
 
     def _open_cells(self) -> "TaskCells":
         """Model and cells; the numbers of the labels are written by now."""
-        paths = self._paths("train_path", "val_path", "pretrained_path", "model_save_path", "results_dir")
+        train, valid, _, _, results = self._paths(
+            "train_path", "val_path", "pretrained_path", "model_save_path", "results_dir"
+        )
         if self.distributed_training:
             check_launched(self.master_addr, self.master_port)
-        cells = TaskCells.open(str(self.pretrained_path), paths["train_path"], paths["val_path"], self.task_columns)
-        if is_first():
+        cells = TaskCells.open(str(self.pretrained_path), train, valid, self._columns)
+        if mtl_files.is_first():
             for name in (TRAIN_MAPPINGS, VALID_MAPPINGS):
-                mtl_files.write_mappings(cells.classes, paths["results_dir"] / name)
-            self._log_folder = log_folder(self.tensorboard_log_dir, paths["results_dir"])
+                mtl_files.write_mappings(cells.classes, results / name)
+            self._log_folder = log_folder(self.tensorboard_log_dir, results)
         return cells
 
     def _train(
-        self, cells: "TaskCells", hyperparameters: "Hyperparameters", name: str
+        self, cells: "TaskCells", hyperparameters: "Hyperparameters", name: str, table: str
     ) -> tuple[GeneformerForCells, mtl_files.TaskPredictions]:
-        """A network trained from the pretrained weights, and its predictions for the validation cells."""
+        """A network trained from the pretrained weights, and its predictions for the validation cells, in a table."""
         runtime = self._runtime(cells.base.max_length)
-        project = {"project": self.wandb_project} if self.use_wandb and is_first() else None
+        options = hyperparameters.finetuning(
+            epochs=self.epochs,
+            accumulation=self.gradient_accumulation_steps,
+            max_grad_norm=float(self.max_grad_norm or 0.0) if self.gradient_clipping else 0.0,
+            seed=self.seed,
+        )
+        project = {"project": self.wandb_project} if self.use_wandb and mtl_files.is_first() else None
         with closing(RunLog(self._log_folder, name, project)) as log, progress_bar(name) as update:
             try:
                 network, result = learn_tasks(
-                    cells.base,
-                    cells.train,
-                    cells.classes,
-                    options=hyperparameters.finetuning(
-                        epochs=self.epochs,
-                        accumulation=self.gradient_accumulation_steps,
-                        max_grad_norm=float(self.max_grad_norm or 0.0) if self.gradient_clipping else 0.0,
-                        seed=self.seed,
-                    ),
+                    cells,
+                    options=options,
                     runtime=runtime,
                     task_weights=hyperparameters.task_weights if self.use_task_weights else None,
                     head_dropout=hyperparameters.dropout_rate,
@@ -333,11 +274,8 @@ class MTLClassifier:
                     progress=update,
                 )
             except errors.DeviceMemoryError as error:
-                msg = (
-                    f"A batch of {self.batch_size} cells does not fit into memory. Lower batch_size, and raise "
-                    f"gradient_accumulation_steps (now {self.gradient_accumulation_steps}) by the same factor; or "
-                    "freeze more layers."
-                )
+                steps = f"gradient_accumulation_steps (now {self.gradient_accumulation_steps})"
+                msg = f"A batch of {self.batch_size} cells exceeds memory. Lower batch_size and raise {steps} likewise."
                 raise errors.DeviceMemoryError(msg) from error
             predictions = predict_tasks(network, cells.valid, cells.classes, runtime, max_length=cells.base.max_length)
             measures = {
@@ -346,6 +284,8 @@ class MTLClassifier:
                 for measure in ("loss", "accuracy", "macro_f1")
             }
             log.write({"val/loss": predictions.loss(), **measures}, result.steps)
+        text = mtl_files.validation_table(predictions, cells.valid).to_csv(index=False)
+        mtl_files.write_text(text, self._paths("results_dir")[0] / table)
         return network, predictions
 
     def _runtime(self, positions: int) -> RuntimeOptions:
@@ -354,111 +294,81 @@ class MTLClassifier:
 
     def _space(self, n_layers: int) -> dict[str, Any]:
         """What a trial draws: one weight per task, and the number of frozen layers unless it is fixed."""
-        space = {name: entry for name, entry in self.hyperparameters.items() if name not in (TASK_WEIGHTS, FREEZE)}
-        if self.use_task_weights and TASK_WEIGHTS in self.hyperparameters:
-            weight = self.hyperparameters[TASK_WEIGHTS]
-            space |= {f"{task}_weight": weight for task in mtl_files.task_names(self.task_columns)}
+        space = dict(self.hyperparameters or {})
+        weight = space.pop(TASK_WEIGHTS, None)
+        if self.use_task_weights and weight is not None:
+            space |= {f"{task}_weight": weight for task in mtl_files.task_names(self._columns)}
         frozen = self.max_layers_to_freeze
         if frozen is None:
             frozen = {"min": min(1, n_layers - 1), "max": n_layers - 1}
         check_range(FREEZE, frozen["max"] if isinstance(frozen, Mapping) else frozen, high=n_layers)
-        if FREEZE in self.hyperparameters:
-            space[FREEZE] = self.hyperparameters[FREEZE]
-        elif isinstance(frozen, Mapping):
-            space[FREEZE] = {"type": "int", "low": int(frozen["min"]), "high": int(frozen["max"])}
+        freeze = space.pop(FREEZE, None)
+        if freeze is None and isinstance(frozen, Mapping):
+            freeze = {"type": "int", "low": int(frozen["min"]), "high": int(frozen["max"])}
+        space |= {} if freeze is None else {FREEZE: freeze}
+        keys = ("low", "high", "log", "choices")
         return {
-            name: distribution(
-                entry["type"], **{key: entry[key] for key in ("low", "high", "log", "choices") if key in entry}
-            )
+            name: distribution(entry["type"], **{key: entry[key] for key in keys if key in entry})
             for name, entry in space.items()
         }
 
-    def _drawn(self, params: Mapping[str, Any]) -> "Hyperparameters":
-        """The hyperparameters of a trial; the weights of the tasks add up to 1."""
-        weight_names = [f"{task}_weight" for task in mtl_files.task_names(self.task_columns)]
-        weights = [float(params[name]) for name in weight_names if name in params]
-        shares = [weight / sum(weights) for weight in weights] if weights else [1.0] * len(weight_names)
-        others = {name: value for name, value in params.items() if name not in weight_names}
-        return Hyperparameters(
-            **{POOLING: self.use_attention_pooling, FREEZE: self.max_layers_to_freeze, **others},
-            task_weights=tuple(shares),
-        )
+    def _drawn(self, trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters that a trial draws; the weights of the tasks add up to 1."""
+        drawn = {name: suggest(trial, name, entry) for name, entry in space.items()}
+        names = [f"{task}_weight" for task in mtl_files.task_names(self._columns)]
+        weights = [float(drawn.pop(name)) for name in names if name in drawn]
+        shares = [weight / sum(weights) for weight in weights] or [1.0] * len(names)
+        given = {POOLING: self.use_attention_pooling, FREEZE: self.max_layers_to_freeze, TASK_WEIGHTS: shares}
+        return asdict(Hyperparameters(**given | drawn))
 
     def _manual(self, n_layers: int | None) -> "Hyperparameters":
         """Hyperparameters of a manual run; what is not given is as published, as far as the encoder has layers."""
-        frozen = self.max_layers_to_freeze
-        values: dict[str, Any] = {TASK_WEIGHTS: (1.0,) * len(self.task_columns)}
+        given, frozen = self.manual_hyperparameters or {}, self.max_layers_to_freeze
+        _check_names("manual_hyperparameters", given)
+        values: dict[str, Any] = {TASK_WEIGHTS: [1.0] * len(self._columns)}
         if isinstance(frozen, int):
             values[FREEZE] = frozen
         elif n_layers is not None:
             values[FREEZE] = min(2, n_layers)
-        if self.manual_hyperparameters:
+        if given:
             values[POOLING] = self.use_attention_pooling
-        _check_names("manual_hyperparameters", self.manual_hyperparameters)
-        given = {name: value for name, value in self.manual_hyperparameters.items() if value is not None}
-        chosen = Hyperparameters(**values | given)
+        chosen = Hyperparameters(**values | {name: value for name, value in given.items() if value is not None})
         if n_layers is not None:
             check_range(FREEZE, chosen.max_layers_to_freeze, high=n_layers)
-        if self.use_task_weights and len(chosen.task_weights) != len(self.task_columns):
+        if self.use_task_weights and len(chosen.task_weights) != len(self._columns):
+            n = len(chosen.task_weights)
             msg = (
-                f"task_weights={list(chosen.task_weights)} has {len(chosen.task_weights)} weights for the "
-                f"{len(self.task_columns)} tasks {self.task_columns}. Give one for each, or use_task_weights=False."
+                f"task_weights has {n} weights for the tasks {self._columns}. Give one each, or use_task_weights=False."
             )
             raise errors.OptionError(msg)
         return chosen
 
-    def _write_validation(self, predictions: mtl_files.TaskPredictions, cells: "TaskCells", name: str) -> None:
-        if is_first():
-            text = mtl_files.validation_table(predictions, cells.valid).to_csv(index=False)
-            mtl_files.write_text(text, self._paths("results_dir")["results_dir"] / name)
-
     def _save(self, network: GeneformerForCells, hyperparameters: "Hyperparameters") -> Path:
         """Keep a network; returns its folder, once it is there."""
-        folder = self._paths("model_save_path")["model_save_path"] / FOLDER
-        if is_first():
-            mtl_files.save_tasks(network, folder, hyperparameters.to_dict())
-        return agreed(folder)
-
-
-def _checked_columns(columns: Sequence[str] | None) -> list[str]:
-    names = [columns] if isinstance(columns, str) else list(columns or ())
-    if not names or not all(isinstance(name, str) for name in names):
-        msg = f'task_columns={columns!r} names no column. Give a list, such as ["cell_type", "disease_state"].'
-        raise errors.OptionError(msg)
-    if len(set(names)) < len(names):
-        msg = f"task_columns={names} names a column twice. Name each one once."
-        raise errors.LabelError(msg)
-    return names
+        folder = self._paths("model_save_path")[0] / FOLDER
+        if mtl_files.is_first():
+            mtl_files.save_tasks(network, folder, asdict(hyperparameters))
+        return Path(agreed(folder))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hyperparameters:
+class Hyperparameters(Options):
     """How one network is trained; names and defaults of the published manual run."""
 
-    learning_rate: float = 0.001
-    warmup_ratio: float = 0.01
-    weight_decay: float = 0.1
-    dropout_rate: float = 0.1
-    lr_scheduler_type: str = "cosine"
-    use_attention_pooling: bool = False
-    task_weights: tuple[float, ...] = ()
+    learning_rate: AboveZero = 0.001
+    warmup_ratio: Share = 0.01
+    weight_decay: NonNegative = 0.1
+    dropout_rate: Share = 0.1
+    lr_scheduler_type: Literal["cosine", "linear"] = "cosine"
+    use_attention_pooling: Literal[True, False] = False
+    task_weights: list[float] = field(default_factory=list)
     max_layers_to_freeze: int = 2
 
-    def __post_init__(self) -> None:
-        check_choice("lr_scheduler_type", self.lr_scheduler_type, ("cosine", "linear"))
-        check_choice(POOLING, self.use_attention_pooling, (True, False))
-        check_range("learning_rate", self.learning_rate, above=0.0)
-        check_range("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
-        check_range("weight_decay", self.weight_decay, low=0.0)
-        check_range("dropout_rate", self.dropout_rate, low=0.0, high=1.0)
+    def _check(self) -> None:
         object.__setattr__(self, FREEZE, whole_number(FREEZE, self.max_layers_to_freeze, low=0))
-        object.__setattr__(self, TASK_WEIGHTS, tuple(self.task_weights))
+        object.__setattr__(self, TASK_WEIGHTS, list(self.task_weights))
         for weight in self.task_weights:
             check_range(TASK_WEIGHTS, weight, low=0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self) | {TASK_WEIGHTS: list(self.task_weights)}
 
     def finetuning(self, **options: Any) -> FinetuneOptions:
         """The same as options of this package."""
@@ -466,11 +376,19 @@ class Hyperparameters:
             learning_rate=self.learning_rate,
             warmup_ratio=self.warmup_ratio,
             weight_decay=self.weight_decay,
-            schedule=self.lr_scheduler_type,  # type: ignore[arg-type]
+            schedule=self.lr_scheduler_type,
             pooling="attention" if self.use_attention_pooling else "cls",
             freeze_layers=self.max_layers_to_freeze,
             **options,
         )
+
+
+def _check_names(argument: str, given: Mapping[str, Any]) -> None:
+    known = [entry.name for entry in fields(Hyperparameters)]
+    for name in given:
+        if name not in known:
+            msg = f"{argument} names {name!r}. Hyperparameters are {', '.join(known)}.{nearest(name, known)}"
+            raise errors.UnknownOptionError(msg)
 
 
 def _check_space(space: Mapping[str, Any]) -> None:
@@ -484,14 +402,6 @@ def _check_space(space: Mapping[str, Any]) -> None:
                 '…}, with "log": True if need be, "int" likewise, or {"type": "categorical", "choices": […]}.'
             )
             raise errors.OptionError(msg)
-
-
-def _check_names(argument: str, given: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(Hyperparameters)]
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        msg = f"{argument} names {unknown[0]!r}. Hyperparameters are {', '.join(known)}.{nearest(unknown[0], known)}"
-        raise errors.UnknownOptionError(msg)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -529,10 +439,8 @@ def column_classes(tokens: TokenizedDataset, columns: Sequence[str]) -> mtl_file
         values: list[Any] = tokens.table.column(name).to_pylist()
         n_missing = sum(value is None or value != value for value in values)  # noqa: PLR0124  NaN
         if n_missing:
-            msg = (
-                f"{n_missing:,} of {len(values):,} cells have no value in column {name!r}. Leave them out of the "
-                "dataset, or use `geneformer.MultiTaskClassifier`, for which a cell may lack some of its labels."
-            )
+            lacking = f"{n_missing:,} of {len(values):,} cells have no value in column {name!r}"
+            msg = f"{lacking}. Leave them out, or use `geneformer.MultiTaskClassifier`, which needs one label per cell."
             raise errors.MissingLabelError(msg)
         classes[name] = tuple(sorted(set(values)))
     return classes
@@ -548,14 +456,11 @@ def column_codes(tokens: TokenizedDataset, classes: mtl_files.Classes) -> dict[s
     return codes
 
 
-def learn_tasks(
-    base: Any, train: TokenizedDataset, classes: mtl_files.Classes, **options: Any
-) -> tuple[GeneformerForCells, FinetuneResult]:
+def learn_tasks(cells: TaskCells, **options: Any) -> tuple[GeneformerForCells, FinetuneResult]:
     """Fine-tune an encoder with a head for each column; the weights are those after the last step."""
-    rows, codes = np.arange(len(train)), column_codes(train, classes)
-    return learn_cells(
-        base, train, mtl_files.head_specs(classes), codes, train_rows=rows, valid_rows=rows[:0], **options
-    )
+    rows, codes = np.arange(len(cells.train)), column_codes(cells.train, cells.classes)
+    specs = mtl_files.head_specs(cells.classes)
+    return learn_cells(cells.base, cells.train, specs, codes, train_rows=rows, valid_rows=rows[:0], **options)
 
 
 def predict_tasks(
@@ -577,9 +482,9 @@ class RunLog(TrainerCallback):
     """What is logged of one run: in TensorBoard, and with settings for it in Weights & Biases."""
 
     def __init__(self, folder: Path | None, name: str, wandb: Mapping[str, Any] | None) -> None:
-        self.writer: Any = None
         self.tracker = None if wandb is None else _import_wandb().init(**wandb, name=name, reinit=True)
-        if folder is not None and find_spec("tensorboard") is not None:
+        self.writer: Any = None
+        if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(log_dir=str(folder / name))
@@ -594,18 +499,20 @@ class RunLog(TrainerCallback):
         return [self, WandbCallback()]  # type: ignore[no-untyped-call]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        """One more line of the Trainer."""
-        for name, value in (logs or {}).items():
-            if self.writer is not None and isinstance(value, (int, float)):
-                self.writer.add_scalar(f"train/{name}", value, state.global_step)
+        """One more line of the Trainer, which tells Weights & Biases by itself."""
+        numbers = {f"train/{name}": value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
+        self._draw(numbers, state.global_step)
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Log some figures."""
-        for name, value in figures.items():
-            if self.writer is not None:
-                self.writer.add_scalar(name, value, step)
+        self._draw(figures, step)
         if self.tracker is not None:
             self.tracker.log(dict(figures))
+
+    def _draw(self, figures: Mapping[str, float], step: int) -> None:
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """End the run."""
@@ -619,34 +526,26 @@ def _import_wandb() -> Any:
     return require("wandb", "use_wandb=True", instead="leave it out: TensorBoard gets the same")
 
 
+def _warn(msg: str) -> None:
+    warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
+
+
 def log_folder(asked: str | Path, results: Path) -> Path | None:
     """Where TensorBoard's files go: where asked, or a folder of the results where nobody may write there."""
     if find_spec("tensorboard") is None:
-        warnings.warn(
-            "TensorBoard is not installed, so nothing is logged for it. Install it with `pip install tensorboard`.",
-            errors.GeneformerWarning,
-            stacklevel=3,
-        )
+        _warn("TensorBoard is not installed, so nothing is logged for it. Install it with `pip install tensorboard`.")
         return None
-    asked_for = Path(asked).expanduser()
+    folder, reason = Path(asked).expanduser(), "Permission denied"
     try:
-        asked_for.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason: str = error.strerror or type(error).__name__
+        reason = error.strerror or type(error).__name__
     else:
-        if os.access(asked_for, os.W_OK | os.X_OK):
-            return asked_for
-        reason = "Permission denied"
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
     instead = results / "tblogdir"
-    warnings.warn(
-        f'tensorboard_log_dir="{asked}" cannot be written to ({reason}); logs go to "{instead}".',
-        errors.GeneformerWarning,
-        stacklevel=3,
-    )
+    _warn(f'tensorboard_log_dir="{asked}" cannot be written to ({reason}); logs go to "{instead}".')
     return instead
-
-
-Value = TypeVar("Value")
 
 
 def check_launched(master_addr: str, master_port: str) -> None:
@@ -663,17 +562,6 @@ def check_launched(master_addr: str, master_port: str) -> None:
     raise errors.UnsupportedArgumentError(msg)
 
 
-def is_first() -> bool:
-    """Whether this process writes the files."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def agreed(value: Value) -> Value:
+def agreed(value: Any) -> Any:
     """The value that the first process has; all have come this far when it is returned."""
-    group: Any = torch.distributed
-    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
-        return value
-    shared: list[Any] = [value]
-    group.broadcast_object_list(shared, src=0)
-    agreed_on: Value = shared[0]
-    return agreed_on
+    return broadcast_object_list([value])[0]

@@ -1,6 +1,7 @@
 """Files of the published multi-task classifier: its network, the numbers of its labels, and its tables."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -56,9 +57,9 @@ def save_tasks(network: GeneformerForCells, folder: Path, hyperparameters: Mappi
     return folder
 
 
-def load_tasks(folder: str | Path, classes: Mapping[str, Sequence[Any]]) -> tuple[GeneformerForCells, Pairing]:
+def load_tasks(folder: Path, classes: Mapping[str, Sequence[Any]]) -> tuple[GeneformerForCells, Pairing]:
     """A network as `save_tasks` or the published package wrote it, and what tokens for it depend on."""
-    config, weights = _read(Path(folder))
+    config, weights = _read(folder)
     own_names = {published: own for own, published in _PUBLISHED.items()}
     state = {
         _renamed(name, own_names): value
@@ -69,22 +70,20 @@ def load_tasks(folder: str | Path, classes: Mapping[str, Sequence[Any]]) -> tupl
     sizes = [len(state[f"heads.{number}.weight"]) for number in range(n_heads)]
     expected = [len(values) for values in classes.values()]
     if sizes != expected:
-        msg = (
-            f"{folder} has heads for {sizes} classes, but the tasks {list(classes)} have {expected}. Give the columns, "
-            "and the label mappings or training data, that it was trained with."
-        )
+        has = f"{folder} has heads for {sizes} classes, but the tasks {list(classes)} have {expected}"
+        msg = f"{has}. Give the columns, and the label mappings or training data, that it was trained with."
         raise CheckpointError(msg)
     config.geneformer_heads = [spec.to_dict() for spec in head_specs(classes)]
     config.geneformer_pooling = "attention" if "pool.attention_weights" in state else "cls"
     config.geneformer_learn_task_weights = False
-    vocabulary = loading.recognize_vocabulary(config, Path(folder), None)
+    vocabulary = loading.recognize_vocabulary(config, folder, None)
     pairing = Pairing(str(folder), vocabulary, int(config.max_position_embeddings))
     return filled(GeneformerForCells, config, state, str(folder)), pairing
 
 
-def save_encoder(folder: str | Path, output: Path) -> Path:
+def save_encoder(folder: Path, output: Path) -> Path:
     """Write the encoder of a multi-task network, without heads and pooling; returns the folder."""
-    config, weights = _read(Path(folder))
+    config, weights = _read(folder)
     encoder = {name: value for name, value in weights.items() if name.startswith("bert.")}
     if not encoder:
         msg = f"{folder} holds no weights that start with 'bert.'. Give the folder of a multi-task classifier."
@@ -104,17 +103,15 @@ def _read(folder: Path) -> tuple[BertConfig, dict[str, Tensor]]:
     if not folder.is_dir():
         msg = f"{folder} does not exist. Train a network first, or give the model_save_path of one."
         raise CheckpointError(msg)
-    pickled = (folder / loading.PICKLED_WEIGHTS).is_file() and not (folder / loading.WEIGHTS).is_file()
-    return loading.read_config(folder), loading.unpickle_weights(
-        folder / loading.PICKLED_WEIGHTS
-    ) if pickled else loading.read_weights(folder)
+    config, pickled = loading.read_config(folder), folder / loading.PICKLED_WEIGHTS
+    if pickled.is_file() and not (folder / loading.WEIGHTS).is_file():
+        return config, loading.unpickle_weights(pickled)
+    return config, loading.read_weights(folder)
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+    prefix = next((old for old in prefixes if name.startswith(old)), "")
+    return prefixes.get(prefix, "") + name.removeprefix(prefix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,10 +131,10 @@ class TaskPredictions:
             labeled = codes != MISSING
             if not labeled.any():
                 continue
-            truth, proba = codes[labeled], self.proba[name][labeled]
-            accuracy, macro_f1 = accuracy_and_macro_f1(truth, proba.argmax(axis=1))
+            truth, proba, classes = codes[labeled], self.proba[name][labeled], self.classes[name]
+            predicted = proba.argmax(axis=1)
+            accuracy, macro_f1 = accuracy_and_macro_f1(truth, predicted)
             of_truth = np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)
-            classes = self.classes[name]
             figures[name] = {
                 "n_cells": len(truth),
                 "n_unknown": int((~labeled).sum()),
@@ -145,7 +142,7 @@ class TaskPredictions:
                 "accuracy": accuracy,
                 "macro_f1": macro_f1,
                 "classes": list(classes),
-                "confusion": confusion_matrix(truth, proba.argmax(axis=1), labels=range(len(classes))).tolist(),
+                "confusion": confusion_matrix(truth, predicted, labels=range(len(classes))).tolist(),
             }
         return figures
 
@@ -179,7 +176,7 @@ def validation_table(predictions: TaskPredictions, tokens: TokenizedDataset) -> 
         columns[f"{task}_true_idx"], columns[f"{task}_pred_idx"] = truth, predicted
         columns[f"{task}_true_label"] = [labels[code] for code in truth]
         columns[f"{task}_pred_label"] = [labels[code] for code in predicted]
-        columns[f"{task}_all_probs"] = [",".join(map(str, row)) for row in proba.tolist()]
+        columns[f"{task}_all_probs"] = _joined(proba)
         columns |= {f"{task}_prob_{label}": proba[:, code] for code, label in enumerate(labels)}
     return pd.DataFrame(columns)
 
@@ -190,22 +187,31 @@ def test_table(predictions: TaskPredictions, tokens: TokenizedDataset) -> "pd.Da
 
     columns: dict[str, Any] = {"Cell ID": names_of_cells(tokens)}
     for task, proba in zip(task_names(list(predictions.classes)), predictions.proba.values(), strict=True):
-        columns[f"{task} Prediction"] = proba.argmax(axis=1)
-        columns[f"{task} Probabilities"] = [",".join(map(str, row)) for row in proba.tolist()]
+        columns[f"{task} Prediction"], columns[f"{task} Probabilities"] = proba.argmax(axis=1), _joined(proba)
     return pd.DataFrame(columns)
 
 
+def _joined(proba: NDArray[np.float64]) -> list[str]:
+    return [",".join(map(str, row)) for row in proba.tolist()]
+
+
 def write_text(text: str, path: Path) -> None:
-    """Write a table or figures as a whole, in a folder that is made if it is missing."""
+    """Write a table or figures, by the first process, in a folder that is made if it is missing."""
+    if not is_first():
+        return
     with atomic_file(path, overwrite=True, parents=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_mappings(classes: Classes, path: Path) -> Path:
-    """Write which number each label has: `{"task1": {label: number}, …}`; returns where it is."""
-    names = task_names(list(classes))
+def is_first() -> bool:
+    """Whether this process writes the files."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def write_mappings(classes: Classes, path: Path) -> None:
+    """Write which number each label has: `{"task1": {label: number}, …}`."""
     numbers = [{label: code for code, label in enumerate(labels)} for labels in classes.values()]
-    return write_pickle(dict(zip(names, numbers, strict=True)), path)
+    write_pickle(dict(zip(task_names(list(classes)), numbers, strict=True)), path)
 
 
 def read_mappings(path: Path, columns: Sequence[str]) -> Classes:

@@ -28,8 +28,15 @@ from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.models import loading
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, write_config
-from geneformer.models.finetuned import is_low_bit, low_bit_library, plain_linear, quantize_linears, restore_linears
-from geneformer.models.heads import GeneformerForGenes, GeneOutput
+from geneformer.models.finetuned import (
+    filled,
+    is_low_bit,
+    low_bit_library,
+    plain_linear,
+    quantize_linears,
+    restore_linears,
+)
+from geneformer.models.heads import DensePool, GeneformerForGenes, GeneOutput
 from geneformer.models.losses import cross_entropy
 from geneformer.options import RuntimeOptions
 from geneformer.options._fields import check_choice, check_range
@@ -40,6 +47,8 @@ _logger = logging.getLogger(__name__)
 class _PublishedFolder:
     """Saves a network so that plain `transformers` opens its folder."""
 
+    accepts_loss_kwargs = False
+    kind: str
     published_name: str
 
     def save_pretrained(
@@ -52,28 +61,15 @@ class _PublishedFolder:
             write_config(network.config, Path(save_directory), network.dtype, architecture=self.published_name)
 
 
-class BertPooler(nn.Module):
-    """Dense and tanh over the state of the first token."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Cell vectors, ``(B, D)``."""
-        return torch.tanh(self.dense(hidden_TD[cu_seqlens[:-1]]))
-
-
 class BertForCells(_PublishedFolder, GeneformerModel):
     """BERT's sequence classifier over packed cells: it reads the first position, `<cls>` or the top ranked gene."""
 
-    accepts_loss_kwargs = False
-    published_name = "BertForSequenceClassification"
+    kind, published_name = "cell", "BertForSequenceClassification"
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.bert = GeneformerEncoder(config)
-        self.bert.pooler = BertPooler(config)
+        self.bert.pooler = DensePool(config)
         self.dropout = nn.Dropout(_head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 2))
         self.label_smoothing = 0.0
@@ -89,8 +85,8 @@ class BertForCells(_PublishedFolder, GeneformerModel):
     ) -> GeneOutput:
         """Scores of the cells, and their loss."""
         hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
-        pooler = cast(BertPooler, self.bert.pooler)
-        logits_BC = self.classifier(self.dropout(pooler(hidden_TD, cu_seqlens))).float()
+        pooled_BD = cast(DensePool, self.bert.pooler)(hidden_TD, input_ids, cu_seqlens)
+        logits_BC = self.classifier(self.dropout(pooled_BD)).float()
         if labels is None:
             return GeneOutput(logits=logits_BC)
         loss = cross_entropy(logits_BC, labels, None, self.label_smoothing)
@@ -100,8 +96,7 @@ class BertForCells(_PublishedFolder, GeneformerModel):
 class BertForGenes(_PublishedFolder, GeneformerForGenes):
     """BERT's token classifier over packed cells."""
 
-    accepts_loss_kwargs = False
-    published_name = "BertForTokenClassification"
+    kind, published_name = "gene", "BertForTokenClassification"
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -119,53 +114,46 @@ KINDS: dict[str, type[BertForCells] | type[BertForGenes]] = {"cell": BertForCell
 
 
 def load_bert_classifier(folder: Path, kind: str, n_classes: int | None = None) -> BertClassifier:
-    """A fine-tuned classifier of the published form, in evaluation mode on the CPU."""
-    config, weights = loading.read_config(folder), loading.read_weights(folder)
-    head = weights.get("classifier.weight")
-    if head is None:
-        msg = (
-            f"{folder} holds no {KINDS[kind].published_name}: it has no classifier.weight. Give the folder of a "
-            "fine-tuned classifier, such as the ksplit1 folder that validate writes."
-        )
+    """A trained classifier of this package, of `transformers`, or with adapters that PEFT saved, on the CPU."""
+    if not is_adapter_folder(folder):
+        folder = readable_folder(folder)
+        return _filled_classifier(kind, loading.read_config(folder), loading.read_weights(folder), folder, n_classes)
+    saved = {name.removeprefix("base_model.model."): value for name, value in adapter_entries(folder).items()}
+    in_base = {name for name in loading.read_weights(adapter_base_folder(folder)) if name.startswith("bert.")}
+    needed = ["classifier.weight"] if kind == "gene" else ["classifier.weight", "bert.pooler.dense.weight"]
+    lost = [name for name in needed if name not in saved.keys() | in_base]
+    if lost:
+        msg = f"{folder} holds adapters, but not {lost[0]}, which was drawn at random and is lost. Train again."
         raise errors.CheckpointError(msg)
-    if n_classes is not None and len(head) != n_classes:
-        msg = f"{folder} has {len(head)} classes, but the dictionary of classes names {n_classes}."
-        raise errors.CheckpointError(msg)
-    config.num_labels = len(head)
-    loading.check_sizes(config, weights, str(folder))
-    return fill_bert_classifier(KINDS[kind](config), weights, str(folder))
+    plain = _merged_adapters(folder, f"{kind.capitalize()}Classifier", len(saved["classifier.weight"]))
+    return _filled_classifier(kind, plain.config, plain.state_dict(), folder, n_classes)
 
 
 def packed_classifier(model: Any, kind: str) -> BertClassifier:
     """A classifier over packed cells with the weights of a network in memory, in evaluation mode."""
     if isinstance(model, KINDS[kind]):
         return model.train(False)
-    if not isinstance(getattr(model, "config", None), BertConfig) or "classifier.weight" not in model.state_dict():
-        msg = (
-            f"The model is a {type(model).__name__}, not a {KINDS[kind].published_name}. Give a fine-tuned classifier."
-        )
+    config = getattr(model, "config", None)
+    weights = model.state_dict() if isinstance(config, BertConfig) else {}
+    return _filled_classifier(kind, deepcopy(config), weights, type(model).__name__)
+
+
+def _filled_classifier(
+    kind: str, config: Any, weights: Mapping[str, Tensor], where: str | Path, n_classes: int | None = None
+) -> BertClassifier:
+    head = weights.get("classifier.weight")
+    if head is None:
+        name = KINDS[kind].published_name
+        msg = f"{where} holds no {name}: it has no classifier.weight. Give a ksplit1 folder that validate writes."
         raise errors.CheckpointError(msg)
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return fill_bert_classifier(KINDS[kind](deepcopy(model.config)), weights, type(model).__name__)
-
-
-def fill_bert_classifier(network: BertClassifier, weights: Mapping[str, Tensor], where: str) -> BertClassifier:
-    """A network with exactly the weights given; buffers and heads it has no place for are passed over."""
-    expected = network.state_dict()
-    try:
-        network.load_state_dict(
-            {
-                name: value.float()
-                for name, value in weights.items()
-                if not name.endswith("position_ids")
-                and (name in expected or not name.startswith(("cls.", "bert.pooler.")))
-            }
-        )
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        msg = f"{where}: the weights do not fit {loading.CONFIG} and a {network.published_name}. {reason[:400]}"
-        raise errors.CheckpointError(msg) from error
-    return network.train(False)
+    if n_classes is not None and len(head) != n_classes:
+        msg = f"{where} has {len(head)} classes, but the dictionary of classes names {n_classes}."
+        raise errors.CheckpointError(msg)
+    config.num_labels = len(head)
+    loading.check_sizes(config, weights, str(where))
+    unused = ("cls.",) if kind == "cell" else ("cls.", "bert.pooler.")
+    used = [name for name in weights if not name.startswith(unused) and not name.endswith("position_ids")]
+    return filled(KINDS[kind], config, {name: weights[name].detach().float().cpu() for name in used}, str(where))
 
 
 # Adapters: low-rank and other small updates of PEFT.
@@ -219,25 +207,6 @@ def merge_adapters(network: Any) -> None:
     for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit", "peft_config"):
         if hasattr(network, mark):
             delattr(network, mark)
-
-
-def read_adapters(network: Any, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Adapters as PEFT saved them in a folder, made part of the weights of a network, in place."""
-    library = peft_library()
-    try:
-        add_adapters(network, adapter_settings(folder))
-    except errors.OptionError as error:
-        msg = f"{folder}: the network cannot take adapters as {ADAPTER_CONFIG} says ({error.__cause__}). Correct it."
-        raise errors.CheckpointError(msg) from error
-    entries = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-    try:
-        unknown = library.set_peft_model_state_dict(network, entries).unexpected_keys
-    except RuntimeError as error:  # of another shape
-        unknown = [line.strip() for line in str(error).splitlines()[1:]]
-    if unknown:
-        msg = f"{folder}: adapters for {unknown[:3]}, which the network does not have. Give the folder they belong to."
-        raise errors.CheckpointError(msg)
-    merge_adapters(network)
 
 
 _ADAPTER_TYPES = {"LORA": "LoraConfig", "IA3": "IA3Config", "LOHA": "LoHaConfig", "LOKR": "LoKrConfig"}
@@ -333,10 +302,8 @@ def check_low_bit(bits: str, device: torch.device) -> None:
         raise errors.DeviceError(msg)
     supported = getattr(low_bit_library(), "supported_torch_devices", None)
     if supported is not None and device.type not in supported:
-        msg = (
-            f'bits="{bits}" cannot run on device "{device}": bitsandbytes has kernels for '
-            f'{", ".join(sorted(set(supported) - {"cpu"}))}. Leave bits at "full", or use one of these.'
-        )
+        kinds = ", ".join(sorted(set(supported) - {"cpu"}))
+        msg = f'bits="{bits}" cannot run on device "{device}": bitsandbytes has kernels for {kinds}. Use bits="full".'
         raise errors.DeviceError(msg)
 
 
@@ -409,13 +376,14 @@ def published_model(
     adapted = is_adapter_folder(given)
     folder = adapter_base_folder(given) if adapted else readable_folder(model_directory)
     config, weights = loading.read_config(folder), loading.read_weights(folder)
-    network, has_head = loading.build_model(config, weights, str(folder))
+    entries = adapter_entries(given) if adapted else weights
+    n_classes = next((len(entries[name]) for name in _CLASS_ROWS if name in entries), 0)
     if adapted:
-        weights = adapter_entries(given)
-        encoder = {name: x for name, x in weights.items() if ".bert." in name and ".bert.pooler." not in name}
-        read_adapters(network, given, encoder)
-        network.requires_grad_(False).train(False)
-    n_classes = next((len(weights[name]) for name in _CLASS_ROWS if name in weights), 0)
+        plain_type = "CellClassifier" if any(".pooler." in name for name in entries) else "GeneClassifier"
+        merged = _merged_adapters(given, plain_type, n_classes or 2).state_dict()
+        weights = {name: value for name, value in weights.items() if name.startswith("cls.")}
+        weights |= {name: value for name, value in merged.items() if name.startswith("bert.")}
+    network, has_head = loading.build_model(config, weights, str(folder))
     if num_classes and n_classes and n_classes != num_classes:
         msg = f"{given} has {n_classes} classes, not num_classes={num_classes}. Set num_classes={n_classes}."
         raise errors.CheckpointError(msg)
@@ -471,30 +439,17 @@ def load_plain_network(
     Parameters
     ----------
     model_type
-        "Pretrained", "GeneClassifier", "CellClassifier" or "MTLCellClassifier"; "Pretrained-Quantized" and
-        "MTLCellClassifier-Quantized" keep the weights of the encoder in 8 bits. Of a multi-task model the encoder is
-        loaded.
+        "Pretrained", "GeneClassifier", "CellClassifier", or "MTLCellClassifier", of which the encoder is loaded; with
+        "-Quantized" after the first or the last the weights of the encoder are kept in 8 bits.
     num_classes : Classes of cells or genes.
-    model_directory
-        Folder with weights of this package, of the published one, or of adapters; or a name that
-        `geneformer.load_model` knows. Pickled weights are read without running anything.
+    model_directory : Folder with weights or with adapters, or a name that `geneformer.load_model` knows.
     mode : "eval" for a network in evaluation mode that returns the states of all layers; "train".
-    quantize
-        True for frozen weights in 4 bits with low-rank updates that are trained; or a dictionary with `bnb_config`
-        and `peft_config`, the second alone for updates over weights of full precision.
+    quantize : True for updates over weights of 4 bits; or a dictionary with `bnb_config` and `peft_config`.
 
     Returns
     -------
     `BertForMaskedLM`, `BertForTokenClassification` or `BertForSequenceClassification`, wrapped by PEFT where there are
     low-rank updates. A head that the folder does not hold starts at random.
-
-    Raises
-    ------
-    UnknownChoiceError : Another type or mode.
-    UnknownModelError, CheckpointError, UnsafeFileError
-        No such folder, or weights that do not fit, or that ask for code to be run.
-    DeviceError : Weights of few bits where there is no accelerator for them.
-    MissingExtraError : A library for adapters or few bits is not installed.
     """
     check_choice("model_type", model_type, MODEL_TYPES)
     check_choice("mode", mode, ("eval", "train"))
@@ -532,6 +487,12 @@ def _adapted(network: Any, folder: Path, *, trainable: bool) -> Any:
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, KeyError) as error:
         msg = f"{folder}: the network cannot take its adapters ({error!s:.300}). Give the folder they belong to."
         raise errors.CheckpointError(msg) from error
+
+
+def _merged_adapters(folder: Path, plain_type: str, n_classes: int) -> Any:
+    """The network of plain `transformers` whose adapters a folder holds, these made part of its weights."""
+    network = _plain_network(adapter_base_folder(folder), plain_type, n_classes)
+    return _adapted(network, folder, trainable=False).merge_and_unload()
 
 
 def _plain_network(folder: Path, plain_type: str, n_classes: int) -> Any:

@@ -1,19 +1,14 @@
 """Search spaces of published scripts, as distributions of Optuna."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geneformer.errors import OptionError, UnsupportedArgumentError
 from geneformer.files import require
 
 INTEGERS = (
-    "warmup_steps",
-    "seed",
-    "data_seed",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-)
+    "warmup_steps", "seed", "data_seed", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
 """Training arguments that take integers."""
 
 DEFAULT: dict[str, Any] = {
@@ -30,8 +25,7 @@ DEFAULT: dict[str, Any] = {
 
 def read_ray_space(space: Any) -> dict[str, Any]:
     """Distributions for `ray_config`, or those of the published space for None."""
-    if space is None:
-        space = DEFAULT
+    space = DEFAULT if space is None else space
     if not isinstance(space, Mapping) or not space:
         msg = f"ray_config={space!r} takes a dictionary: a list of choices, a pair (low, high), or a domain by name."
         raise OptionError(msg)
@@ -51,28 +45,12 @@ def _ray_distribution(name: str, entry: Any) -> Any:
             msg = f"ray_config lists no choice for {name}."
             raise OptionError(msg)
         return distribution("categorical", choices=entry)
+    integer, log, step = name in INTEGERS, name == "learning_rate", None
     if isinstance(entry, tuple) and len(entry) == 2:
-        return _ray_range(name, *entry, log=name == "learning_rate", integer=name in INTEGERS)
-    if not (hasattr(entry, "lower") and hasattr(entry, "upper")):
-        msg = (
-            f"ray_config sets {name}={entry!r}, which is not supported. Give a list of choices, a pair (low, high), or "
-            "tune.choice, tune.uniform, tune.loguniform, tune.randint or their quantized forms."
-        )
-        raise UnsupportedArgumentError(msg)
-    sampler: Any = getattr(entry, "sampler", None)
-    step = getattr(sampler, "q", None)
-    if step is not None:
-        sampler = getattr(sampler, "sampler", None)
-    kind = type(sampler).__name__.lower()
-    if "normal" in kind:
-        msg = f"ray_config sets {name} to a normal distribution, which is not supported. Use tune.uniform."
-        raise UnsupportedArgumentError(msg)
-    is_integer = type(entry).__name__ == "Integer"  # whose upper end is not drawn, unless it is quantized
-    high = entry.upper - 1 if is_integer and step is None else entry.upper
-    return _ray_range(name, entry.lower, high, log="log" in kind, step=step, integer=is_integer or name in INTEGERS)
-
-
-def _ray_range(name: str, low: Any, high: Any, *, log: bool, integer: bool, step: Any = None) -> Any:
+        low, high = entry
+    else:
+        low, high, log, step = _tune_range(name, entry)
+        integer = integer or _is_integer(entry)
     are_numbers = all(isinstance(end, int | float) and abs(end) != float("inf") for end in (low, high))
     if not are_numbers or low > high or (log and low <= 0):
         msg = f"ray_config sets {name} from {low!r} to {high!r}. It takes two finite numbers, the lower one first."
@@ -80,12 +58,36 @@ def _ray_range(name: str, low: Any, high: Any, *, log: bool, integer: bool, step
     return distribution("int" if integer else "float", low=low, high=high, log=log, step=None if log else step)
 
 
-def distribution(kind: str, **settings: Any) -> Any:
-    """A distribution: "categorical" with `choices`; "int" or "float" with `low`, `high`, and `log` or `step`."""
+def _tune_range(name: str, domain: Any) -> tuple[Any, Any, bool, Any]:
+    """Ends of a range of `ray.tune`, whether it is logarithmic, and its step."""
+    if not (hasattr(domain, "lower") and hasattr(domain, "upper")):
+        msg = (
+            f"ray_config sets {name}={domain!r}, which is not supported. Give a list of choices, a pair (low, high), "
+            "or tune.choice, tune.uniform, tune.loguniform, tune.randint or their quantized forms."
+        )
+        raise UnsupportedArgumentError(msg)
+    sampler = getattr(domain, "sampler", None)
+    step = getattr(sampler, "q", None)
+    kind = type(sampler if step is None else getattr(sampler, "sampler", None)).__name__.lower()
+    if "normal" in kind:
+        msg = f"ray_config sets {name} to a normal distribution, which is not supported. Use tune.uniform."
+        raise UnsupportedArgumentError(msg)
+    # The upper end of whole numbers is not drawn, unless they are quantized.
+    high = domain.upper - 1 if _is_integer(domain) and step is None else domain.upper
+    return domain.lower, high, "log" in kind, step
+
+
+def _is_integer(domain: Any) -> bool:
+    return type(domain).__name__ == "Integer"
+
+
+def distribution(
+    kind: str, *, choices: Sequence[Any] = (), low: float = 0, high: float = 0, log: bool = False, step: Any = None
+) -> Any:
+    """One of Optuna's distributions: "categorical" with choices; "int" or "float" from low to high."""
     distributions = require("optuna", "A search", extra="train").distributions
     if kind == "categorical":
-        return distributions.CategoricalDistribution(list(settings["choices"]))
-    low, high, log, step = settings["low"], settings["high"], bool(settings.get("log")), settings.get("step")
+        return distributions.CategoricalDistribution(list(choices))
     if kind == "float":
-        return distributions.FloatDistribution(low, high, log=log, step=step)
-    return distributions.IntDistribution(round(low), round(high), log=log, step=max(round(step or 1), 1))
+        return distributions.FloatDistribution(low, high, log=bool(log), step=step)
+    return distributions.IntDistribution(round(low), round(high), log=bool(log), step=max(round(step or 1), 1))
