@@ -5,9 +5,10 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from geneformer import errors
 from geneformer.compat import classifier_data as cells
@@ -23,6 +24,7 @@ from geneformer.compat.cells import (
 )
 from geneformer.compat.dictionaries import published_vocabulary
 from geneformer.compat.networks import check_low_bit, checked_quantize, load_bert_classifier, published_runtime
+from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments
 from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
@@ -40,6 +42,7 @@ Split = tuple[TokenizedDataset, TokenizedDataset | None, TokenizedDataset | None
 """Cells to learn from, to evaluate on, and to test on."""
 
 
+@dataclass(eq=False, repr=False)
 class Classifier:
     """Cell or gene classes, learnt by fine-tuning BERT's classifiers on a pretrained encoder.
 
@@ -68,67 +71,54 @@ class Classifier:
     nproc, ngpu : Checked, with nothing to do: reading is memory mapped, and trials run one after another.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  the published signature
-        self,
-        classifier: str | None = None,
-        quantize: bool | dict[str, Any] = False,
-        cell_state_dict: dict[str, Any] | None = None,
-        gene_class_dict: dict[Any, list[str]] | None = None,
-        filter_data: dict[str, Any] | None = None,
-        rare_threshold: float = 0,
-        max_ncells: int | None = None,
-        max_ncells_per_class: int | None = None,
-        training_args: dict[str, Any] | None = None,
-        ray_config: dict[str, Any] | None = None,
-        freeze_layers: int = 0,
-        num_crossval_splits: int = 1,
-        split_sizes: dict[str, float] | None = {"train": 0.8, "valid": 0.1, "test": 0.1},  # noqa: B006  never changed
-        stratify_splits_col: str | None = None,
-        no_eval: bool = False,
-        forward_batch_size: int = 100,
-        model_version: str = "V2",
-        token_dictionary_file: str | Path | None = None,
-        nproc: int = 4,
-        ngpu: int = 1,
-    ) -> None:
-        check_choice("classifier", classifier, ("cell", "gene"))
-        check_choice("num_crossval_splits", num_crossval_splits, (0, 1, 5))
-        check_range("rare_threshold", rare_threshold, low=0.0, high=1.0)
-        arguments: Any = training_args
+    classifier: str = None  # type: ignore[assignment]  # the published default, which is refused
+    quantize: bool | dict[str, Any] = False
+    cell_state_dict: dict[str, Any] | None = None
+    gene_class_dict: dict[Any, Any] | None = None
+    filter_data: Values = None
+    rare_threshold: float = 0
+    max_ncells: Limit = None
+    max_ncells_per_class: Limit = None
+    training_args: dict[str, Any] | None = None
+    ray_config: dict[str, Any] | None = None
+    freeze_layers: Count = 0
+    num_crossval_splits: Literal[0, 1, 5] = 1
+    split_sizes: Mapping[str, float] | None = cells.SPLIT_SIZES
+    stratify_splits_col: str | None = None
+    no_eval: bool = False
+    forward_batch_size: Positive = 100
+    model_version: Version = "V2"
+    token_dictionary_file: str | Path | None = None
+    nproc: Positive = 4
+    ngpu: Count = 1
+
+    def __post_init__(self) -> None:
+        check_choice("classifier", self.classifier, ("cell", "gene"))
+        vars(self).update(check_arguments(type(self), vars(self)))
+        check_range("rare_threshold", self.rare_threshold, low=0.0, high=1.0)
+        arguments: Any = self.training_args
         if not isinstance(arguments, Mapping | None):
             msg = f"training_args={arguments!r} takes a dictionary of arguments of transformers.TrainingArguments."
             raise errors.OptionError(msg)
-        self.max_ncells = whole_number("max_ncells", max_ncells, low=1)
-        self.max_ncells_per_class = whole_number("max_ncells_per_class", max_ncells_per_class, low=1)
-        self.forward_batch_size = whole_number("forward_batch_size", forward_batch_size, low=1)
-        self.nproc, self.ngpu = whole_number("nproc", nproc, low=1), whole_number("ngpu", ngpu, low=0)
-        self.freeze_layers = whole_number("freeze_layers", freeze_layers, low=0)
-        self.num_crossval_splits = int(num_crossval_splits)
-        self.classifier: Any = classifier
-        self.vocabulary = published_vocabulary(model_version, token_dictionary_file)
-        self.quantize, self.ray_config = quantize, ray_config
-        self.adapters, self.bits = checked_quantize(quantize)
-        self.cell_state_dict: dict[str, Any] | None = None
-        self.gene_class_dict: dict[Any, list[int]] | None = None
-        if classifier == "cell":
-            _warn_unused("cell", gene_class_dict=gene_class_dict)
-            self.cell_state_dict = cells.checked_states(cell_state_dict)
+        self.vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
+        self.gene_token_dict = dict(self.vocabulary.token_of)
+        self.adapters, self.bits = checked_quantize(self.quantize)
+        if self.classifier == "cell":
+            _warn_unused("cell", gene_class_dict=self.gene_class_dict)
+            self.gene_class_dict = None
+            self.cell_state_dict = cells.checked_states(self.cell_state_dict)
         else:
-            if max_ncells_per_class is not None:
+            if self.max_ncells_per_class is not None:
                 msg = 'max_ncells_per_class is about states of cells; with classifier="gene" use max_ncells.'
                 raise errors.UnsupportedArgumentError(msg)
-            unused = {"rare_threshold": rare_threshold, "stratify_splits_col": stratify_splits_col}
-            _warn_unused("gene", cell_state_dict=cell_state_dict, **unused)
-            self.gene_class_dict = cells.checked_genes(gene_class_dict, self.vocabulary)
-        self.filter_data = cells.checked_filter(filter_data, self.cell_state_dict)
-        self.rare_threshold, self.no_eval = rare_threshold, no_eval
-        self.training_args = None if training_args is None else dict(training_args)
-        self.split_sizes = cells.checked_shares(split_sizes)
-        self.train_size, valid_size, self.oos_test_size = (self.split_sizes[p] for p in ("train", "valid", "test"))
-        self.eval_size = valid_size / (self.train_size + valid_size)
-        self.stratify_splits_col = stratify_splits_col
-        self.model_version, self.token_dictionary_file = model_version, token_dictionary_file
-        self.gene_token_dict = dict(self.vocabulary.token_of)
+            unused = {"rare_threshold": self.rare_threshold, "stratify_splits_col": self.stratify_splits_col}
+            _warn_unused("gene", cell_state_dict=self.cell_state_dict, **unused)
+            self.cell_state_dict = None
+            self.gene_class_dict = cells.checked_genes(self.gene_class_dict, self.vocabulary)
+        self.filter_data = cells.checked_filter(self.filter_data, self.cell_state_dict)
+        self.split_sizes = sizes = cells.checked_shares(self.split_sizes)
+        self.train_size, self.oos_test_size = sizes["train"], sizes["test"]
+        self.eval_size = sizes["valid"] / (sizes["train"] + sizes["valid"])
 
     def prepare_data(  # noqa: PLR0917  the published signature
         self,
@@ -712,4 +702,4 @@ def _warn_unused(kind: str, **arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value]
     if given:
         msg = f'{", ".join(given)} has no meaning for classifier="{kind}" and is left out.'
-        warnings.warn(msg, errors.GeneformerWarning, stacklevel=3)
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from geneformer import errors
 from geneformer.compat import mtl_files
 from geneformer.compat.networks import readable_folder
+from geneformer.compat.options import Count, Positive, check_arguments
 from geneformer.compat.search_space import distribution
 from geneformer.files import require
 from geneformer.files.progress import progress_bar
@@ -101,8 +102,8 @@ class MTLClassifier:
     model_save_path: str | Path | None = None
     results_dir: str | Path | None = None
     trials_result_path: str | Path | None = None
-    batch_size: int = 4
-    n_trials: int = 15
+    batch_size: Positive = 4
+    n_trials: Positive = 15
     study_name: str = "mtl"
     max_layers_to_freeze: int | Mapping[str, int] | None = None
     epochs: int = 1
@@ -119,8 +120,8 @@ class MTLClassifier:
     wandb_project: str | None = None
     gradient_clipping: bool = False
     max_grad_norm: float | None = None
-    gradient_accumulation_steps: int = 1
-    seed: int = 42
+    gradient_accumulation_steps: Positive = 1
+    seed: Count = 42
 
     def __post_init__(self) -> None:
         columns = [self.task_columns] if isinstance(self.task_columns, str) else list(self.task_columns or ())
@@ -131,8 +132,7 @@ class MTLClassifier:
             msg = f"task_columns={columns} names a column twice. Name each one once."
             raise errors.LabelError(msg)
         self.task_columns = self._columns = columns
-        for name, low in (("batch_size", 1), ("n_trials", 1), ("gradient_accumulation_steps", 1), ("seed", 0)):
-            setattr(self, name, whole_number(name, getattr(self, name), low=low))
+        vars(self).update(check_arguments(type(self), vars(self)))
         check_range("epochs", self.epochs, above=0)
         check_range("max_grad_norm", self.max_grad_norm, above=0.0)
         if self.gradient_clipping and self.max_grad_norm is None:
