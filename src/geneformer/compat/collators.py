@@ -1,6 +1,7 @@
 """What stands in for a tokenizer where `transformers` asks a collator for one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -124,6 +125,7 @@ class GeneformerPreCollator:
         return ()
 
 
+@dataclass(eq=False, repr=False)
 class DataCollatorForGeneClassification:
     """Batches of cells with one class for each token, for `transformers.BertForTokenClassification`.
 
@@ -142,25 +144,18 @@ class DataCollatorForGeneClassification:
     [[1, -100], [0, -100]]
     """
 
+    token_dictionary: Mapping[str, int] | None = None
+    _: KW_ONLY
     padding: bool | str = True
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
 
-    def __init__(
-        self,
-        token_dictionary: Mapping[str, int] | None = None,
-        *,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-    ) -> None:
-        self.token_dictionary = dict(
-            token_dictionary or published_vocabulary("V2").published_tables()["token_dictionary"]
-        )
-        if PAD not in self.token_dictionary:
+    def __post_init__(self) -> None:
+        tokens = dict(self.token_dictionary or published_vocabulary("V2").published_tables()["token_dictionary"])
+        if PAD not in tokens:
             msg = f"token_dictionary has no {PAD}. Give the dictionary that the cells were tokenized with."
             raise errors.OptionError(msg)
-        self.padding, self.max_length, self.pad_to_multiple_of = padding, max_length, pad_to_multiple_of
+        self.token_dictionary, self._pad_id = tokens, int(tokens[PAD])
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The batch; `input_ids` and `attention_mask` are ``(B, L)``, `labels` ``(B,)`` or one for each token."""
@@ -197,8 +192,8 @@ class DataCollatorForGeneClassification:
             msg = f"padding={self.padding!r}, but the cells of the batch differ in length. Use padding=True."
             raise errors.OptionError(msg)
         width = -(-width // step) * step
-        ids = _filled(rows, width, int(self.token_dictionary[PAD]))
-        return {"input_ids": ids, "attention_mask": _filled([torch.ones_like(row) for row in rows], width, 0)}
+        mask = _filled([torch.ones_like(row) for row in rows], width, 0)
+        return {"input_ids": _filled(rows, width, self._pad_id), "attention_mask": mask}
 
 
 class DataCollatorForCellClassification(DataCollatorForGeneClassification):

@@ -237,16 +237,10 @@ def adapter_settings(folder: Path) -> Any:
     others = content.keys() - kept.keys() - _ADAPTER_NOTES
     asked = sorted(name for name in others if content[name] and content[name] != usual.get(name, MISSING))
     if asked:
-        msg = (
-            f"{path} sets {asked[0]}={content[asked[0]]!r:.200}, which is not read here. Remove it if it is not needed."
-        )
+        entry = f"{asked[0]}={content[asked[0]]!r:.200}"
+        msg = f"{path} sets {entry}, which is not read here. Remove it if it is not needed."
         raise errors.CheckpointError(msg)
-    numbers: dict[str, Any] = {
-        "r": int,
-        "lora_alpha": (int, float),
-        "lora_dropout": (int, float),
-        "alpha": (int, float),
-    }
+    numbers: dict[str, Any] = {"r": int, **dict.fromkeys(("lora_alpha", "lora_dropout", "alpha"), (int, float))}
     wrong = [name for name in numbers if name in kept and not isinstance(kept[name], numbers[name])]
     if wrong:
         msg = f"{path}: {wrong[0]}={kept[wrong[0]]!r:.200} is no number. The file is damaged; copy it again."
@@ -274,8 +268,7 @@ def adapter_base_folder(adapters: Path) -> Path:
         return readable_folder(base)
     except errors.UnknownModelError as error:
         msg = (
-            f"{adapters} changes the weights of {base!r}, which is not there. Write the folder of that model as "
-            f"base_model_name_or_path into {path}."
+            f"{adapters} changes {base!r}, which is not there. Write its folder as base_model_name_or_path into {path}."
         )
         raise errors.UnknownModelError(msg) from error
 
