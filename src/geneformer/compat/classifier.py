@@ -354,11 +354,11 @@ class Classifier:
                 if debug_gene_split_datasets:
                     return None
             folder = run / f"ksplit{number}"
-            learnt = model_directory, len(classes), train, None if self.no_eval else valid, folder
+            inputs = model_directory, len(classes), train, None if self.no_eval else valid, folder
             if n_hyperopt_trials == 0:
-                trainer, evaluated = self.train_classifier(*learnt, predict=predict_trainer), valid
+                trainer, evaluated = self.train_classifier(*inputs, predict=predict_trainer), valid
             else:
-                trainer = self.hyperopt_classifier(*learnt, n_trials=n_hyperopt_trials)
+                trainer = self.hyperopt_classifier(*inputs, n_trials=n_hyperopt_trials)
                 self._write_trainer_predictions(trainer, valid if predict_trainer else None, folder)
                 evaluated = valid if test is None else test  # the validation genes chose the trial
             if not self.no_eval:

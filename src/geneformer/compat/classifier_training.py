@@ -96,14 +96,14 @@ class FixedBatchTrainer(training.PackedTrainer):
         train: TokenizedDataset,
         valid: TokenizedDataset,
     ) -> None:
-        learnt, held_out = label_batches(train, network.kind), label_batches(valid, network.kind)
+        batches, held_out = label_batches(train, network.kind), label_batches(valid, network.kind)
         dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
         super().__init__(
             model=network,
             args=settings,
-            lengths=learnt.lengths,
-            collate=learnt,
-            data_collator=lambda rows: learnt([(0, row) for row in rows]),
+            lengths=batches.lengths,
+            collate=batches,
+            data_collator=lambda rows: batches([(0, row) for row in rows]),
             eval_lengths=held_out.lengths,
             eval_collate=held_out,
             tokens_per_batch=max(settings.eval_batch_size, 1) * int(network.config.max_position_embeddings),
@@ -310,7 +310,7 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"training_args sets output_dir={value!r}; files go to the output_directory of the method instead."
             warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
         elif name in REFUSED and value not in (None, False, "", [], {}):
-            msg = f"training_args sets {name}={value!r}, which is not supported here. {REFUSED[name]}."
+            msg = f"training_args sets {name}={value!r}, which is not names here. {REFUSED[name]}."
             raise errors.UnsupportedArgumentError(msg)
         elif name not in UNNEEDED and name not in REFUSED:
             # The one old argument that begins with "no_" asks for the CPU.
@@ -320,19 +320,19 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _installed(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments as the installed release calls them."""
-    known = {field.name for field in fields(TrainingArguments)}
-    if "group_by_length" in arguments and "group_by_length" not in known:
+    names = {field.name for field in fields(TrainingArguments)}
+    if "group_by_length" in arguments and "group_by_length" not in names:
         by_length = arguments.pop("group_by_length")
         arguments.setdefault("train_sampling_strategy", "group_by_length" if by_length else "random")
     if arguments.get("train_sampling_strategy") == "batch_rebalance":
         msg = 'training_args sets train_sampling_strategy="batch_rebalance". Choose "random" or "group_by_length".'
         raise errors.UnsupportedArgumentError(msg)
-    if "warmup_ratio" in arguments and "warmup_ratio" not in known:
+    if "warmup_ratio" in arguments and "warmup_ratio" not in names:
         ratio = arguments.pop("warmup_ratio")
         arguments.setdefault("warmup_steps", ratio)  # a share of the steps, where it is below one
     for name in arguments:
-        if name not in known:
-            msg = f"training_args sets {name!r}, which the installed transformers does not have.{nearest(name, known)}"
+        if name not in names:
+            msg = f"training_args sets {name!r}, which the installed transformers does not have.{nearest(name, names)}"
             raise errors.UnknownOptionError(msg)
     return arguments
 

@@ -384,10 +384,10 @@ class Hyperparameters(Options):
 
 
 def _check_names(argument: str, given: Mapping[str, Any]) -> None:
-    known = [entry.name for entry in fields(Hyperparameters)]
+    names = [entry.name for entry in fields(Hyperparameters)]
     for name in given:
-        if name not in known:
-            msg = f"{argument} names {name!r}. Hyperparameters are {', '.join(known)}.{nearest(name, known)}"
+        if name not in names:
+            msg = f"{argument} names {name!r}. Hyperparameters are {', '.join(names)}.{nearest(name, names)}"
             raise errors.UnknownOptionError(msg)
 
 
