@@ -77,6 +77,11 @@ class PerturbationPlan:
         """Parts in which the run finishes."""
         return -(-len(self.cells.rows) // self.options.cells_per_shard)
 
+    @property
+    def n_steps(self) -> int:
+        """Shards that are run; a screen goes over the cells twice."""
+        return self.n_shards * (2 if self.options.method == SCREEN else 1)
+
     def rows_of(self, shard: int) -> Ints:
         """Rows of the cells of one shard."""
         size = self.options.cells_per_shard

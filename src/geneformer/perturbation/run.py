@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +59,10 @@ Finished = Callable[[int], pa.Table]
 def run_plan(plan: PerturbationPlan, *, progress: Progress | None = None) -> PerturbationEffects:
     """All effects, in memory."""
     tables: list[pa.Table] = []
-    total = count_shards(plan)
-    for shard in range(total):
+    for shard in range(plan.n_steps):
         tables.append(run_shard(plan, shard, tables.__getitem__))
         if progress is not None:
-            progress(shard + 1, total)
+            progress(shard + 1, plan.n_steps)
     return _assembled(plan, tables)
 
 
@@ -88,25 +86,36 @@ def run_to_folder(
     """All effects, or one part of several, into a folder that appears when it is complete."""
     output = check_output(output, overwrite=overwrite)
     _check_part(part, plan)
-    total = count_shards(plan)
     partial = output.with_name(output.name + ".partial")
-    shards = list(range(part[0] - 1, total, part[1]))
-    identity = {**plan.identity, "part": list(part)}
+    shards = range(part[0] - 1, plan.n_steps, part[1])
+    paths = {shard: partial / f"shard-{shard:06d}.parquet" for shard in shards}
+
+    def read(shard: int) -> pa.Table:
+        return parquet.read_table(paths[shard], memory_map=True)
+
     with output_errors(output):
         partial.mkdir(exist_ok=True)
         with lock(partial / "lock"):
+            identity = {**plan.identity, "part": list(part)}
             journal = _journal(partial, identity, resume=resume, overwrite=overwrite)
             check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
-            done = {entry["shard"] for entry in journal.entries if _is_complete(partial, entry["shard"])}
+            done = {entry["shard"] for entry in journal.entries if _is_complete(paths[entry["shard"]])}
             for number, shard in enumerate(shards):
                 if shard not in done:
-                    table = run_shard(plan, shard, lambda number: _read_shard(partial, number))
-                    with atomic_file(_shard_path(partial, shard), overwrite=True) as temporary:
+                    table = run_shard(plan, shard, read)
+                    with atomic_file(paths[shard], overwrite=True) as temporary:
                         parquet.write_table(table, temporary)
                     journal.append({"shard": shard})
                 if progress is not None:
                     progress(number + 1, len(shards))
-            _publish(plan, partial, output, shards, part)
+            tables = [read(shard) for shard in shards]
+            sizes = [[shard, table.num_rows] for shard, table in zip(shards, tables, strict=True)]
+            effects = _assembled(plan, tables, run=plan.identity, part=list(part), shards=sizes)
+            finished = partial / "finished"
+            shutil.rmtree(finished, ignore_errors=True)
+            finished.mkdir()
+            _save(effects, finished)
+            publish_folder(finished, output)
     shutil.rmtree(partial, ignore_errors=True)
     return output
 
@@ -185,33 +194,13 @@ def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite
     return Journal(path, identity)
 
 
-def _shard_path(partial: Path, shard: int) -> Path:
-    return partial / f"shard-{shard:06d}.parquet"
-
-
-def _is_complete(partial: Path, shard: int) -> bool:
+def _is_complete(path: Path) -> bool:
     """Whether a shard that was written is still there, to its end."""
     try:
-        parquet.read_metadata(_shard_path(partial, shard))
+        parquet.read_metadata(path)
     except (FileNotFoundError, pa.ArrowInvalid):
         return False
     return True
-
-
-def _read_shard(partial: Path, shard: int) -> pa.Table:
-    return parquet.read_table(_shard_path(partial, shard), memory_map=True)
-
-
-def _publish(plan: PerturbationPlan, partial: Path, output: Path, shards: Sequence[int], part: tuple[int, int]) -> None:
-    """Put the shards together, in order, and give the folder its name."""
-    tables = [_read_shard(partial, shard) for shard in shards]
-    sizes = [[shard, table.num_rows] for shard, table in zip(shards, tables, strict=True)]
-    effects = _assembled(plan, tables, run=plan.identity, part=list(part), shards=sizes)
-    finished = partial / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    finished.mkdir()
-    _save(effects, finished)
-    publish_folder(finished, output)
 
 
 def _save(effects: PerturbationEffects, folder: Path) -> None:
@@ -224,11 +213,6 @@ def _save(effects: PerturbationEffects, folder: Path) -> None:
         options={"perturb": provenance["perturb"]},
         results={"cells": effects.cells.num_rows, "effects": len(effects), "part": provenance["part"]},
     ).write(folder)
-
-
-def count_shards(plan: PerturbationPlan) -> int:
-    """Shards of a run; a screen goes over the cells twice."""
-    return plan.n_shards * (2 if plan.options.method == SCREEN else 1)
 
 
 def run_shard(plan: PerturbationPlan, shard: int, finished: Finished) -> pa.Table:
@@ -252,7 +236,7 @@ def exact_effects(plan: PerturbationPlan, rows: Ints, perturbations: Sequence[Se
     """Effects of some perturbations of each of some cells."""
     cells, states = plan.token_rows(rows), plan.state_vectors
     runner = ExactRunner(plan.model, plan.options, plan.runtime, np.stack(list(states.values())) if states else None)
-    effects = _rows(plan, rows, EXACT)
+    effects = EffectRows(plan, rows, EXACT)
     runner.run(cells, possible_edits(cells, perturbations, plan.model), effects.take)
     return effects.table()
 
@@ -264,7 +248,7 @@ def screened_effects(plan: PerturbationPlan, rows: Ints) -> pa.Table:
     verify_placement(model.network, device)
     vectors = list(plan.state_vectors.values())
     states = torch.as_tensor(np.stack(vectors), device=device) if vectors else None
-    effects, number = _rows(plan, rows, SCREEN), 0
+    effects = EffectRows(plan, rows, SCREEN)
     for place, cell in enumerate(plan.token_rows(rows)):
         ids = torch.as_tensor(cell, device=device)
         screened = screen_deletions(
@@ -279,23 +263,23 @@ def screened_effects(plan: PerturbationPlan, rows: Ints) -> pa.Table:
             seed=options.seed,
         )
         by_token = {perturbation.tokens[0]: perturbation for perturbation in plan.targets.of_cell(cell)}
+        tokens = cell[screened.places]
+        asked = np.isin(tokens, list(by_token))
+        numbers = len(effects.edits) + np.arange(asked.sum())
+        named = [(place, by_token[token]) for token in tokens[asked].tolist()]
+        effects.edits |= dict(zip(numbers.tolist(), named, strict=True))
         similarity = None if screened.similarity is None else screened.similarity[None]
         kinds = (SIMILARITY, similarity), (SHIFT, screened.shifts), (PROBABILITY_SHIFT, screened.probability_shifts)
-        for gene, token in enumerate(cell[screened.places].tolist()):
-            if token not in by_token:
-                continue
-            for kind, values in kinds:
-                if values is not None:
-                    effects.add_estimates(number, place, by_token[token], kind, values[:, gene])
-            number += 1
+        for kind, values in kinds:
+            if values is not None:
+                effects.add(numbers, kind, values[:, asked].T)
     return effects.table()
 
 
 def strongest_genes(plan: PerturbationPlan, screened: Sequence[pa.Table]) -> set[int]:
     """Token ids of the genes with the strongest estimated effect, averaged over the cells that have them."""
     frame = _main_effects(plan, pa.concat_tables(screened))
-    genes = frame["genes"].astype(str).to_numpy()
-    names, place = np.unique(genes, return_inverse=True)
+    names, place = np.unique(frame["genes"].astype(str), return_inverse=True)
     means = np.abs(np.bincount(place, weights=frame["value"].to_numpy(np.float64)) / np.bincount(place))
     best = names[np.argsort(-means, kind="stable")[: plan.options.verify]]
     return {plan.model.vocabulary.token_of[name] for name in best.tolist()}
@@ -321,7 +305,7 @@ def screen_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any
     """How well the estimates agree with exact effects, in the cells where every gene was run exactly."""
     frame = _main_effects(plan, effects)
     names = plan.tokens.cell_ids[check_rows(plan)].astype(str)
-    frame = frame[frame["cell_id"].astype(str).isin(names)].astype({"method": str, "cell_id": str, "genes": str})
+    frame = frame[frame["cell_id"].isin(names)].astype({"method": str, "cell_id": str, "genes": str})
     wide = frame.pivot_table(index=["cell_id", "genes"], columns="method", values="value", sort=False).dropna()
     if len(wide) < 2 or SCREEN not in wide or EXACT not in wide:
         return {"cells": 0}
@@ -341,83 +325,69 @@ def screen_agreement(plan: PerturbationPlan, effects: pa.Table) -> dict[str, Any
     }
 
 
-def _rows(plan: PerturbationPlan, rows: Ints, method: str) -> "EffectRows":
-    names = plan.tokens.cell_ids[rows]
-    return EffectRows(names, list(plan.state_vectors), plan.model.classes, plan.model.vocabulary.gene_of, method)
+EFFECTS_SCHEMA = pa.schema(
+    [(name, pa.float32() if name == "value" else pa.dictionary(pa.int32(), pa.string())) for name in EFFECT_COLUMNS]
+)
+"""Columns of a table of effects: repeated texts once, numbers in float32."""
 
 
-def effects_schema() -> pa.Schema:
-    """Columns of a table of effects: repeated texts once, numbers in float32."""
-    texts = pa.dictionary(pa.int32(), pa.string())
-    kinds = {name: pa.float32() if name == "value" else texts for name in EFFECT_COLUMNS}
-    return pa.schema(list(kinds.items()))
-
-
-@dataclass(slots=True, eq=False)
 class EffectRows:
-    """Rows of one shard."""
+    """Rows of one shard as they come in, edit by edit."""
 
-    cell_ids: NDArray[np.object_]
-    states: Sequence[str]
-    classes: Sequence[str]
-    genes: NDArray[np.object_]
-    method: str = EXACT
-    _edits: dict[int, tuple[int, Perturbation]] = field(default_factory=dict)
-    _parts: list[tuple[Ints, int, Ints, NDArray[np.float32]]] = field(default_factory=list)
+    def __init__(self, plan: PerturbationPlan, rows: Ints, method: str) -> None:
+        self.plan, self.method = plan, method
+        self.cell_ids = plan.tokens.cell_ids[rows]
+        self.edits: dict[int, tuple[int, Perturbation]] = {}
+        self._parts: list[tuple[Ints, Ints, Ints, NDArray[np.float32]]] = []
 
     def take(self, edits: Sequence[Edit], effects: Effects, pairs: Pairs) -> None:
         """Keep the effects of a batch."""
-        self._edits |= {edit.number: (edit.cell, edit.perturbation) for edit in edits}
+        self.edits |= {edit.number: (edit.cell, edit.perturbation) for edit in edits}
         numbers = np.array([edit.number for edit in edits], dtype=np.int64)
-        if effects.similarity is not None:
-            self._add(numbers, SIMILARITY, np.zeros(len(edits), np.int64), effects.similarity.cpu().numpy())
-        for kind, values in ((SHIFT, effects.shifts), (PROBABILITY_SHIFT, effects.proba_shifts)):
+        similarity = None if effects.similarity is None else effects.similarity[:, None]
+        kinds = (SIMILARITY, similarity), (SHIFT, effects.shifts), (PROBABILITY_SHIFT, effects.proba_shifts)
+        for kind, values in kinds:
             if values is not None:
-                n_edits, n_targets = values.shape
-                targets = np.tile(np.arange(n_targets), n_edits)
-                self._add(np.repeat(numbers, n_targets), kind, targets, values.cpu().numpy().ravel())
+                self.add(numbers, kind, values.cpu().numpy())
         if effects.genes is not None:
             other = pairs.is_other.cpu().numpy()
             tokens = np.concatenate([edit.edited.tokens for edit in edits])
             of_edit = numbers[pairs.cell.cpu().numpy()]
             self._add(of_edit[other], GENE_SIMILARITY, tokens[other], effects.genes.cpu().numpy()[other])
 
-    def add_estimates(
-        self, number: int, cell: int, perturbation: Perturbation, kind: str, values: NDArray[np.floating]
-    ) -> None:
-        """Keep estimates of one edit, one for every target of their kind."""
-        self._edits[number] = (cell, perturbation)
-        targets = np.arange(len(values))
-        self._add(np.full(len(values), number), kind, targets, np.asarray(values))
+    def add(self, numbers: Ints, kind: str, values: NDArray[np.float32]) -> None:
+        """Keep effects of one kind, ``(edits, targets)``."""
+        n_edits, n_targets = values.shape
+        self._add(np.repeat(numbers, n_targets), kind, np.tile(np.arange(n_targets), n_edits), values.ravel())
 
-    def _add(self, numbers: Ints, kind: str, targets: Ints, values: NDArray[np.floating]) -> None:
-        self._parts.append((numbers, KINDS.index(kind), targets, values.astype(np.float32)))
+    def _add(self, numbers: Ints, kind: str, targets: Ints, values: NDArray[np.float32]) -> None:
+        kinds = np.full(len(numbers), KINDS.index(kind))
+        self._parts.append((numbers, kinds, targets, values.astype(np.float32)))
 
     def table(self) -> pa.Table:
         """All rows: cell by cell, edit by edit, effect by effect, in the order of states, classes and tokens."""
         if not self._parts:
-            return effects_schema().empty_table()
-        numbers, targets, values = (np.concatenate([part[i] for part in self._parts]) for i in (0, 2, 3))
-        kinds = np.concatenate([np.full(len(part[0]), part[1]) for part in self._parts])
-        order = np.lexsort((targets, kinds, numbers))
-        numbers, kinds, targets = numbers[order], kinds[order], targets[order]
-        edits = sorted(self._edits)
+            return EFFECTS_SCHEMA.empty_table()
+        columns = [np.concatenate(parts) for parts in zip(*self._parts, strict=True)]
+        numbers, kinds, targets, values = (column[np.lexsort(columns[2::-1])] for column in columns)
+        edits = sorted(self.edits)
         place = np.searchsorted(edits, numbers)
-        of_edit = [self._edits[number] for number in edits]
+        of_edit = [self.edits[number] for number in edits]
         # Names of targets one after the other: none for similarity, then states, classes and genes.
-        names = ["", *self.states, *self.classes, *map(str, self.genes)]
-        first = np.cumsum([0, 1, len(self.states), len(self.classes)])
-        columns = {
+        genes = self.plan.model.vocabulary.gene_of
+        states, classes = list(self.plan.state_vectors), self.plan.model.classes
+        first = np.cumsum([0, 1, len(states), len(classes)])
+        texts = {
             "cell_id": _texts([str(self.cell_ids[cell]) for cell, _ in of_edit], place),
             "perturbation": _texts([perturbation.name for _, perturbation in of_edit], place),
-            "genes": _texts(["+".join(str(self.genes[t]) for t in p.tokens) for _, p in of_edit], place),
+            "genes": _texts(["+".join(str(genes[t]) for t in p.tokens) for _, p in of_edit], place),
             "edit": _texts([perturbation.edit for _, perturbation in of_edit], place),
             "effect": _texts(KINDS, kinds),
-            "target": _texts(names, first[kinds] + targets),
-            "value": pa.array(values[order]),
+            "target": _texts(["", *states, *classes, *map(str, genes)], first[kinds] + targets),
+            "value": pa.array(values),
             "method": _texts([self.method], np.zeros(len(numbers), np.int64)),
         }
-        return pa.table(columns, schema=effects_schema())
+        return pa.table(texts, schema=EFFECTS_SCHEMA)
 
 
 def _texts(names: Sequence[str], rows: Ints) -> pa.Array:
