@@ -202,7 +202,7 @@ def test_intervals_cover(n_cells, least):
     for seed in range(40):
         group = np.repeat(np.arange(25), n_cells)
         values = Values(group, np.tile(np.arange(n_cells), 25), rng.normal(3, size=len(group)))
-        low, high = bootstrap_interval((values, values.cell), n_groups=25, confidence=0.9, seed=seed)
+        low, high = bootstrap_interval(values, n_groups=25, confidence=0.9, seed=seed)
         covered.append((low < 3) & (high > 3))
     assert least < np.mean(covered) < 0.93
 
@@ -213,8 +213,8 @@ def test_intervals_over_donors_cover_where_those_over_cells_do_not():
     for seed in range(60):
         donor = np.repeat(np.arange(6), 30)
         values = Values(np.zeros(180, int), np.arange(180), rng.normal(size=6)[donor] + rng.normal(size=180))
-        for name, units in (("donor", donor), ("cell", values.cell)):
-            low, high = bootstrap_interval((values, units), n_groups=1, confidence=0.95, seed=seed)
+        for name, units in (("donor", values.of_donors(donor)), ("cell", values)):
+            low, high = bootstrap_interval(units, n_groups=1, confidence=0.95, seed=seed)
             shares[name].append(bool(low[0] < 0 < high[0]))
     assert np.mean(shares["donor"]) > 0.85
     assert np.mean(shares["cell"]) < 0.6
@@ -223,9 +223,7 @@ def test_intervals_over_donors_cover_where_those_over_cells_do_not():
 def test_intervals_of_single_cells_are_unknown_and_the_order_of_rows_does_not_matter():
     values = Values(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]), np.array([1.0, 2.0, 3.0, 4.0]))
     turned = Values(values.group[::-1], values.cell[::-1], values.value[::-1])
-    one, other = (
-        bootstrap_interval((some, some.cell), n_groups=2, confidence=0.95, seed=0) for some in (values, turned)
-    )
+    one, other = (bootstrap_interval(some, n_groups=2, confidence=0.95, seed=0) for some in (values, turned))
     assert np.isnan([one[0][0], one[1][0]]).all()
     assert (one[0][1], one[1][1]) == (2.0, 4.0)
     np.testing.assert_array_equal(one, other)
@@ -234,7 +232,7 @@ def test_intervals_of_single_cells_are_unknown_and_the_order_of_rows_does_not_ma
 def test_the_interval_of_a_difference_is_as_wide_as_it_should_be():
     rng = np.random.default_rng(0)
     one, other = (Values(np.zeros(400, int), np.arange(400), rng.normal(size=400)) for _ in range(2))
-    low, high = bootstrap_interval((one, one.cell), (other, other.cell), n_groups=1, confidence=0.95, seed=0)
+    low, high = bootstrap_interval(one, other, n_groups=1, confidence=0.95, seed=0)
     assert (high - low)[0] == pytest.approx(2 * 1.96 * np.sqrt(2 / 400), rel=0.1)
 
 

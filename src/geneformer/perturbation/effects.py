@@ -246,6 +246,21 @@ class Values:
         """Similarities as distances: 1 - value."""
         return Values(self.group, self.cell, 1.0 - self.value)
 
+    def of_donors(self, donor_of_cell: Ints) -> "Values":
+        """The same with the donor in the place of each cell."""
+        return Values(self.group, donor_of_cell[self.cell], self.value)
+
+    def means_per_cell(self) -> "Values":
+        """One effect per group and cell, or donor: the mean."""
+        n = max(int(self.cell.max(initial=-1)) + 1, 1)
+        pairs, place = np.unique(self.group * n + self.cell, return_inverse=True)
+        return Values(pairs // n, pairs % n, mean_by(self.value, place.reshape(-1), len(pairs)))
+
+    def cells_per_group(self, n_groups: int) -> Ints:
+        """Cells, or donors, that each group has effects of, ``(G,)``."""
+        n = max(int(self.cell.max(initial=-1)) + 1, 1)
+        return np.bincount(np.unique(self.group * n + self.cell) // n, minlength=n_groups)
+
 
 def mean_by(values: Floats, groups: Ints, n_groups: int) -> Floats:
     """Mean of each group, ``(G,)``; NaN where there is no value."""

@@ -6,7 +6,7 @@ All edits of a cell share the reading of the unedited one. Deletions of single g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -112,27 +112,24 @@ def possible_edits(
                 number += 1
 
 
-@dataclass(slots=True, eq=False)
 class ExactRunner:
-    """Runs edits of a shard of cells."""
+    """Reads cells from a model, and runs edits of a shard of them."""
 
-    model: PerturbedModel
-    options: PerturbOptions
-    runtime: RuntimeOptions
-    states: NDArray[np.float32] | None = None
-    reads_states: bool = False
-    device: torch.device = field(init=False)
-    _reader: Reader = field(init=False)
-    _state_vectors: Tensor | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.device = resolve_device(self.runtime.device)
-        special = torch.as_tensor(self.model.vocabulary.special_ids.tolist(), device=self.device)
-        options = self.options
-        needs_genes = options.gene_effects or (self.states is None and options.pooling == "mean")
-        needs_genes = needs_genes and not self.reads_states
-        self._reader = Reader(self.model, options.pooling, options.layer, needs_genes, special)
-        self._state_vectors = None if self.states is None else torch.as_tensor(self.states, device=self.device)
+    def __init__(
+        self,
+        model: PerturbedModel,
+        options: PerturbOptions,
+        runtime: RuntimeOptions,
+        states: NDArray[np.float32] | None = None,
+        *,
+        reads_states: bool = False,
+    ) -> None:
+        self.model, self.options, self.runtime = model, options, runtime
+        self.device = resolve_device(runtime.device)
+        self._special = torch.as_tensor(model.vocabulary.special_ids.tolist(), device=self.device)
+        self._state_vectors = None if states is None else torch.as_tensor(states, device=self.device)
+        compares_genes = options.gene_effects or (states is None and options.pooling == "mean")
+        self._needs_genes = compares_genes and not reads_states
 
     def read(self, cells: Sequence[Ints]) -> list[Reading]:
         """Each cell as it is; its states stay on the device where genes are compared."""
@@ -140,22 +137,57 @@ class ExactRunner:
 
         def step(batch: Batch) -> None:
             lengths = [len(cells[row]) for row in batch.rows]
-            reading = self._reader.read(batch.input_ids, lengths, batch.attention)
+            reading = self._read_batch(batch, lengths)
             ends = np.cumsum([0, *lengths])
             for place, row in enumerate(batch.rows):
                 proba = None if reading.proba is None else reading.proba[place : place + 1]
                 states = None
-                if self._reader.needs_genes and reading.hidden is not None:
+                if self._needs_genes and reading.hidden is not None:
                     states = reading.hidden[ends[place] : ends[place + 1]].clone()
                 readings[row] = Reading(reading.vectors[place : place + 1], states, proba)
 
         run_batches(_packed(cells), self.model.network, step, self.runtime)
         return [reading for reading in readings if reading is not None]
 
+    def _read_batch(self, batch: Batch, lengths: Sequence[int], hidden_TD: Tensor | None = None) -> Reading:
+        """Embeddings, states and probabilities of packed cells, from their states after the first layer if given."""
+        encoder, ids_T, attention = self.model.encoder, batch.input_ids, batch.attention
+        start, stop = 0 if hidden_TD is None else 1, encoder.layers_below(self.options.layer)
+        cu_seqlens = torch.tensor([0, *lengths], device=ids_T.device).cumsum(0)
+        if hidden_TD is None:
+            hidden_TD = encoder.embed_tokens(ids_T, cu_seqlens)
+        network, is_cls = self.model.classifier, self.options.pooling == "cls"
+        if (
+            is_cls
+            and not self._needs_genes
+            and network is None
+            and has_plain_attention(encoder.config)
+            and stop > start
+        ):
+            # The last layer is needed for the first token of each cell only.
+            hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop - 1, attention=attention)
+            layer = encoder.encoder.layer[stop - 1]
+            return Reading(first_token_states(layer, hidden_TD, lengths).float())  # type: ignore[arg-type]
+        hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
+        if is_cls:
+            vectors_BD = hidden_TD[cu_seqlens[:-1]].float()
+        else:
+            vectors_BD = mean_over_genes(hidden_TD, ids_T, cu_seqlens, self._special)
+        if network is None:
+            return Reading(vectors_BD, hidden_TD)
+        last_TD = hidden_TD
+        if stop < self.model.n_layers:
+            last_TD = encoder.run_layers(hidden_TD.clone(), lengths, start=stop, attention=attention)
+        logits_BC = network.heads[0](network.pool(last_TD, ids_T, cu_seqlens))
+        proba_BC = class_probabilities(logits_BC, network.specs[0], self.model.temperature)
+        return Reading(vectors_BD, hidden_TD, proba_BC)
+
     def run(self, cells: Sequence[Ints], edits: Iterator[Edit], take: Take) -> None:
         """Effects of edits of some cells."""
         readings = dict(enumerate(self.read(cells)))
-        shared = can_share_first_layer(self.model.encoder) and -self.options.layer < self.model.n_layers
+        # The first layer can be shared where it is plain attention over absolute positions, and drops nothing.
+        encoder, n_layers = self.model.encoder, self.model.n_layers
+        shared = has_plain_attention(encoder.config) and not encoder.training and -self.options.layer < n_layers
         for part in _in_hand(edits):
             lost = {(e.cell, e.edited.lost.tobytes()): e for e in part if len(e.edited.lost)}
             shorter = self.read([np.delete(cells[e.cell], e.edited.lost) for e in lost.values()]) if lost else []
@@ -185,7 +217,7 @@ class ExactRunner:
                     sums = torch.float64 if has_float64(self.device) else torch.float32
                     deletions.append(Deletions(self.model.encoder, ids, sums=sums))
                 hidden_TD = deletions[0].states([_deleted_place(edit.edited) for edit in some])
-            edited = self._reader.read(batch.input_ids, lengths, batch.attention, hidden_TD=hidden_TD)
+            edited = self._read_batch(batch, lengths, hidden_TD)
             before, pairs = self._before(some, readings, cropped)
             effects = compare(
                 edited,
@@ -281,49 +313,6 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reader:
-    """Reads cells from a model."""
-
-    model: PerturbedModel
-    pooling: str
-    layer: int
-    needs_genes: bool
-    special: Tensor = field(repr=False)
-
-    def read(
-        self, ids_T: Tensor, lengths: Sequence[int], attention: str, *, hidden_TD: Tensor | None = None
-    ) -> Reading:
-        """Embeddings, states and probabilities of packed cells."""
-        encoder, start = self.model.encoder, 0 if hidden_TD is None else 1
-        cu_seqlens = torch.tensor([0, *lengths], device=ids_T.device).cumsum(0)
-        if hidden_TD is None:
-            hidden_TD = encoder.embed_tokens(ids_T, cu_seqlens)
-        stop = encoder.layers_below(self.layer)
-        reads_first_only = self.pooling == "cls" and not self.needs_genes and self.model.classifier is None
-        if reads_first_only and has_plain_attention(encoder.config) and stop > start:
-            # The last layer is needed for the first token of each cell only.
-            hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop - 1, attention=attention)
-            layer = encoder.encoder.layer[stop - 1]
-            return Reading(first_token_states(layer, hidden_TD, lengths).float())  # type: ignore[arg-type]
-        hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
-        vectors_BD = self._pool(hidden_TD, ids_T, cu_seqlens)
-        proba_BC = None
-        if (network := self.model.classifier) is not None:
-            last_TD = hidden_TD
-            if stop < self.model.n_layers:
-                last_TD = encoder.run_layers(hidden_TD.clone(), lengths, start=stop, attention=attention)
-            logits_BC = network.heads[0](network.pool(last_TD, ids_T, cu_seqlens))
-            proba_BC = class_probabilities(logits_BC, network.specs[0], self.model.temperature)
-        return Reading(vectors_BD, hidden_TD, proba_BC)
-
-    def _pool(self, hidden_TD: Tensor, ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Embeddings of the cells in float32, ``(B, D)``."""
-        if self.pooling == "cls":
-            return hidden_TD[cu_seqlens[:-1]].float()
-        return mean_over_genes(hidden_TD, ids_T, cu_seqlens, self.special)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Which token of a compared cell each token of an edited cell is."""
 
@@ -347,10 +336,9 @@ def compare(
     edited: Reading, before: Reading, pairs: Pairs, *, states_SD: Tensor | None, pooling: str, gene_effects: bool
 ) -> Effects:
     """Effects of a batch of edits."""
-    genes_T = None
-    if gene_effects or (states_SD is None and pooling == "mean"):
-        genes_T = _gene_similarities(edited, before, pairs)
-    similarity = shifts = None
+    genes_T = similarity = shifts = proba = None
+    if edited.hidden is not None and before.hidden is not None:
+        genes_T = cosine_similarity(edited.hidden.float(), before.hidden[pairs.origin].float())
     if states_SD is not None:
         # Unit vectors are subtracted first: their small difference is exact, that of two cosines is not.
         moved_BD = normalize(edited.vectors, dim=1) - normalize(before.vectors, dim=1)[pairs.compared]
@@ -359,33 +347,16 @@ def compare(
     elif pooling == "cls":
         similarity = cosine_similarity(edited.vectors, before.vectors[pairs.compared])
     elif genes_T is not None:
-        similarity = _mean_over_others(genes_T, pairs)
-    proba = None
+        # The mean over the genes of each cell that were not edited; NaN where there are none.
+        weights_T = pairs.is_other.to(genes_T.dtype)
+        sums_B, numbers_B = (
+            genes_T.new_zeros(len(pairs.compared)).index_add(0, pairs.cell, values)
+            for values in (genes_T * weights_T, weights_T)
+        )
+        similarity = sums_B / numbers_B
     if edited.proba is not None and before.proba is not None:
         proba = edited.proba - before.proba[pairs.compared]
     return Effects(similarity, shifts, genes_T if gene_effects else None, proba)
-
-
-def _gene_similarities(edited: Reading, before: Reading, pairs: Pairs) -> Tensor:
-    if edited.hidden is None or before.hidden is None:
-        msg = "Similarities of genes need the states of all tokens."
-        raise ValueError(msg)
-    return cosine_similarity(edited.hidden.float(), before.hidden[pairs.origin].float())
-
-
-def _mean_over_others(genes_T: Tensor, pairs: Pairs) -> Tensor:
-    """Mean over the genes of each cell that were not edited, ``(B,)``; NaN where there are none."""
-    weights_T = pairs.is_other.to(genes_T.dtype)
-    sums, numbers = (
-        genes_T.new_zeros(len(pairs.compared)).index_add(0, pairs.cell, values)
-        for values in (genes_T * weights_T, weights_T)
-    )
-    return sums / numbers
-
-
-def can_share_first_layer(encoder: GeneformerEncoder) -> bool:
-    """Whether the first layer is plain attention over absolute positions, and drops nothing."""
-    return has_plain_attention(encoder.config) and not encoder.training and len(encoder.encoder.layer) > 0
 
 
 class Deletions:
@@ -426,16 +397,15 @@ class Deletions:
         # Behind the deleted token: the next one of the cell, at its new position.
         taken_NM = token_M + behind_NM * (1 + self.length)
         hidden_TD = self.embedded_QD[taken_NM.flatten()]
-        dtype = products_dtype(hidden_TD) if runs_fast([self.layer], hidden_TD) else hidden_TD.dtype
+        is_fast = runs_fast([self.layer], hidden_TD)
+        dtype = products_dtype(hidden_TD) if is_fast else hidden_TD.dtype
         context_NMD = hidden_TD.new_empty((len(deleted), self.length - 1, hidden_TD.shape[1]), dtype=dtype)
         with torch.autocast(device.type, enabled=False):
             for number, place in enumerate(deleted):
                 context_HQK = self._context_without(place)
                 context_NMD[number] = context_HQK[:, taken_NM[number]].transpose(0, 1).flatten(1)
-        return self._finish(hidden_TD, context_NMD.flatten(0, 1))
-
-    def _finish(self, hidden_TD: Tensor, context_TD: Tensor) -> Tensor:
-        if runs_fast([self.layer], hidden_TD):
+        context_TD = context_NMD.flatten(0, 1)
+        if is_fast:
             return finish_layer_fast(self.layer, hidden_TD, context_TD)
         middle_TD = self.layer.attention.output(context_TD, hidden_TD)
         states_TD: Tensor = self.layer.output(self.layer.intermediate(middle_TD), middle_TD)

@@ -32,7 +32,6 @@ from geneformer.perturbation.effects import (
     object_column,
 )
 from geneformer.perturbation.uncertainty import (
-    DonorMeans,
     MeasuredEffect,
     added_columns,
     against_each_other,
@@ -40,9 +39,9 @@ from geneformer.perturbation.uncertainty import (
     bootstrap_interval,
     donors_of,
     false_discovery_rates,
-    mean_rank_of_perturbed,
+    mean_over_genes,
+    over_donors,
     pool_of,
-    units_of,
 )
 
 if TYPE_CHECKING:
@@ -74,13 +73,11 @@ def rank_effects(
     return _tested(perturbed, compared, mode, options)
 
 
-def rank_for_plots(
-    effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
-) -> PerturbationRanking:
+def rank_for_plots(effects: PerturbationEffects) -> PerturbationRanking:
     """One row per perturbation with effect, interval, matched genes and baselines, whatever the run; for plots."""
     perturbed = Perturbed(effects)
     mode = "goal_state_shift" if SHIFT in perturbed.kinds() else SIMILARITY
-    return _tested(perturbed, None if null is None else Perturbed(null), mode, options)
+    return _tested(perturbed, None, mode, RankOptions())
 
 
 def _chosen(perturbed: Perturbed, null: Perturbed | None) -> str:
@@ -139,13 +136,13 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
     pairs = GenePairs(perturbed)
     n, distances = len(pairs), pairs.values.distances()
     frame = aggregate_gene_shifts(perturbed, pairs)
-    units = units_of(perturbed, distances, options.donor)
-    low, high = bootstrap_interval((distances, units), n_groups=n, confidence=options.confidence, seed=options.seed)
+    units = over_donors(perturbed, distances, options.donor)
+    low, high = bootstrap_interval(units, n_groups=n, confidence=options.confidence, seed=options.seed)
     added: dict[str, Any] = {"effect": distances.means(n), "ci_low": low, "ci_high": high}
     if options.donor is not None:
-        means = DonorMeans.of(distances, donors_of(perturbed, options.donor)[0])
-        added["donor_mean"], added["n_donors"] = means.averages(n)
-    added["baseline_mean_rank"] = mean_rank_of_perturbed(perturbed)[pairs.group]
+        means = units.means_per_cell()
+        added["donor_mean"], added["n_donors"] = means.means(n), means.counts(n)
+    added["baseline_mean_rank"] = mean_over_genes(perturbed, "mean_rank")[pairs.group]
     added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
     for name, column in added.items():
         frame[name] = column[frame.index.to_numpy()]
@@ -158,8 +155,7 @@ def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options:
     exact, estimates = (perturbed.values(kind, target, exact=choice) for choice in (True, False))
     if not len(exact):
         raise _nothing_exact(perturbed, kind, len(estimates))
-    cells = np.bincount(np.unique(exact.group * len(perturbed.cell_ids) + exact.cell) // len(perturbed.cell_ids))
-    cells = np.pad(cells, (0, n - len(cells)))
+    cells = exact.cells_per_group(n)
     enough = cells >= options.min_detections
     if not enough.any():
         msg = (
@@ -362,21 +358,18 @@ class GenePairs:
     """Pairs of a perturbed and an affected gene, numbered in order of appearance; the whole cell affects as `CELL`."""
 
     def __init__(self, perturbed: Perturbed) -> None:
+        import pandas as pd
+
         cells, genes = perturbed.values(SIMILARITY), perturbed.values(GENE_SIMILARITY)
         targets, names = perturbed.pairs(GENE_SIMILARITY)
         targets = np.concatenate([np.full(len(cells), len(names)), targets])
-        group = np.concatenate([cells.group, genes.group])
-        keys, first, place = np.unique(group * (len(names) + 1) + targets, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        number = np.empty(len(keys), dtype=np.intp)
-        number[order] = np.arange(len(keys))
-        self.values = Values(
-            number[place.reshape(-1)],
-            np.concatenate([cells.cell, genes.cell]),
-            np.concatenate([cells.value, genes.value]),
+        group, cell, value = (
+            np.concatenate([getattr(cells, name), getattr(genes, name)]) for name in ("group", "cell", "value")
         )
-        self.group, code = keys[order] // (len(names) + 1), keys[order] % (len(names) + 1)
-        self.affected = np.array([*names, CELL], dtype=object)[code]
+        number, pairs = pd.factorize(group * (len(names) + 1) + targets)
+        self.values = Values(number.astype(np.intp), cell, value)
+        self.group, affected = np.divmod(pairs, len(names) + 1)
+        self.affected = np.array([*names, CELL], dtype=object)[affected]
 
     def __len__(self) -> int:
         return len(self.group)

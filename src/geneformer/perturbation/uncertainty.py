@@ -9,7 +9,7 @@ interval of five donors would be a third too short.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,6 @@ from geneformer.perturbation.effects import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Draws: TypeAlias = Iterator[tuple[slice, Floats]]
-"""Some groups, and means of resamples of each, ``(groups, draws)``."""
 
 POOL_MOST = 100_000
 """Values that groups are compared with; of more, as many are drawn."""
@@ -65,18 +62,21 @@ def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFra
     import pandas as pd
 
     perturbed, values, n = measured.perturbed, measured.values, len(measured.perturbed)
-    effect = values.means(n)
-    if measured.subtracted is not None:
+    effect, units = values.means(n), [over_donors(perturbed, values, options.donor)]
+    if measured.subtracted is not None and measured.null is not None:
         effect = effect - measured.subtracted.means(n)
+        units.append(over_donors(measured.null[0], measured.subtracted, options.donor))
     columns: dict[str, Any] = {"effect": effect}
-    columns["ci_low"], columns["ci_high"] = _interval(measured, options)
+    columns["ci_low"], columns["ci_high"] = bootstrap_interval(
+        *units, n_groups=n, confidence=options.confidence, seed=options.seed
+    )
     tested = _candidates(perturbed, values)
     pool = tested if measured.null is None else _candidates(*measured.null)
     p, n_matched = matched_p_values(tested, pool, options, two_sided=measured.two_sided)
     columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
     if options.donor is not None:
-        columns |= _over_donors(measured, options.donor)
-    columns["baseline_mean_rank"] = mean_rank_of_perturbed(perturbed)
+        columns |= _test_over_donors(measured, units[0].means_per_cell(), options.donor)
+    columns["baseline_mean_rank"] = mean_over_genes(perturbed, "mean_rank")
     columns["baseline_expression_difference"] = expression_differences(perturbed)
     start, goal = perturbed.source.start, perturbed.source.goal
     if start is not None and start in perturbed.targets(SHIFT):
@@ -91,36 +91,19 @@ def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFra
     return pd.DataFrame(columns)
 
 
-def units_of(perturbed: Perturbed, values: Values, donor: str | None) -> Ints:
-    """What intervals are over, ``(n,)``: the cell of each effect, or its donor."""
-    return values.cell if donor is None else donors_of(perturbed, donor)[0][values.cell]
+def over_donors(perturbed: Perturbed, values: Values, donor: str | None) -> Values:
+    """Effects with the donor of each cell in its place, where a column of donors is named."""
+    return values if donor is None else values.of_donors(donors_of(perturbed, donor)[0])
 
 
-def _interval(measured: MeasuredEffect, options: RankOptions) -> tuple[Floats, Floats]:
-    samples = [(measured.values, units_of(measured.perturbed, measured.values, options.donor))]
-    if measured.subtracted is not None and measured.null is not None:
-        samples.append((measured.subtracted, units_of(measured.null[0], measured.subtracted, options.donor)))
-    return bootstrap_interval(
-        *samples, n_groups=len(measured.perturbed), confidence=options.confidence, seed=options.seed
-    )
-
-
-def unit_counts(groups: Ints, units: Ints, n_groups: int) -> Ints:
-    """Cells or donors each group has values of, ``(G,)``."""
-    n_units = int(units.max(initial=-1)) + 1
-    return np.bincount(np.unique(groups * max(n_units, 1) + units) // max(n_units, 1), minlength=n_groups)
-
-
-def bootstrap_interval(
-    *samples: tuple[Values, Ints], n_groups: int, confidence: float, seed: int
-) -> tuple[Floats, Floats]:
-    """Lower and upper end of the mean of each group, ``(G,)`` each; NaN for groups of a single unit.
+def bootstrap_interval(*samples: Values, n_groups: int, confidence: float, seed: int) -> tuple[Floats, Floats]:
+    """Lower and upper end of the mean of each group over cells or donors, ``(G,)`` each; NaN for groups of one.
 
     Of two samples, each with its own cells or donors, the interval is of the difference between their means.
     """
-    n = np.min([unit_counts(values.group, units, n_groups) for values, units in samples], axis=0)
+    n = np.min([values.cells_per_group(n_groups) for values in samples], axis=0)
     low, high = np.full((2, n_groups), np.nan)
-    draws = (drawn_means(*sample, n_groups, seed=seed + place) for place, sample in enumerate(samples))
+    draws = (drawn_means(values, n_groups, seed=seed + place) for place, values in enumerate(samples))
     for parts in zip(*draws, strict=True):
         n_draws = min(drawn.shape[1] for _, drawn in parts)
         (rows, means), *subtracted = [(rows, drawn[:, :n_draws]) for rows, drawn in parts]
@@ -130,16 +113,17 @@ def bootstrap_interval(
     return low, high
 
 
-def drawn_means(values: Values, units: Ints, n_groups: int, *, seed: int) -> Draws:
-    """Means of resamples, ``(groups, draws)`` for some groups after others; NaN where no unit of a group was drawn."""
+def drawn_means(values: Values, n_groups: int, *, seed: int) -> Iterator[tuple[slice, Floats]]:
+    """Means of resamples, ``(groups, draws)`` for some groups after others; NaN where no cell of a group was drawn."""
     from scipy import sparse
 
-    n_units = int(units.max(initial=-1)) + 1
-    resamples = Bootstrap.over(None, n_units, n_boot=_RESAMPLES, seed=seed)
+    n_cells = int(values.cell.max(initial=-1)) + 1
+    resamples = Bootstrap.over(None, n_cells, n_boot=_RESAMPLES, seed=seed)
     n_draws = resamples.draws(len(values))
-    shape = (n_groups, n_units)
-    sums = sparse.csr_array(sparse.coo_array((values.value, (values.group, units)), shape=shape))
-    counts = sparse.csr_array(sparse.coo_array((np.ones(len(values)), (values.group, units)), shape=shape))
+    sums, counts = (
+        sparse.csr_array(sparse.coo_array((data, (values.group, values.cell)), shape=(n_groups, n_cells)))
+        for data in (values.value, np.ones(len(values)))
+    )
     step = max(1, int(_MEANS_AT_ONCE // _RESAMPLES))
     for start in range(0, n_groups, step):
         rows = slice(start, min(start + step, n_groups))
@@ -197,7 +181,9 @@ class Candidates:
 def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
     table = perturbed.table
     kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
-    return Candidates(values, mean_rank_of_perturbed(perturbed), np.array(kinds), table["genes"].to_numpy(dtype=str))
+    return Candidates(
+        values, mean_over_genes(perturbed, "mean_rank"), np.array(kinds), table["genes"].to_numpy(dtype=str)
+    )
 
 
 def matched_p_values(
@@ -285,67 +271,38 @@ class _Subsamples:
         return means
 
 
-def _over_donors(measured: MeasuredEffect, donor: str) -> dict[str, Any]:
+def _test_over_donors(measured: MeasuredEffect, means: Values, donor: str) -> dict[str, Any]:
+    """Columns of Student's t over donors, from the mean effect of each perturbation in each donor."""
     n = len(measured.perturbed)
-    donor_of_cell, names = donors_of(measured.perturbed, donor)
-    means = DonorMeans.of(measured.values, donor_of_cell)
     if measured.subtracted is not None and measured.null is not None:
         # Donors of both runs by one number each; the null run may have more.
+        number = {name: place for place, name in enumerate(donors_of(measured.perturbed, donor)[1])}
         null_donor_of_cell, null_names = donors_of(measured.null[0], donor)
-        number = {name: place for place, name in enumerate(names)}
         renamed = np.array([number.setdefault(name, len(number)) for name in null_names], dtype=np.intp)
-        means = means.minus(DonorMeans.of(measured.subtracted, renamed[null_donor_of_cell]))
-        p = means.p_values(n)
-    elif measured.two_sided:
-        p = means.p_values(n)
-    else:
-        # A distance is never below 0: it is compared with that of other perturbations in the same donor.
-        p = means.minus_average().p_values(n) if n > 1 else np.full(n, np.nan)
-    average, n_donors = means.averages(n)
-    return {"donor_mean": average, "n_donors": n_donors, "donor_p": p, "donor_fdr": false_discovery_rates(p)}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DonorMeans:
-    """Mean effect of every perturbation in every donor that has it."""
-
-    group: Ints
-    donor: Ints
-    mean: Floats
-
-    @classmethod
-    def of(cls, values: Values, donor_of_cell: Ints) -> "DonorMeans":
-        """From effects of cells and the donor of each cell."""
-        n_donors = max(int(donor_of_cell.max(initial=-1)) + 1, 1)
-        keys, place = np.unique(values.group * n_donors + donor_of_cell[values.cell], return_inverse=True)
-        return cls(keys // n_donors, keys % n_donors, mean_by(values.value, place.reshape(-1), len(keys)))
-
-    def minus_average(self) -> "DonorMeans":
-        """Every mean less the average over all perturbations of the donor."""
-        average = mean_by(self.mean, self.donor, int(self.donor.max(initial=-1)) + 1)
-        return DonorMeans(self.group, self.donor, self.mean - average[self.donor])
-
-    def minus(self, other: "DonorMeans") -> "DonorMeans":
-        """Differences where both have the perturbation in the same donor."""
-        n_donors = 1 + max(int(some.donor.max(initial=-1)) for some in (self, other))
-        here, there = (some.group * n_donors + some.donor for some in (self, other))
+        null_means = measured.subtracted.of_donors(renamed[null_donor_of_cell]).means_per_cell()
+        here, there = (some.group * len(number) + some.cell for some in (means, null_means))
         _, mine, theirs = np.intersect1d(here, there, return_indices=True)
-        return DonorMeans(self.group[mine], self.donor[mine], self.mean[mine] - other.mean[theirs])
+        means = Values(means.group[mine], means.cell[mine], means.value[mine] - null_means.value[theirs])
+    tested = means
+    if measured.subtracted is None and not measured.two_sided:
+        # A distance is never below 0: it is compared with that of other perturbations in the same donor.
+        average = mean_by(means.value, means.cell, int(means.cell.max(initial=-1)) + 1)
+        tested = Values(means.group, means.cell, means.value - average[means.cell])
+    p = student_t(tested, n) if n > 1 or tested is means else np.full(n, np.nan)
+    columns = {"donor_mean": means.means(n), "n_donors": means.counts(n)}
+    return columns | {"donor_p": p, "donor_fdr": false_discovery_rates(p)}
 
-    def averages(self, n_groups: int) -> tuple[Floats, Ints]:
-        """Mean over donors and number of donors of each perturbation, ``(G,)`` each."""
-        return mean_by(self.mean, self.group, n_groups), np.bincount(self.group, minlength=n_groups)
 
-    def p_values(self, n_groups: int) -> Floats:
-        """Two-sided p of a mean of 0 over donors, ``(G,)``: Student's t, from two donors on; else NaN."""
-        from scipy import stats
+def student_t(values: Values, n_groups: int) -> Floats:
+    """Two-sided p of a mean of 0 in each group, ``(G,)``, from two values on; else NaN."""
+    from scipy import stats
 
-        mean, n = self.averages(n_groups)
-        squares = np.bincount(self.group, weights=(self.mean - mean[self.group]) ** 2, minlength=n_groups)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = mean / np.sqrt(squares / (n - 1) / n)
-        p = np.asarray(2 * stats.t.sf(np.abs(t), np.maximum(n - 1, 1)), dtype=np.float64)
-        return np.where(n >= 2, p, np.nan)
+    mean, n = values.means(n_groups), values.counts(n_groups)
+    squares = np.bincount(values.group, weights=(values.value - mean[values.group]) ** 2, minlength=n_groups)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = mean / np.sqrt(squares / (n - 1) / n)
+    p = np.asarray(2 * stats.t.sf(np.abs(t), np.maximum(n - 1, 1)), dtype=np.float64)
+    return np.where(n >= 2, p, np.nan)
 
 
 def donors_of(perturbed: Perturbed, column: str) -> tuple[Ints, NDArray[np.object_]]:
@@ -421,22 +378,17 @@ def false_discovery_rates(p: Floats) -> Floats:
     return rates
 
 
-def mean_rank_of_perturbed(perturbed: Perturbed) -> Floats:
-    """Mean rank of the genes of each perturbation, ``(G,)``."""
-    return _mean_of_genes(perturbed, "mean_rank")
-
-
 def expression_differences(perturbed: Perturbed) -> Floats:
     """Goal minus start, of mean expression where counts are known, else of mean rank; NaN where neither is."""
     effects = perturbed.source
     for kind in ("expression", "rank"):
         start, goal = (f"{kind}:{state}" for state in (effects.start, effects.goal))
         if {start, goal} <= set(effects.genes.schema.names):
-            return _mean_of_genes(perturbed, goal, start)
+            return mean_over_genes(perturbed, goal, start)
     return np.full(len(perturbed), np.nan)
 
 
-def _mean_of_genes(perturbed: Perturbed, column: str, subtracted: str | None = None) -> Floats:
+def mean_over_genes(perturbed: Perturbed, column: str, subtracted: str | None = None) -> Floats:
     """Mean of a column of the genes, less another, over the genes of each perturbation; NaN where one has no value."""
     genes = perturbed.source.genes
     if column not in genes.schema.names:

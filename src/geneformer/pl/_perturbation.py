@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.errors import DatasetError, StateError
-from geneformer.options import RankOptions
 from geneformer.options._fields import check_choice, check_range, nearest
 from geneformer.perturbation.effects import PerturbationEffects, PerturbationRanking, effects_of
 from geneformer.pl._classification import SMALL_TEXT, name_columns
@@ -384,7 +383,7 @@ def _ranked(
         # Ranked towards that state, so that it has intervals too.
         order = [effects.start, goal, *(state for state in effects.states if state not in (effects.start, goal))]
         effects = dataclasses.replace(effects, states={str(state): effects.states[str(state)] for state in order})
-    return rank_for_plots(effects, RankOptions())
+    return rank_for_plots(effects)
 
 
 def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: int) -> Shown:
