@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
@@ -53,26 +53,23 @@ _KEPT = 2**28
 """Elements of all layers that are kept for backward passes; beyond, each pass computes a layer again."""
 
 
-def can_gate(encoder: GeneformerEncoder) -> bool:
-    """Whether positions are absolute and every token attends to its whole cell."""
-    return has_plain_attention(encoder.config)
+def check_gates(encoder: GeneformerEncoder) -> None:
+    """Refuse an encoder in which positions are not absolute, or a token does not attend to its whole cell."""
+    if not has_plain_attention(encoder.config):
+        msg = (
+            f"This encoder has attention of its own ({describe_extensions(encoder.config)}). Deletions are screened "
+            'for encoders with absolute positions and no window; use method="exact" (--method exact) for this one.'
+        )
+        raise PairingError(msg)
 
 
 def sum_embeddings(encoder: GeneformerEncoder, input_ids_L: Tensor, position_L: Tensor) -> Tensor:
     """Token, type and position embeddings before their layer norm, ``(L, D)``."""
+    check_gates(encoder)
     parts = encoder.embeddings
-    if parts.position_embeddings is None:
-        raise PairingError(refusal(encoder))
-    summed_LD: Tensor = parts.word_embeddings(input_ids_L) + parts.position_embeddings(position_L)
+    positions = cast("nn.Embedding", parts.position_embeddings)
+    summed_LD: Tensor = parts.word_embeddings(input_ids_L) + positions(position_L)
     return (summed_LD + parts.token_type_embeddings.weight[0]).detach()
-
-
-def refusal(encoder: GeneformerEncoder) -> str:
-    """Why an encoder cannot be gated, and what to do."""
-    return (
-        f"This encoder has attention of its own ({describe_extensions(encoder.config)}). Deletions are screened for "
-        'encoders with absolute positions and no window; use method="exact" (--method exact) for this one.'
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,8 +95,6 @@ class GatedCell:
     """A cell, run forward once."""
 
     def __init__(self, encoder: GeneformerEncoder, embedded_LD: Tensor, n_layers: int) -> None:
-        if not can_gate(encoder):
-            raise PairingError(refusal(encoder))
         self._layers = [cast("Layer", layer) for layer in encoder.encoder.layer[:n_layers]]
         with _recording(embedded_LD):
             self._embedded_LD = embedded_LD.detach().clone().requires_grad_()
@@ -262,9 +257,9 @@ def _even_weights(is_gene_L: Tensor, states_LD: Tensor) -> Tensor:
 
 
 def _first_weights(states_LD: Tensor) -> Tensor:
-    return nn.functional.one_hot(torch.zeros((), dtype=torch.long, device=states_LD.device), len(states_LD)).to(
-        states_LD.dtype
-    )
+    weights_L = states_LD.new_zeros(len(states_LD))
+    weights_L[0] = 1
+    return weights_L
 
 
 def screen_deletions(
@@ -281,13 +276,13 @@ def screen_deletions(
     seed: int = 0,
 ) -> ScreenedCell:
     """Effects of deleting each gene of a cell, estimated."""
-    if not can_gate(encoder):
-        raise PairingError(refusal(encoder))
+    check_gates(encoder)
     probes = _PROBES[pooling] if probes is None else probes
     with torch.inference_mode(mode=False), torch.autocast(token_ids.device.type, enabled=False):
-        if genes_of(token_ids, special_ids).sum() < 2:
+        is_gene = genes_of(token_ids, special_ids)
+        if is_gene.sum() < 2:
             return ScreenedCell(np.empty(0, dtype=np.int64))
-        cell = _Cell(encoder, token_ids.clone(), pooling, encoder.layers_below(layer), tuple(special_ids), cuts, head)
+        cell = _Cell(encoder, token_ids.clone(), pooling, encoder.layers_below(layer), is_gene, cuts=cuts, head=head)
         shifts = proba = similarity = None
         if states is not None:
             unit_SD = normalize(states.to(cell.embedded), dim=1)
@@ -300,39 +295,31 @@ def screen_deletions(
     return ScreenedCell(cell.places.cpu().numpy(), *effects)
 
 
-@dataclass(slots=True, eq=False)
 class _Cell:
     """One cell, as it is and moved."""
 
-    encoder: GeneformerEncoder
-    ids: Tensor
-    pooling: str
-    n_layers: int
-    special_ids: tuple[int, ...]
-    cuts: int
-    head: Head | None
-    is_gene: Tensor = field(init=False)
-    places: Tensor = field(init=False)
-    embedded: Tensor = field(init=False)
-    step: Tensor = field(init=False)
-    starts: list[int] = field(init=False)
-    still: GatedCell = field(init=False)
-    moved: GatedCell = field(init=False)
-    between: dict[int, Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.is_gene = genes_of(self.ids, self.special_ids)
-        self.places = self.is_gene.nonzero()[:, 0]
-        position_L = torch.arange(len(self.ids), device=self.ids.device)
+    def __init__(
+        self,
+        encoder: GeneformerEncoder,
+        ids: Tensor,
+        pooling: str,
+        n_layers: int,
+        is_gene: Tensor,
+        *,
+        cuts: int,
+        head: Head | None,
+    ) -> None:
+        self.encoder, self.ids, self.pooling, self.n_layers, self.is_gene = encoder, ids, pooling, n_layers, is_gene
+        self.places = is_gene.nonzero()[:, 0]
+        position_L = torch.arange(len(ids), device=ids.device)
         first = int(self.places[0]) + 1
-        self.embedded = sum_embeddings(self.encoder, self.ids, position_L)
-        moved_LD = sum_embeddings(self.encoder, self.ids, position_L - (position_L >= first).long())
+        self.embedded = sum_embeddings(encoder, ids, position_L)
+        moved_LD = sum_embeddings(encoder, ids, position_L - (position_L >= first).long())
         self.step = moved_LD - self.embedded
-        self.starts = sorted({round(start) for start in np.linspace(first, len(self.ids), self.cuts + 1)})
-        deepest = self.n_layers if self.head is None else len(self.encoder.encoder.layer)
-        self.still = GatedCell(self.encoder, self.embedded, deepest)
-        self.moved = GatedCell(self.encoder, moved_LD, deepest)
-        self.between = self._run_between({self.n_layers, deepest})
+        self.starts = sorted({round(start) for start in np.linspace(first, len(ids), cuts + 1)})
+        deepest = n_layers if head is None else len(encoder.encoder.layer)
+        self.still, self.moved = (GatedCell(encoder, x, deepest) for x in (self.embedded, moved_LD))
+        self.between = self._run_between({n_layers, deepest})
 
     def _run_between(self, depths: set[int]) -> dict[int, Tensor]:
         """States of the cell moved from each inner start on, by layers, ``(M, L, D)``."""
@@ -351,8 +338,8 @@ class _Cell:
 
     def _moved_states(self, n_layers: int) -> Tensor:
         """States of the moved cells, ``(M, L, D)``."""
-        outer = self.moved.states[n_layers], self.still.states[n_layers]
-        return torch.cat([outer[0][None], self.between[n_layers].clone(), outer[1][None]])
+        moved, still = self.moved.states[n_layers], self.still.states[n_layers]
+        return torch.cat([moved[None], self.between[n_layers].clone(), still[None]])
 
     def weigh(self, states_LD: Tensor) -> Tensor:
         """Weight of every token in the embedding of the cell, ``(L,)``."""
