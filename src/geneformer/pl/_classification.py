@@ -11,15 +11,19 @@ from geneformer.errors import DatasetError, OptionError
 from geneformer.options._fields import check_choice
 from geneformer.pl._figures import (
     FAINT,
+    FULL_TEXT,
     GRAY,
     INK,
     NO_LABEL,
     SAFE,
+    SMALL_TEXT,
     check_save,
+    draw_matrix,
     figure_axes,
     label_axes,
-    matrix_frame,
+    label_size,
     open_frame,
+    plotting_library,
     save_figure,
     sequential,
     side_legend,
@@ -29,20 +33,14 @@ from geneformer.pl._figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from geneformer.finetuning.evaluations import Evaluation, PerClass, PrCurve, RocCurve
+    from geneformer.finetuning.evaluations import Evaluation, PerClass
     from geneformer.finetuning.reports import ClassificationReport
-
-FULL_TEXT, SMALL_TEXT = 12, 25
-"""Most classes with values of full size, and with values at all, in a matrix."""
-
 
 LEGEND_ROWS = 14
 """Entries in one column of the legend."""
 
 GRID = np.linspace(0, 1, 401)
 """Where curves are averaged."""
-
-Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
 
 LINES, GAP = 60, 4
 """Lines of one block of predictions, and blank lines between two."""
@@ -104,31 +102,22 @@ def confusion_matrix(
     shares = np.where(totals[:, None] > 0, counts / np.maximum(totals, 1)[:, None], np.nan)
     side = 2.2 + max(0.45 if len(names) <= FULL_TEXT else 0.28, 1.6 / len(names)) * len(names)
     ax = figure_axes(ax, (side + 1.1, side))
-    image = ax.imshow(np.ma.masked_invalid(shares), vmin=0, vmax=1, cmap=sequential(bad=FAINT))
-    _write_values(ax, shares, counts, normalize=normalize)
-    name_columns(ax, names)
+    draw_matrix(ax, shares, sequential(bad=FAINT), columns=names, bar="share of the row")
     labels = [f"{name}  n={total:,}" for name, total in zip(names, totals, strict=True)]
     ax.set_yticks(range(len(names)), labels, fontsize=label_size(len(names)), color=INK)
     for middle in np.arange(len(names) - 1) + 0.5:
         ax.axhline(middle, color="white", linewidth=1)
         ax.axvline(middle, color="white", linewidth=1)
-    label_axes(ax, "predicted", "truth", title, pad=10)
-    matrix_frame(ax, image, "share of the row")
-    save_figure(ax.figure, save)
-    return ax
-
-
-def _write_values(ax: "Axes", shares: NDArray[np.float64], counts: NDArray[np.int64], *, normalize: bool) -> None:
-    n = len(counts)
-    if n > SMALL_TEXT:
-        return
-    size = 9.5 if n <= FULL_TEXT else 6.0
+    size = 9.5 if len(names) <= FULL_TEXT else 6.0
     if not normalize:
         size = min(size, 40 / len(f"{counts.max():,}"))
-    for row, column in np.argwhere(counts > 0):
+    for row, column in np.argwhere(counts > 0) if len(names) <= SMALL_TEXT else ():
         value = f"{shares[row, column]:.2f}" if normalize else f"{counts[row, column]:,}"
         shade = "white" if shares[row, column] > 0.55 else INK
         ax.text(column, row, value, ha="center", va="center", fontsize=size, color=shade)
+    label_axes(ax, "predicted", "truth", title, pad=10)
+    save_figure(ax.figure, save)
+    return ax
 
 
 def roc(
@@ -215,34 +204,30 @@ def roc(
     return ax
 
 
-def _curves(
-    figures: "PerClass", classes: Sequence[str] | None, curve: str
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], float]]:
+def _curves(figures: "PerClass", classes: Sequence[str] | None, curve: str) -> dict[str, tuple[Any, Any, float]]:
     """x, y and area by class, for the classes asked for that have a curve."""
     for name in classes or ():
         check_choice("classes", name, figures.classes)
     names = figures.classes if classes is None else classes
-    source = figures.roc if curve == "roc" else figures.pr
-    curves = {name: _drawn(source[name], curve) for name in names if name in source}
+    source: Any = figures.roc if curve == "roc" else figures.pr
+    curves = {name: source[name] for name in names if name in source}
     if not curves:
         msg = (
             f"None of the classes {list(names)} has a curve: it takes cells of the class and cells of others. "
             "Measure on cells of several classes."
         )
         raise DatasetError(msg)
+    if curve == "precision_recall":
+        # Without the ends that are set by convention.
+        for name, (x, y, area) in curves.items():
+            stop = int(np.searchsorted(x, x[-1])) + 1
+            curves[name] = (x[:stop], np.append(y[1], y[1:stop]), area)
     return curves
 
 
-def _drawn(measured: "RocCurve | PrCurve", curve: str) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """A curve as it is drawn: of precision and recall without the ends that are set by convention."""
-    x, y, area = measured
-    if curve == "roc":
-        return x, y, area
-    stop = int(np.searchsorted(x, x[-1])) + 1
-    return x[:stop], np.append(y[1], y[1:stop]), area
-
-
-def _mean_line(name: str, figures: "PerClass", classes: Sequence[str] | None, curve: str) -> Line:
+def _mean_line(
+    name: str, figures: "PerClass", classes: Sequence[str] | None, curve: str
+) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
     """Unweighted mean over classes; of areas with its interval where it is over all classes."""
     curves = _curves(figures, classes, curve)
     if curve == "roc":
@@ -308,6 +293,9 @@ def predictions(
     """
     check_save(save)
     report = report_of(report)
+    plotting_library("matplotlib")
+    from matplotlib.patches import Rectangle
+
     drawn = order_of(report.evaluation.classes, order)
     names = [report.evaluation.classes[code] for code in drawn]
     blocks = _blocks(report, drawn)
@@ -315,13 +303,17 @@ def predictions(
     ax = figure_axes(ax, (3.2 + step * len(names), 1.6 + max(2.2, step * len(blocks))))
     gap = np.full((GAP, len(names)), np.nan)
     lines = np.concatenate([part for _, _, rows in blocks for part in (report.proba[rows][:, drawn], gap)][:-1])
-    image = ax.imshow(
-        np.ma.masked_invalid(lines), vmin=0, vmax=1, cmap=sequential(bad="white"), aspect="auto", interpolation="none"
-    )
-    _name_blocks(ax, blocks, names)
-    name_columns(ax, names)
+    colors = sequential(bad="white")
+    draw_matrix(ax, lines, colors, columns=names, bar="probability", aspect="auto", interpolation="none")
+    labels = []
+    for number, (place, n, _) in enumerate(blocks):
+        labels.append(f"{NO_LABEL if place is None else names[place]}  n={n:,}")
+        if place is not None:
+            corner = (place - 0.5, number * (LINES + GAP) - 0.5)
+            ax.add_patch(Rectangle(corner, 1, LINES, fill=False, edgecolor=INK, linewidth=0.8))
+    middles = np.arange(len(blocks)) * (LINES + GAP) + LINES / 2 - 0.5
+    ax.set_yticks(middles, labels, fontsize=label_size(len(names)), color=INK)
     label_axes(ax, "probability of", "truth", title, pad=10)
-    matrix_frame(ax, image, "probability")
     save_figure(ax.figure, save)
     return ax
 
@@ -345,19 +337,6 @@ def _blocks(report: "ClassificationReport", drawn: list[int]) -> list[tuple[int 
 def _even(rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """As many of some rows as a block has lines, at even steps; each several times where they are fewer."""
     return rows[(2 * np.arange(LINES) + 1) * len(rows) // (2 * LINES)]
-
-
-def _name_blocks(ax: "Axes", blocks: list[tuple[int | None, int, NDArray[np.intp]]], names: list[str]) -> None:
-    from matplotlib.patches import Rectangle
-
-    labels = []
-    for number, (place, n, _) in enumerate(blocks):
-        top = number * (LINES + GAP) - 0.5
-        labels.append(f"{NO_LABEL if place is None else names[place]}  n={n:,}")
-        if place is not None:
-            ax.add_patch(Rectangle((place - 0.5, top), 1, LINES, fill=False, edgecolor=INK, linewidth=0.8))
-    middles = np.arange(len(blocks)) * (LINES + GAP) + LINES / 2 - 0.5
-    ax.set_yticks(middles, labels, fontsize=label_size(len(names)), color=INK)
 
 
 def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
@@ -391,15 +370,3 @@ def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:
         msg = f"order names {len(order)} classes of {len(classes)}, without {missing}. Name every class once."
         raise OptionError(msg)
     return [list(classes).index(name) for name in order]
-
-
-def name_columns(ax: "Axes", names: Sequence[str]) -> None:
-    """Names of the classes below their columns, slanted where they would not fit side by side."""
-    fits = max(len(name) for name in names) <= 4
-    slant: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(names)), names, fontsize=label_size(len(names)), color=INK, **slant)
-
-
-def label_size(n_classes: int) -> float:
-    """Size of the names of that many classes."""
-    return 10.0 if n_classes <= FULL_TEXT else 8.5 if n_classes <= SMALL_TEXT else 7.0

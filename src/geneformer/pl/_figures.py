@@ -1,5 +1,6 @@
 """What plots share: matplotlib, colors and categories, the look of axes, the embedding to draw, files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".tif")
 """Files figures are saved to."""
+
+FULL_TEXT, SMALL_TEXT = 12, 25
+"""Most classes with values of full size, and with values at all, in a matrix."""
 
 INK, FAINT, GRAY = "#333333", "#d9d9d9", "#999999"
 """Colors of text, of cells without a value, and of axes."""
@@ -58,8 +62,26 @@ def open_frame(ax: "Axes") -> None:
     ax.set_axisbelow(True)
 
 
-def matrix_frame(ax: "Axes", image: Any, bar: str) -> None:
-    """No frame, and a bar that explains the colors, for matrices."""
+def label_size(n: int) -> float:
+    """Size of the names of that many classes."""
+    return 10.0 if n <= FULL_TEXT else 8.5 if n <= SMALL_TEXT else 7.0
+
+
+def draw_matrix(
+    ax: "Axes",
+    values: NDArray[np.float64],
+    cmap: "Colormap",
+    *,
+    columns: Sequence[str],
+    bar: str,
+    limits: tuple[float, float] = (0, 1),
+    **style: Any,
+) -> None:
+    """A matrix in colors without a frame: names below the columns, slanted if long, and a bar that explains colors."""
+    image = ax.imshow(np.ma.masked_invalid(values), vmin=limits[0], vmax=limits[1], cmap=cmap, **style)
+    fits = max(len(name) for name in columns) <= 4
+    slant: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(columns)), columns, fontsize=label_size(len(columns)), color=INK, **slant)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     colorbar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02)

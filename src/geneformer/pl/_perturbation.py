@@ -15,16 +15,16 @@ from geneformer import keys
 from geneformer.errors import DatasetError, StateError
 from geneformer.options._fields import check_choice, check_range, nearest
 from geneformer.perturbation.effects import PerturbationEffects, PerturbationRanking, effects_of
-from geneformer.pl._classification import SMALL_TEXT, name_columns
 from geneformer.pl._figures import (
     FAINT,
     GRAY,
     INK,
     SAFE,
+    SMALL_TEXT,
     check_save,
+    draw_matrix,
     figure_axes,
     label_axes,
-    matrix_frame,
     open_frame,
     plotting_library,
     save_figure,
@@ -214,10 +214,16 @@ def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
     ax = figure_axes(ax, (2.8 + 0.95 * values.shape[1], 1.8 + 0.26 * max(len(rows), 4)))
     most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
     colors = LinearSegmentedColormap.from_list("geneformer_shifts", ["#882255", DOWN, "#f7f7f7", UP, "#117733"])
-    values_or_gap, cmap = np.ma.masked_invalid(values), colors.with_extremes(bad=FAINT)
-    image = ax.imshow(values_or_gap, aspect="auto", cmap=cmap, vmin=-most, vmax=most)
+    draw_matrix(
+        ax,
+        values,
+        colors.with_extremes(bad=FAINT),
+        columns=list(shown.states),
+        bar="change of cosine",
+        limits=(-most, most),
+        aspect="auto",
+    )
     ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
-    name_columns(ax, list(shown.states))
     if len(rows) <= SMALL_TEXT:
         power = int(np.floor(np.log10(most)))
         for row, column in np.argwhere(np.isfinite(values)):
@@ -225,7 +231,6 @@ def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
             number = f"{round(values[row, column] / 10.0**power, 1) + 0.0:.1f}"
             ax.text(column, row, number, ha="center", va="center", fontsize=7.5, color=shade)
         _corner(ax, f"numbers in 1e{power}")
-    matrix_frame(ax, image, "change of cosine")
     return ax
 
 
