@@ -158,7 +158,7 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
     rows = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), 2000)).astype(np.int64))
     packed = tokens.gather(rows)
     largest = int(packed.input_ids.max(initial=0))
-    starts = packed.input_ids[packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0]]
+    starts = packed.input_ids[packed.cu_seqlens[:-1][packed.lengths > 0]]
     has_cls = cls_id is not None and bool((starts == cls_id).all())
     if largest >= size or (cls_id is not None and not has_cls):
         found = f"token id {largest}" if largest >= size else "cells that do not start with <cls>"
@@ -248,11 +248,10 @@ class Cells:
         column_of = np.full(vocabulary.size, -1, dtype=np.int64)
         column_of[vocabulary.token_ids] = np.arange(len(vocabulary.genes))
         columns = column_of[packed.input_ids]
-        cells = np.repeat(np.arange(len(self.tokens)), np.diff(packed.cu_seqlens))
         values = np.asarray(packed.counts, dtype=np.float32)
-        kept = columns >= 0
+        is_gene = columns >= 0
         shape = (len(self.tokens), len(vocabulary.genes))
-        return sparse.csr_matrix((values[kept], (cells[kept], columns[kept])), shape=shape)
+        return sparse.csr_matrix((values[is_gene], (packed.cells[is_gene], columns[is_gene])), shape=shape)
 
 
 def open_cells(

@@ -425,7 +425,7 @@ def _check_presence(
         return
     together = 0
     for packed in _blocks(tokens, np.arange(len(tokens)), model):
-        cell = _cell_of_token(packed)[np.isin(packed.input_ids, list(needed))]
+        cell = packed.cells[np.isin(packed.input_ids, list(needed))]
         together += int((np.bincount(cell) == len(needed)).sum())
     if together < min_cells:
         msg = (
@@ -508,8 +508,8 @@ def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _Gen
     sums = _GeneSums(*np.zeros((3, size)))
     for packed in _blocks(tokens, rows, model, counts=tokens.has_counts):
         is_gene = ~np.isin(packed.input_ids, model.vocabulary.special_ids)
-        ids, cell = packed.input_ids[is_gene], _cell_of_token(packed)[is_gene]
-        n_genes = np.bincount(cell, minlength=len(packed.cu_seqlens) - 1)
+        ids, cell = packed.input_ids[is_gene], packed.cells[is_gene]
+        n_genes = np.bincount(cell, minlength=len(packed.lengths))
         rank = np.arange(len(ids)) - np.repeat(np.cumsum(n_genes) - n_genes, n_genes)
         sums.n_cells[:] += np.bincount(ids, minlength=size)
         sums.ranks[:] += np.bincount(ids, weights=rank / np.maximum(n_genes[cell] - 1, 1), minlength=size)
@@ -530,10 +530,6 @@ def _blocks(tokens: TokenizedDataset, rows: Ints, model: PairedModel, *, counts:
     """Cells as the model sees them, some at a time."""
     for start in range(0, len(rows), _CELLS_AT_ONCE):
         yield tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=counts)
-
-
-def _cell_of_token(packed: Packed) -> Ints:
-    return np.repeat(np.arange(len(packed.cu_seqlens) - 1), np.diff(packed.cu_seqlens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,50 +48,20 @@ _DOSE = re.compile(r"(inhibit|activate)@([0-9.e-]+)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """Effects to draw."""
+    """Effects to draw: `table` has `gene`, `name`, `edit`, `effect`, `low`, `high`, `fdr` and `significant`."""
 
-    frame: "pd.DataFrame"
-    effect: NDArray[np.float64]
-    interval: NDArray[np.float64] | None
-    rates: str | None
+    table: "pd.DataFrame"
+    by_state: "pd.DataFrame"
+    axis: str
+    test: str
     threshold: float
-    goal: str | None
-    states: dict[str, str]
     n_genes: int
-    difference: bool
 
-    @property
-    def fdr(self) -> NDArray[np.float64]:
-        """False discovery rate of each, NaN where there is none."""
-        if self.rates is None:
-            return np.full(len(self.effect), np.nan)
-        return self.frame[self.rates].to_numpy(dtype=float)
-
-    @property
-    def significant(self) -> NDArray[np.bool_]:
-        """Which have a rate below the threshold."""
-        return self.fdr < self.threshold
-
-    @property
-    def axis(self) -> str:
-        """What the effect is called."""
-        if self.goal is not None:
-            return f"shift towards {self.goal} (change of cosine)"
-        return "distance moved, less that in the null run" if self.difference else "distance moved (1 - cosine)"
-
-    def strongest(self) -> NDArray[np.intp]:
-        """Rows of the strongest effects, from the highest down."""
-        size = np.where(np.isfinite(self.effect), np.abs(self.effect), -1)
-        rows = np.argsort(-size, kind="stable")[: self.n_genes]
-        rows = rows[size[rows] >= 0]
-        return rows[np.argsort(-self.effect[rows], kind="stable")]
-
-    def names(self) -> list[str]:
-        """Short names, with the edit where one gene has several."""
-        listed = [gene_name(entry) for entry in self.frame["Gene_name"]]
-        twice = {name for name, number in Counter(listed).items() if number > 1}
-        edits = self.frame["edit"].astype(str)
-        return [f"{name} {edit}" if name in twice else name for name, edit in zip(listed, edits, strict=True)]
+    def strongest(self) -> "pd.DataFrame":
+        """The strongest effects, from the highest down."""
+        finite = self.table[np.isfinite(self.table["effect"])]
+        order = np.argsort(-finite["effect"].abs().to_numpy(), kind="stable")
+        return finite.iloc[order[: self.n_genes]].sort_values("effect", ascending=False, kind="stable")
 
 
 def gene_name(entry: Any) -> str:
@@ -103,95 +72,82 @@ def gene_name(entry: Any) -> str:
 
 def _draw_ranked(shown: Shown, ax: "Axes | None") -> "Axes":
     """Strongest effects with their intervals, as rows."""
-    rows, names, significant = shown.strongest(), shown.names(), shown.significant
+    rows = shown.strongest()
     ax = figure_axes(ax, (6.0, 1.3 + 0.24 * max(len(rows), 4)))
     ax.axvline(0, color=GRAY, linewidth=1, zorder=0)
-    for place, row in enumerate(rows):
-        color = UP if shown.effect[row] >= 0 else DOWN
-        if shown.interval is not None and np.isfinite(shown.interval[row]).all():
-            ax.plot(shown.interval[row], [place, place], color=color, linewidth=1.8, solid_capstyle="round")
-        fill = color if significant[row] else "white"
-        ax.plot(shown.effect[row], place, marker="o", markersize=6, color=color, markerfacecolor=fill)
-    ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
+    row: Any
+    for place, row in enumerate(rows.itertuples()):
+        color = UP if row.effect >= 0 else DOWN
+        if np.isfinite([row.low, row.high]).all():
+            ax.plot([row.low, row.high], [place, place], color=color, linewidth=1.8, solid_capstyle="round")
+        fill = color if row.significant else "white"
+        ax.plot(row.effect, place, marker="o", markersize=6, color=color, markerfacecolor=fill)
+    ax.set_yticks(range(len(rows)), rows["name"], fontsize=9, color=INK)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     _dress(ax, shown.axis, None)
     ax.grid(axis="x", color="#eeeeee")
-    if significant[rows].any():
+    if rows["significant"].any():
         _corner(ax, f"full: FDR < {shown.threshold:g}")
     return ax
 
 
 def _draw_volcano(shown: Shown, ax: "Axes | None") -> "Axes":
     """All effects against their false discovery rates."""
-    fdr = shown.fdr
-    if not np.isfinite(fdr).any():
+    has_rate = np.isfinite(shown.table["fdr"])
+    if not has_rate.any():
         msg = (
             "There are no false discovery rates to draw: no perturbation has any. Rank with a null run, more genes "
             'or donors, or draw kind="ranked".'
         )
         raise DatasetError(msg)
-    rows = np.flatnonzero(np.isfinite(fdr) & np.isfinite(shown.effect))
-    height = -np.log10(np.maximum(fdr[rows], 1e-300))
-    effect, significant = shown.effect[rows], shown.significant[rows]
+    rows = shown.table[has_rate & np.isfinite(shown.table["effect"])]
+    height = -np.log10(np.maximum(rows["fdr"].to_numpy(), 1e-300))
+    effect, significant = rows["effect"].to_numpy(), rows["significant"].to_numpy()
     ax = figure_axes(ax, (6.4, 5.2))
     ax.axhline(-np.log10(shown.threshold), color=GRAY, linewidth=1, linestyle="--", zorder=0)
     ax.axvline(0, color=FAINT, linewidth=1, zorder=0)
     sides = (~significant, NEITHER), (significant & (effect > 0), UP), (significant & (effect <= 0), DOWN)
     for some, color in sides:
         ax.scatter(effect[some], height[some], s=16, color=color, linewidths=0, alpha=0.9)
-    names = shown.names()
     named = np.lexsort((-np.abs(effect), -height))[: shown.n_genes]
     ax.margins(x=0.18, y=0.06)
     ax.set_ylim(bottom=-0.02 * max(float(height.max()), 1.0))
-    _name_points(ax, effect[named], height[named], [names[row] for row in rows[named]])
-    test = {"matched_fdr": "matched genes", "donor_fdr": "donors"}.get(str(shown.rates), "rank-sum test")
-    _dress(ax, shown.axis, f"-log10 of the FDR ({test})")
+    _name_points(ax, effect[named], height[named], rows["name"].iloc[named].tolist())
+    _dress(ax, shown.axis, f"-log10 of the FDR ({shown.test})")
     _corner(ax, f"FDR < {shown.threshold:g}: {significant.sum():,} of {len(rows):,}")
     return ax
 
 
 def _draw_response(shown: Shown, ax: "Axes | None") -> "Axes":
     """Effects of each gene against the dose."""
-    lines = _dose_lines(shown)
+    table = shown.table.assign(dose=shown.table["edit"].map(_dose_of)).dropna(subset=["dose", "effect"])
+    genes = [(gene, rows.sort_values("dose", kind="stable")) for gene, rows in table.groupby("gene", sort=False)]
+    lines = [(gene, rows) for gene, rows in genes if rows["dose"].nunique() > 1]
+    if not lines:
+        msg = (
+            f"No gene was perturbed in more than one dose; the edits are {sorted(set(shown.table['edit']))[:8]}. "
+            "Perturb it as inhibit@0.25:GENE, inhibit@0.5:GENE and so on."
+        )
+        raise DatasetError(msg)
+    lines = sorted(lines, key=lambda line: -line[1]["effect"].abs().max())[: shown.n_genes]
     ax = figure_axes(ax, (7.4, 4.6))
     ax.axhline(0, color=GRAY, linewidth=1, zorder=0)
-    for (name, rows, dose), color in zip(lines, spread(len(lines)), strict=True):
-        effect = shown.effect[rows]
-        within = np.abs(dose) <= 1
+    for (gene, rows), color in zip(lines, spread(len(lines)), strict=True):
         # An edit that moves nothing has no effect.
-        curve = np.append(dose[within], 0.0), np.append(effect[within], 0.0)
-        order = np.argsort(curve[0], kind="stable")
-        ax.plot(curve[0][order], curve[1][order], color=color, linewidth=1.8, label=name)
-        ax.plot(dose, effect, linestyle="none", marker="o", markersize=5, color=color)
-        if shown.interval is not None:
-            ax.vlines(dose, *shown.interval[rows].T, color=color, linewidth=1.2, alpha=0.7)
-    places = sorted({*np.round(np.concatenate([dose for _, _, dose in lines]), 6).tolist(), 0.0})
+        within = rows.loc[rows["dose"].abs() <= 1, ["dose", "effect"]].to_numpy()
+        curve = np.concatenate([within, [[0.0, 0.0]]])
+        curve = curve[np.argsort(curve[:, 0], kind="stable")]
+        ax.plot(curve[:, 0], curve[:, 1], color=color, linewidth=1.8, label=gene)
+        ax.plot(rows["dose"], rows["effect"], linestyle="none", marker="o", markersize=5, color=color)
+        if np.isfinite(rows["low"]).any():
+            ax.vlines(rows["dose"], rows["low"], rows["high"], color=color, linewidth=1.2, alpha=0.7)
+    places = sorted({*np.round(np.concatenate([rows["dose"] for _, rows in lines]), 6).tolist(), 0.0})
     edit_at = {place: edit for edit, place in ENDS.items()}
     ax.set_xticks(places, [edit_at.get(place, f"{place:+g}" if place else "0") for place in places])
     _dress(ax, "share of the cell's genes moved past: down (inhibit), up (activate)", shown.axis)
     ax.grid(color="#eeeeee")
     side_legend(ax, fontsize=9)
     return ax
-
-
-def _dose_lines(shown: Shown) -> list[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
-    """Name, rows and doses of each gene with several doses, the strongest first."""
-    edits = shown.frame["edit"].astype(str).tolist()
-    dose = np.array([_dose_of(edit) for edit in edits])
-    names = np.array([gene_name(entry) for entry in shown.frame["Gene_name"]], dtype=object)
-    lines = []
-    for name in dict.fromkeys(names):
-        rows = np.flatnonzero((names == name) & np.isfinite(dose) & np.isfinite(shown.effect))
-        if len({dose[row] for row in rows}) > 1:
-            rows = rows[np.argsort(dose[rows], kind="stable")]
-            lines.append((str(name), rows, dose[rows]))
-    if not lines:
-        msg = (
-            f"No gene was perturbed in more than one dose; the edits are {sorted(set(edits))[:8]}. Perturb it as "
-            "inhibit@0.25:GENE, inhibit@0.5:GENE and so on."
-        )
-        raise DatasetError(msg)
-    return sorted(lines, key=lambda line: -np.abs(shown.effect[line[1]]).max())[: shown.n_genes]
 
 
 def _dose_of(edit: str) -> float:
@@ -206,11 +162,11 @@ def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
     """Mean shifts of the strongest perturbations towards every state."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    if shown.goal is None and len(shown.states) < 2:
+    if not shown.by_state.shape[1]:
         msg = 'kind="heatmap" draws shifts towards states, and there are none. Perturb cells with start and goal.'
         raise DatasetError(msg)
-    rows, names = shown.strongest(), shown.names()
-    values = shown.frame[list(shown.states.values())].to_numpy(dtype=float)[rows]
+    rows = shown.strongest()
+    values = shown.by_state.loc[rows.index].to_numpy(dtype=float)
     ax = figure_axes(ax, (2.8 + 0.95 * values.shape[1], 1.8 + 0.26 * max(len(rows), 4)))
     most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
     colors = LinearSegmentedColormap.from_list("geneformer_shifts", ["#882255", DOWN, "#f7f7f7", UP, "#117733"])
@@ -218,12 +174,12 @@ def _draw_heatmap(shown: Shown, ax: "Axes | None") -> "Axes":
         ax,
         values,
         colors.with_extremes(bad=FAINT),
-        columns=list(shown.states),
+        columns=shown.by_state.columns.tolist(),
         bar="change of cosine",
         limits=(-most, most),
         aspect="auto",
     )
-    ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9, color=INK)
+    ax.set_yticks(range(len(rows)), rows["name"], fontsize=9, color=INK)
     if len(rows) <= SMALL_TEXT:
         power = int(np.floor(np.log10(most)))
         for row, column in np.argwhere(np.isfinite(values)):
@@ -279,12 +235,12 @@ def _dress(ax: "Axes", x: str, y: str | None) -> None:
         ax.locator_params(axis="x", nbins=6)  # small effects have long numbers
 
 
-FDR_COLUMNS = {
-    "published": ("Goal_end_FDR", "Test_vs_null_FDR"),
-    "matched": ("matched_fdr",),
-    "donor": ("donor_fdr",),
+TESTS = {
+    "published": ("rank-sum test", ("Goal_end_FDR", "Test_vs_null_FDR")),
+    "matched": ("matched genes", ("matched_fdr",)),
+    "donor": ("donors", ("donor_fdr",)),
 }
-"""Columns with false discovery rates, by the test they belong to."""
+"""What each test is called, and its columns with false discovery rates."""
 
 
 def perturbation(
@@ -352,7 +308,7 @@ def perturbation(
     """
     check_save(save)
     check_choice("kind", kind, DRAWN)
-    check_choice("test", test, ("auto", *FDR_COLUMNS))
+    check_choice("test", test, ("auto", *TESTS))
     check_range("n_genes", n_genes, low=1)
     shown = _shown(_ranked(ranking, key, goal), goal, test, n_genes)
     plotting_library("matplotlib.pyplot")
@@ -393,6 +349,8 @@ def _ranked(
 
 def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: int) -> Shown:
     """The effects to draw."""
+    import pandas as pd
+
     frame = ranking.frame
     own = next((state for state, column in ranking.states.items() if column == "Shift_to_goal_end"), None)
     if goal is not None and (goal not in ranking.states or own is None):
@@ -403,22 +361,39 @@ def _shown(ranking: PerturbationRanking, goal: str | None, test: str, n_genes: i
         )
         raise StateError(msg)
     is_own = goal is None or goal == own
-    has_interval = is_own and {"ci_low", "ci_high"} <= set(frame.columns)
-    names = FDR_COLUMNS if test == "auto" else {test: FDR_COLUMNS[test]}
-    columns = [column for some in names.values() for column in some if column in frame and is_own]
-    rates = next((column for column in columns if frame[column].notna().any()), None)
-    if test != "auto" and rates is None:
+    rated = {
+        column: name
+        for test_name, (name, columns) in TESTS.items()
+        for column in columns
+        if is_own and test in ("auto", test_name) and column in frame and frame[column].notna().any()
+    }
+    if test != "auto" and not rated:
         msg = f'The table has no false discovery rates for test="{test}". Leave test out, or rank accordingly.'
         raise DatasetError(msg)
-    options = ranking.provenance.get("ranking", {}).get("options", {})
-    return Shown(
-        frame=frame,
-        effect=frame["effect" if is_own else ranking.states[str(goal)]].to_numpy(dtype=float),
-        interval=frame[["ci_low", "ci_high"]].to_numpy(dtype=float) if has_interval else None,
-        rates=rates,
-        threshold=float(options.get("fdr", 0.05)),
-        goal=own if goal is None else goal,
-        states=dict(ranking.states),
-        n_genes=n_genes,
-        difference=ranking.mode == "vs_null",
-    )
+    rates = next(iter(rated), None)
+    ends: dict[str, Any] = {"low": np.nan, "high": np.nan}
+    if is_own and {"ci_low", "ci_high"} <= set(frame.columns):
+        ends = {"low": frame["ci_low"], "high": frame["ci_high"]}
+    threshold = float(ranking.provenance.get("ranking", {}).get("options", {}).get("fdr", 0.05))
+    genes, edits = frame["Gene_name"].map(gene_name), frame["edit"].astype(str)
+    table = pd.DataFrame(
+        {
+            "gene": genes,
+            # With the edit where one gene has several.
+            "name": genes.where(~genes.duplicated(keep=False), genes + " " + edits),
+            "edit": edits,
+            "effect": frame["effect" if is_own else ranking.states[str(goal)]],
+            **ends,
+            "fdr": np.nan if rates is None else frame[rates],
+        }
+    ).reset_index(drop=True)
+    table["significant"] = table["fdr"] < threshold
+    axis = "distance moved (1 - cosine)"
+    if (goal or own) is not None:
+        axis = f"shift towards {goal or own} (change of cosine)"
+    elif ranking.mode == "vs_null":
+        axis = "distance moved, less that in the null run"
+    has_shifts = (goal or own) is not None or len(ranking.states) > 1
+    columns = {state: frame[column] for state, column in ranking.states.items() if has_shifts}
+    by_state = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
+    return Shown(table, by_state, axis, rated.get(str(rates), "rank-sum test"), threshold, n_genes)
