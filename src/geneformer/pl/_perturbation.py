@@ -61,7 +61,8 @@ class Shown:
         """The strongest effects, from the highest down."""
         finite = self.table[np.isfinite(self.table["effect"])]
         order = np.argsort(-finite["effect"].abs().to_numpy(), kind="stable")
-        return finite.iloc[order[: self.n_genes]].sort_values("effect", ascending=False, kind="stable")
+        rows: pd.DataFrame = finite.iloc[order[: self.n_genes]]
+        return rows.sort_values("effect", ascending=False, kind="stable")
 
 
 def gene_name(entry: Any) -> str:
