@@ -12,6 +12,7 @@ from geneformer.errors import NoCellsError, OptionError
 from geneformer.options._fields import check_choice, check_range
 from geneformer.pl._figures import (
     FAINT,
+    GRAY,
     INK,
     NO_LABEL,
     Categories,
@@ -20,6 +21,7 @@ from geneformer.pl._figures import (
     column_of,
     embedding_of,
     is_numeric,
+    label_axes,
     plotting_library,
     save_figure,
     side_legend,
@@ -154,8 +156,13 @@ def embedding(
     for panel, name, column, heading in zip(panels, colors, columns, titles, strict=True):
         shown = None if column is None else column.iloc[rows[order]]
         _draw(panel, xy_n2[order], shown, size, None if name is None else chosen_colors(adata, name))
-        _frame(panel, "UMAP" if xy_n2 is not values_nd else basis.removeprefix("X_").upper())
+        axis = "UMAP" if xy_n2 is not values_nd else basis.removeprefix("X_").upper()
+        panel.set(xticks=[], yticks=[], box_aspect=1)
+        panel.set_xlabel(f"{axis} 1", color=INK, fontsize=10)
+        panel.set_ylabel(f"{axis} 2", color=INK, fontsize=10)
         panel.set_title(heading if heading is not None else (name or ""), fontsize=13, color=INK, loc="left")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(GRAY)
     save_figure(panels[0].figure, save)
     return panels[0] if color is None or isinstance(color, str) else panels
 
@@ -163,6 +170,8 @@ def embedding(
 def _draw(
     ax: "Axes", xy_n2: NDArray[np.float32], values: "pd.Series[Any] | None", size: float, colors: list[str] | None
 ) -> None:
+    from matplotlib.patheffects import withStroke
+
     if values is None:
         _points(ax, xy_n2, size, color="#4a6fa5")
     elif is_numeric(values):
@@ -176,28 +185,20 @@ def _draw(
         has_label = np.array([name != NO_LABEL for name in categories.names])[categories.codes]
         _points(ax, xy_n2[~has_label], size, color=FAINT)
         xy_n2, codes = xy_n2[has_label], categories.codes[has_label]
-        _number(ax, xy_n2, categories, codes)
+        if categories.are_numbered:
+            # More than colors can distinguish: the number or short name of each is written where it lies.
+            for code in np.unique(codes):
+                inside = xy_n2[codes == code]
+                middle = inside[np.argmin(((inside - np.median(inside, axis=0)) ** 2).sum(axis=1))]
+                outlined = [withStroke(linewidth=2.5, foreground="white")]
+                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold", "color": INK}
+                ax.text(*middle, categories.marks[code], zorder=3, path_effects=outlined, **style)
         _points(ax, xy_n2, size, c=np.array(categories.colors)[codes])
         _legend(ax, categories)
 
 
 def _points(ax: "Axes", xy_n2: NDArray[np.float32], size: float, **style: Any) -> Any:
     return ax.scatter(xy_n2[:, 0], xy_n2[:, 1], s=size, linewidths=0, rasterized=True, **style)
-
-
-def _number(ax: "Axes", xy_n2: NDArray[np.float32], categories: Categories, codes: NDArray[np.int64]) -> None:
-    """Write the number or short name of each category where it lies, if there are more than colors can distinguish."""
-    if not categories.are_numbered:
-        return
-    from matplotlib.patheffects import withStroke
-
-    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold", "color": INK, "zorder": 3}
-
-    for code in np.unique(codes):
-        inside = xy_n2[codes == code]
-        middle = inside[np.argmin(((inside - np.median(inside, axis=0)) ** 2).sum(axis=1))]
-        text = ax.text(middle[0], middle[1], categories.marks[code], **style)
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def _legend(ax: "Axes", categories: Categories) -> None:
@@ -218,15 +219,6 @@ def _legend(ax: "Axes", categories: Categories) -> None:
         handletextpad=0.2,
         columnspacing=1.0,
     )
-
-
-def _frame(ax: "Axes", name: str) -> None:
-    ax.set(xticks=[], yticks=[], xlabel=f"{name} 1", ylabel=f"{name} 2", box_aspect=1)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#999999")
-    for label in (ax.xaxis.label, ax.yaxis.label):
-        label.set(color=INK, fontsize=10)
 
 
 LIMIT = 2.5
@@ -300,6 +292,9 @@ def heatmap(
         msg = f"A heatmap needs at least two cells with an embedding; there is {len(rows)}."
         raise NoCellsError(msg)
     sns = plotting_library("seaborn")
+    import pandas as pd
+    from scipy.cluster.hierarchy import linkage
+
     n_all = len(rows)
     if n_cells is not None and n_all > n_cells:
         drawn = np.sort(np.random.default_rng(seed).choice(n_all, n_cells, replace=False))
@@ -307,8 +302,33 @@ def heatmap(
     groups = {name: _categories(column.iloc[rows], adata, name) for name, column in columns.items()}
     centered = values_nd.astype(np.float64) - values_nd.mean(axis=0, dtype=np.float64)
     deviation = centered.std(axis=0)
-    grid = _cluster(sns, centered / np.where(deviation > 0, deviation, 1), adata.obs_names[rows], groups)
-    _dress(grid, title, len(rows), n_all)
+    scaled_nd = centered / np.where(deviation > 0, deviation, 1)
+    # Rows are numbered, as names of cells may stand twice.
+    colors = {name: np.array(group.colors)[group.codes] for name, group in groups.items()}
+    grid = sns.clustermap(
+        pd.DataFrame(scaled_nd),
+        row_linkage=linkage(scaled_nd, "ward"),
+        col_linkage=linkage(scaled_nd.T, "ward"),
+        cmap="vlag",
+        vmin=-LIMIT,
+        vmax=LIMIT,
+        row_colors=pd.DataFrame(colors) if colors else None,
+        xticklabels=False,
+        yticklabels=False,
+        figsize=(9, 8),
+        dendrogram_ratio=(0.12, 0.08),
+        cbar_pos=(1.02, 0.1, 0.02, 0.2),
+        rasterized=True,
+    )
+    grid.data.index = adata.obs_names[rows].astype(str)
+    label = f"{len(rows):,} cells" if len(rows) == n_all else f"{len(rows):,} of {n_all:,} cells"
+    label_axes(grid.ax_heatmap, "dimensions of the embedding", label)
+    grid.ax_cbar.set_title("standard\ndeviations", fontsize=9, color=INK, loc="left")
+    grid.ax_cbar.tick_params(labelsize=8, colors=INK)
+    if title:
+        grid.ax_col_dendrogram.set_title(title, fontsize=14, color=INK, loc="left")
+    if grid.ax_row_colors is not None:
+        grid.ax_row_colors.tick_params(axis="x", labelsize=9, labelcolor=INK, length=0)
     heatmap_legends(grid, groups)
     save_figure(grid.figure, save)
     return grid
@@ -330,59 +350,18 @@ def _categories(values: "pd.Series[Any]", adata: "AnnData", name: str) -> Catego
     return Categories(values, chosen_colors(adata, name))
 
 
-def _cluster(sns: Any, values_nd: NDArray[np.float64], cells: Any, groups: dict[str, Categories]) -> Any:
-    import pandas as pd
-    from scipy.cluster.hierarchy import linkage
-
-    frame = pd.DataFrame(values_nd, index=cells.astype(str))
-    side = None
-    if groups:
-        colors = {name: np.array(found.colors)[found.codes] for name, found in groups.items()}
-        side = pd.DataFrame(colors, index=frame.index)
-        frame.index, side.index = pd.RangeIndex(len(frame)), pd.RangeIndex(len(frame))
-    grid = sns.clustermap(
-        frame,
-        row_linkage=linkage(values_nd, "ward"),
-        col_linkage=linkage(values_nd.T, "ward"),
-        cmap="vlag",
-        vmin=-LIMIT,
-        vmax=LIMIT,
-        row_colors=side,
-        xticklabels=False,
-        yticklabels=False,
-        figsize=(9, 8),
-        dendrogram_ratio=(0.12, 0.08),
-        cbar_pos=(1.02, 0.1, 0.02, 0.2),
-        rasterized=True,
-    )
-    grid.data.index = cells.astype(str)
-    return grid
-
-
-def _dress(grid: Any, title: str | None, n_shown: int, n_all: int) -> None:
-    label = f"{n_shown:,} cells" if n_shown == n_all else f"{n_shown:,} of {n_all:,} cells"
-    grid.ax_heatmap.set_xlabel("dimensions of the embedding", color=INK, fontsize=11)
-    grid.ax_heatmap.set_ylabel(label, color=INK, fontsize=11)
-    grid.ax_cbar.set_title("standard\ndeviations", fontsize=9, color=INK, loc="left")
-    grid.ax_cbar.tick_params(labelsize=8, colors=INK)
-    if title:
-        grid.ax_col_dendrogram.set_title(title, fontsize=14, color=INK, loc="left")
-    if grid.ax_row_colors is not None:
-        grid.ax_row_colors.tick_params(axis="x", labelsize=9, labelcolor=INK, length=0)
-
-
 def heatmap_legends(grid: Any, groups: dict[str, Categories]) -> None:
     """One legend per column, to the right of the heatmap, from the top down."""
     from matplotlib.patches import Patch
 
     top = 0.98
-    for name, found in groups.items():
-        n = len(found.names)
+    for name, group in groups.items():
+        n = len(group.names)
         if n > HEATMAP_LEGEND_MOST:
             grid.figure.text(1.02, top - 0.02, f"{name}: {n} categories", fontsize=9, color=INK)
             top -= 0.06
             continue
-        patches = [Patch(color=color, label=label) for label, color in zip(found.names, found.colors, strict=True)]
+        patches = [Patch(color=color, label=label) for label, color in zip(group.names, group.colors, strict=True)]
         legend = grid.figure.legend(
             handles=patches,
             title=name,

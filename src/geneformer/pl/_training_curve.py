@@ -95,7 +95,13 @@ def training_curve(
         left.set(title="Loss", ylabel="loss")
         _draw_shares(right, lines)
     for ax in (left, right):
-        _frame(ax)
+        ax.set_xlabel("optimizer steps", color=INK)
+        ax.title.set(color=INK, fontsize=12)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#eeeeee")
+        ax.set_axisbelow(True)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=9, labelcolor=INK)
     if title:
         figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
     save_figure(figure, save)
@@ -128,15 +134,12 @@ def _series(lines: list[Any], name: str) -> tuple[list[float], list[float]] | No
 
 def _draw_accuracy(ax: "Axes", lines: list[Any], metrics: Mapping[str, float]) -> None:
     """Share of masked genes guessed right among the first one and the first ten, with the baselines."""
-    for among, style in (("top10", "-"), ("top1", "-")):
-        shade = 1.0 if among == "top10" else 0.55
-        label = "first 10 guesses" if among == "top10" else "first guess"
+    for among, label, shade in (("top10", "first 10 guesses", 1.0), ("top1", "first guess", 0.55)):
         if series := _series(lines, f"eval_{among}"):
-            ax.plot(*series, style, color=HELD_OUT, alpha=shade, linewidth=2, marker="o", markersize=3, label=label)
+            ax.plot(*series, color=HELD_OUT, alpha=shade, linewidth=2, marker="o", markersize=3, label=label)
         if f"baseline_{among}" in metrics:
-            ax.axhline(
-                metrics[f"baseline_{among}"], linestyle="--", color=BASELINE, alpha=shade, label=f"{label}, baseline"
-            )
+            baseline = metrics[f"baseline_{among}"]
+            ax.axhline(baseline, linestyle="--", color=BASELINE, alpha=shade, label=f"{label}, baseline")
     ax.set(title="Masked genes found in held-out cells", ylabel="share")
     ax.set_ylim(bottom=0)
 
@@ -152,13 +155,3 @@ def _draw_shares(ax: "Axes", lines: list[Any]) -> None:
         return
     lowest = min(min(series[1]) for series in drawn.values())
     ax.set_ylim(min(0.0, lowest), 1.02)
-
-
-def _frame(ax: "Axes") -> None:
-    ax.set_xlabel("optimizer steps", color=INK)
-    ax.title.set(color=INK, fontsize=12)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#eeeeee")
-    ax.set_axisbelow(True)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
