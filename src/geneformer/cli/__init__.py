@@ -51,7 +51,7 @@ GROUPS = {
     },
     "perturb": {
         "merge": "Put the parts of a run together.",
-        "plan": "Check a perturbation run, and tell what it will take.",
+        "plan": "Check a perturbation run, and say what it will take.",
         "rank": "Test and rank the perturbations of a finished run.",
         "run": "Perturb genes of cells, and write what that changes.",
     },

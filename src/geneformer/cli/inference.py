@@ -10,8 +10,6 @@ from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, R
 from geneformer.options._fields import nearest
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from geneformer.models.loading import LoadedModel
     from geneformer.tokens.dataset import TokenizedDataset
 
@@ -44,7 +42,13 @@ def embed(
         result = run(tokens, loaded, options, runtime, progress=update)
     result.save(output, overwrite=overwrite)
     if pictures:
-        _draw(result.to_anndata(), pictures, color)
+        from geneformer import pl
+
+        adata = result.to_anndata()
+        if umap is not None:
+            pl.embedding(adata, color=color, save=umap)
+        if heatmap is not None:
+            pl.heatmap(adata, groupby=color, save=heatmap)
     kind = "Cells" if isinstance(result, CellEmbeddings) else "Genes"
     n, width = result.values.shape
     rows: Rows = [
@@ -141,12 +145,3 @@ def _check_pictures(pictures: dict[str, Path], color: str | None, options: Embed
     for path in pictures.values():
         check_save(path)
         check_output(path, overwrite=overwrite)
-
-
-def _draw(adata: "AnnData", pictures: dict[str, Path], color: str | None) -> None:
-    from geneformer import pl
-
-    if "umap" in pictures:
-        pl.embedding(adata, color=color, save=pictures["umap"])
-    if "heatmap" in pictures:
-        pl.heatmap(adata, groupby=color, save=pictures["heatmap"])

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def perturb_plan(
     cells: CellsAndModel,
     *,
-    calibrate: Annotated[bool, flag("Run a few edits to tell the time.")] = True,
+    calibrate: Annotated[bool, flag("Run a few edits to estimate the time.")] = True,
     options: PerturbOptions,
     runtime: RuntimeOptions,
 ) -> Outcome:
-    """Check a perturbation run, and tell what it will take."""
+    """Check a perturbation run, and say what it will take."""
     from geneformer.perturbation.plan import estimate_cost
 
     plan = _open_plan(cells, options, runtime)

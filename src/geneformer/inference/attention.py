@@ -120,7 +120,8 @@ def cell_attention(
     genes = vocabulary.gene_of[tokens_T]
     symbols = np.array([vocabulary.symbol_of(gene) for gene in genes], dtype=object)
     cells = tokens.table.select(tokens.columns)
-    return CellAttention(genes, symbols, weights, cells, tokens.cell_ids, _provenance(model, options))
+    provenance = describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
+    return CellAttention(genes, symbols, weights, cells, tokens.cell_ids, provenance)
 
 
 def gene_attention(
@@ -149,7 +150,8 @@ def gene_attention(
     means = sums.copy()
     means.data = sums.data / n_cells.data
     genes = vocabulary.gene_of[is_expressed]
-    return GeneAttention(genes, means.astype(np.float32), n_cells, _provenance(model, options))
+    provenance = describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
+    return GeneAttention(genes, means.astype(np.float32), n_cells, provenance)
 
 
 def _genes_and_chosen(options: AttentionOptions, vocabulary: Vocabulary) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -158,10 +160,6 @@ def _genes_and_chosen(options: AttentionOptions, vocabulary: Vocabulary) -> tupl
     is_gene[vocabulary.token_ids] = True
     is_chosen[tokens_of_genes(options.genes, vocabulary) or vocabulary.token_ids] = True
     return is_gene, is_chosen
-
-
-def _provenance(model: LoadedModel, options: AttentionOptions) -> dict[str, Any]:
-    return describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
 
 
 class _PairTotals:

@@ -80,7 +80,7 @@ def tokens_for(
 
 
 def _numbered(adata: "AnnData") -> "AnnData":
-    """The same counts under cell names that tell the rows apart."""
+    """The same counts under names of cells that are unique."""
     import anndata as ad
 
     adata = adata.to_memory() if adata.isbacked else adata
@@ -161,10 +161,10 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
     starts = packed.input_ids[packed.cu_seqlens[:-1][packed.lengths > 0]]
     has_cls = cls_id is not None and bool((starts == cls_id).all())
     if largest >= size or (cls_id is not None and not has_cls):
-        found = f"token id {largest}" if largest >= size else "cells that do not start with <cls>"
+        what = f"token id {largest}" if largest >= size else "cells that do not start with <cls>"
         msg = (
             f"The tokens carry no vocabulary fingerprint and do not look like {model.vocabulary.name} "
-            f"({size:,} tokens): found {found}. Tokenize the counts with vocabulary={model.vocabulary.name!r}."
+            f"({size:,} tokens): found {what}. Tokenize the counts with vocabulary={model.vocabulary.name!r}."
         )
         raise UnknownVocabularyError(msg)
 
@@ -237,8 +237,8 @@ class Cells:
         if self.adata is not None:
             # The genes of `raw` are its own, usually more than those of `X`.
             positions = gene_positions(self.adata.raw if self.layer == "raw" else self.adata, vocabulary, self.gene_ids)
-            known = np.flatnonzero(positions >= 0)
-            into = (np.ones(len(known), dtype=np.float32), (known, positions[known]))
+            columns = np.flatnonzero(positions >= 0)
+            into = (np.ones(len(columns), dtype=np.float32), (columns, positions[columns]))
             merge = sparse.csr_matrix(into, shape=(len(positions), len(vocabulary.genes)))
             matrix = _matrix(self.adata, self.layer)[self.rows]
             return sparse.csr_matrix(sparse.csr_matrix(matrix).astype(np.float32) @ merge)

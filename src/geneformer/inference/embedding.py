@@ -64,13 +64,14 @@ def _embed_genes(
         hidden_TD = model.network.bert(
             batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
         )
-        seen, place_T, count = torch.unique(batch.input_ids, return_inverse=True, return_counts=True)
-        partial = hidden_TD.new_zeros((len(seen), hidden_TD.shape[1]), dtype=torch.float32)
+        tokens_U, place_T, count_U = torch.unique(batch.input_ids, return_inverse=True, return_counts=True)
+        partial = hidden_TD.new_zeros((len(tokens_U), hidden_TD.shape[1]), dtype=torch.float32)
         partial = partial.index_add(0, place_T, hidden_TD.float())
-        sums_VD[seen.cpu().numpy()] += partial.cpu().numpy()
-        n_cells[seen.cpu().numpy()] += count.cpu().numpy()
+        present = tokens_U.cpu().numpy()
+        sums_VD[present] += partial.cpu().numpy()
+        n_cells[present] += count_U.cpu().numpy()
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
-    found = np.flatnonzero(n_cells)
-    means = (sums_VD[found] / n_cells[found, None]).astype(np.float32)
-    return GeneEmbeddings(means, model.vocabulary.gene_of[found], n_cells[found], provenance)
+    present = np.flatnonzero(n_cells)
+    means = (sums_VD[present] / n_cells[present, None]).astype(np.float32)
+    return GeneEmbeddings(means, model.vocabulary.gene_of[present], n_cells[present], provenance)

@@ -79,11 +79,11 @@ def predict_masked(
 
 
 def _mask_each(
-    tokens: TokenizedDataset, model: LoadedModel, wanted: list[int]
+    tokens: TokenizedDataset, model: LoadedModel, genes: list[int]
 ) -> tuple[TokenizedDataset, np.ndarray, np.ndarray, np.ndarray]:
-    """One copy of a cell for each wanted gene it expresses, with that gene masked."""
+    """One copy of a cell for each of the genes that it expresses, with that gene masked."""
     packed = tokens.gather(np.arange(len(tokens)))
-    position = np.flatnonzero(np.isin(packed.input_ids, wanted))
+    position = np.flatnonzero(np.isin(packed.input_ids, genes))
     row = np.searchsorted(packed.cu_seqlens, position, side="right") - 1
     copies = tokens.gather(row)
     place = position - packed.cu_seqlens[row]

@@ -1,4 +1,4 @@
-"""How well an embedding tells known labels apart: nearest neighbors and a linear probe, on held-out cells."""
+"""How well an embedding separates labels: nearest neighbors and a linear probe, on held-out cells."""
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -101,8 +101,8 @@ def _checked(
         msg = f"embedding has {values_nd.ndim} axes; it takes one row per cell and one column per dimension."
         raise OptionError(msg)
     if len(names) != len(values_nd) or (parts is not None and len(parts) != len(names)):
-        told = "" if parts is None else f" and {len(parts):,} groups"
-        msg = f"embedding has {len(values_nd):,} rows for {len(names):,} labels{told}. Give one of each per cell."
+        also = "" if parts is None else f" and {len(parts):,} groups"
+        msg = f"embedding has {len(values_nd):,} rows for {len(names):,} labels{also}. Give one of each per cell."
         raise OptionError(msg)
     if len(np.unique(names)) < 2:
         msg = f"All {len(names):,} labels are {names[:1].tolist()}. At least two different labels are needed."

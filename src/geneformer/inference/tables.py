@@ -25,8 +25,8 @@ def check_suffix(path: str | Path, suffixes: Sequence[str] = TABLES) -> Path:
     """The path, if its suffix is among those that are written."""
     path = Path(path)
     if path.suffix not in suffixes:
-        found = f'"{path.suffix}"' if path.suffix else "a name without suffix"
-        msg = f"Cannot write {path}: results go to files that end in {', '.join(suffixes)}, not to {found}."
+        given = f'"{path.suffix}"' if path.suffix else "a name without suffix"
+        msg = f"Cannot write {path}: results go to files that end in {', '.join(suffixes)}, not to {given}."
         raise UnsupportedFormatError(msg)
     return path
 

@@ -1,7 +1,7 @@
 """Effects of perturbations: one row per cell, perturbation and effect, with the cells and genes; and their ranking."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -291,10 +291,10 @@ class Perturbed:
     def __len__(self) -> int:
         return len(self.table)
 
-    def keep(self, kept: NDArray[np.bool_]) -> None:
+    def keep(self, stays: NDArray[np.bool_]) -> None:
         """Forget every other perturbation, ``(G,)`` true where it stays."""
-        place = np.where(kept, np.cumsum(kept) - 1, -1)
-        self.table = self.table[kept].reset_index(drop=True)
+        place = np.where(stays, np.cumsum(stays) - 1, -1)
+        self.table = self.table[stays].reset_index(drop=True)
         self._group = np.where(self._group < 0, -1, place[self._group])
 
     def kinds(self) -> list[str]:
@@ -346,8 +346,10 @@ class Perturbed:
         genes = [tuple(text.split("+")) for text in distinct["genes"]]
         tokens = [self.names.tokens(some) for some in genes]
         symbols = [self.names.symbols(some) for some in genes]
-        ids = {"Gene": _single(tokens), "Gene_name": _single(symbols), "Ensembl_ID": _single(genes)}
-        table = pd.DataFrame({name: object_column(column) for name, column in ids.items()})
+        ids: dict[str, Any] = {"Gene": tokens, "Gene_name": symbols, "Ensembl_ID": genes}
+        table = pd.DataFrame(
+            {name: object_column(e[0] if len(e) == 1 else e for e in entries) for name, entries in ids.items()}
+        )
         for name in columns:
             table[name] = distinct[name].to_numpy(dtype=object)
         by = list(zip(tokens, distinct["edit"], distinct["perturbation"], genes, strict=True))
@@ -380,11 +382,6 @@ class GeneNames:
         )
 
 
-def _single(entries: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """The entry of a perturbation of one gene itself, the tuple of several."""
-    return (entry[0] if len(entry) == 1 else entry for entry in entries)
-
-
 def object_column(entries: Iterable[Any]) -> NDArray[Any]:
     """Entries as a column: whole numbers where all are, else objects such as tuples."""
     listed = list(entries)
@@ -399,7 +396,7 @@ SUFFIXES = (".csv", ".parquet", ".h5ad")
 """Files rankings are written to."""
 
 DEFINITIONS_SUFFIX = ".columns.json"
-"""What the file with definitions and provenance beside a .csv is called, after its name."""
+"""What the file with definitions and provenance next to a .csv is called, after its name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -486,7 +483,7 @@ class PerturbationRanking:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write a `.csv`, `.parquet` or `.h5ad`, complete or not at all.
 
-        A `.csv` has the columns of the published package first, and `<file>.columns.json` beside it says what columns
+        A `.csv` has the columns of the published package first, and `<file>.columns.json` next to it says what columns
         mean; the others say it in the file.
 
         Raises
@@ -513,7 +510,7 @@ class PerturbationRanking:
 
 
 def _storable(frame: "pd.DataFrame", *, slashes: bool = False) -> "pd.DataFrame":
-    """Columns of one kind each: tuples, and tokens beside other names, as text."""
+    """Columns of one kind each: tuples, and tokens among other names, as text."""
     stored = frame.copy()
     stored.attrs.clear()
     for name in frame.columns:

@@ -1,4 +1,4 @@
-"""Plots. Every function draws, saves where told to, and returns its axes; none changes matplotlib's settings."""
+"""Plots. Every function draws, saves where asked to, and returns its axes; none changes matplotlib's settings."""
 
 from geneformer.pl._classification import confusion_matrix, predictions, roc
 from geneformer.pl._embedding import embedding, heatmap

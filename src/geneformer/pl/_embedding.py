@@ -192,7 +192,7 @@ def _draw(
                 middle = inside[np.argmin(((inside - np.median(inside, axis=0)) ** 2).sum(axis=1))]
                 outlined = [withStroke(linewidth=2.5, foreground="white")]
                 style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold", "color": INK}
-                ax.text(*middle, categories.marks[code], zorder=3, path_effects=outlined, **style)
+                ax.text(middle[0], middle[1], categories.marks[code], zorder=3, path_effects=outlined, **style)
         _points(ax, xy_n2, size, c=np.array(categories.colors)[codes])
         _legend(ax, categories)
 

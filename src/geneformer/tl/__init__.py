@@ -18,7 +18,7 @@ __all__ = ["attention", "classify", "embed", "perturb", "predict_masked", "rank_
 def __getattr__(name: str) -> Any:
     if name in __all__:
         function = getattr(import_module(f"{__name__}.{_HOMES.get(name, f'_{name}')}"), name)
-        globals()[name] = function  # found without this from now on
+        globals()[name] = function  # the next access does not come here
         return function
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
