@@ -236,12 +236,13 @@ class Cells:
         vocabulary = model.vocabulary
         if self.adata is not None:
             # The genes of `raw` are its own, usually more than those of `X`.
-            positions = gene_positions(self.adata.raw if self.layer == "raw" else self.adata, vocabulary, self.gene_ids)
+            where = self.adata.raw if self.layer == "raw" else self.adata
+            positions = gene_positions(where, vocabulary, self.gene_ids)
             columns = np.flatnonzero(positions >= 0)
             into = (np.ones(len(columns), dtype=np.float32), (columns, positions[columns]))
             merge = sparse.csr_matrix(into, shape=(len(positions), len(vocabulary.genes)))
-            matrix = _matrix(self.adata, self.layer)[self.rows]
-            return sparse.csr_matrix(sparse.csr_matrix(matrix).astype(np.float32) @ merge)
+            matrix = where.X if self.layer in (None, "raw") else self.adata.layers[self.layer]
+            return sparse.csr_matrix(sparse.csr_matrix(matrix[self.rows]).astype(np.float32) @ merge)
         if not self.tokens.has_counts:
             return None
         packed = self.tokens.gather(np.arange(len(self.tokens)), counts=True)
@@ -297,9 +298,3 @@ def _read(path: Path) -> "AnnData":
     except (OSError, KeyError, ValueError, TypeError) as error:
         msg = f'"{path}" cannot be read as .h5ad: {error}. The file may be truncated; copy or download it again.'
         raise UnreadableInputError(msg) from error
-
-
-def _matrix(adata: "AnnData", layer: str | None) -> Any:
-    if layer == "raw":
-        return adata.raw.X
-    return adata.X if layer is None else adata.layers[layer]

@@ -63,20 +63,29 @@ def embedding_quality(
     seed: int = 0,
 ) -> EmbeddingQuality:
     """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     check_choice("metric", metric, METRICS)
     check_range("n_neighbors", n_neighbors, low=1)
     values_nd, names, parts = _checked(embedding, labels, groups)
     splits = _splits(values_nd, names, parts, folds, seed)
     n_neighbors = min(n_neighbors, *(len(train) for train, _ in splits))
-    correct = {"knn": np.zeros(len(names), dtype=bool), "probe": np.zeros(len(names), dtype=bool)}
-    for train, test in splits:
-        for name, classifier in _classifiers(n_neighbors, metric, standardize).items():
-            predicted = classifier.fit(values_nd[train], names[train]).predict(values_nd[test])
-            correct[name][test] = predicted == names[test]
+    neighbors = KNeighborsClassifier(n_neighbors, metric=metric, algorithm="brute")
+    knn, probe = (
+        _accuracy(cross_val_predict(classifier, values_nd, names, cv=splits) == names, parts, seed)
+        for classifier in (
+            make_pipeline(StandardScaler(), neighbors) if standardize else neighbors,
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        )
+    )
     sizes = np.unique(names, return_counts=True)[1]
     return EmbeddingQuality(
-        knn=_accuracy(correct["knn"], parts, seed),
-        probe=_accuracy(correct["probe"], parts, seed),
+        knn=knn,
+        probe=probe,
         commonest=float(sizes.max() / len(names)),
         n_cells=len(names),
         n_classes=len(sizes),
@@ -143,19 +152,6 @@ def _splits(
         msg = "Holding out groups leaves cells of one label only to learn from. Use labels that several groups share."
         raise OptionError(msg)
     return splits
-
-
-def _classifiers(n_neighbors: int, metric: str, standardize: bool) -> dict[str, Any]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    neighbors = KNeighborsClassifier(n_neighbors, metric=metric, algorithm="brute")
-    return {
-        "knn": make_pipeline(StandardScaler(), neighbors) if standardize else neighbors,
-        "probe": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
-    }
 
 
 def _accuracy(correct: NDArray[np.bool_], parts: NDArray[Any] | None, seed: int) -> Accuracy:

@@ -14,8 +14,9 @@ edit                    what happens to its genes                               
 A cell that would outgrow the model's input loses its lowest ranked genes, and is compared with itself without them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,9 @@ def edit_cell(
 ) -> EditedCell | None:
     """A cell after some edits, or None where they do not apply to it or change nothing."""
     row = np.asarray(tokens, dtype=np.int64)
-    head, tail = _gene_span(row, special_ids)
+    # Genes stand between the special tokens.
+    is_gene = np.flatnonzero(~np.isin(row, np.asarray(list(special_ids), dtype=np.int64)))
+    head, tail = (int(is_gene[0]), int(is_gene[-1]) + 1) if len(is_gene) else (len(row), len(row))
     genes, places = row[head:tail], np.arange(head, tail)
     before = genes
     for step in steps:
@@ -92,12 +95,6 @@ def edit_cell(
     return EditedCell(edited, np.where(origin == ADDED, ADDED, origin - np.searchsorted(lost, origin)), lost)
 
 
-def _gene_span(row: Ints, special_ids: Iterable[int]) -> tuple[int, int]:
-    """Where genes begin and end between the special tokens."""
-    is_gene = np.flatnonzero(~np.isin(row, np.asarray(list(special_ids), dtype=np.int64)))
-    return (int(is_gene[0]), int(is_gene[-1]) + 1) if len(is_gene) else (len(row), len(row))
-
-
 def _delete(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
     if not np.isin(step.tokens, genes).all():
         return None
@@ -113,8 +110,8 @@ def _overexpress(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints]:
     return np.concatenate([front, genes[rest]]), np.concatenate([front_places, places[rest]])
 
 
-def _shift(genes: Ints, places: Ints, step: Step, sign: int) -> tuple[Ints, Ints] | None:
-    """Genes moved by a share of the cell, those of one step keeping their order."""
+def _shift(genes: Ints, places: Ints, step: Step, *, sign: int) -> tuple[Ints, Ints] | None:
+    """Genes moved down (1) or up (-1) by a share of the cell, those of one step keeping their order."""
     if not np.isin(step.tokens, genes).all():
         return None
     hit = np.isin(genes, step.tokens)
@@ -125,12 +122,9 @@ def _shift(genes: Ints, places: Ints, step: Step, sign: int) -> tuple[Ints, Ints
     return genes[order], places[order]
 
 
-def _inhibit(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
-    return _shift(genes, places, step, 1)
-
-
-def _activate(genes: Ints, places: Ints, step: Step) -> tuple[Ints, Ints] | None:
-    return _shift(genes, places, step, -1)
-
-
-_EDITS = {"delete": _delete, "overexpress": _overexpress, "inhibit": _inhibit, "activate": _activate}
+_EDITS: dict[str, Callable[[Ints, Ints, Step], tuple[Ints, Ints] | None]] = {
+    "delete": _delete,
+    "overexpress": _overexpress,
+    "inhibit": partial(_shift, sign=1),
+    "activate": partial(_shift, sign=-1),
+}

@@ -357,24 +357,22 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
     """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"."""
     name, equals, written = entry.rpartition("=")
-    steps = tuple(_parse_step(part.strip(), vocabulary, options) for part in written.split(">"))
-    return Perturbation(name.strip() if equals else written.strip(), steps)
-
-
-def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
-    before, colon, names = text.rpartition(":")
-    edit, dose = (before or options.edit), options.dose
-    if colon and "@" in edit:
-        edit, _, number = edit.partition("@")
-        try:
-            dose = float(number)
-        except ValueError as error:
-            msg = f'"{text}" has the dose "{number}", which is no number. Write, for example, inhibit@0.25:ISG15.'
-            raise OptionError(msg) from error
-    edit = edit.strip()
-    check_choice("edit", edit, EDITS)
-    check_range("dose", dose, above=0.0, high=1.0)
-    return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
+    steps = []
+    for text in (part.strip() for part in written.split(">")):
+        before, colon, names = text.rpartition(":")
+        edit, dose = (before or options.edit), options.dose
+        if colon and "@" in edit:
+            edit, _, number = edit.partition("@")
+            try:
+                dose = float(number)
+            except ValueError as error:
+                msg = f'"{text}" has the dose "{number}", which is no number. Write, for example, inhibit@0.25:ISG15.'
+                raise OptionError(msg) from error
+        edit = edit.strip()
+        check_choice("edit", edit, EDITS)
+        check_range("dose", dose, above=0.0, high=1.0)
+        steps.append(Step(edit, gene_tokens([gene.strip() for gene in names.split("+")], vocabulary), dose))
+    return Perturbation(name.strip() if equals else written.strip(), tuple(steps))
 
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:

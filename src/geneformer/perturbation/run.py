@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from geneformer.engine.device import resolve_device, verify_placement
+from geneformer.engine.inference import Progress
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
 from geneformer.files.atomic import (
     Journal,
@@ -49,8 +50,6 @@ TOP = 50
 
 WHOLE = (1, 1)
 """The only part of a run that was not divided."""
-
-Progress = Callable[[int, int | None], None]
 
 Finished = Callable[[int], pa.Table]
 """Table of a shard that was finished before."""

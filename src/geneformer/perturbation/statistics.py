@@ -404,7 +404,7 @@ def aggregate_gene_shifts(perturbed: Perturbed, pairs: GenePairs) -> "pd.DataFra
     return table.iloc[np.lexsort((mean, ~is_cell))]
 
 
-_PUBLISHED = {
+_DEFINITIONS = {
     "Gene": "Token id of the perturbed gene, or a tuple for several; -1 where it is not known.",
     "Gene_name": "Symbol of the perturbed gene, or a tuple for several.",
     "Ensembl_ID": "Ensembl id of the perturbed gene, or a tuple for several.",
@@ -438,9 +438,6 @@ _PUBLISHED = {
     "Affected_Ensembl_ID": "Ensembl id of the affected gene; empty for the cell.",
     "Cosine_sim_mean": "Mean over cells of the cosine of the affected gene before and after; 1 = no effect.",
     "Cosine_sim_stdev": "Standard deviation of these (population).",
-}
-
-_ADDED = {
     "matched_p": (
         "Permutation p of the effect among perturbations, done in the same way, of genes of similar mean rank. No p is "
         "below 1 / (n_matched + 1), for shifts twice that. NaN where no gene matches."
@@ -485,7 +482,7 @@ def definitions(columns: Iterable[str], mode: str, options: RankOptions) -> dict
     """What each of some columns says."""
     unit = "cells" if options.donor is None else f"donors ({options.donor})"
     compared = _OVER_DONORS.get(mode, "distance equal to the average over all perturbations of the donor")
-    texts = _PUBLISHED | _ADDED
+    texts = dict(_DEFINITIONS)
     texts["Sig"] = f"1 where the FDR is below {options.fdr:g}, else 0."
     texts["effect"] = _EFFECTS.get(mode, "")
     for name, end in (("ci_low", "Lower"), ("ci_high", "Upper")):
