@@ -140,10 +140,10 @@ def perturb_rank(
     """Test and rank the perturbations of a finished run."""
     from geneformer.files.atomic import check_output
     from geneformer.inference.tables import check_suffix
-    from geneformer.perturbation.effects import SUFFIXES, PerturbationEffects
+    from geneformer.perturbation.effects import RANKING_SUFFIXES, PerturbationEffects
     from geneformer.perturbation.statistics import rank_effects
 
-    check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
+    check_output(check_suffix(output, RANKING_SUFFIXES), overwrite=overwrite)
     if plot is not None:
         from geneformer.pl._figures import check_save
 

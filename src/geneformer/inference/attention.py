@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geneformer import keys
-from geneformer.engine.inference import Batch, Progress, run_batches
+from geneformer.engine.inference import Batch, Ints, Progress, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from anndata import AnnData
     from scipy.sparse import csr_matrix
-
-Ints = NDArray[np.int64]
 
 _LEAST_MERGED = 4_000_000
 """Pairs that may wait to be merged."""

@@ -48,7 +48,7 @@ DEFINITIONS = {
 }
 """What each column says, with unit and sign."""
 
-TABLES = ("effects", "cells", "genes", "states")
+RUN_TABLES = ("effects", "cells", "genes", "states")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +107,7 @@ class PerturbationEffects:
             "state": pa.array(list(self.states), pa.string()),
             "embedding": pa.array(vectors, pa.list_(pa.float32())),
         }
-        for name in TABLES:
+        for name in RUN_TABLES:
             table = pa.table(states) if name == "states" else getattr(self, name)
             table = table.replace_schema_metadata((table.schema.metadata or {}) | metadata)
             parquet.write_table(table, folder / f"{name}.parquet")
@@ -126,7 +126,7 @@ class PerturbationEffects:
 
         folder = Path(folder)
         try:
-            tables = {name: parquet.read_table(folder / f"{name}.parquet") for name in TABLES}
+            tables = {name: parquet.read_table(folder / f"{name}.parquet") for name in RUN_TABLES}
             notes = json.loads((tables["effects"].schema.metadata or {})[keys.UNS.encode()])
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             msg = (
@@ -392,7 +392,7 @@ def object_column(entries: Iterable[Any]) -> NDArray[Any]:
     return column
 
 
-SUFFIXES = (".csv", ".parquet", ".h5ad")
+RANKING_SUFFIXES = (".csv", ".parquet", ".h5ad")
 """Files rankings are written to."""
 
 DEFINITIONS_SUFFIX = ".columns.json"
@@ -493,7 +493,7 @@ class PerturbationRanking:
         OutputExistsError
             There is a file already.
         """
-        path = check_suffix(path, SUFFIXES)
+        path = check_suffix(path, RANKING_SUFFIXES)
         notes = path.with_name(path.name + DEFINITIONS_SUFFIX)
         if path.suffix == ".csv":
             check_output(notes, overwrite=overwrite)
