@@ -442,6 +442,15 @@ def test_a_cell_that_is_left_as_it_is_keeps_its_place(golden, tmp_path):
     assert towards["value"].tolist()[::2] == [0, 0]
 
 
+def test_an_anchor_among_the_genes_of_a_list_changes_nothing_in_cells_that_have_it(golden, tmp_path):
+    genes = [GENES["V1"][0], GENES["V1"][3]]
+    cells = write_cells(tmp_path, [cell(*places) for places in CELLS[:2]])
+    found = perturb(golden, tmp_path / "a", "V1", cells=cells, genes_to_perturb=genes)
+    anchored = perturb(golden, tmp_path / "b", "V1", cells=cells, genes_to_perturb=genes, anchor_gene=genes[1])
+    pd.testing.assert_frame_equal(found, anchored)
+    assert found["value"].notna().all()
+
+
 def test_genes_move_by_quarters_of_the_cell(golden, tmp_path):
     rows = [cell(*CELLS[0])]
     cells, gene = write_cells(tmp_path, rows), GENES["V1"][4]

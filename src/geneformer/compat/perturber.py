@@ -335,7 +335,8 @@ class _Run:
 
     def _by_cell(self, effects: pa.Table, rows: Ints) -> list[CellEffects]:
         """Effects of a table whose cells are called by their rows, cell by cell; an anchor comes first in its pairs."""
-        token_of, states, anchor = self.model.vocabulary.token_of, self.states, self.settings._anchor
+        token_of, states = self.model.vocabulary.token_of, self.states
+        anchor = self.settings._anchor if self.settings.combos else None
         cells: dict[str, CellEffects] = {str(row): ({state: {} for state in states.values()}, {}) for row in rows}
         key_of: dict[str, Any] = {}
         columns = [effects.column(name).to_pylist() for name in ("cell_id", "genes", "effect", "target", "value")]
