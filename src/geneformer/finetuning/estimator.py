@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer._version import __version__
 from geneformer.errors import (
     CheckpointError,
     NoCellsError,
@@ -28,7 +27,7 @@ from geneformer.finetuning.splits import Split, draw_rows, given_rows
 from geneformer.finetuning.targets import CellTarget, Encoded
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
-from geneformer.inference.cells import CellInput, Cells, open_cells
+from geneformer.inference.cells import CellInput, Cells, describe_run, open_cells
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -66,22 +65,7 @@ class Examples:
 
 
 class Estimator:
-    """Base of the estimators: options come as objects or field by field, by keyword.
-
-    Parameters
-    ----------
-    model
-        Name, checkpoint folder or hub repository of the pretrained model.
-    vocabulary
-        Needed only where the checkpoint does not name its own.
-    **changes
-        Options objects by the names in `option_kinds`, or single fields of any of them.
-
-    Raises
-    ------
-    UnknownOptionError
-        A keyword that is a field of none of them.
-    """
+    """Base of the estimators: options come as objects by the names in `option_kinds`, or field by field."""
 
     kind: ClassVar[str]
     """Name of the estimator in the folders it writes."""
@@ -145,12 +129,7 @@ class Estimator:
     @property
     def provenance(self) -> dict[str, Any]:
         """Where predictions come from: for `uns`, for files."""
-        return {
-            "model": str(self.model),
-            "vocabulary": self.pairing.vocabulary.name,
-            "vocabulary_fingerprint": self.pairing.vocabulary.fingerprint,
-            "geneformer_version": __version__,
-        }
+        return describe_run(self.pairing) | {"model": str(self.model)}
 
     @property
     def pairing(self) -> Pairing:
@@ -309,6 +288,11 @@ class Estimator:
             raise NotFittedError(msg)
         return value
 
+    def _open_fitted(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> Cells:
+        """Tokens for the fitted network; refused before any work where there is none."""
+        self._fitted("network_")
+        return self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+
     def _pair(self) -> Pairing:
         """What tokens for a network that is to be trained depend on."""
         base = self.base()
@@ -331,16 +315,9 @@ class CellEstimator(Estimator):
     _evaluated: Any = None
 
     def targets(self, cells: Cells, label: Any, *, by_cell: bool = True) -> Encoded:
-        """What is to be learnt about the tokenized cells; its `codes` are what they are split by.
+        """What is to be learnt about opened cells, for what `fit` takes as labels, and the codes to split them by.
 
-        Parameters
-        ----------
-        cells
-            Opened cells.
-        label
-            What `fit` takes as labels.
-        by_cell
-            Whether the split is drawn cell by cell.
+        With `by_cell` the split is drawn cell by cell, so that bins of numbers are worth keeping even.
         """
         raise NotImplementedError
 
@@ -400,7 +377,7 @@ class CellEstimator(Estimator):
             raise OptionError(msg)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         encoded = self.targets(opened, label, by_cell=groups is None and ids is None)
-        donors = _groups_of(opened, groups)
+        donors = groups_of(opened, groups)
         if split_rows is None:
             split = draw_rows(
                 opened,
@@ -451,8 +428,7 @@ class CellEstimator(Estimator):
         ClassificationReport, LabelSetReport or NumberReport
             Figures and every prediction.
         """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids)
         (target,) = self._targets()
         return self._evaluate_columns(opened, {target.name: label or target.name}, groups)
 
@@ -494,9 +470,8 @@ class CellEstimator(Estimator):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         """
-        network = self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        values = embed_cells(network, opened.tokens, self.runtime, max_length=self.pairing.max_length)
+        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        values = embed_cells(self.network_, opened.tokens, self.runtime, max_length=self.pairing.max_length)
         return opened.spread(values, np.nan)
 
     def _targets(self) -> tuple[Any, ...]:
@@ -553,7 +528,7 @@ class CellEstimator(Estimator):
         """The report on opened cells with labels in some columns, by target."""
         targets = {target.name: target for target in self._targets() if target.name in columns}
         values = {name: target.encode(opened.column(columns[name]), columns[name]) for name, target in targets.items()}
-        tested = Examples(opened, Encoded(targets, values, NO_ROWS), groups=_groups_of(opened, groups))
+        tested = Examples(opened, Encoded(targets, values, NO_ROWS), groups=groups_of(opened, groups))
         return self._evaluate(tested, np.arange(len(opened.tokens)))
 
     def _evaluate(self, tested: Examples, rows: Ints) -> Any:
@@ -614,7 +589,8 @@ def part_of(cells: Cells, rows: Ints) -> Cells:
     return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
 
 
-def _groups_of(cells: Cells, column: str | None) -> Values | None:
+def groups_of(cells: Cells, column: str | None) -> Values | None:
+    """Donors or the like, in the order of the tokenized cells; None without a column of them."""
     return None if column is None else np.asarray(cells.column(column))
 
 

@@ -61,8 +61,7 @@ class _Classifier(CellEstimator, Generic[Probabilities]):
         counts_layer, gene_ids
             Where counts and gene identifiers are.
         """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids)
         proba = self.probabilities(opened)
         if isinstance(proba, dict):
             return {task: opened.spread(values, np.nan) for task, values in proba.items()}
@@ -489,8 +488,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         import pandas as pd
 
         check_range("unknown_below", unknown_below, low=0.0, high=1.0)
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids)
         least = self.unknown_below_ if unknown_below is None else unknown_below
         columns: dict[str, NDArray[Any]] = {}
         for name, proba in self.probabilities(opened).items():

@@ -14,7 +14,7 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.engine.training import Key, Scored
 from geneformer.errors import DatasetError, OptionError
-from geneformer.finetuning.estimator import CellEstimator, Examples
+from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of
 from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.labels import capped
 from geneformer.finetuning.metrics import evaluate_numbers
@@ -320,11 +320,9 @@ class ExpressionDecoder(CellEstimator):
         DatasetError
             Tokens without counts.
         """
-        self._fitted("network_")
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids)
         check_counts(opened.tokens)
-        donors = None if groups is None else np.asarray(opened.column(groups))
-        return self._evaluate(Examples(opened, None, groups=donors), np.arange(len(opened.tokens)))
+        return self._evaluate(Examples(opened, None, groups=groups_of(opened, groups)), np.arange(len(opened.tokens)))
 
     def _evaluate(self, tested: Examples, rows: Ints) -> ReportSet:
         """Reports on values, on ranks, and on how values differ from what is usual for the gene."""

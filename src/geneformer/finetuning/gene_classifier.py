@@ -355,14 +355,17 @@ class GeneClassifier(Estimator):
 
     def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> tuple[Floats, Ints]:
         """Probabilities of all genes of the vocabulary, ``(n_genes, C)``, and the cells each occurs in."""
-        network, pairing = self._fitted("network_"), self.pairing
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
-        size, places = pairing.vocabulary.size, pairing.vocabulary.token_ids
+        tokens, vocabulary = self._open_fitted(cells, counts_layer, gene_ids).tokens, self.pairing.vocabulary
+        proba, n_cells, _ = self._predict_tokens(self.network_, tokens)
+        return proba[vocabulary.token_ids], n_cells[vocabulary.token_ids]
+
+    def _predict_tokens(self, network: Any, tokens: TokenizedDataset, **options: Any) -> Any:
+        """What `predict_genes` returns."""
+        size, max_length = self.pairing.vocabulary.size, self.pairing.max_length
         with self._bar("Predicting") as update:
-            proba, n_cells, _ = predict_genes(
-                network, opened.tokens, self.runtime, size=size, max_length=pairing.max_length, progress=update
+            return predict_genes(
+                network, tokens, self.runtime, size=size, max_length=max_length, progress=update, **options
             )
-        return proba[places], n_cells[places]
 
     def _trained_genes(self) -> set[str]:
         """Genes whose class the training knew."""
@@ -389,18 +392,14 @@ class GeneClassifier(Estimator):
 
     def _held_out(self, tested: Examples, rows: Ints) -> "_HeldOutGenes":
         """Predictions for genes that were not learnt from, of the network and of the baselines."""
-        labels, tokens, pairing = tested.encoded, tested.cells.tokens, self.pairing
-        asked, codes, size = labels.tokens[rows], labels.codes[rows], pairing.vocabulary.size
-        truth_of = labels.class_of(size, rows)
-        having = cells_with_labeled_genes(tokens, truth_of, pairing.max_length)
+        labels, tokens = tested.encoded, tested.cells.tokens
+        asked, codes = labels.tokens[rows], labels.codes[rows]
+        truth_of = labels.class_of(self.pairing.vocabulary.size, rows)
+        having = cells_with_labeled_genes(tokens, truth_of, self.pairing.max_length)
         part = tokens if 2 * len(having) > len(tokens) else tokens.take(having)  # taking copies
         predictions = {}
         for name, network in self._networks().items():
-            with self._bar("Predicting") as update:
-                proba, n_cells, tally = predict_genes(
-                    network, part, self.runtime,
-                    size=size, max_length=pairing.max_length, truth_of=truth_of, progress=update,
-                )  # fmt: skip
+            proba, n_cells, tally = self._predict_tokens(network, part, truth_of=truth_of)
             predictions[name] = proba[asked], tally.evaluation(labels.classes)
         features, tested_features = self._features(self._training), self._features(tested)
         if features is not None:
