@@ -63,14 +63,14 @@ class Report:
         Figures of the model.
     baselines
         Figures of what it has to beat, by name, measured on the same cells.
-    truth
-        What is true of each cell, ``(n, …)``.
     cell_ids
         Names of the cells, ``(n,)``; row numbers if None was given.
     settings
         How the model was made and the cells were split; anything JSON can hold.
     baseline_predictions
         What each baseline predicted, by name; not written to files.
+    truth
+        What is true of each cell, ``(n, …)``.
     """
 
     kind: ClassVar[str]
@@ -86,11 +86,11 @@ class Report:
     """Field that the figures are computed from, and what baselines predict."""
 
     evaluation: Figures
-    truth: NDArray[Any]
     cell_ids: NDArray[Any] | None = None
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     baseline_predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    truth: NDArray[Any]
 
     def __post_init__(self) -> None:
         sizes = {name: len(column) for name, column in self._columns().items()}
