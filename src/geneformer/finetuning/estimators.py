@@ -418,25 +418,24 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
+        tasks, weights = (labels,) if isinstance(labels, str) else tuple(labels), self.multi_task.task_weights
+        if len(set(tasks)) < len(tasks):
+            msg = f"labels={list(tasks)} names a column twice. Name each one once."
+            raise LabelError(msg)
+        if weights and len(weights) != len(tasks):
+            msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."
+            raise OptionError(msg)
         return super().fit(
-            cells, (labels,) if isinstance(labels, str) else tuple(labels), groups=groups, ids=ids,
-            split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids, deleted_genes=deleted_genes,
-            output=output, resume=resume, callbacks=callbacks,
+            cells, tasks, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
+            deleted_genes=deleted_genes, output=output, resume=resume, callbacks=callbacks,
         )  # fmt: skip
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
         """What is to be learnt about the tokenized cells; its `codes` are what they are split by."""
-        chosen, weights = self.multi_task, self.multi_task.task_weights
-        if len(set(labels)) < len(labels):
-            msg = f"labels={list(labels)} names a column twice. Name each one once."
-            raise LabelError(msg)
-        if weights and len(weights) != len(labels):
-            msg = f"task_weights={weights} has {len(weights)} weights for {len(labels)} tasks. Give one for each task."
-            raise OptionError(msg)
         return encode_targets(
             {name: cells.column(name) for name in labels},
-            [OneOf(name, rare_below=chosen.rare_below) for name in labels],
-            max_cells=chosen.max_cells,
+            [OneOf(name, rare_below=self.multi_task.rare_below) for name in labels],
+            max_cells=self.multi_task.max_cells,
             seed=self.split.seed,
         )
 
