@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gallery.rows import faults
+from gallery.inputs import h5ad
+from gallery.rows import ACCEPTED, faults, tokenize
 
-# What rows use is imported once, here: their processes are forks of this one.
-for heavy in (
-    "anndata",
-    "pandas",
-    "h5py",
-    "scipy.sparse",
-    "geneformer.cli.tokenize",
-    "geneformer.tokenization.tokenizer",
-    "geneformer.models.loading",
-    "geneformer.compat.networks",
-    "peft",
-):
-    importlib.import_module(heavy)
+HEAVY = ("geneformer.models.loading", "geneformer.compat.networks", "peft")
+"""Beside what tokenizing needs."""
 
 FAMILIES = sorted(path.stem for path in Path(__file__).parent.glob("family_*.py"))
 ROWS = {
@@ -31,8 +21,21 @@ ROWS = {
 }
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """Libraries and vocabulary are loaded once, here: the processes of rows are forks of this one."""
+    folder = tmp_path_factory.mktemp("warm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [])
+        assert tokenize(folder, h5ad()(folder)).code == ACCEPTED
+    for heavy in HEAVY:
+        importlib.import_module(heavy)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="rows run in forks")
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.usefixtures("warm")
 def test_row(name, tmp_path):
     assert not (found := faults(ROWS[name], tmp_path)), "\n".join(found)
 

@@ -25,6 +25,7 @@ from geneformer.options._fields import nearest
 _ABSENT: Final = frozenset({"", "nan", "none", "na", "<na>", "n/a", "null"})
 """Spellings, in lower case, of an identifier that is not there."""
 
+_ID_LENGTH: Final = len("ENSG00000000003")
 _LONGEST_MISSING: Final = max(map(len, _ABSENT))
 
 MOUSE: Final = "mouse"
@@ -35,6 +36,7 @@ REFSEQ: Final = "RefSeq transcripts"
 ENTREZ: Final = "Entrez numbers"
 HGNC: Final = "HGNC numbers"
 PROBES: Final = "microarray probes"
+UNSPLICED: Final = "unspliced or ambiguous counts of genes (-U, -A)"
 
 _SPECIES: Final = {
     "MUS": MOUSE,
@@ -54,12 +56,18 @@ _SPECIES: Final = {
     "XET": "frog",
 }
 
-_ASSEMBLY: Final = re.compile(r"(?:GRCh3[78]|hg19|hg38)(?:-[0-9A-Z.-]+)?(?:_premrna)?_+", re.IGNORECASE)
+_RELEASE: Final = r"(?:(?:-(?!ENS)[0-9A-Z.-]+)?(?:_premrna)?_+|-+)"
+_ASSEMBLY: Final = re.compile(rf"(?:GRCh3[78]|hg19|hg38){_RELEASE}", re.IGNORECASE)
 _FOREIGN_ASSEMBLY: Final = {
-    re.compile(r"(?:mm9|mm10|mm39|GRCm3[89])(?:-[0-9A-Z.-]+)?_+", re.IGNORECASE): MOUSE,
-    re.compile(r"(?:rn[67]|mRatBN7\.2|Rnor_6\.0)_+", re.IGNORECASE): "rat",
+    re.compile(rf"(?:mm9|mm10|mm39|GRCm3[89]){_RELEASE}", re.IGNORECASE): MOUSE,
+    re.compile(rf"(?:rn[67]|mRatBN7\.2|Rnor_6\.0){_RELEASE}", re.IGNORECASE): "rat",
 }
-_VERSIONED: Final = re.compile(r"(ENS[A-Z]*[GTP]\d{11}|ENSGR\d{10})\.\d+(?=$|_PAR_Y$)")
+_VERSIONED: Final = re.compile(r"(ENS[A-Z]*[GTP]\d{11}|ENSGR\d{10})\.\d+(?:_\d+)?(?=$|_PAR_Y$)")
+_JOINED: Final = re.compile(r"(?:(.*)[_|:;, (\[])?(ENSG\d{11})(?:\.\d+)?(?:[_|:;, )\]]+(.*))?")
+_NOT_THE_GENE: Final = re.compile(
+    r".*ENSG\d{11}.*|[UAIS]|(UN)?SPLICED|AMBIGUOUS|NASCENT|MATURE|INTRON(IC)?S?|EXON(IC)?S?.*"
+)
+"""What stands beside an Ensembl id where the two together are not that gene alone: a part of it, or a fusion."""
 _SPECIES_ID: Final = re.compile(r"ENS([A-Z]{3})[A-Z]?[GTPE]\d{11}(?:\.\d+)?")
 _KINDS: Final = {
     TRANSCRIPTS: r"ENST\d{11}(?:\.\d+)?(?:_PAR_Y)?",
@@ -68,6 +76,7 @@ _KINDS: Final = {
     ENTREZ: r"\d+(?:\.0)?",
     HGNC: r"HGNC:\d+",
     PROBES: r"(?:AFFX-.*|\d+(?:_[A-Z]+)*_AT|ILMN_\d+|A_\d{2}_P\d+|CG\d{8})",
+    UNSPLICED: r"ENSG\d{11}(?:\.\d+)?[-_][UA]",
     MOUSE: r"MGI:\d+",
     "fruit fly": r"FBGN\d{7}",
     "roundworm": r"WBGENE\d{8}",
@@ -84,6 +93,7 @@ UNSUPPORTED: Final = {
     REFSEQ: "Sum the transcripts of each gene and give gene ids (ENSG…) or symbols.",
     ENTREZ: "Translate them to Ensembl ids or symbols (BioMart, mygene), or name another column with gene_ids=.",
     HGNC: "Translate them to symbols or Ensembl ids with the HGNC table, or name another column with gene_ids=.",
+    UNSPLICED: "Add the three columns of each gene up, where all of its transcripts are meant (alevin-fry: S + U + A).",
     PROBES: "Geneformer reads counts of genes: map probes to genes with the array's annotation file first.",
 }
 """Kinds of identifiers that are no genes of a vocabulary, and what to do about each."""
@@ -110,12 +120,16 @@ def repaired(text: str) -> tuple[str, tuple[str, ...]]:
     if upper.startswith("ENSG") and upper.endswith("_PAR_Y"):
         upper = upper.removesuffix("_PAR_Y")
         done.append("par_y")
+    match = _JOINED.fullmatch(upper) if len(upper) > _ID_LENGTH else None
+    if match is not None and not any(_NOT_THE_GENE.fullmatch(part or "") for part in match.group(1, 3)):
+        upper = match.group(2)
+        done.append("joined")
     return upper, tuple(done)
 
 
 def foreign_kind(text: str) -> str | None:
     """Another species, or a kind of identifier that names no gene; None where nothing is recognized."""
-    if text.startswith("ENSG0"):
+    if text.startswith("ENSG0") and text[-2:-1] not in ("-", "_"):
         return None
     for pattern, species in _FOREIGN_ASSEMBLY.items():
         if pattern.match(text):
@@ -341,7 +355,7 @@ def _is_ensembl(name: str) -> bool:
 
 
 def _is_proper_id(text: str) -> bool:
-    return len(text) == len("ENSG00000000003") and _is_ensembl(text)
+    return len(text) == _ID_LENGTH and _is_ensembl(text)
 
 
 def _spellings(text: str) -> tuple[str, ...]:
@@ -378,7 +392,7 @@ def check_matched_share(match: GeneMatch, counts_per_name: ArrayLike, min_matche
             f'Only {share:.1%} of the counts lie in genes of vocabulary "{match.vocabulary.name}" '
             f"({match.n_matched:,} of {match.n_genes:,} genes, identifiers from {_place(match.column)}); at least "
             f"{min_matched:.0%} are needed. Most counts are left out in {most}."
-            f"{_suspicion(match)} Name the column of var with Ensembl ids or symbols with gene_ids=, "
+            f"{suspicion(match)} Name the column of var with Ensembl ids or symbols with gene_ids=, "
             "or lower min_matched= if that is meant."
         )
         raise TooFewGenesMatchedError(msg)
@@ -392,7 +406,14 @@ def check_matched_share(match: GeneMatch, counts_per_name: ArrayLike, min_matche
     return share
 
 
-def _suspicion(match: GeneMatch) -> str:
+def foreign_species(match: GeneMatch) -> tuple[str, float]:
+    """The commonest other species among the identifiers, and the share of these that is its."""
+    species = {kind: number for kind, number in match.foreign.items() if kind not in UNSUPPORTED}
+    commonest = max(species, key=lambda kind: species[kind], default="")
+    return commonest, species.get(commonest, 0) / max(match.n_present, 1)
+
+
+def suspicion(match: GeneMatch) -> str:
     """What the names left out look like, if they look like something else."""
     if not match.foreign:
         return ""

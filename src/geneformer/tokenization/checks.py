@@ -4,6 +4,8 @@ Values are raw counts or they are refused: a sample is looked at before any work
 read.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,21 @@ from geneformer.tokenization.readers.source import (
     check_file,
     genes_only,
     open_hdf5,
+    reading,
     unknown_content,
 )
-from geneformer.tokenization.readers.tenx import MATRIX_NAMES, genomes_of, matrix_files, open_tenx_folder, open_tenx_h5
+from geneformer.tokenization.readers.tenx import (
+    MATRIX_SUFFIXES,
+    genomes_of,
+    matrix_files,
+    open_tenx_folder,
+    open_tenx_h5,
+)
 from geneformer.tokenization.readers.text import open_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -36,12 +45,15 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.errors import (
     FilterPassError,
+    GeneIdsNotFoundError,
     InvalidTotalsError,
     NoCellsError,
     NonFiniteCountsError,
     NotRawCountsError,
+    UnreadableInputError,
+    UnsupportedGeneIdsError,
 )
-from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, resolve_genes
+from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, find_genes, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
@@ -57,6 +69,18 @@ _SHOWN = 5
 _SAME_SUM = 1e-3
 _LOG_LIMIT = 30.0
 """No logarithm of a count is larger than this."""
+
+_LARGEST = 1e12
+"""No gene is counted that often in a cell."""
+
+_NOISE, _LARGEST_NOISE = 1e-6, 1e-3
+"""Counts that went through a logarithm and back are off by about this share, at most so much."""
+
+_TRANSPOSED = 0.3
+"""Where more names of cells than this share are genes, rows are genes."""
+
+_MANY = 1000
+"""Values from which on it is remarkable that all are 1."""
 
 _YES = {"true", "t", "yes", "y", "1", "1.0", "pass", "passed"}
 _NO = {"false", "f", "no", "n", "0", "0.0", "fail", "failed"}
@@ -83,6 +107,7 @@ class PreparedSource:
     match: GeneMatch
     passing: NDArray[np.bool_] | None
     totals: NDArray[np.float64] | None
+    only_ones: bool = False
 
     @property
     def n_passing(self) -> int:
@@ -109,13 +134,17 @@ def prepare(
 ) -> Preparation:
     """Open and check all inputs; `stack` closes them."""
     sources: list[CountSource] = []
-    for item in resolve_inputs(inputs):
+    remarks: list[str] = []
+    given = resolve_inputs(inputs, remarks)
+    remarks.extend(_given_twice(given))
+    for item in given:
         sources.append(open_counts(item, options.layer))
         stack.callback(sources[-1].close)
     if not any(source.n_cells for source in sources):
         msg = f"There are no cells in {', '.join(source.label for source in sources)}."
         raise NoCellsError(msg)
-    columns, remarks = plan_columns(sources, options.keep)
+    columns, of_columns = plan_columns(sources, options.keep)
+    remarks.extend(of_columns)
     prepared = []
     for source, name in zip(sources, source_names(sources), strict=True):
         ready = _prepare_source(source, name, vocabulary, options)
@@ -137,23 +166,58 @@ def _prepare_source(source: CountSource, name: str, vocabulary: Vocabulary, opti
         if source.var.kind(column) == pa.string() or column == options.gene_ids:
             names[column] = source.var.texts(column)
     # Ensembl ids are matched by the vocabulary's own tables alone, as published; symbols also by another's history.
-    match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
+    try:
+        match = resolve_genes(names, vocabulary, options.gene_ids, borrow=False)
+    except (GeneIdsNotFoundError, UnsupportedGeneIdsError) as error:
+        if not _rows_are_genes(source, vocabulary):
+            raise
+        msg = f"{source.label}: the gene names stand in the rows (obs), not in var. Transpose it first: adata = adata.T"
+        raise GeneIdsNotFoundError(msg) from error
     if match.kind != "ensembl" and not vocabulary.tables.has_aliases:
         match = resolve_genes(names, vocabulary, options.gene_ids)
-    check_values(source, source.sample(), options)
+    sample = source.sample()
+    check_values(source, sample, options)
     if source.matrix.seekable:
         # Refuse early where whole cells have next to nothing in the vocabulary; the end decides exactly.
-        sample = source.sample()
         values = np.nan_to_num(np.asarray(sample.values, dtype=np.float64), posinf=0.0, neginf=0.0)
         counts = np.bincount(sample.genes, weights=values, minlength=source.n_genes)
         check_matched_share(match, counts, options.min_matched / 2)
     passing = passing_cells(source)
-    return PreparedSource(source, name, match, passing, given_totals(source, passing))
+    nonzero = sample.values[sample.values != 0]
+    only_ones = len(nonzero) >= _MANY and bool((nonzero == 1).all())
+    return PreparedSource(source, name, match, passing, given_totals(source, passing), only_ones)
+
+
+def _given_twice(inputs: "list[Path | AnnData]") -> list[str]:
+    """A remark on every file that is among the inputs more than once, under whatever names."""
+    paths = [path for path in inputs if isinstance(path, Path) and path.exists()]
+    times = Counter((path.stat().st_dev, path.stat().st_ino) for path in paths)
+    places = {(path.stat().st_dev, path.stat().st_ino): path for path in reversed(paths)}
+    return [
+        f'"{places[file]}" is given {number} times: its cells are in the result as often.'
+        for file, number in times.items()
+        if number > 1
+    ]
+
+
+def _rows_are_genes(source: CountSource, vocabulary: Vocabulary) -> bool:
+    """Whether the names of cells are names of genes."""
+    names = source.cell_names(0, min(source.n_cells, 2000)).tolist()
+    return bool(np.mean(find_genes(names, vocabulary) >= 0) > _TRANSPOSED) if names else False
 
 
 def _source_remarks(ready: PreparedSource, vocabulary: Vocabulary) -> list[str]:
     """What looks wrong with a source but is no reason to refuse it."""
-    source, remarks = ready.source, []
+    source, remarks = ready.source, [*ready.source.remarks]
+    if source.obs.left_out:
+        listed = [f'"{name}" ({fault})' for name, fault in source.obs.left_out.items()]
+        more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
+        remarks.append(f"{source.label}: columns of cells are left out: {', '.join(listed[:_SHOWN])}{more}.")
+    if ready.only_ones:
+        remarks.append(
+            f"{source.label}: every value looked at is 1. Counts that were reduced to present and absent have no order "
+            "of their own: genes are ranked by their medians alone."
+        )
     if source.n_genes < _FEW_GENES * len(vocabulary.genes):
         remarks.append(
             f"{source.label} has only {source.n_genes:,} genes: it looks reduced to chosen genes. Ranks compare all "
@@ -203,9 +267,11 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
             '--missing zero (missing="zero").'
         )
         raise NonFiniteCountsError(msg)
-    negative, fractional = finite & (values < 0), finite & (values != np.floor(values))
-    for fault, marks in (("negative", negative), ("fractional", fractional)):
-        if not marks.any() or (fault == "fractional" and options.accept_normalized):
+    whole = np.rint(np.where(finite, values, 0))
+    negative, too_large = finite & (values < 0), finite & (values > _LARGEST)
+    fractional = finite & (values != whole) & ~_nearly_whole(values, whole)
+    for fault, marks in (("negative", negative), ("fractional", fractional), ("too large to be counts", too_large)):
+        if not marks.any() or (fault != "negative" and options.accept_normalized):
             continue
         n = int(np.sum(values != 0))
         msg = (
@@ -223,15 +289,21 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
         raise NotRawCountsError(msg)
 
 
+def _nearly_whole(values: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values are off a whole number by rounding errors alone; missing ones are not."""
+    off = np.abs(values - whole)
+    return np.asarray(off <= np.clip(_NOISE * np.abs(values), _NOISE, _LARGEST_NOISE), dtype=bool)
+
+
 def checked(
     rows: CellRows, cells: NDArray[np.int64], source: CountSource, options: TokenizeOptions
-) -> tuple[CellRows, int]:
-    """The rows, missing values taken for zero where that was chosen, and how many there were."""
+) -> tuple[CellRows, int, int]:
+    """The rows as counts, with how many missing values were taken for zero and how many values were rounded."""
     data = rows.data
     kind = data.dtype.kind
-    if kind in "ub" or not len(data):
-        return rows, 0
-    least, n_missing, wrong = data.min(), 0, False
+    if kind == "b" or not len(data):
+        return rows, 0, 0
+    least, n_missing, n_rounded, wrong = data.min(), 0, 0, False
     if kind == "f" and not (np.isfinite(least) and np.isfinite(data.max())):
         missing = ~np.isfinite(data)
         n_missing = int(missing.sum())
@@ -239,11 +311,17 @@ def checked(
         data = np.where(missing, 0, data)
         rows = rows if wrong else CellRows(rows.indptr, rows.indices, data)
         least = data.min()
-    fractional = kind == "f" and not options.accept_normalized and np.any(data != np.floor(data))
-    if wrong or least < 0 or fractional:
+    no_counts = False
+    if not options.accept_normalized:
+        no_counts = data.max() > _LARGEST
+        if kind == "f" and not wrong and np.any(data != (whole := np.rint(data))):
+            no_counts = no_counts or not _nearly_whole(data, whole).all()
+            n_rounded = int(np.count_nonzero(data != whole))
+            rows = rows if no_counts else CellRows(rows.indptr, rows.indices, whole)
+    if wrong or least < 0 or no_counts:
         entries = triples(rows, 0)
         check_values(source, Sample(cells[entries.cells], entries.genes, entries.values), options)
-    return rows, n_missing
+    return rows, n_missing, n_rounded
 
 
 def _looks_raw(sample: Sample) -> bool:
@@ -275,7 +353,10 @@ def _kind_of_scaling(sample: Sample, largest: float) -> str:
 
 
 def _where_raw(source: CountSource) -> str:
-    raw = [layer for layer in source.others if _looks_raw(source.sample(20_000, layer=layer))]
+    raw = []
+    for layer in source.others:
+        with suppress(UnreadableInputError):  # of another layer than the one to be refused
+            raw.extend([layer] if _looks_raw(source.sample(20_000, layer=layer)) else [])
     if not raw:
         return "No other layer holds raw counts: give the matrix as the sequencing pipeline wrote it."
     places = " and ".join(place_of(layer) for layer in raw)
@@ -394,23 +475,31 @@ _ZARR_MARKS = (".zgroup", "zarr.json", ".zmetadata")
 
 def open_counts(source: "str | Path | AnnData", layer: str | None = None) -> CountSource:
     """Counts ready to be read a few cells at a time; nothing is ever written to them."""
-    if not isinstance(source, (str, Path)):
-        return genes_only(open_anndata(source, layer))
-    path = Path(source)
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    with reading(path):
+        return genes_only(open_anndata(source, layer) if path is None else _open_path(path, layer))
+
+
+def _open_path(path: Path, layer: str | None) -> CountSource:
     if path.is_dir():
-        return genes_only(_open_folder(path, layer))
+        return _open_folder(path, layer)
     check_file(path)
     name = path.name.lower()
     if name.endswith(_HDF5):
-        return genes_only(_open_hdf5(path, layer))
-    if not name.endswith((*MATRIX_NAMES, *_TEXT)):
+        return _open_hdf5(path, layer)
+    if not name.endswith((*MATRIX_SUFFIXES, *_TEXT)):
         raise unknown_content(path, f'Its name ends in "{path.suffix}".')
     _refuse_layer(layer, path)
-    return genes_only(open_tenx_folder(path) if name.endswith(MATRIX_NAMES) else open_text(path))
+    return open_tenx_folder(path) if name.endswith(MATRIX_SUFFIXES) else open_text(path)
 
 
-def resolve_inputs(inputs: "Iterable[str | Path | AnnData]") -> "list[Path | AnnData]":
-    """Every single source among the inputs, folders of files opened up, in order of their names."""
+def resolve_inputs(
+    inputs: "Iterable[str | Path | AnnData]", remarks: list[str] | None = None
+) -> "list[Path | AnnData]":
+    """Every single source among the inputs, folders of files opened up, in order of their names.
+
+    What is left out of a folder is told in `remarks`.
+    """
     sources: list[Any] = []
     for item in inputs:
         if not isinstance(item, (str, Path)):
@@ -422,7 +511,7 @@ def resolve_inputs(inputs: "Iterable[str | Path | AnnData]") -> "list[Path | Ann
                 check_file(path)
             sources.append(path)
             continue
-        members = _members(path)
+        members = _without_unfiltered(path, _members(path), remarks if remarks is not None else [])
         if not members:
             there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             msg = f'The folder "{path}" holds no counts (found: {there}). Accepted: {ACCEPTED}.'
@@ -471,6 +560,42 @@ def _members(folder: Path) -> list[Path]:
     return members
 
 
+_CELL_RANGER = re.compile(r"(?P<sample>.*)(?P<kind>raw|filtered)_(?:feature|gene)_bc_matri(?:x|ces)(?:_h5)?(?:\.h5)?")
+
+
+def _without_unfiltered(folder: Path, members: list[Path], remarks: list[str]) -> list[Path]:
+    """Of the matrices that Cell Ranger writes of one sample, the cells alone, once: not all droplets, nor a copy."""
+    chosen: dict[str, Path] = {}
+    others, names = [], {}
+    for member in members:
+        name = next((part for part in member.relative_to(folder).parts if _CELL_RANGER.fullmatch(part)), "")
+        names[member] = name
+        match = _CELL_RANGER.fullmatch(name)
+        if match is None or match["kind"] == "raw":
+            continue
+        if match["sample"] not in chosen or name.endswith(".h5"):
+            chosen[match["sample"]] = member
+    kept = []
+    for member in members:
+        match = _CELL_RANGER.fullmatch(names[member])
+        if match is not None and chosen.get(match["sample"], member) != member:
+            others.append(names[member])
+        elif match is None and chosen and member.name in _NO_COUNTS:
+            others.append(member.name)
+        else:
+            kept.append(member)
+    if others:
+        read = ", ".join(f'"{path.relative_to(folder)}"' for path in chosen.values())
+        remarks.append(
+            f'"{folder}": {", ".join(others)} left out, as unfiltered droplets or the same cells twice; {read} read.'
+        )
+    return kept
+
+
+_NO_COUNTS = ("molecule_info.h5", "metrics_summary.csv")
+"""What Cell Ranger puts beside its matrices."""
+
+
 def _is_zarr(path: Path) -> bool:
     return path.suffix == ".zarr" or any((path / mark).exists() for mark in _ZARR_MARKS)
 
@@ -485,17 +610,20 @@ def _open_folder(path: Path, layer: str | None) -> CountSource:
 
 
 def _open_hdf5(path: Path, layer: str | None) -> CountSource:
-    root = open_hdf5(path)
-    if {"obs", "var"} <= set(root):
-        return open_stored(root, path, layer)
-    if {"matrix", "row_attrs", "col_attrs"} <= set(root):
-        return open_loom(root, path, layer)
-    if genomes_of(root):
-        _refuse_layer(layer, path)
-        return open_tenx_h5(root, path)
-    inside = ", ".join(f"{key} {tuple(getattr(root[key], 'shape', ()))}" for key in list(root)[:6]) or "nothing"
-    root.close()
-    raise unknown_content(path, f"It is HDF5, but neither AnnData, loom nor 10x: it holds {inside}.")
+    with ExitStack() as on_failure:
+        root = on_failure.enter_context(open_hdf5(path))
+        if {"obs", "var"} <= set(root) or "mod" in root:
+            source = open_stored(root, path, layer)
+        elif {"matrix", "row_attrs", "col_attrs"} <= set(root):
+            source = open_loom(root, path, layer)
+        elif genomes_of(root):
+            _refuse_layer(layer, path)
+            source = open_tenx_h5(root, path)
+        else:
+            inside = ", ".join(f"{key} {tuple(getattr(root[key], 'shape', ()))}" for key in list(root)[:6]) or "nothing"
+            raise unknown_content(path, f"It is HDF5, but neither AnnData, loom nor 10x: it holds {inside}.")
+        on_failure.pop_all()
+    return source
 
 
 def _refuse_layer(layer: str | None, path: Path) -> None:

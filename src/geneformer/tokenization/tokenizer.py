@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer._version import __version__
-from geneformer.errors import GeneformerWarning, OutOfRangeError
+from geneformer.errors import GeneformerWarning, NoCellsError, OutOfRangeError
 from geneformer.files.atomic import check_output
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs
-from geneformer.genes.lookup import check_matched_share
+from geneformer.genes.lookup import check_matched_share, foreign_species, suspicion
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import to_table
@@ -46,6 +46,9 @@ _HASH_LIMIT = 4 * 2**30
 
 _DISAGREEMENT = 0.01
 """Given totals that differ from the sum of the counts by more than this share are reported."""
+
+_MIXED = 0.1
+"""Share of identifiers of another species from which on cells are asked which species they are of."""
 
 _PIECE = 65_536
 """Entries added up at once, few enough for a core's cache."""
@@ -140,7 +143,15 @@ def _write_units(
             del unit, ranked, described  # before the next ones are in memory
         # Frees what sorting by cells may have put into memory or onto the disk; nothing asks this source again.
         ready.source.close()
-    return account.report()
+    report = account.report()
+    if not report.n_written:
+        msg = (
+            f"None of {preparation.n_cells:,} cells has a count in a gene of vocabulary {vocabulary.name}: there is "
+            f"nothing to write ({', '.join(ready.source.label for ready in preparation.sources)}). Give counts that "
+            "are not zero."
+        )
+        raise NoCellsError(msg)
+    return report
 
 
 @dataclass(slots=True)
@@ -151,6 +162,9 @@ class Tally:
     n_filtered: int = 0
     n_truncated: int = 0
     n_missing: int = 0
+    n_rounded: int = 0
+    n_sparse: int = 0
+    n_elsewhere: int = 0
     n_disagreeing: int = 0
     given: float = 0.0
     counted: float = 0.0
@@ -171,6 +185,12 @@ class RankedUnit:
     gene_counts: NDArray[np.float64]
     tally: Tally
 
+
+_LITTLE_MATCHED = 0.75
+"""Where less than this share of the counts is in the vocabulary, that is told."""
+
+_FEW_GENES, _WHOLE_TRANSCRIPTOME = 20, 1000
+"""Cells with fewer genes than these are no cells, where at least so many genes were measured."""
 
 _MOST_NAMES = 10_000
 _SELECTED = 1.2
@@ -240,9 +260,8 @@ class Account:
         sources, remarks = [], [*self._preparation.remarks]
         for finished in self._finished:
             fields_of_report = {**finished, "empty_cells": tuple(finished["empty_cells"])}
-            remark = fields_of_report.pop("remark")
+            remarks.extend(fields_of_report.pop("remarks"))
             sources.append(SourceReport(**fields_of_report))
-            remarks.extend([remark] if remark else [])
         return TokenizeReport(
             sources=tuple(sources),
             tokens_per_cell=self._spread(),
@@ -289,7 +308,8 @@ class Account:
             matched_share=check_matched_share(match, self._gene_counts, self._options.min_matched),
             genes=match.report(self._gene_counts),
         )
-        self._finished.append({**asdict(report), "remark": _totals_remark(source.label, tally)})
+        remarks = [_totals_remark(source.label, tally), *_remarks(ready, tally, report)]
+        self._finished.append({**asdict(report), "remarks": [remark for remark in remarks if remark]})
         self._open_next()
 
 
@@ -309,6 +329,32 @@ def _totals_remark(label: str, tally: Tally) -> str:
     return f"{disagreement}. It is used for scaled counts as it is; the order of tokens does not depend on it."
 
 
+def _remarks(ready: PreparedSource, tally: Tally, report: SourceReport) -> Iterator[str]:
+    """What looks wrong with a source once all of it was read."""
+    label, n_cells = ready.source.label, tally.n_cells - tally.n_filtered
+    if tally.n_rounded:
+        yield f"{label}: {tally.n_rounded:,} values were off a whole number by rounding errors, and were rounded."
+    if tally.n_elsewhere:
+        species, share = foreign_species(ready.match)
+        yield (
+            f"{label}: {share:.0%} of the identifiers are {species} genes, and {tally.n_elsewhere:,} of {n_cells:,} "
+            "cells have most of their counts there: they are poor human cells. Mark them false in `filter_pass`, or "
+            "remove them."
+        )
+    elif 0 < report.matched_share < _LITTLE_MATCHED:
+        most = ", ".join(f'"{name}"' for name in report.genes["left_out_most_counts"])
+        yield (
+            f"{label}: {1 - report.matched_share:.0%} of the counts lie outside vocabulary "
+            f'"{ready.match.vocabulary.name}" and are left out, most of them in {most or "genes without a name"}.'
+            f"{suspicion(ready.match)}"
+        )
+    if ready.source.n_genes >= _WHOLE_TRANSCRIPTOME and 2 * tally.n_sparse > n_cells:
+        yield (
+            f"{label}: {tally.n_sparse:,} of {n_cells:,} cells have fewer than {_FEW_GENES} genes: most are empty "
+            "droplets, as in an unfiltered matrix. Give the filtered one."
+        )
+
+
 class _CellsOfSource:
     """Ranks the cells of one source."""
 
@@ -317,6 +363,7 @@ class _CellsOfSource:
         self.ranker = ranker
         self.options = options
         self.n_cells = ready.source.n_cells
+        self.matched = ready.match.positions >= 0 if foreign_species(ready.match)[1] >= _MIXED else None
 
     def units(self, first: int) -> Iterator[RankedUnit]:
         """Units of cells from `first` on."""
@@ -365,9 +412,13 @@ class _CellsOfSource:
             marks = passing[first : first + rows.n_cells]
             tally.n_filtered = int((~marks).sum())
             cells, rows = cells[marks], _select(rows, marks)
-        rows, tally.n_missing = checked(rows, cells, source, self.options)
+        rows, tally.n_missing, tally.n_rounded = checked(rows, cells, source, self.options)
         ranked = self.ranker.rank(rows, self._totals(cells, rows, tally))
         tally.n_truncated = int((ranked.n_genes > self.ranker.room).sum())
+        tally.n_sparse = int((ranked.n_genes < _FEW_GENES).sum())
+        if self.matched is not None:
+            ours = _row_sums(rows, np.where(self.matched[rows.indices], rows.data, 0))
+            tally.n_elsewhere = int((ours < _row_sums(rows, rows.data) / 2).sum())
         gene_counts = np.zeros(source.n_genes)
         for start in range(0, len(rows.data), _PIECE):
             span = slice(start, start + _PIECE)
@@ -384,11 +435,7 @@ class _CellsOfSource:
         totals, scale = self.ready.totals, self.options.counts
         if totals is None and not scale:
             return None
-        # Each sum is of the cell's own entries alone, so that its neighbors change no rounding.
-        sums = np.zeros(rows.n_cells)
-        filled = np.diff(rows.indptr) > 0
-        if filled.any():
-            sums[filled] = np.add.reduceat(rows.data, rows.indptr[:-1][filled], dtype=np.float64)
+        sums = _row_sums(rows, rows.data)
         if totals is None:
             return np.where(sums > 0, sums, 1.0)
         given = totals[cells]
@@ -398,6 +445,15 @@ class _CellsOfSource:
         tally.n_disagreeing = int(np.sum(np.abs(given - sums) > _DISAGREEMENT * np.maximum(given, sums)))
         tally.given, tally.counted = float(given.sum()), float(sums.sum())
         return np.where(given > 0, given, 1.0) if scale else None
+
+
+def _row_sums(rows: CellRows, data: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums of the cells; each is of the cell's own entries alone, so that its neighbors change no rounding."""
+    sums = np.zeros(rows.n_cells)
+    filled = np.diff(rows.indptr) > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(data, rows.indptr[:-1][filled], dtype=np.float64)
+    return sums
 
 
 def _read_ahead(chunks: Iterator[tuple[int, CellRows]]) -> Iterator[tuple[int, CellRows]]:

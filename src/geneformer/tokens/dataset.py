@@ -275,8 +275,12 @@ def feature(kind: pa.DataType) -> dict[str, Any]:
 
 def _missing(value: Any) -> bool:
     """None, NaN, NaT and pandas' NA."""
-    equal_to_itself = value == value  # noqa: PLR0124  false for NaN and NaT, undecided for NA
-    return value is None or equal_to_itself is False or not isinstance(equal_to_itself, bool)
+    try:
+        return value is None or bool(value != value)  # noqa: PLR0124  only NaN and NaT differ from themselves
+    except TypeError:  # NA does not decide
+        return True
+    except ValueError:  # nor does an array, which is there
+        return False
 
 
 def arrow_numbers(values: NDArray[Any], *, missing: NDArray[np.bool_] | None = None) -> pa.Array:

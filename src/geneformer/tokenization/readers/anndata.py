@@ -2,7 +2,7 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.errors import UnreadableInputError
+from geneformer.errors import UnsupportedFormatError
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.source import (
     RAW,
@@ -30,6 +30,7 @@ from geneformer.tokenization.readers.source import (
     sample_cells,
     stored_table,
 )
+from geneformer.tokenization.readers.structure import DamagedError, attribute, member, n_absent, required, shape_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,51 +64,83 @@ def _layer_rows(adata: "AnnData", layer: str) -> RowMatrix:
 
 def open_anndata_zarr(path: Path, layer: str | None = None) -> CountSource:
     """Counts of an AnnData in a Zarr store of format 2 or 3."""
-    return open_stored(open_zarr(path), path, layer)
+    with reading(path):
+        return open_stored(open_zarr(path), path, layer)
 
 
 def open_stored(root: Any, path: Path, layer: str | None) -> CountSource:
     """Counts of an AnnData laid out in an open HDF5 file or Zarr group."""
-    if not {"obs", "var"} <= set(root.keys()):
-        msg = f'"{path}" has no obs and var, so it is no AnnData; it holds {sorted(root.keys())}. Write it again.'
-        raise UnreadableInputError(msg)
-    raw: Any = root.get("raw")
-    if not hasattr(raw, "keys"):
-        raw = {key: root.get(f"raw.{key}") for key in ("X", "var")}  # as it was called before AnnData 0.7
-    layers: Mapping[str, Any] = root["layers"] if "layers" in root else {}  # noqa: SIM401
-    stored = {"X": root.get("X"), **{name: layers[name] for name in sorted(layers)}, RAW: raw.get("X")}
-    stored = {name: element for name, element in stored.items() if element is not None}
+    if "mod" in root or not {"obs", "var"} <= set(root.keys()):
+        raise UnsupportedFormatError(_no_anndata(root, path))
+    raw: Any = member(root, "raw") if "raw" in root else None
+    if not hasattr(raw, "keys"):  # as it was called before AnnData 0.7
+        raw, parts = root, {"X": "raw.X", "var": "raw.var"}
+    else:
+        parts = {"X": "X", "var": "var"}
+    layers: Any = member(root, "layers") if "layers" in root else {}
+    stored = {"X": (root, "X"), **{name: (layers, name) for name in sorted(layers)}, RAW: (raw, parts["X"])}
+    stored = {name: (group, key) for name, (group, key) in stored.items() if key in set(group.keys())}
     require_layer(layer, list(stored), f'"{path}"')
     chosen = layer or "X"
-    with reading(path):
-        matrix = stored_matrix(stored[chosen], path)
-        obs = stored_table(root["obs"])
-        var = stored_table(raw["var"] if chosen == RAW else root["var"])
-    others = {name: partial(stored_matrix, stored[name], path) for name in stored if name != chosen}
+    uns = member(root, "uns") if "uns" in root else None
+    obs = stored_table(root, "obs", uns)
+    var = stored_table(raw, parts["var"], uns) if chosen == RAW else stored_table(root, "var", uns)
+    element = required(*stored[chosen])
+    matrix = stored_matrix(element)
+    remarks = _absence(element, path) if isinstance(matrix, DenseRows) else ()
+    others = {name: partial(_other_matrix, *stored[name]) for name in stored if name != chosen}
     closers = [*_closers(matrix), *([root.close] if hasattr(root, "close") else [])]
-    return CountSource(path.stem, path, place_of(layer), matrix, obs, var, others, closers=tuple(closers))
+    return CountSource(
+        path.stem, path, place_of(layer), matrix, obs, var, others, closers=tuple(closers), remarks=remarks
+    )
 
 
-def stored_matrix(element: Any, path: Path | None) -> RowMatrix:
+def _no_anndata(root: Any, path: Path) -> str:
+    """The refusal of a file or store without `obs` and `var`, with the place of tables that it may hold."""
+    for container, how in (("mod", "mdata.mod[NAME].write_h5ad(...)"), ("tables", "give its folder")):
+        if container in root:
+            place = path / container
+            names = [entry.name for entry in place.iterdir()] if place.is_dir() else required(root, container).keys()
+            tables = ", ".join(
+                f'"{container}/{name}"' for name in sorted(names)[:5] if not name.startswith((".", "zarr."))
+            )
+            return f'"{path}" holds several tables, and is no AnnData itself. Give one of them: {tables} ({how}).'
+    return f'"{path}" has no obs and var, so it is no AnnData; it holds {sorted(root.keys())}. Write it again.'
+
+
+def _absence(element: Any, path: Path) -> tuple[str, ...]:
+    """A remark on pieces of a dense matrix that are not stored: they are zeros, or were lost."""
+    absent = n_absent(element)
+    if not absent:
+        return ()
+    return (
+        f'"{path}": {absent:,} pieces of {element.name} are not stored and are read as zeros. '
+        "Where the file was copied or downloaded, it may be incomplete.",
+    )
+
+
+def _other_matrix(group: Any, name: str) -> RowMatrix:
+    return stored_matrix(required(group, name))
+
+
+def stored_matrix(element: Any) -> RowMatrix:
     """A matrix in an HDF5 or Zarr file: an array, or a group with compressed rows or columns."""
-    if hasattr(element, "shape") and hasattr(element, "dtype"):
+    if hasattr(element, "dtype"):
         return DenseRows(element)
-    attributes = element.attrs
-    kind = attributes.get("encoding-type", attributes.get("h5sparse_format", ""))
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    shape = attributes.get("shape", attributes.get("h5sparse_shape"))
-    if shape is None or kind.removesuffix("_matrix") not in ("csr", "csc"):
-        msg = f'A matrix of "{path}" is stored as "{kind}", which is not known. Write the file again with AnnData.'
-        raise UnreadableInputError(msg)
-    size = (int(shape[0]), int(shape[1]))
-    parts = (element["indptr"], deflated(element["indices"]), deflated(element["data"]))
-    return SparseRows(*parts, size) if kind.startswith("csr") else by_columns(*parts, size)
+    kind = str(attribute(element, "encoding-type", "h5sparse_format"))
+    if kind.removesuffix("_matrix") not in ("csr", "csc"):
+        msg = f'{element.name} is stored as "{kind}", which is not known. Write the file again with AnnData'
+        raise DamagedError(msg)
+    size = shape_of(attribute(element, "shape", "h5sparse_shape"))
+    indptr, indices, data = (required(element, name) for name in ("indptr", "indices", "data"))
+    open_by = SparseRows if kind.startswith("csr") else by_columns
+    return open_by(indptr, deflated(indices), deflated(data), size)
 
 
 def _row_matrix(matrix: Any) -> RowMatrix:
     """The matrix of an AnnData that is no view; backed ones stay on disk."""
     if hasattr(matrix, "group") and hasattr(matrix, "format"):
-        return stored_matrix(matrix.group, None)
+        return stored_matrix(matrix.group)
     if getattr(matrix, "format", None) is None:
         return DenseRows(matrix)
     rows = matrix if matrix.format == "csr" else matrix.tocsr()
@@ -167,6 +200,7 @@ class DeflatedArray:
     """One-dimensional HDF5 array whose chunks are read raw and unpacked here; threads may share it."""
 
     def __init__(self, dataset: Any) -> None:
+        self.name = dataset.name
         self.shape = dataset.shape
         self.dtype = dataset.dtype
         self._dataset = dataset

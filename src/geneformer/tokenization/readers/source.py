@@ -3,6 +3,7 @@
 Matrices and tables are read a few cells at a time, wherever they are: memory, HDF5 or Zarr; rows, columns or dense.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.errors import (
+    GeneformerError,
+    GeneIdsNotFoundError,
     InputNotFoundError,
-    PlaceholderFileError,
     UnknownColumnError,
     UnreadableInputError,
     UnsupportedFormatError,
@@ -24,16 +26,37 @@ from geneformer.errors import (
 from geneformer.files import refuse_lfs_pointer, require
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
+from geneformer.tokenization.readers.structure import (
+    DamagedError,
+    array,
+    attribute,
+    column_fault,
+    complete,
+    in_range,
+    member,
+    required,
+    row_ends,
+)
 from geneformer.tokens.dataset import arrow_column, arrow_numbers, arrow_texts, arrow_type
 
-ACCEPTED = ".h5ad, .zarr, .loom, 10x .h5, a folder with matrix.mtx, .csv, .tsv (also .gz), or a folder of these"
+ACCEPTED = (
+    ".h5ad, .zarr, .loom, 10x .h5, a folder with matrix.mtx, barcodes.tsv and features.tsv, .csv, .tsv (also .gz), or "
+    "a folder of these"
+)
 """What `open_counts` reads, for messages."""
 
 RAW = "raw"
 """Name under which `adata.raw` is asked for."""
 
-_FEATURE_TYPES = ("feature_types", "feature_type")
-_GENES = "Gene Expression"
+_FEATURE_TYPES = ("feature_types", "feature_type", "modality")
+_GENES = frozenset({"geneexpression", "gex", "rna", "mrna", "gene", "genes", "expression", "transcriptome"})
+_OTHERS = frozenset({
+    "antibodycapture", "antibody", "antibodies", "adt", "adts", "ab", "protein", "proteins", "prot", "surfaceprotein",
+    "cite", "citeseq", "totalseq", "hto", "htos", "hashtag", "hashtags", "hashing", "cellhashing", "crispr",
+    "multiplexingcapture", "crisprguidecapture", "guide", "guides", "guidecapture", "grna", "sgrna", "antigencapture",
+    "custom", "peak", "peaks", "atac", "chromatinaccessibility", "vdj", "tcr", "bcr", "lipids", "metabolites",
+})  # fmt: skip
+"""Words for kinds of features, in small letters and digits alone."""
 
 
 class Sample(NamedTuple):
@@ -80,6 +103,17 @@ class CountSource:
     gene_columns: NDArray[np.int32] | None = None
     companions: tuple[Path, ...] = ()
     closers: tuple[Callable[[], object], ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Tables must describe the matrix."""
+        self.obs.path = self.var.path = self.path
+        if self.gene_columns is None and self.matrix.shape != (self.obs.n_rows, self.var.n_rows):
+            msg = (
+                f"{self.place} is {self.matrix.shape[0]:,} x {self.matrix.shape[1]:,}, but there are "
+                f"{self.obs.n_rows:,} names of cells and {self.var.n_rows:,} of genes"
+            )
+            raise DamagedError(msg)
 
     @property
     def n_cells(self) -> int:
@@ -140,13 +174,26 @@ class CountSource:
 
 
 def genes_only(source: CountSource) -> CountSource:
-    """The source without columns that its gene table marks as something else than gene expression."""
-    for name in _FEATURE_TYPES:
-        if name not in source.var.names:
+    """The source without columns that its gene table marks as something else than genes, in whatever spelling."""
+    for name in source.var.names:
+        if name.lower() not in _FEATURE_TYPES:
             continue
-        is_gene = np.array([kind == _GENES for kind in source.var.texts(name)], dtype=bool)
-        if is_gene.all() or not is_gene.any():
+        kinds = source.var.texts(name).tolist()
+        words = {kind: re.sub(r"[^a-z0-9]", "", str(kind).lower()) for kind in set(kinds)}
+        if not set(words.values()) & (_GENES | _OTHERS):
+            continue  # kinds of genes, as other tables keep under this name
+        if set(words.values()) & _GENES:
+            is_gene = np.array([words[kind] in _GENES for kind in kinds], dtype=bool)
+        else:
+            is_gene = np.array([words[kind] not in _OTHERS for kind in kinds], dtype=bool)
+        if is_gene.all():
             return source
+        if not is_gene.any():
+            msg = (
+                f'{source.label} has no genes: var["{name}"] calls its features {", ".join(sorted(map(str, words)))}. '
+                "Give the matrix of gene expression."
+            )
+            raise GeneIdsNotFoundError(msg)
         columns = np.where(is_gene, np.cumsum(is_gene) - 1, -1).astype(np.int32)
         others = {layer: make for layer, make in source.others.items() if layer != RAW}  # it has columns of its own
         return replace(source, gene_columns=columns, var=source.var.select(is_gene), others=others)
@@ -156,13 +203,22 @@ def genes_only(source: CountSource) -> CountSource:
 class Table:
     """`obs` or `var`, wherever its columns lie: pandas, NumPy, Arrow, HDF5 or Zarr; a few rows are read at a time.
 
-    `hidden` names columns that only hold the row names once more, for those who ask for them by name.
+    `hidden` names columns that only hold the row names once more, for those who ask for them by name; `left_out` says
+    of columns that cannot be carried along why not.
     """
 
     def __init__(
-        self, columns: Mapping[str, Any], index: Any = None, *, n_rows: int, hidden: tuple[str, ...] = ()
+        self,
+        columns: Mapping[str, Any],
+        index: Any = None,
+        *,
+        n_rows: int,
+        hidden: tuple[str, ...] = (),
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.n_rows = n_rows
+        self.left_out = dict(left_out or {})
+        self.path: Path | None = None
         self.names = tuple(name for name in columns if name not in hidden)
         self._columns = dict(columns)
         self._index = index
@@ -174,7 +230,8 @@ class Table:
         """A pandas table; of columns with the same name the first counts."""
         columns: dict[str, Any] = {}
         for place, name in enumerate(frame.columns):
-            columns.setdefault(str(name), frame.iloc[:, place])
+            column = frame.iloc[:, place]
+            columns.setdefault(str(name), column.sparse.to_dense() if hasattr(column, "sparse") else column)
         return cls(columns, frame.index, n_rows=len(frame))
 
     def __contains__(self, name: str) -> bool:
@@ -183,45 +240,56 @@ class Table:
 
     def index(self, start: int, stop: int) -> NDArray[np.object_]:
         """Row names as text, ``(stop - start,)``; numbers where there are none."""
-        names = np.arange(start, stop) if self._index is None else _values(self._index, start, stop)
-        return np.array([str(name) for name in names], dtype=object)
+        with reading(self.path):
+            names = np.arange(start, stop) if self._index is None else _values(self._index, start, stop)
+            return np.array([str(name) for name in names], dtype=object)
 
     def kind(self, name: str) -> pa.DataType:
         """Type of a column; text for categories of text."""
         if name not in self._kinds:
-            column, encoding = self._columns[name], _encoding(self._columns[name])
-            if encoding == "categorical":
-                kind = self._categories_of(name).type
-            elif encoding == "series":
-                kind = arrow_type(column)
-            else:
-                column = column["values"] if encoding.startswith("nullable-") else column
-                is_text = np.dtype(column.dtype).kind in "OSTU"
-                kind = pa.string() if is_text else pa.from_numpy_dtype(column.dtype)
-            self._kinds[name] = _portable(kind)
+            with reading(self.path):
+                self._kinds[name] = _portable(self._stored_kind(name))
         return self._kinds[name]
+
+    def _stored_kind(self, name: str) -> pa.DataType:
+        column, encoding = self._columns[name], _encoding(self._columns[name])
+        if encoding == "categorical":
+            return self._categories_of(name).type
+        if encoding == "series":
+            return arrow_type(column)
+        column = column["values"] if encoding.startswith("nullable-") else column
+        is_text = np.dtype(column.dtype).kind in "OSTU"
+        return pa.string() if is_text else pa.from_numpy_dtype(column.dtype)
 
     def column(self, name: str, start: int, stop: int) -> pa.Array:
         """Values of a column, missing ones as nulls, ``(stop - start,)``."""
-        column, kind = self._columns[name], self.kind(name)
+        kind = self.kind(name)
+        with reading(self.path):
+            values = self._stored(name, start, stop)
+            return values if isinstance(values, pa.Array) and values.type == kind else arrow_column(name, values, kind)
+
+    def _stored(self, name: str, start: int, stop: int) -> Any:
+        column = self._columns[name]
         encoding = _encoding(column)
         if encoding == "series":
-            return arrow_column(name, column.iloc[start:stop], kind)
+            return column.iloc[start:stop]
         if encoding == "categorical":
-            codes = np.asarray(column["codes"][start:stop])
-            values = self._categories_of(name).take(arrow_numbers(codes, missing=codes < 0))
-        elif encoding.startswith("nullable-"):
+            codes, categories = np.asarray(column["codes"][start:stop]), self._categories_of(name)
+            if len(codes) and (codes.max() >= len(categories) or codes.min() < -1):
+                msg = f'column "{name}" has codes from {codes.min()} to {codes.max()} for {len(categories)} categories'
+                raise DamagedError(msg)
+            return categories.take(arrow_numbers(codes, missing=codes < 0))
+        if encoding.startswith("nullable-"):
             missing = np.asarray(column["mask"][start:stop], dtype=bool)
-            values = pa.array(_values(column["values"], start, stop), mask=missing)
-        else:
-            values = _arrow_array(_values(column, start, stop))
-        return values if values.type == kind else arrow_column(name, values, kind)
+            return pa.array(_values(column["values"], start, stop), mask=missing)
+        return _arrow_array(_values(column, start, stop))
 
     def texts(self, name: str) -> NDArray[np.object_]:
         """A whole column as text, missing values as None, ``(rows,)``."""
         column = self._columns[name]
         if _is_hdf5_text(column) and _encoding(column) == "string-array":
-            return _values(column, 0, self.n_rows)
+            with reading(self.path):
+                return _values(column, 0, self.n_rows)
         values = self.column(name, 0, self.n_rows).to_pylist()
         return np.array([None if value is None else str(value) for value in values], dtype=object)
 
@@ -231,37 +299,72 @@ class Table:
 
         columns = {name: self.column(name, 0, self.n_rows).to_pandas()[rows] for name in self.names}
         index = pd.Index(self.index(0, self.n_rows)[rows], dtype=object)
-        return Table(columns, index, n_rows=len(index))
+        return Table(columns, index, n_rows=len(index), left_out=self.left_out)
 
     def _categories_of(self, name: str) -> pa.Array:
         if name not in self._categories:
             categories = self._columns[name]["categories"]
-            self._categories[name] = _arrow_array(_values(categories, 0, categories.shape[0]))
+            values = categories["values"] if hasattr(categories, "keys") else categories
+            self._categories[name] = _arrow_array(_values(values, 0, values.shape[0]))
         return self._categories[name]
 
 
-_READ_HERE = ("array", "string-array", "categorical", "nullable-integer", "nullable-boolean", "nullable-string-array")
 _TEXTS_AT_ONCE = 8_192
 """Texts in HDF5 are read twice, as bytes and as text; this many of them."""
 
 
-def stored_table(group: Any) -> Table:
-    """The table in an HDF5 or Zarr group; one written before 2021, or by other rules, is read whole through AnnData."""
-    attributes = group.attrs
-    if hasattr(group, "keys") and _text(attributes.get("encoding-version")) == "0.2.0":
-        names = [str(_text(name)) for name in attributes["column-order"]]
-        if all(name in group and _encoding(group[name]) in _READ_HERE for name in names):
-            index = group[str(_text(attributes["_index"]))]
-            return Table({name: group[name] for name in names}, index, n_rows=int(index.shape[0]))
+def stored_table(parent: Any, name: str, categories: Any = None) -> Table:
+    """The table in a group of an HDF5 or Zarr file; one written before 2021 is read whole through AnnData.
+
+    `categories` is the group in which AnnData before 0.7 kept the names of categories.
+    """
+    group = required(parent, name)
+    version = attribute(group, "encoding-version")
+    if not hasattr(group, "keys") or (version is not None and version != "0.2.0"):
+        return Table.of(_old_frame(group, categories))
+    index_name = attribute(group, "_index")
+    if index_name is None:
+        msg = f"{group.name} does not say where its row names are: it has no attribute _index"
+        raise DamagedError(msg)
+    index = required(group, str(index_name))
+    index = required(index, "values") if hasattr(index, "keys") else index
+    n_rows = array(index, kinds="OSTUiuf").shape[0]
+    complete(index)
+    order = attribute(group, "column-order")
+    names = [key for key in group if key != index_name] if order is None else map(_text, np.atleast_1d(order))
+    columns, left_out = {}, {}
+    for column_name in map(str, names):
+        column = required(group, column_name)
+        fault = column_fault(column, n_rows)
+        if fault:
+            left_out[column_name] = fault
+        else:
+            columns[column_name] = column
+    return Table(columns, index, n_rows=n_rows, left_out=left_out)
+
+
+def _old_frame(group: Any, categories: Any) -> Any:
+    """A table as AnnData wrote it before 2021."""
     import pandas as pd
     from anndata.io import read_elem
 
+    if hasattr(group, "keys"):
+        for name in group:
+            required(group, name)
     frame = read_elem(group)
-    if isinstance(frame, np.ndarray):  # AnnData before 0.7 kept a table as one array of records
-        frame = pd.DataFrame.from_records(frame).map(_text)
-        names = [name for name in ("index", "_index") if name in frame.columns]
-        frame = frame.set_index(names[0]) if names else frame
-    return Table.of(frame)
+    if not isinstance(frame, np.ndarray):
+        return frame
+    # AnnData before 0.7 kept a table as one array of records, and the names of categories in `uns`.
+    frame = pd.DataFrame.from_records(frame).map(_text)
+    names = [name for name in ("index", "_index") if name in frame.columns]
+    frame = frame.set_index(names[0]) if names else frame
+    for name in frame.columns if hasattr(categories, "keys") else ():
+        words = member(categories, f"{name}_categories")
+        if words is not None and frame[name].dtype.kind in "iu":
+            codes = np.where(frame[name] < 0, -1, frame[name])
+            known = np.atleast_1d(_values(words, 0, words.shape[0]) if words.shape else _text(words[()]))
+            frame[name] = pd.Categorical.from_codes(codes, pd.Index(known))
+    return frame
 
 
 def _encoding(column: Any) -> str:
@@ -329,7 +432,7 @@ class SparseRows:
     seekable = True
 
     def __init__(self, indptr: Any, indices: Any, data: Any, shape: tuple[int, int]) -> None:
-        self.indptr = np.asarray(indptr[:])
+        self.indptr = row_ends(indptr, indices, data, shape[0])
         self.indices = indices
         self.data = data
         self.shape = shape
@@ -341,7 +444,8 @@ class SparseRows:
             end = min(start + size, stop, max(limit, start + 1))
             first, last = int(self.indptr[start]), int(self.indptr[end])
             indptr = self.indptr[start : end + 1].astype(np.int64) - first
-            yield CellRows(indptr, np.asarray(self.indices[first:last]), np.asarray(self.data[first:last]))
+            indices = in_range(np.asarray(self.indices[first:last]), self.shape[1], "columns")
+            yield CellRows(indptr, indices, np.asarray(self.data[first:last]))
             start = end
 
     def sample(self, entries: int) -> Sample:
@@ -355,10 +459,10 @@ class DenseRows:
 
     seekable = True
 
-    def __init__(self, array: Any, *, transposed: bool = False) -> None:
-        self.array = array
+    def __init__(self, values: Any, *, transposed: bool = False) -> None:
+        self.array = array(values, ndim=2)
         self.transposed = transposed
-        self.shape: tuple[int, int] = tuple(array.shape[::-1] if transposed else array.shape)
+        self.shape: tuple[int, int] = tuple(values.shape[::-1] if transposed else values.shape)
 
     def chunks(self, size: int, start: int, stop: int) -> Iterator[CellRows]:
         """Cells `start` to `stop` in order, at most `size` at a time."""
@@ -462,14 +566,15 @@ def _packed(block: Sample) -> NDArray[Any]:
 
 def by_columns(indptr: Any, indices: Any, data: Any, shape: tuple[int, int]) -> SortedOnDisk:
     """A matrix of compressed columns, cells by genes, as cells."""
-    starts = np.asarray(indptr[:], dtype=np.int64)
-    total = int(starts[-1]) if len(starts) else 0
+    starts = row_ends(indptr, indices, data, shape[1]).astype(np.int64)
+    total = int(starts[-1])
 
     def entries() -> Iterator[Sample]:
         for first in range(0, total, BUCKET_ENTRIES):
             last = min(first + BUCKET_ENTRIES, total)
             genes = np.searchsorted(starts, np.arange(first, last), side="right") - 1
-            yield Sample(np.asarray(indices[first:last], dtype=np.int64), genes, np.asarray(data[first:last]))
+            cells = in_range(np.asarray(indices[first:last]), shape[0], "cells")
+            yield Sample(cells.astype(np.int64), genes, np.asarray(data[first:last]))
 
     return SortedOnDisk(entries, shape, expected=total)
 
@@ -537,6 +642,9 @@ def check_file(path: Path) -> None:
         )
         msg = f'"{path}" does not exist.{near} Check the name.'
         raise InputNotFoundError(msg)
+    if not path.is_file():
+        msg = f'"{path}" is no file but a pipe, a socket or a device. Save the counts to a file, and give that.'
+        raise UnreadableInputError(msg)
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
@@ -574,20 +682,23 @@ def open_zarr(path: Path) -> Any:
     """The open Zarr group, for reading only."""
     zarr = require("zarr", f'Reading "{path}"', extra="zarr")
     try:
-        return zarr.open_group(path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
+        return zarr.open_group(path, mode="r", use_consolidated=False)
+    except Exception as error:
         msg = f'"{path}" is not a Zarr store of an AnnData ({error}). It may have been copied incompletely.'
         raise UnreadableInputError(msg) from error
 
 
 @contextmanager
 def reading(path: Path | None) -> Iterator[None]:
-    """Turn what a damaged file causes while it is read into an error that names it."""
+    """Turn whatever the content of a file causes while it is read into an error that names the file and the cause."""
     try:
         yield
-    except (InputNotFoundError, UnreadableInputError, UnsupportedFormatError, PlaceholderFileError):
+    except GeneformerError:
         raise
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except DamagedError as error:
+        msg = f"adata: {error}." if path is None else f'"{path}" is damaged: {error}. Get it, or write it, again.'
+        raise UnreadableInputError(msg) from error
+    except Exception as error:
         if path is None:
             raise
         raise UnreadableInputError(_damage(path, error)) from error
@@ -608,7 +719,10 @@ def _damage(path: Path, error: Exception) -> str:
             f'"{path}" is incomplete: {size:,} of {expected:,} bytes are there. The download or copy was interrupted; '
             "get it again."
         )
-    return f'"{path}" ({size:,} bytes) cannot be read: {error}. It is damaged or incomplete; get it again.'
+    cause = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f'"{path}" ({size:,} bytes) declares more than fits into memory: {cause}. It is damaged; get it again.'
+    return f'"{path}" ({size:,} bytes) cannot be read: {cause}. It is damaged or incomplete; get it again.'
 
 
 def _expected_size(path: Path) -> int | None:

@@ -5,6 +5,8 @@ import gzip
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ from geneformer.tokenization.readers.source import (
     reading,
     triples,
 )
+from geneformer.tokenization.readers.structure import DamagedError
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}", re.IGNORECASE)
 _LOOKED_AT = 3000
 _SEPARATORS = ",\t;"
+
+_LONGEST_LINE = 2**26
+"""Characters; the longest lines of real tables have a tenth of that, and a file of a few bytes may claim any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +88,60 @@ class _CellLines:
         return triples(next(self.chunks(few, 0, min(few, self.shape[0]))), 0)
 
 
-def _layout(path: Path) -> _Layout:
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a table that say something, the one with names of columns first; comments above it are left out."""
     opened: Any = gzip.open if path.suffix == ".gz" else open
-    with reading(path), opened(path, "rt", encoding="utf-8-sig") as file:
-        first = file.readline().rstrip("\r\n")
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        comment, begun = "", False
+        while line := file.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                msg = f"it has a line of more than {_LONGEST_LINE:,} characters"
+                raise DamagedError(msg)
+            line = line.rstrip("\n")
+            if not line.strip():
+                continue
+            if not begun and line.startswith("#"):
+                comment = line
+                continue
+            if not begun and _is_header(comment, line):
+                yield comment.lstrip("#")
+            begun = True
+            yield line
+
+
+def _is_header(comment: str, line: str) -> bool:
+    """Whether the last of the lines that begin with # holds the names of the columns."""
+    separator = max(_SEPARATORS, key=line.count)
+    fields = line.split(separator)
+    return comment.count(separator) == len(fields) - 1 > 0 and fields[1].strip('"').replace(".", "", 1).isdigit()
+
+
+def _layout(path: Path) -> _Layout:
+    with reading(path):
+        lines = _lines(path)
+        first = next(lines, "")
         preferred = "," if ".csv" in path.name.lower() else "\t"
         separator = preferred if preferred in first else max(_SEPARATORS, key=first.count)
         if separator not in first:
             msg = f'"{path}" is no table: its first line has neither commas nor tabs ({first[:60]!r}).'
             raise UnreadableInputError(msg)
-        header = next(csv.reader([first], delimiter=separator))
-        rows, second = [], ""
-        for line in file:
-            if line.strip():
-                second = second or line
-                rows.append(_first_field(line, separator))
+        header = _split(first, separator)
+        second = next(lines, "")
+        rows = [_first_field(line, separator) for line in (second, *lines) if line]
     if not rows:
         msg = f'"{path}" has a first line and nothing below it. Get it again.'
         raise UnreadableInputError(msg)
     # R leaves out the corner: then the header is one shorter than the lines.
-    width = len(next(csv.reader([second.rstrip("\r\n")], delimiter=separator)))
+    width = len(_split(second, separator))
     columns = header if len(header) == width - 1 else header[1:]
     if len(columns) != width - 1:
         msg = f'"{path}" has {len(header)} names in its first line but {width} fields in its second.'
         raise UnreadableInputError(msg)
     return _Layout(path, separator, columns, rows)
+
+
+def _split(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator))
 
 
 def _first_field(line: str, separator: str) -> str:
@@ -127,40 +162,46 @@ def _gene_share(names: Sequence[str]) -> float:
 
 def _blocks(layout: _Layout, size: int, start: int, stop: int) -> Iterator[NDArray[np.float64]]:
     """Numbers of lines `start` to `stop`, some lines at a time: a large table never is in memory."""
-    import pandas as pd
-
     size = min(size, max(MAX_DENSE // 4 // max(len(layout.columns), 1), 1))
     done = start
     with reading(layout.path):
-        try:
-            reader = pd.read_csv(
-                layout.path,
-                sep=layout.separator,
-                header=None,
-                skiprows=1 + start,
-                nrows=stop - start,
-                index_col=0,
-                dtype=dict.fromkeys(range(1, len(layout.columns) + 1), np.float64),
-                chunksize=size,
-                encoding="utf-8-sig",
-            )
-            for frame in reader:
-                if frame.shape[1] != len(layout.columns):
-                    msg = f'"{layout.path}" has lines of {frame.shape[1]} numbers, but {len(layout.columns)} names.'
-                    raise UnreadableInputError(msg)
-                done += len(frame)
-                yield frame.to_numpy()
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-            if isinstance(error, UnreadableInputError):
-                raise
-            msg = (
-                f'"{layout.path}" holds something that is no number near line {done + 2} ({error}). Keep one column '
-                "of names and counts only; put descriptions of cells into an .h5ad."
-            )
-            raise UnreadableInputError(msg) from error
+        lines = islice(_lines(layout.path), 1 + start, 1 + stop)
+        while block := list(islice(lines, size)):
+            yield _numbers(layout, block, done)
+            done += len(block)
     if done != stop:
         msg = f'"{layout.path}" ends at line {done + 1} of {stop + 1}. It changed while it was read; start again.'
         raise UnreadableInputError(msg)
+
+
+def _numbers(layout: _Layout, lines: list[str], done: int) -> NDArray[np.float64]:
+    """Numbers of some lines, their names left out: so all columns are of one type, and pandas is fast with many."""
+    import pandas as pd
+
+    separator, n_columns = layout.separator, len(layout.columns)
+    names = [_first_field(line, separator) for line in lines]
+    quotes = [2 if line.startswith('"') else 0 for line in lines]
+    fields = [line[len(name) + more + 1 :] for line, name, more in zip(lines, names, quotes, strict=True)]
+    for number, rest in enumerate(fields):
+        if rest.count(separator) != n_columns - 1 and '"' not in rest:
+            found = rest.count(separator) + 1
+            msg = f"its line {done + number + 2} has {found:,} numbers, but there are {n_columns:,} names in the first"
+            raise DamagedError(msg)
+    try:
+        table = pd.read_csv(
+            StringIO("\n".join(fields)), sep=separator, header=None, dtype=np.float64, low_memory=False,
+            skip_blank_lines=False,
+        )  # fmt: skip
+    except (pd.errors.ParserError, ValueError) as error:
+        msg = (
+            f'"{layout.path}" holds something that is no number near line {done + 2} ({error}). Keep one column '
+            "of names and counts only; put descriptions of cells into an .h5ad."
+        )
+        raise UnreadableInputError(msg) from error
+    if table.shape != (len(lines), n_columns):
+        msg = f"it has lines of {table.shape[1]:,} numbers near line {done + 2}, but {n_columns:,} names in the first"
+        raise DamagedError(msg)
+    return table.to_numpy()
 
 
 def _transposed(layout: _Layout) -> Iterator[Sample]:
