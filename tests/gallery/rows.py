@@ -149,7 +149,7 @@ def _wrong(row: Row, answer: Answer, before: dict[str, str], after: dict[str, st
         found.append(f"expected {row.expect}, not {answer.code}")
     if "Traceback (most recent call last)" in answer.text:
         found.append("a traceback")
-    said = " ".join(answer.text.split())
+    said = " ".join(answer.text.replace("│", " ").split())  # lines of a table are broken
     found += [f"does not say {words!r}" for words in row.words if words not in said]
     if row.expect == ACCEPTED and not (row.words or row.why):
         found.append("the row says neither how the repair is told nor why the input is accepted")

@@ -4,6 +4,7 @@ Values are raw counts or they are refused: a sample is looked at before any work
 read.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -525,7 +526,8 @@ def resolve_inputs(
 
 def source_names(sources: Sequence[CountSource]) -> list[str]:
     """One name per source: the file name without suffix; where several have it, with folders before it or a number."""
-    names = [source.name for source in sources]
+    # Names of files may hold bytes that are no text.
+    names = [os.fsencode(source.name).decode("utf-8", "replace") for source in sources]
     for name in {name for name in names if names.count(name) > 1}:
         group = [number for number, other in enumerate(names) if other == name]
         folders = [_parents(sources[number]) for number in group]

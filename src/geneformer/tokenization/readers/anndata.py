@@ -98,8 +98,8 @@ def open_stored(root: Any, path: Path, layer: str | None) -> CountSource:
 def _no_anndata(root: Any, path: Path) -> str:
     """The refusal of a file or store without `obs` and `var`, with the place of tables that it may hold."""
     for container, how in (("mod", "mdata.mod[NAME].write_h5ad(...)"), ("tables", "give its folder")):
-        if container in root:
-            place = path / container
+        place = path / container
+        if container in root or place.is_dir():
             names = [entry.name for entry in place.iterdir()] if place.is_dir() else required(root, container).keys()
             tables = ", ".join(
                 f'"{container}/{name}"' for name in sorted(names)[:5] if not name.startswith((".", "zarr."))

@@ -731,7 +731,7 @@ def _expected_size(path: Path) -> int | None:
         return None
     with path.open("rb") as file:
         block = file.read(64)
-    if not block.startswith(_HDF5):
+    if not block.startswith(_HDF5) or len(block) < 64:
         return None
     version, width = block[8], block[13] if block[8] < 2 else block[9]
     # Address fields follow: base, (free space,) end of file in versions 0 and 1; base, extension, end after that.
