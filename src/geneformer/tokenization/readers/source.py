@@ -3,8 +3,11 @@
 Matrices and tables are read a few cells at a time, wherever they are: memory, HDF5 or Zarr; rows, columns or dense.
 """
 
+import csv
 import re
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -320,7 +323,10 @@ def stored_table(parent: Any, name: str, categories: Any = None) -> Table:
     """
     group = required(parent, name)
     version = attribute(group, "encoding-version")
-    if not hasattr(group, "keys") or (version is not None and version != "0.2.0"):
+    if version not in (None, "0.1.0", "0.2.0"):
+        msg = f'{group.name} is a table of version "{version}", which is not known'
+        raise DamagedError(msg)
+    if not hasattr(group, "keys") or version == "0.1.0":
         return Table.of(_old_frame(group, categories))
     index_name = attribute(group, "_index")
     if index_name is None:
@@ -683,9 +689,16 @@ def open_zarr(path: Path) -> Any:
     zarr = require("zarr", f'Reading "{path}"', extra="zarr")
     try:
         return zarr.open_group(path, mode="r", use_consolidated=False)
-    except Exception as error:
+    except CAUSES as error:
         msg = f'"{path}" is not a Zarr store of an AnnData ({error}). It may have been copied incompletely.'
         raise UnreadableInputError(msg) from error
+
+
+CAUSES: tuple[type[Exception], ...] = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError, csv.Error, struct.error, zlib.error, pa.ArrowException,
+)  # fmt: skip
+"""What libraries raise over content they did not expect."""
 
 
 @contextmanager
@@ -698,7 +711,7 @@ def reading(path: Path | None) -> Iterator[None]:
     except DamagedError as error:
         msg = f"adata: {error}." if path is None else f'"{path}" is damaged: {error}. Get it, or write it, again.'
         raise UnreadableInputError(msg) from error
-    except Exception as error:
+    except CAUSES as error:
         if path is None:
             raise
         raise UnreadableInputError(_damage(path, error)) from error
