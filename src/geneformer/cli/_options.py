@@ -171,10 +171,21 @@ class CellsAndModel(Flags):
     vocabulary: VocabularyName = None
     revision: Annotated[str | None, flag("Commit, tag or branch on the hub.")] = None
     counts_layer: CountsLayer = None
+    accept_normalized: Annotated[
+        bool,
+        flag("Rank values that are no raw counts, such as counts corrected for ambient RNA.", "--accept-normalized"),
+    ] = False
 
     def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":
         """The cells as tokens for the model."""
         from geneformer.inference.cells import open_tokens
 
         with progress_bar("Tokenizing", shown=runtime.progress) as update:
-            return open_tokens(self.inputs, loaded, layer=self.counts_layer, counts=counts, progress=update)
+            return open_tokens(
+                self.inputs,
+                loaded,
+                layer=self.counts_layer,
+                accept_normalized=self.accept_normalized,
+                counts=counts,
+                progress=update,
+            )

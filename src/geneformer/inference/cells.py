@@ -1,6 +1,7 @@
 """Cells from AnnData, files or tokens, opened for a model: their tokens and their columns, and checks of both."""
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from geneformer._version import __version__
 from geneformer.engine.inference import Progress
 from geneformer.errors import (
+    GeneformerWarning,
     NoCellsError,
     OptionError,
     OutOfRangeError,
@@ -59,6 +61,7 @@ def tokens_for(
     *,
     counts_layer: str | None,
     gene_ids: str | None,
+    accept_normalized: bool = False,
     keep: tuple[str, ...] = (),
     counts: bool = False,
 ) -> tuple[TokenizedDataset, NDArray[np.int64]]:
@@ -73,6 +76,7 @@ def tokens_for(
         keep=keep,
         counts=counts,
         max_length=model.max_length,
+        accept_normalized=accept_normalized,
     )
     tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary)
     names = pd.Index(np.asarray(adata.obs_names, dtype=str))
@@ -101,6 +105,7 @@ def open_tokens(
     *,
     layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     counts: bool = False,
     progress: Progress | None = None,
 ) -> TokenizedDataset:
@@ -112,11 +117,24 @@ def open_tokens(
     if folders:
         return read_dataset(folders[0])
     options = TokenizeOptions(
-        vocabulary=model.vocabulary.name, layer=layer, gene_ids=gene_ids, counts=counts, max_length=model.max_length
+        vocabulary=model.vocabulary.name,
+        layer=layer,
+        gene_ids=gene_ids,
+        counts=counts,
+        max_length=model.max_length,
+        accept_normalized=accept_normalized,
     )
     with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
-        tokens, _ = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
+        tokens, report = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
+    if left_out := report.n_cells - report.n_written:
+        names = [name for source in report.sources for name in source.empty_cells]
+        listed = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+        msg = (
+            f"{left_out:,} of {report.n_cells:,} cells are left out and have no row in the result: {report.n_empty:,} "
+            f"without a gene of the vocabulary{listed}, {report.n_filtered:,} by `filter_pass`."
+        )
+        warnings.warn(msg, GeneformerWarning, stacklevel=2)
     # The files stay readable through the memory map after their names are gone.
     return tokens
 
@@ -261,6 +279,7 @@ def open_cells(
     *,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     counts: bool = False,
 ) -> Cells:
     """Tokens for a model, with the columns of the cells."""
@@ -272,14 +291,28 @@ def open_cells(
             cells = _read(paths[0])
         else:
             are_counts = not any(is_dataset(path) for path in paths)
-            cells = open_tokens(paths, model, layer=counts_layer, gene_ids=gene_ids, counts=are_counts)
+            cells = open_tokens(
+                paths,
+                model,
+                layer=counts_layer,
+                gene_ids=gene_ids,
+                accept_normalized=accept_normalized,
+                counts=are_counts,
+            )
     if isinstance(cells, TokenizedDataset):
         check_pairing(cells, model, truncate=True)
         return Cells(cells, np.arange(len(cells)), len(cells))
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
-    tokens, rows = tokens_for(cells, model, counts_layer=counts_layer, gene_ids=gene_ids, counts=counts)
+    tokens, rows = tokens_for(
+        cells,
+        model,
+        counts_layer=counts_layer,
+        gene_ids=gene_ids,
+        accept_normalized=accept_normalized,
+        counts=counts,
+    )
     check_pairing(tokens, model, truncate=True)
     return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
 

@@ -13,7 +13,7 @@ from geneformer.inference.attention import CellAttention, cell_attention, gene_a
 from geneformer.inference.cells import gene_positions, tokens_for
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
-from geneformer.tl._embed import note
+from geneformer.tl._embed import note, writable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,6 +33,7 @@ def attention(  # noqa: PLR0913
     min_weight: float = 0.0,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     tokens_per_batch: int | None = None,
@@ -63,6 +64,8 @@ def attention(  # noqa: PLR0913
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
+    accept_normalized
+        Rank values that are no raw counts, such as counts corrected for ambient RNA.
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
     key_added, copy
@@ -104,9 +107,11 @@ def attention(  # noqa: PLR0913
     """
     options = AttentionOptions(per=per, layer=layer, genes=genes, min_weight=min_weight)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
-    adata = adata.copy() if copy else adata
+    adata = writable(adata, copy=copy)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    tokens, rows = tokens_for(
+        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+    )
     read = cell_attention if per == "cell" else gene_attention
     with progress_bar("Reading attention", shown=progress) as update:
         result = read(tokens, loaded, options, runtime, progress=update)

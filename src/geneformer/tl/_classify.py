@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from geneformer.finetuning.estimators import CellClassifier
 from geneformer.finetuning.predictions import write_predictions
+from geneformer.inference.cells import open_cells
+from geneformer.tl._embed import writable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +19,7 @@ def classify(
     unknown_below: float | None = None,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     key_added: str | None = None,
     copy: bool = False,
 ) -> "AnnData | None":
@@ -33,6 +36,8 @@ def classify(
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
+    accept_normalized
+        Rank values that are no raw counts, such as counts corrected for ambient RNA.
     key_added
         Slot of the result; `geneformer_<label>` by default.
     copy
@@ -72,8 +77,11 @@ def classify(
     True
     """
     fitted: Any = classifier if isinstance(classifier, CellClassifier) else CellClassifier.load(classifier)
-    adata = adata.copy() if copy else adata
-    proba = fitted.predict_proba(adata, counts_layer=counts_layer, gene_ids=gene_ids)
+    adata = writable(adata, copy=copy)
+    cells = open_cells(
+        adata, fitted.pairing, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+    )
+    proba = fitted.predict_proba(cells)
     predicted = fitted.name_classes(proba, unknown_below)
     write_predictions(
         adata,

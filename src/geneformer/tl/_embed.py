@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geneformer import keys
-from geneformer.errors import GeneformerWarning
+from geneformer.errors import GeneformerWarning, OutputError
 from geneformer.files.progress import progress_bar
 from geneformer.inference import embedding
 from geneformer.inference.cells import gene_positions, tokens_for
@@ -27,6 +27,21 @@ def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
     adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: dict(provenance)}
 
 
+def writable(adata: "AnnData", *, copy: bool) -> "AnnData":
+    """What results are written into, once that is certain to work: before anything is computed."""
+    if not adata.isbacked:
+        return adata.copy() if copy else adata
+    if copy:
+        return adata.to_memory()
+    if adata.is_view:
+        msg = (
+            "adata is a view of a backed AnnData, into which nothing can be written. Read it into memory first, "
+            "adata = adata.to_memory(), or pass copy=True."
+        )
+        raise OutputError(msg)
+    return adata
+
+
 def embed(  # noqa: PLR0913
     adata: "AnnData",
     *,
@@ -36,6 +51,7 @@ def embed(  # noqa: PLR0913
     layer: int = -1,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     tokens_per_batch: int | None = None,
@@ -59,6 +75,8 @@ def embed(  # noqa: PLR0913
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
+    accept_normalized
+        Rank values that are no raw counts, such as counts corrected for ambient RNA.
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
     key_added, copy
@@ -94,9 +112,11 @@ def embed(  # noqa: PLR0913
     """
     options = EmbedOptions(pooling=pooling, layer=layer)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
-    adata = adata.copy() if copy else adata
+    adata = writable(adata, copy=copy)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    tokens, rows = tokens_for(
+        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+    )
     with progress_bar("Embedding", shown=progress) as update:
         result = embedding.embed(tokens, loaded, options, runtime, progress=update)
     if isinstance(result, CellEmbeddings):

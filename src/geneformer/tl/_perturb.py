@@ -13,6 +13,7 @@ from geneformer.perturbation.effects import effects_of, to_uns
 from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
 from geneformer.perturbation.run import run_plan
 from geneformer.perturbation.statistics import rank_effects
+from geneformer.tl._embed import writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ def perturb(  # noqa: PLR0913
     vocabulary: "str | Path | Vocabulary | None" = None,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     progress: bool = True,
@@ -66,6 +68,8 @@ def perturb(  # noqa: PLR0913
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
+    accept_normalized
+        Rank values that are no raw counts, such as counts corrected for ambient RNA.
     device, dtype, progress
         Where and how the model runs; see `RuntimeOptions`.
     key_added, copy
@@ -105,10 +109,18 @@ def perturb(  # noqa: PLR0913
     named = {"genes": _entries(genes), "edit": edit, "start": start, "goal": goal}
     chosen: PerturbOptions = spread_options({"perturb": PerturbOptions()}, {**options, **named})["perturb"]
     runtime = RuntimeOptions(device=device, dtype=dtype, progress=progress)
-    adata = adata.copy() if copy else adata
+    adata = writable(adata, copy=copy)
     loaded = open_perturbed_model(model, vocabulary=vocabulary)
     keep = tuple(str(name) for name in adata.obs.columns)
-    tokens, _ = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, keep=keep, counts=True)
+    tokens, _ = tokens_for(
+        adata,
+        loaded,
+        counts_layer=counts_layer,
+        gene_ids=gene_ids,
+        accept_normalized=accept_normalized,
+        keep=keep,
+        counts=True,
+    )
     plan = plan_perturbation(tokens, loaded, chosen, runtime)
     with progress_bar("Perturbing", shown=progress) as update:
         effects = run_plan(plan, progress=update)

@@ -27,6 +27,7 @@ def predict_masked(  # noqa: PLR0913
     n_predictions: int = 10,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     tokens_per_batch: int | None = None,
@@ -50,6 +51,8 @@ def predict_masked(  # noqa: PLR0913
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
+    accept_normalized
+        Rank values that are no raw counts, such as counts corrected for ambient RNA.
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
 
@@ -80,7 +83,9 @@ def predict_masked(  # noqa: PLR0913
     options = PredictOptions(genes=genes, n_predictions=n_predictions)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids)
+    tokens, rows = tokens_for(
+        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+    )
     with progress_bar("Predicting", shown=progress) as update:
         table = masked_prediction.predict_masked(tokens, loaded, options, runtime, progress=update)
     # Names made unique on the way are given back as they are in `obs`.

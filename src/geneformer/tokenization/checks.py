@@ -285,7 +285,8 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
         largest = float(values[finite].max())
         msg += (
             f"; the largest is {largest:.6g}.{_kind_of_scaling(sample, largest)} {_where_raw(source)} Values that are "
-            "no counts can be ranked all the same with --accept-normalized (accept_normalized=True)."
+            "no counts can be ranked all the same with --accept-normalized (accept_normalized=True); what has no "
+            "such option takes the dataset that `geneformer tokenize` makes of them."
         )
         raise NotRawCountsError(msg)
 

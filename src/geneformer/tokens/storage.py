@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geneformer import keys
@@ -343,6 +344,7 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
     if index >= 0 and pa.types.is_fixed_size_list(table.schema.field(index).type):
         kind = pa.list_(table.schema.field(index).type.value_type)
         table = table.set_column(index, keys.INPUT_IDS, table.column(index).cast(kind))
+    table = _named_classes(table, path)
     try:
         made_from = Manifest.read(path)
     except OutputError as error:
@@ -359,6 +361,23 @@ def write_dataset(
         for batch in dataset.table.to_batches(max_chunksize=10_000):
             writer.append_table(batch)
         return writer.finish(manifest)
+
+
+def _named_classes(table: pa.Table, path: Path) -> pa.Table:
+    """The table with the names of classes where `datasets` keeps their numbers (`ClassLabel`)."""
+    features = _read_json(path / INFO).get("features") if (path / INFO).is_file() else None
+    for name, kind in features.items() if isinstance(features, dict) else ():
+        names = kind.get("names") if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" else None
+        if name not in table.column_names or not isinstance(names, list):
+            continue
+        codes = table.column(name)
+        if not pa.types.is_integer(codes.type) or (pc.max(codes).as_py() or 0) >= len(names):
+            msg = f'Column "{name}" of "{path}" does not hold numbers of its {len(names):,} classes. Make it again.'
+            raise DatasetError(msg)
+        known = pc.if_else(pc.greater_equal(codes, 0), codes, None)
+        labels = pc.take(pa.array(map(str, names), pa.string()), known)
+        table = table.set_column(table.column_names.index(name), name, labels)
+    return table
 
 
 def _data_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
