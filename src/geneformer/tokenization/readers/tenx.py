@@ -129,8 +129,8 @@ def _companions(matrix: Path, prefix: str) -> tuple[Path, Path]:
         if len(best) != 1:
             listed = ", ".join(file.name for file in matrix.parent.iterdir())[:200]
             msg = (
-                f'Beside "{matrix}" there is no one file with the names of {role}: {role} are read from '
-                f"{prefix}{_USUAL_NAMES[role]} (or .gz). The folder holds {listed}. Copy it there."
+                f'Beside "{matrix}" there is no {prefix}{_USUAL_NAMES[role]} (or .gz), nor one other file with the names of '
+                f"{role}; the folder holds {listed}. Copy it there."
             )
             raise UnreadableInputError(msg)
         check_file(best[0])
@@ -167,9 +167,9 @@ def _dimensions(path: Path) -> tuple[int, int, int]:
         msg = f'"{path}" does not begin as a sparse Matrix Market file does ({error}). Get it again.'
         raise UnreadableInputError(msg) from error
     if (layout, symmetry) != ("coordinate", "general") or field not in _COUNTED:
-        kind = f"{layout} {field} {symmetry}"
+        kind = f"{layout} {symmetry} of {field} entries"
         msg = (
-            f'"{path}" is a Matrix Market file of the kind {kind}, not coordinate integer (or real) general: '
+            f'"{path}" is a Matrix Market file of the kind {kind}, not coordinate general of integer (or real) ones: '
             "it holds no counts of genes in cells. Give another."
         )
         raise UnreadableInputError(msg)
