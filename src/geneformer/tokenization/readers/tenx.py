@@ -129,8 +129,8 @@ def _companions(matrix: Path, prefix: str) -> tuple[Path, Path]:
         if len(best) != 1:
             listed = ", ".join(file.name for file in matrix.parent.iterdir())[:200]
             msg = (
-                f'Beside "{matrix}" there is no {prefix}{_USUAL_NAMES[role]} (or .gz), nor one other file with the names '
-                f"of {role}; the folder holds {listed}. Copy it there."
+                f'Beside "{matrix}" there is no {prefix}{_USUAL_NAMES[role]} (or .gz), nor one other file that names '
+                f"{role}; the folder holds {listed}. Copy it there."
             )
             raise UnreadableInputError(msg)
         check_file(best[0])
