@@ -326,6 +326,9 @@ def stored_table(parent: Any, name: str, categories: Any = None) -> Table:
     if version not in (None, "0.1.0", "0.2.0"):
         msg = f'{group.name} is a table of version "{version}", which is not known'
         raise DamagedError(msg)
+    if not hasattr(group, "keys") and not group.dtype.names:
+        msg = f"{group.name} is no table"
+        raise DamagedError(msg)
     if not hasattr(group, "keys") or version == "0.1.0":
         return Table.of(_old_frame(group, categories))
     index_name = attribute(group, "_index")
