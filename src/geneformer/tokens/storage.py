@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geneformer import keys
@@ -365,6 +364,8 @@ def write_dataset(
 
 def _named_classes(table: pa.Table, path: Path) -> pa.Table:
     """The table with the names of classes where `datasets` keeps their numbers (`ClassLabel`)."""
+    from pyarrow import compute as pc  # not needed by whoever only writes
+
     features = _read_json(path / INFO).get("features") if (path / INFO).is_file() else None
     for name, kind in features.items() if isinstance(features, dict) else ():
         names = kind.get("names") if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" else None

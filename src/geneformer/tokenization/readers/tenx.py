@@ -96,9 +96,9 @@ def open_tenx_folder(matrix: Path) -> CountSource:
     by_gene = (n_rows, n_columns) == (len(features), len(barcodes))
     if not by_gene and (n_rows, n_columns) != (len(barcodes), len(features)):
         msg = (
-            f'"{matrix}" is {n_rows:,} x {n_columns:,}, but there are {len(features):,} features in '
-            f'"{gene_file.name}" and {len(barcodes):,} barcodes in "{cell_file.name}" beside it. Put together the '
-            "three files of one sample."
+            f'"{matrix}" is {n_rows:,} x {n_columns:,}, but there are {len(features):,} features and '
+            f"{len(barcodes):,} barcodes beside it ({gene_file.name}, {cell_file.name}). Put together the three files of "
+            "one sample."
         )
         raise UnreadableInputError(msg)
     columns = {"gene_ids": _column(features, 0), "gene_symbol": _column(features, 1)}
