@@ -97,8 +97,8 @@ def open_tenx_folder(matrix: Path) -> CountSource:
     if not by_gene and (n_rows, n_columns) != (len(barcodes), len(features)):
         msg = (
             f'"{matrix}" is {n_rows:,} x {n_columns:,}, but there are {len(features):,} features and '
-            f"{len(barcodes):,} barcodes beside it ({gene_file.name}, {cell_file.name}). Put together the three files of "
-            "one sample."
+            f"{len(barcodes):,} barcodes beside it ({gene_file.name}, {cell_file.name}). Put together the three files "
+            "of one sample."
         )
         raise UnreadableInputError(msg)
     columns = {"gene_ids": _column(features, 0), "gene_symbol": _column(features, 1)}
