@@ -44,24 +44,11 @@ class GeneformerPreCollator:
             msg = f"token_dictionary has no {missing[0]}. Give the published one: `geneformer.TOKEN_DICTIONARY_FILE`."
             raise errors.InvalidVocabularyError(msg)
         self.token_dictionary = {token: int(number) for token, number in token_dictionary.items()}
+        self.pad_token_id, self.mask_token_id = self.token_dictionary[PAD], self.token_dictionary[MASK]
+        self.all_special_ids = [self.mask_token_id, self.pad_token_id]  # never selected for masking
 
     def __len__(self) -> int:
         return len(self.token_dictionary)
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id of `<pad>`."""
-        return self.token_dictionary[PAD]
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `<mask>`."""
-        return self.token_dictionary[MASK]
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Ids that are never selected for masking."""
-        return [self.mask_token_id, self.pad_token_id]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str] | None) -> Any:
         """Ids of one or several tokens; None for those it does not have."""
