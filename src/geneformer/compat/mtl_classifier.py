@@ -131,7 +131,7 @@ class MTLClassifier:
         if len(set(columns)) < len(columns):
             msg = f"task_columns={columns} names a column twice. Name each one once."
             raise errors.LabelError(msg)
-        self.task_columns = self._columns = columns
+        self.task_columns = columns
         vars(self).update(check_arguments(type(self), vars(self)))
         check_range("epochs", self.epochs, above=0)
         check_range("max_grad_norm", self.max_grad_norm, above=0.0)
@@ -226,6 +226,10 @@ class MTLClassifier:
         """Write the trained encoder without heads to `GeneformerMultiTask_No_Heads`; returns the folder."""
         folder = self._paths("model_save_path")[0] / FOLDER
         return mtl_files.save_encoder(folder, folder.with_name(f"{FOLDER}_No_Heads"))
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(self.task_columns or ())
 
     def _paths(self, *names: str) -> list[Path]:
         """Paths among the arguments, all of them given."""
