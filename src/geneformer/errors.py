@@ -238,6 +238,12 @@ class RunLockedError(OutputError):
     code = "GF403"
 
 
+class ProvenanceError(OutputError):
+    """A result is not what was made, or its inputs have changed since."""
+
+    code = "GF404"
+
+
 class DeviceError(GeneformerError, RuntimeError):
     """The machine cannot do what was asked."""
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict-masked": "Tabulate the genes a model expects where one is masked.",
     "pretrain": "Train an encoder on masked genes.",
     "tokenize": "Turn counts into tokens.",
+    "verify": "Check that inputs, model and files of a result are those it was made from.",
     "vocabulary": "Show a vocabulary, look up genes in it, or write it to a folder.",
 }
 """Subcommands with the line `geneformer --help` shows; see `command_function` for where they are."""
@@ -72,6 +73,7 @@ _HOMES = {
     "multi-task": "finetune",
     "predict-masked": "inference",
     "regress": "finetune",
+    "verify": "models",
     "vocabulary": "models",
 }
 """Modules of commands and groups whose module has another name."""

@@ -2,10 +2,11 @@
 
 import functools
 import inspect
+import json
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from geneformer.options import RuntimeOptions
 from geneformer.options._fields import field_docs, plain_type, read_options
 
 if TYPE_CHECKING:
+    from geneformer.files.manifest import InputFile
     from geneformer.inference.cells import PairedModel
     from geneformer.tokens.dataset import TokenizedDataset
 
@@ -189,3 +191,17 @@ class CellsAndModel(Flags):
                 counts=counts,
                 progress=update,
             )
+
+    def sources(self) -> "tuple[InputFile, ...]":
+        """The cells and the model, such that `geneformer verify` recognizes them."""
+        from geneformer.files.manifest import describe_inputs
+        from geneformer.models.loading import find_folder
+
+        return describe_inputs([*self.inputs, find_folder(self.model, revision=self.revision)])
+
+    def recorded(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
+        """Provenance with these inputs, a line of JSON each, and the versions at work."""
+        from geneformer.files.manifest import installed_versions
+
+        inputs = [json.dumps(asdict(source)) for source in self.sources()]
+        return {**provenance, "inputs": inputs, "versions": installed_versions()}

@@ -1,5 +1,6 @@
 """`geneformer embed`, `attention` and `predict-masked`: counts or tokens in, what a pretrained model sees out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def embed(
         raise UnknownColumnError(msg)
     with progress_bar("Embedding", shown=runtime.progress) as update:
         result = run(tokens, loaded, options, runtime, progress=update)
-    result.save(output, overwrite=overwrite)
+    replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
     if pictures:
         from geneformer import pl
 
@@ -81,7 +82,7 @@ def attention(
     with progress_bar("Reading attention", shown=runtime.progress) as update:
         read = cell_attention if per_cell else gene_attention
         result = read(tokens, loaded, options, runtime, progress=update)
-    result.save(output, overwrite=overwrite)
+    replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
     n, n_genes = result.weights.nnz, len(result.genes)
     rows: Rows = [
         ("Cells", len(tokens)),
@@ -112,7 +113,7 @@ def predict_masked(
     with progress_bar("Predicting", shown=runtime.progress) as update:
         table = run(tokens, loaded, options, runtime, progress=update)
     provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
-    save_table(table, output, provenance, overwrite=overwrite)
+    save_table(table, output, cells.recorded(provenance), overwrite=overwrite)
     first = table[table["order"] == 1]
     rows: Rows = [
         ("Cells", len(tokens)),

@@ -98,6 +98,37 @@ def vocabulary(
     return Outcome(f"Vocabulary {loaded.name}", rows, data)
 
 
+@with_options()
+def verify(
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder, .parquet or .h5ad that this program made.", show_default=False),
+    ],
+) -> Outcome:
+    """Check that inputs, model and files of a result are those it was made from."""
+    from geneformer.errors import ProvenanceError
+    from geneformer.files.manifest import UNCHANGED, compare
+    from geneformer.inference.tables import read_manifest
+
+    manifest = read_manifest(output)
+    found = compare(output, manifest)
+    wrong = [
+        f"{name} ({state})"
+        for part in ("inputs", "outputs")
+        for name, state in found[part].items()
+        if state != UNCHANGED
+    ]
+    if wrong:
+        msg = f'"{output}" is not what was made, or not from what is there now: {", ".join(wrong)}. Make it again.'
+        raise ProvenanceError(msg)
+    rows: Rows = [("made by", f"{manifest.task} of geneformer {manifest.versions['geneformer']}")]
+    rows += [(name, state) for part in ("inputs", "outputs") for name, state in found[part].items()]
+    rows += [(library, state) for library, state in found["versions"].items() if state != UNCHANGED]
+    if not found["inputs"]:
+        rows.append(("inputs", "none recorded: the cells were in memory, or an earlier version did not record them"))
+    return Outcome(f"{output} is as it was made", rows, {**found, "task": manifest.task})
+
+
 def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:
     from geneformer.genes.lookup import find_genes
 

@@ -67,7 +67,15 @@ def perturb_run(
     chosen = _part(part)
     plan = _open_plan(cells, options, runtime)
     with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
-        run_to_folder(plan, output, part=chosen, resume=resume, overwrite=overwrite, progress=update)
+        run_to_folder(
+            plan,
+            output,
+            part=chosen,
+            resume=resume,
+            overwrite=overwrite,
+            inputs=cells.sources(),
+            progress=update,
+        )
     effects = PerturbationEffects.read(output)
     rows: Rows = [
         ("Cells", effects.cells.num_rows),

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,13 +56,23 @@ class Manifest:
     inputs: tuple[InputFile, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def write(self, folder: str | Path) -> Path:
-        """Write `geneformer_manifest.json` into a folder, or `<file>.manifest.json` beside a file."""
+        """Write `geneformer_manifest.json` into a folder, or `<file>.manifest.json` beside a file.
+
+        Files of the folder are recorded with their hashes; those of `outputs` are known already.
+        """
         path = manifest_path(folder)
-        path.write_text(json.dumps(asdict(self), indent=2, default=_plain) + "\n", encoding="utf-8")
+        hashes = dict(self.outputs)
+        for file in sorted(Path(folder).rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            if file.is_file() and file != path and name not in hashes:
+                hashes[name] = file_digest(file)
+        content = asdict(replace(self, outputs=hashes))
+        path.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -78,6 +88,37 @@ class Manifest:
         except (ValueError, TypeError, AttributeError) as error:
             msg = f'The manifest "{path}" is damaged ({error}). Make the output again.'
             raise OutputError(msg) from error
+
+
+UNCHANGED, CHANGED, MISSING = "unchanged", "changed", "missing"
+
+
+def compare(folder: Path, manifest: Manifest) -> dict[str, dict[str, str]]:
+    """What became of the inputs, the files and the versions that a manifest names."""
+    return {
+        "inputs": {file.path: _input_now(file) for file in manifest.inputs},
+        "outputs": {name: _hash_now(folder / name, digest) for name, digest in manifest.outputs.items()},
+        "versions": {
+            library: UNCHANGED if now == then else f"{then} then, {now} now"
+            for library, then in manifest.versions.items()
+            for now in [installed_versions().get(library)]
+        },
+    }
+
+
+def _input_now(file: InputFile) -> str:
+    path = Path(file.path)
+    if not path.exists():
+        return MISSING
+    (now,) = describe_inputs([path], hash_limit=HASH_LIMIT if file.sha256 else 0)
+    same = now.sha256 == file.sha256 if file.sha256 else (now.size, now.modified) == (file.size, file.modified)
+    return UNCHANGED if same else CHANGED
+
+
+def _hash_now(file: Path, digest: str) -> str:
+    if not file.is_file():
+        return MISSING
+    return UNCHANGED if file_digest(file) == digest else CHANGED
 
 
 def manifest_path(output: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """Embeddings with the identity of what they describe, and files of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import UnsupportedFormatError
+from geneformer.errors import InputNotFoundError, ProvenanceError, UnsupportedFormatError
 from geneformer.files.atomic import atomic_file
+from geneformer.files.manifest import InputFile, Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,14 +47,55 @@ def write_table(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any]
     if path.suffix == ".csv":
         frame.to_csv(path, index=index)
         return
-    import json
-
     import pyarrow as pa
     from pyarrow import parquet
 
     table = pa.Table.from_pandas(frame, preserve_index=index)
     noted = {keys.UNS.encode(): json.dumps(provenance, default=str).encode()}
     parquet.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | noted), path)
+
+
+def read_manifest(output: Path) -> Manifest:
+    """What a result was made from: of a folder its manifest, of a file what is noted inside it."""
+    manifest = Manifest.read(output)
+    if manifest is not None:
+        return manifest
+    noted = _noted(output)
+    if "versions" not in noted:
+        msg = (
+            f'"{output}" does not say what it was made from. Folders that this program made say so, and the .parquet '
+            "and .h5ad files of its commands."
+        )
+        raise ProvenanceError(msg)
+    inputs = tuple(InputFile(**json.loads(str(source))) for source in noted["inputs"])
+    return Manifest(task=_task_of(noted), inputs=inputs, versions=noted["versions"])
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """Provenance inside a file, or nothing."""
+    if not path.exists():
+        msg = f'There is no "{path}". Give a folder or file that this program made.'
+        raise InputNotFoundError(msg)
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return dict(json.loads((parquet.read_schema(path).metadata or {}).get(keys.UNS.encode(), b"{}")))
+        if path.suffix == ".h5ad":
+            import h5py
+            from anndata.io import read_elem
+
+            with h5py.File(path) as file:
+                slots = read_elem(file[f"uns/{keys.UNS}"]) if f"uns/{keys.UNS}" in file else {}
+            return next((noted for noted in slots.values() if "versions" in noted), {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f'"{path}" cannot be read: {error}. Make it again.'
+        raise ProvenanceError(msg) from error
+    return {}
+
+
+def _task_of(noted: Mapping[str, Any]) -> str:
+    return next((task for task in ("embedding", "attention", "prediction") if task in noted), "a run")
 
 
 def cells_as_anndata(cells: "pa.Table") -> "AnnData":

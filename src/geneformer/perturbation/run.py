@@ -23,7 +23,7 @@ from geneformer.files.atomic import (
     output_errors,
     publish_folder,
 )
-from geneformer.files.manifest import Manifest
+from geneformer.files.manifest import InputFile, Manifest
 from geneformer.perturbation.edits import Ints, Perturbation
 from geneformer.perturbation.effects import (
     EFFECT_COLUMNS,
@@ -80,6 +80,7 @@ def run_to_folder(
     part: tuple[int, int] = WHOLE,
     resume: bool = False,
     overwrite: bool = False,
+    inputs: Sequence[InputFile] = (),
     progress: Progress | None = None,
 ) -> Path:
     """All effects, or one part of several, into a folder that appears when it is complete."""
@@ -113,7 +114,7 @@ def run_to_folder(
             finished = partial / "finished"
             shutil.rmtree(finished, ignore_errors=True)
             finished.mkdir()
-            _save(effects, finished)
+            _save(effects, finished, inputs)
             publish_folder(finished, output)
     shutil.rmtree(partial, ignore_errors=True)
     return output
@@ -202,13 +203,14 @@ def _is_complete(path: Path) -> bool:
     return True
 
 
-def _save(effects: PerturbationEffects, folder: Path) -> None:
+def _save(effects: PerturbationEffects, folder: Path, inputs: Sequence[InputFile] = ()) -> None:
     """The tables, and the manifest of the run."""
     effects.save(folder)
     provenance = effects.provenance
     Manifest(
         task="perturb",
         vocabulary=provenance["vocabulary_fingerprint"],
+        inputs=tuple(inputs),
         options={"perturb": provenance["perturb"]},
         results={"cells": effects.cells.num_rows, "effects": len(effects), "part": provenance["part"]},
     ).write(folder)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -202,7 +203,8 @@ class DatasetWriter:
             for file_name, content in ((STATE, state), (INFO, info)):
                 (self._folder / file_name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if manifest is not None:
-                manifest.write(self._folder)
+                hashes = {name: entry["sha256"] for entry, name in zip(entries, names, strict=True)}
+                replace(manifest, outputs=hashes).write(self._folder)
             publish_folder(self._folder, self.path)
         return self.path
 
