@@ -39,7 +39,7 @@ from geneformer.perturbation.uncertainty import (
     bootstrap_interval,
     donors_of,
     false_discovery_rates,
-    mean_over_genes,
+    mean_of_perturbed_genes,
     over_donors,
     pool_of,
 )
@@ -142,7 +142,7 @@ def _aggregates(perturbed: Perturbed, mode: str, options: RankOptions) -> Pertur
     if options.donor is not None:
         means = units.means_per_cell()
         added["donor_mean"], added["n_donors"] = means.means(n), means.counts(n)
-    added["baseline_mean_rank"] = mean_over_genes(perturbed, "mean_rank")[pairs.group]
+    added["baseline_mean_rank"] = mean_of_perturbed_genes(perturbed, "mean_rank")[pairs.group]
     added |= {name: perturbed.table[name].to_numpy()[pairs.group] for name in ("perturbation", "edit")}
     for name, column in added.items():
         frame[name] = column[frame.index.to_numpy()]

@@ -76,7 +76,7 @@ def added_columns(measured: MeasuredEffect, options: RankOptions) -> "pd.DataFra
     columns |= {"matched_p": p, "matched_fdr": false_discovery_rates(p), "n_matched": n_matched}
     if options.donor is not None:
         columns |= _test_over_donors(measured, units[0].means_per_cell(), options.donor)
-    columns["baseline_mean_rank"] = mean_over_genes(perturbed, "mean_rank")
+    columns["baseline_mean_rank"] = mean_of_perturbed_genes(perturbed, "mean_rank")
     columns["baseline_expression_difference"] = expression_differences(perturbed)
     start, goal = perturbed.source.start, perturbed.source.goal
     if start is not None and start in perturbed.targets(SHIFT):
@@ -182,7 +182,7 @@ def _candidates(perturbed: Perturbed, values: Values) -> Candidates:
     table = perturbed.table
     kinds = [f"{edit} {genes.count('+')}" for edit, genes in zip(table["edit"], table["genes"], strict=True)]
     return Candidates(
-        values, mean_over_genes(perturbed, "mean_rank"), np.array(kinds), table["genes"].to_numpy(dtype=str)
+        values, mean_of_perturbed_genes(perturbed, "mean_rank"), np.array(kinds), table["genes"].to_numpy(dtype=str)
     )
 
 
@@ -384,11 +384,11 @@ def expression_differences(perturbed: Perturbed) -> Floats:
     for kind in ("expression", "rank"):
         start, goal = (f"{kind}:{state}" for state in (effects.start, effects.goal))
         if {start, goal} <= set(effects.genes.schema.names):
-            return mean_over_genes(perturbed, goal, start)
+            return mean_of_perturbed_genes(perturbed, goal, start)
     return np.full(len(perturbed), np.nan)
 
 
-def mean_over_genes(perturbed: Perturbed, column: str, subtracted: str | None = None) -> Floats:
+def mean_of_perturbed_genes(perturbed: Perturbed, column: str, subtracted: str | None = None) -> Floats:
     """Mean of a column of the genes, less another, over the genes of each perturbation; NaN where one has no value."""
     genes = perturbed.source.genes
     if column not in genes.schema.names:
