@@ -107,11 +107,11 @@ def verify(
 ) -> Outcome:
     """Check that inputs, model and files of a result are those it was made from."""
     from geneformer.errors import ProvenanceError
-    from geneformer.files.manifest import UNCHANGED, compare
+    from geneformer.files.manifest import UNCHANGED, compare_with_manifest
     from geneformer.inference.tables import read_manifest
 
     manifest = read_manifest(output)
-    found = compare(output, manifest)
+    found = compare_with_manifest(output, manifest)
     wrong = [
         f"{name} ({state})"
         for part in ("inputs", "outputs")

@@ -93,7 +93,7 @@ class Manifest:
 UNCHANGED, CHANGED, MISSING = "unchanged", "changed", "missing"
 
 
-def compare(folder: Path, manifest: Manifest) -> dict[str, dict[str, str]]:
+def compare_with_manifest(folder: Path, manifest: Manifest) -> dict[str, dict[str, str]]:
     """What became of the inputs, the files and the versions that a manifest names."""
     return {
         "inputs": {file.path: _input_now(file) for file in manifest.inputs},
