@@ -366,13 +366,13 @@ def write_dataset(
 
 def _named_classes(table: pa.Table, path: Path) -> pa.Table:
     """The table with the names of classes where `datasets` keeps their numbers (`ClassLabel`)."""
-    from pyarrow import compute as pc  # not needed by whoever only writes
-
     features = _read_json(path / INFO).get("features") if (path / INFO).is_file() else None
     for name, kind in features.items() if isinstance(features, dict) else ():
         names = kind.get("names") if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" else None
         if name not in table.column_names or not isinstance(names, list):
             continue
+        from pyarrow import compute as pc  # takes long to load, and few datasets need it
+
         codes = table.column(name)
         if not pa.types.is_integer(codes.type) or (pc.max(codes).as_py() or 0) >= len(names):
             msg = f'Column "{name}" of "{path}" does not hold numbers of its {len(names):,} classes. Make it again.'
