@@ -78,7 +78,7 @@ def edit_entries(path: Path, edits: list[tuple[int, int, int]]) -> None:
         for what, how, odd in edits:
             names: list[str] = []
             file.visit(names.append)
-            with suppress(OSError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+            with suppress(OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError):
                 edit_entry(file, names[what % len(names)], how, odd)
 
 

@@ -699,7 +699,7 @@ def open_zarr(path: Path) -> Any:
 
 CAUSES: tuple[type[Exception], ...] = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
-    RuntimeError, TypeError, ValueError, csv.Error, struct.error, zlib.error, pa.ArrowException,
+    RuntimeError, SystemError, TypeError, ValueError, csv.Error, struct.error, zlib.error, pa.ArrowException,
 )  # fmt: skip
 """What libraries raise over content they did not expect."""
 
