@@ -306,20 +306,20 @@ def checked(
     if kind == "b" or not len(data):
         return rows, 0, 0
     least, n_missing, n_rounded, wrong = data.min(), 0, 0, False
-    if kind == "f" and not (np.isfinite(least) and np.isfinite(data.max())):
+    # No narrow integer is too large.
+    most = data.max() if data.dtype.itemsize > 4 or kind == "f" else 0
+    if kind == "f" and not (np.isfinite(least) and np.isfinite(most)):
         missing = ~np.isfinite(data)
         n_missing = int(missing.sum())
         wrong = options.missing == "error"
         data = np.where(missing, 0, data)
         rows = rows if wrong else CellRows(rows.indptr, rows.indices, data)
-        least = data.min()
-    no_counts = False
-    if not options.accept_normalized:
-        no_counts = data.max() > _LARGEST
-        if kind == "f" and not wrong and np.any(data != (whole := np.rint(data))):
-            no_counts = no_counts or not _nearly_whole(data, whole).all()
-            n_rounded = int(np.count_nonzero(data != whole))
-            rows = rows if no_counts else CellRows(rows.indptr, rows.indices, whole)
+        least, most = data.min(), data.max()
+    no_counts = not options.accept_normalized and most > _LARGEST
+    if kind == "f" and not options.accept_normalized and np.any(data != (whole := np.rint(data))) and not wrong:
+        no_counts = no_counts or not _nearly_whole(data, whole).all()
+        n_rounded = int(np.count_nonzero(data != whole))
+        rows = rows if no_counts else CellRows(rows.indptr, rows.indices, whole)
     if wrong or least < 0 or no_counts:
         entries = triples(rows, 0)
         check_values(source, Sample(cells[entries.cells], entries.genes, entries.values), options)

@@ -205,7 +205,8 @@ def whole(numbers: NDArray[Any], name: str) -> NDArray[Any]:
 def in_range(indices: NDArray[Any], limit: int, what: str) -> NDArray[Any]:
     """Whole numbers from 0 below a limit; checked where they are read anyway."""
     indices = whole(indices, f"the numbers of {what}")
-    if len(indices) and (indices.min() < 0 or indices.max() >= limit):
+    # Seen without its sign a negative number is a large one, so that one look at all of them is enough.
+    if len(indices) and indices.view(indices.dtype.str.replace("i", "u")).max() >= limit:
         wrong = indices[(indices < 0) | (indices >= limit)]
         msg = f"an entry names {what[:-1]} {wrong[0]:,}, but there are {limit:,} {what}, numbered from 0"
         raise DamagedError(msg)
