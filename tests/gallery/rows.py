@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gallery.watch import Watch, outside
 from geneformer.errors import GeneformerError
 
 TIMEOUT = 20
@@ -129,14 +130,18 @@ def _run(row: Row, folder: Path, sender: Any) -> None:
     """In the fork: make the input, act, and send what was wrong."""
     os.chdir(folder)
     try:
+        outside(folder).write_text("not to be read")
         made = row.make(folder)
         before = _snapshot(folder)
+        watch = Watch(folder)
     except BaseException:  # noqa: BLE001  whatever it is, it belongs to the row
         sender.send([f"the input could not be made:\n{traceback.format_exc()}"])
         os._exit(0)
+    watch.start()
     try:
         answer = row.act(folder, made)
-        found = _wrong(row, answer, before, _snapshot(folder))
+        beyond = watch.found()
+        found = beyond + _wrong(row, answer, before, _snapshot(folder))
     except BaseException:  # noqa: BLE001
         found = [f"a traceback:\n{traceback.format_exc()}"]
     sender.send(found)

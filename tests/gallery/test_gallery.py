@@ -10,7 +10,18 @@ import pytest
 from gallery.inputs import h5ad
 from gallery.rows import ACCEPTED, faults, tokenize
 
-HEAVY = ("geneformer.models.loading", "geneformer.compat.networks", "peft")
+HEAVY = (
+    "geneformer.models.loading",
+    "geneformer.compat.networks",
+    "peft",
+    "geneformer.inference.embedding",
+    "geneformer.cli.inference",
+    "geneformer.cli.perturb",
+    "geneformer.cli.finetune",
+    "geneformer.perturbation.run",
+    "geneformer.finetuning.estimators",
+    "pyarrow.compute",
+)
 """Beside what tokenizing needs."""
 
 FAMILIES = sorted(path.stem for path in Path(__file__).parent.glob("family_*.py"))

@@ -35,12 +35,24 @@ def refuse_lfs_pointer(path: Path) -> None:
             raise PlaceholderFileError(msg)
 
 
+def refuse_foreign_link(path: Path, refusal: type[GeneformerError]) -> None:
+    """Refuse a file of a folder that is a link to somewhere else; caches of the hub link to files of their own."""
+    if not path.is_symlink():
+        return
+    folder, target = path.parent.resolve(), path.resolve()
+    blobs = next((above.parent / "blobs" for above in folder.parents if above.name == "snapshots"), folder)
+    if not target.is_relative_to(folder) and not target.is_relative_to(blobs):
+        msg = f"{path} is a link out of its folder, to {target}. Copy that file into the folder if it belongs there."
+        raise refusal(msg)
+
+
 def read_json(path: Path, refusal: type[GeneformerError], advice: str = "Copy or download it again.") -> dict[str, Any]:
     """The JSON object in a file; whatever else the file holds becomes the given error."""
     try:
         if path.exists() and not path.is_file():
             msg = f"{path} is not a file. {advice}"
             raise refusal(msg)
+        refuse_foreign_link(path, refusal)
         refuse_lfs_pointer(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geneformer._version import __version__
 from geneformer.errors import OutputError
-from geneformer.files import file_digest
+from geneformer.files import file_digest, read_json
 from geneformer.files.atomic import MANIFEST_NAME
 
 HASH_LIMIT = 64 * 2**30
@@ -81,13 +81,17 @@ class Manifest:
         path = manifest_path(output)
         if not path.is_file():
             return None
+        fields = read_json(path, OutputError, "The manifest is damaged; make the output again.")
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
             inputs = tuple(InputFile(**entry) for entry in fields.pop("inputs", ()))
-            return cls(inputs=inputs, **fields)
+            found = cls(inputs=inputs, **fields)
         except (ValueError, TypeError, AttributeError) as error:
             msg = f'The manifest "{path}" is damaged ({error}). Make the output again.'
             raise OutputError(msg) from error
+        if not isinstance(found.vocabulary, (str, type(None))):
+            msg = f'The manifest "{path}" is damaged (vocabulary={found.vocabulary!r:.80}). Make the output again.'
+            raise OutputError(msg)
+        return found
 
 
 UNCHANGED, CHANGED, MISSING = "unchanged", "changed", "missing"

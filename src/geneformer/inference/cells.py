@@ -158,6 +158,14 @@ def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: boo
         raise VocabularyMismatchError(msg)
     if theirs is None:
         _check_ids(tokens, model)
+    tokens.check_ids(ours.size)
+    n_empty = int((tokens.lengths == 0).sum())
+    if n_empty == len(tokens):
+        msg = f"None of the {n_empty:,} cells has a token. Tokenize the counts again, and look at its report."
+        raise NoCellsError(msg)
+    if n_empty:
+        msg = f"{n_empty:,} of {len(tokens):,} cells have no token; what comes out for them says nothing."
+        warnings.warn(msg, GeneformerWarning, stacklevel=2)
     longest = int(tokens.lengths.max())
     if longest > model.max_length and not truncate:
         n_long = int((tokens.lengths > model.max_length).sum())

@@ -27,7 +27,7 @@ from geneformer.errors import (
     UnsafeFileError,
     VocabularyMismatchError,
 )
-from geneformer.files import read_json, refuse_lfs_pointer
+from geneformer.files import read_json, refuse_foreign_link, refuse_lfs_pointer
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import UnpicklingError
 from geneformer.genes.vocabulary import Vocabulary
@@ -295,6 +295,7 @@ def _parts(index: Path) -> list[Path]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Entries of one safetensors file."""
+    refuse_foreign_link(path, CheckpointError)
     refuse_lfs_pointer(path)
     try:
         with path.open("rb") as file:

@@ -82,6 +82,7 @@ def pretrain(
             f"({vocabulary.fingerprint}). Pass theirs, or tokenize again."
         )
         raise VocabularyMismatchError(msg)
+    dataset.check_ids(vocabulary.size)
     views = options.contrastive_weight > 0
     if (views or options.spectral_start) and not dataset.has_counts:
         msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."

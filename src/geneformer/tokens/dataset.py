@@ -60,6 +60,9 @@ class _Rows:
     counts: NDArray[np.float64] | None
 
 
+_CHECKED_AT_ONCE = 2**24
+
+
 class TokenizedDataset:
     """Rank value encodings with the identity of every cell.
 
@@ -95,6 +98,10 @@ class TokenizedDataset:
         self.lengths: Ints = np.concatenate(
             [np.diff(block.offsets) for block in self._rows] or [np.empty(0, np.int64)]
         ).astype(np.int64)
+        if self.lengths.min(initial=0) < 0:
+            msg = f"The rows of `input_ids`{where} end before they begin. The dataset is damaged; make it again."
+            raise DatasetError(msg)
+        self._where, self._size = where, -1
         if keys.LENGTH in table.column_names and not np.array_equal(self.column(keys.LENGTH), self.lengths):
             msg = f"Column `length`{where} contradicts the rows of `input_ids`. The dataset is damaged; make it again."
             raise DatasetError(msg)
@@ -150,6 +157,24 @@ class TokenizedDataset:
             msg = f"Row {outside[0]} of a dataset of {len(self)} cells."
             raise IndexError(msg)
         return np.where(rows < 0, rows + len(self), rows)
+
+    def check_ids(self, size: int) -> None:
+        """Refuse token ids that a vocabulary of so many tokens does not have, before any work; reads them once."""
+        if self._size == size:
+            return
+        for number, block in enumerate(self._rows):
+            stop = int(block.offsets[-1])
+            for start in range(int(block.offsets[0]), stop, _CHECKED_AT_ONCE):
+                ids = block.values[start : min(start + _CHECKED_AT_ONCE, stop)]
+                if ids.min() < 0 or ids.max() >= size:
+                    place = start + int(np.flatnonzero((ids < 0) | (ids >= size))[0])
+                    row = int(self._starts[number] + np.searchsorted(block.offsets, place, side="right") - 1)
+                    msg = (
+                        f"Cell {row}{self._where} has the token id {block.values[place]}; the vocabulary has ids from "
+                        f"0 to {size - 1:,}. Tokenize the counts again with the vocabulary of the model."
+                    )
+                    raise DatasetError(msg)
+        self._size = size
 
     def gather(self, rows: Sequence[int] | Ints, *, max_length: int | None = None, counts: bool = False) -> Packed:
         """Cells of the given rows laid end to end, each cut to its first `max_length` tokens.

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geneformer import keys
@@ -26,7 +27,7 @@ from geneformer.errors import (
     PlaceholderFileError,
     RunMismatchError,
 )
-from geneformer.files import refuse_lfs_pointer
+from geneformer.files import read_json, refuse_foreign_link, refuse_lfs_pointer
 from geneformer.files.atomic import MANIFEST_NAME, Journal, check_output, lock, output_errors, publish_folder, sync
 from geneformer.files.manifest import Manifest
 from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_type, feature
@@ -332,19 +333,26 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
     if not path.exists():
         msg = f'There is no dataset at "{path}". Give the folder that `geneformer tokenize` wrote.'
         raise InputNotFoundError(msg)
-    files, state = _data_files(path)
+    files, indices = _data_files(path)
     tables = [_read_table(file) for file in files]
     try:
         table = pa.concat_tables(tables)
+        table.validate()
     except pa.ArrowInvalid as error:
-        msg = f'The files of "{path}" differ in their columns ({error}). Make the dataset again.'
+        msg = f'The files of "{path}" differ in their columns, or are damaged ({error}). Make the dataset again.'
         raise DatasetError(msg) from error
-    for entry in state.get("_indices_data_files") or ():
-        table = table.take(_read_table(path / entry["filename"]).column(0))
+    for file in indices:
+        table = table.take(_rows_in(file, table.num_rows))
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        msg = f'"{path}" has two columns called {twice[0]!r}. Name one of them otherwise, or make the dataset again.'
+        raise DatasetError(msg)
     index = table.schema.get_field_index(keys.INPUT_IDS)
-    if index >= 0 and pa.types.is_fixed_size_list(table.schema.field(index).type):
-        kind = pa.list_(table.schema.field(index).type.value_type)
-        table = table.set_column(index, keys.INPUT_IDS, table.column(index).cast(kind))
+    kind = table.schema.field(index).type if index >= 0 else pa.null()
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if is_list and (pa.types.is_fixed_size_list(kind) or pa.types.is_dictionary(kind.value_type)):
+        value = kind.value_type.value_type if pa.types.is_dictionary(kind.value_type) else kind.value_type
+        table = table.set_column(index, keys.INPUT_IDS, table.column(index).cast(pa.list_(value)))
     table = _named_classes(table, path)
     try:
         made_from = Manifest.read(path)
@@ -366,7 +374,7 @@ def write_dataset(
 
 def _named_classes(table: pa.Table, path: Path) -> pa.Table:
     """The table with the names of classes where `datasets` keeps their numbers (`ClassLabel`)."""
-    features = _read_json(path / INFO).get("features") if (path / INFO).is_file() else None
+    features = read_json(path / INFO, DatasetError).get("features") if (path / INFO).is_file() else None
     for name, kind in features.items() if isinstance(features, dict) else ():
         names = kind.get("names") if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" else None
         if name not in table.column_names or not isinstance(names, list):
@@ -383,33 +391,65 @@ def _named_classes(table: pa.Table, path: Path) -> pa.Table:
     return table
 
 
-def _data_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
-    """The Arrow files of a dataset in order, and its state."""
+def _data_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The Arrow files of a dataset in order, and those with the rows taken from them."""
     if path.is_file():
-        return [path], {}
-    if (path / _SPLITS).is_file():
-        splits = _read_json(path / _SPLITS).get("splits", [])
-        example = path / (splits[0] if splits else "train")
-        msg = f'"{path}" holds the splits {", ".join(splits)}. Choose one, for example "{example}".'
+        return [path], []
+    if not path.is_dir():
+        msg = f'"{path}" is neither a folder nor a file. Give the folder that `geneformer tokenize` wrote.'
         raise DatasetError(msg)
-    state = _read_json(path / STATE) if (path / STATE).is_file() else {}
-    names = [entry["filename"] for entry in state.get("_data_files") or ()]
+    if (path / _SPLITS).is_file():
+        splits = read_json(path / _SPLITS, DatasetError).get("splits")
+        names = [str(name) for name in splits] if isinstance(splits, list) else []
+        example = path / (names[0] if names else "train")
+        msg = f'"{path}" holds the splits {", ".join(names)}. Choose one, for example "{example}".'
+        raise DatasetError(msg)
+    state = read_json(path / STATE, DatasetError, "Make the dataset again.") if (path / STATE).is_file() else {}
+    named = {key: _names(state.get(key), path) for key in ("_data_files", "_indices_data_files")}
+    data, indices = named.values()
     if not state and (path / "dataset.arrow").is_file():
-        names = ["dataset.arrow"]
-    if not names:
+        data = ["dataset.arrow"]
+    if not data:
         found = sorted(entry.name for entry in path.iterdir())[:5]
         msg = (
             f'"{path}" is not a tokenized dataset: it has no {STATE} that names its data files (found {found}). '
             "Give the folder that `geneformer tokenize` wrote; if it was copied, copy it again."
         )
         raise DatasetError(msg)
-    missing = [name for name in names if not (path / name).is_file()]
+    missing = [name for name in (*data, *indices) if not (path / name).is_file()]
     if missing:
-        msg = (
-            f'The dataset "{path}" is incomplete: {missing} of its {len(names)} data files are missing. Copy it again.'
-        )
+        msg = f'The dataset "{path}" is incomplete: {missing} of its {len(data)} data files are missing. Copy it again.'
         raise DatasetError(msg)
-    return [path / name for name in names], state
+    for name in (*data, *indices):
+        refuse_foreign_link(path / name, DatasetError)
+    return [path / name for name in data], [path / name for name in indices]
+
+
+def _names(entries: Any, path: Path) -> list[str]:
+    """Names of files in `state.json`: each once, and in the folder of the dataset."""
+    try:
+        names = [Path(entry["filename"]).name for entry in entries or ()]
+        stray = [entry for entry, name in zip(entries or (), names, strict=True) if entry["filename"] != name]
+    except (TypeError, KeyError, AttributeError) as error:
+        msg = f'{STATE} of "{path}" does not name files as it should ({error!r}). Make the dataset again.'
+        raise DatasetError(msg) from error
+    if stray or len(set(names)) < len(names):
+        what = f"files outside the folder ({stray[0]['filename']!r:.200})" if stray else "a file twice"
+        msg = f'{STATE} of "{path}" names {what}. Make the dataset again, from data you trust.'
+        raise DatasetError(msg)
+    return names
+
+
+def _rows_in(path: Path, n_rows: int) -> pa.ChunkedArray:
+    """Rows that a file lists, all of which there are."""
+    table = _read_table(path)
+    rows = table.column(0) if table.num_columns else pa.chunked_array([], pa.null())
+    known = pa.types.is_integer(rows.type) and not rows.null_count
+    limits = pc.min_max(rows).as_py() if known and len(rows) else {"min": 0, "max": -1}
+    if not known or limits["min"] < 0 or limits["max"] >= n_rows:
+        msg = f'"{path}" lists rows that the dataset of {n_rows:,} cells does not have. Make the dataset again.'
+        raise DatasetError(msg)
+    return rows
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -428,16 +468,6 @@ def _read_table(path: Path) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    with _damage_named(path):
-        refuse_lfs_pointer(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            msg = f'"{path}" should hold a JSON object. The dataset is damaged; make it again.'
-            raise DatasetError(msg)
-        return content
-
-
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     """Turn what a damaged file causes into a `DatasetError` that names it."""
@@ -445,6 +475,6 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except (DatasetError, PlaceholderFileError):
         raise
-    except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         msg = f'"{path}" cannot be read ({error}). It is damaged, incomplete or not an Arrow file; get it again.'
         raise DatasetError(msg) from error
