@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from geneformer.compat.perturber_stats import InSilicoPerturberStats
     from geneformer.compat.pretrainer import GeneformerPretrainer
     from geneformer.compat.tokenizer import TranscriptomeTokenizer
+    from geneformer.errors import explain
     from geneformer.finetuning.cross_validation import cross_validate
     from geneformer.finetuning.estimators import CellClassifier, CellRegressor, MultiTaskClassifier, load_classifier
     from geneformer.finetuning.expression_decoder import ExpressionDecoder
@@ -69,6 +70,7 @@ __all__ = [
     "__version__",
     "cross_validate",
     "errors",
+    "explain",
     "get_embs",
     "list_models",
     "load_classifier",
@@ -107,6 +109,7 @@ _HOMES = {
     "TranscriptomeTokenizer": "compat.tokenizer",
     "Vocabulary": "genes.vocabulary",
     "cross_validate": "finetuning.cross_validation",
+    "explain": "errors",
     "get_embs": "compat.emb_extractor",
     "list_models": "models.loading",
     "load_classifier": "finetuning.estimators",

@@ -56,8 +56,8 @@ class Watch:
         self.seen: list[str] = []
         self._busy = False
         self._notes = _Notes(outside(folder))
-        temporary = os.path.realpath(tempfile.gettempdir())
-        self._own = (str(folder) + os.sep, os.path.join(temporary, "geneformer-"))
+        temporary = Path(tempfile.gettempdir()).resolve()
+        self._own = (str(folder) + os.sep, str(temporary / "geneformer-"))
 
     def start(self) -> None:
         _code_roots(), _known_modules()

@@ -126,3 +126,13 @@ def test_a_table_is_saved_without_row_names(tmp_path):
     assert list(pd.read_csv(tmp_path / "t.csv").columns) == ["source", "attention"]
     assert pd.read_parquet(tmp_path / "t.parquet").equals(frame.reset_index(drop=True))
     assert json.loads(pq.read_schema(tmp_path / "t.parquet").metadata[b"geneformer"]) == PROVENANCE
+
+
+def test_texts_that_a_spreadsheet_would_compute_are_written_as_texts(tmp_path):
+    odd = ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(1)", "-5", "T cell", "-1e-3", None]
+    frame = pd.DataFrame({"label": odd, "value": np.arange(len(odd)) - 3.0})
+    save_table(frame, tmp_path / "t.csv", {})
+    read = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
+    assert read["label"].tolist() == ["'=HYPERLINK(1)", "'+1+cmd", "'-2+3", "'@SUM(1)", "-5", "T cell", "-1e-3", ""]
+    assert read["value"].tolist() == frame["value"].tolist()
+    assert frame["label"].tolist() == odd

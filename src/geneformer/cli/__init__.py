@@ -17,6 +17,7 @@ COMMANDS = {
     "attention": "Tabulate attention between genes over all cells, or to the genes of each cell.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
     "embed": "Embed cells or genes with a pretrained or fine-tuned encoder, and draw them.",
+    "explain": "Tell what a code of an error means, and what mends it.",
     "models": "List models, describe one, or convert old weights.",
     "predict-masked": "Tabulate the genes a model expects where one is masked.",
     "pretrain": "Train an encoder on masked genes.",

@@ -67,6 +67,7 @@ def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., N
         @functools.wraps(command)
         def run(*, config: Path | None = None, json: bool = False, **given: Any) -> None:
             from_file = {} if config is None else read_options(config, *options, hidden=hidden)
+            _refuse_overlap({**given, "config": config})
             for one in own:
                 if is_dataclass(one.annotation):
                     given[one.name] = _build(one.annotation, given, from_file, hidden)
@@ -78,6 +79,23 @@ def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., N
         return run
 
     return decorate
+
+
+_OUTPUTS = ("output", "umap", "heatmap", "plot")
+
+
+def _refuse_overlap(given: Mapping[str, Any]) -> None:
+    """Refuse results that would be written over what is read, whichever command it is."""
+    from geneformer.files.atomic import refuse_overlap
+
+    paths: dict[str, list[Path]] = {name: [] for name in given}
+    for name, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        folder = name in ("model", "vocabulary") and isinstance(value, str) and Path(value).is_dir()
+        paths[name] = [Path(value)] if folder else [entry for entry in values if isinstance(entry, Path)]
+    outputs = [path for name in _OUTPUTS for path in paths.pop(name, [])]
+    inputs = [path for found in paths.values() for path in found]
+    refuse_overlap(outputs, inputs, overwrite=bool(given.get("overwrite")))
 
 
 def _members(parameters: Iterator[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:

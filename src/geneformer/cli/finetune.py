@@ -30,6 +30,7 @@ from geneformer.errors import (
     GeneListError,
     InputNotFoundError,
     OptionError,
+    OutputExistsError,
     UnreadableInputError,
     UnsupportedFormatError,
 )
@@ -213,6 +214,11 @@ class Fitting(Learning):
         check_output(self.output, overwrite=self.overwrite)
         target = self.output.absolute()
         working = target.with_name(f".{target.name}.training")
+        if working.is_symlink() or (
+            working.is_dir() and any(entry.name != "checkpoints" for entry in working.iterdir())
+        ):
+            msg = f'"{working}" is in the way: checkpoints go there, but other things are in it. Move it elsewhere.'
+            raise OutputExistsError(msg)
         fitted.fit(*learnt, **self.places, output=working, resume=self.resume)
         fitted.save(self.output, overwrite=self.overwrite)
         shutil.rmtree(working, ignore_errors=True)
@@ -649,7 +655,7 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
             return _checked_lists(json.loads(text, object_pairs_hook=_each_once), path)
         delimiter = "," if suffix == ".csv" else "\t"
         return _from_table(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         if isinstance(error, GeneListError):
             raise
         msg = f'"{path}" cannot be read as {path.suffix}: {error}. Save it as UTF-8 text of that format.'

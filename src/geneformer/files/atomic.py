@@ -12,8 +12,8 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -47,8 +47,13 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
     if not os.access(parent, os.W_OK | os.X_OK):
         msg = f'Cannot write "{path}": the folder "{parent}" is not writable. Choose a folder you may write to.'
         raise OutputError(msg)
+    with output_errors(path), suppress(FileNotFoundError):
+        path.with_name(f"{path.name}.manifest.json").lstat()  # the longest name beside an output
     if not os.path.lexists(path):
         return path
+    if path.exists() and not path.is_file() and not path.is_dir():
+        msg = f'"{path}" is a device, a pipe or a socket. Results go to a file or folder; choose another name.'
+        raise OutputError(msg)
     if not overwrite:
         msg = f'"{path}" exists already. Choose another name, or allow it to be replaced with --overwrite.'
         raise OutputExistsError(msg)
@@ -59,6 +64,46 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
         )
         raise OutputExistsError(msg)
     return path
+
+
+def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], *, overwrite: bool = True) -> None:
+    """Refuse outputs over, in or around an input, or over each other; links are seen through."""
+    places: dict[str, str | Path] = {}
+    for output in outputs:
+        place = os.path.realpath(output)
+        if place in places:
+            msg = f'"{output}" and "{places[place]}" are one place. Give every result a name of its own.'
+            raise OutputError(msg)
+        places[place] = output
+        for given in inputs:
+            source = os.path.realpath(given)
+            inside, around = place.startswith(source + os.sep), overwrite and source.startswith(place + os.sep)
+            if place == source or inside or around:
+                how = "is" if place == source else "lies in" if inside else "holds"
+                msg = (
+                    f'The output "{output}" {how} the input "{given}". Nothing is written there; choose another place.'
+                )
+                raise OutputError(msg)
+
+
+def partial_folder(path: Path) -> Path:
+    """The folder beside an output where that is made; one that is there already must be of a run like this."""
+    partial = path.with_name(path.name + ".partial")
+    if not os.path.lexists(partial):
+        return partial
+    entries = list(partial.iterdir()) if partial.is_dir() and not partial.is_symlink() else None
+    ours = entries is not None and (not entries or any(entry.name in (JOURNAL, LOCK) for entry in entries))
+    if not ours or any(entry.is_symlink() for entry in entries or ()):
+        msg = (
+            f'"{partial}" is in the way: "{path.name}" is made there, but this package did not make what is there now. '
+            "Move it elsewhere, or choose another name."
+        )
+        raise OutputExistsError(msg)
+    return partial
+
+
+JOURNAL, LOCK = "journal.jsonl", "lock"
+"""Files of an output in the making."""
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -227,21 +272,34 @@ class Journal:
         self.path = path
         self.entries: list[Entry] = []
         given = _plain(identity)
-        lines = _complete_lines(path) if path.exists() else []
+        lines = self.read(path, given)
         if not lines:
             path.write_bytes(_line({"identity": given}))
             sync(path)
             return
-        stored = json.loads(lines[0])["identity"]
-        if stored != given:
+        self.entries = lines[1:]
+        # A line cut short by a kill would otherwise run into the next one.
+        os.truncate(path, sum(len(line) + 1 for line in _complete_lines(path)))
+
+    @staticmethod
+    def read(path: Path, identity: Mapping[str, Any]) -> list[Entry]:
+        """Header and entries of the journal at `path`, if it is of the same run; nothing is written."""
+        try:
+            lines = [dict(json.loads(line)) for line in _complete_lines(path)] if path.exists() else []
+            stored = dict(lines[0]["identity"]) if lines else {}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            msg = (
+                f'The journal "{path}" of a half-finished run is damaged ({error!r:.100}). Start over with --overwrite.'
+            )
+            raise RunMismatchError(msg) from error
+        given = _plain(identity)
+        if lines and stored != given:
             msg = (
                 f'The half-finished run in "{path.parent}" was made from something else: {_difference(stored, given)}. '
                 "Repeat the command it was started with, or start over with --overwrite."
             )
             raise RunMismatchError(msg)
-        self.entries = [json.loads(line) for line in lines[1:]]
-        # A line cut short by a kill would otherwise run into the next one.
-        os.truncate(path, sum(len(line) + 1 for line in lines))
+        return lines
 
     @staticmethod
     def has_entries(path: Path) -> bool:

@@ -82,16 +82,15 @@ class Manifest:
         if not path.is_file():
             return None
         fields = read_json(path, OutputError, "The manifest is damaged; make the output again.")
+        if not isinstance(fields.get("vocabulary", ""), (str, type(None))):
+            msg = f'The manifest "{path}" is damaged (vocabulary={fields["vocabulary"]!r:.80}). Make the output again.'
+            raise OutputError(msg)
         try:
             inputs = tuple(InputFile(**entry) for entry in fields.pop("inputs", ()))
-            found = cls(inputs=inputs, **fields)
+            return cls(inputs=inputs, **fields)
         except (ValueError, TypeError, AttributeError) as error:
             msg = f'The manifest "{path}" is damaged ({error}). Make the output again.'
             raise OutputError(msg) from error
-        if not isinstance(found.vocabulary, (str, type(None))):
-            msg = f'The manifest "{path}" is damaged (vocabulary={found.vocabulary!r:.80}). Make the output again.'
-            raise OutputError(msg)
-        return found
 
 
 UNCHANGED, CHANGED, MISSING = "unchanged", "changed", "missing"

@@ -1,8 +1,9 @@
 """What all estimators share: open cells, split, fit, calibrate, predict, evaluate, save and load."""
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -18,6 +19,7 @@ from geneformer.errors import (
     OptionError,
     VocabularyMismatchError,
 )
+from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import Manifest, installed_versions
 from geneformer.files.progress import Progress, progress_bar
@@ -29,11 +31,18 @@ from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_ce
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.cells import CellInput, Cells, describe_run, open_cells
 from geneformer.models.encoder import GeneformerModel
-from geneformer.models.finetuned import load_network, save_network
+from geneformer.models.finetuned import PUBLISHED_CELLS, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.loading import CONFIG, LoadedModel, load_model, read_config, recognize_vocabulary
+from geneformer.models.loading import (
+    CONFIG,
+    LoadedModel,
+    class_names,
+    load_model,
+    read_config,
+    recognize_vocabulary,
+)
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
-from geneformer.options._fields import spread_options
+from geneformer.options._fields import spread_options, whole_number
 
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -203,20 +212,27 @@ class Estimator:
             raise CheckpointError(msg)
         model, preprocessing, options, *attributes = (_with_tuples(stored.task[name]) for name in needed)
         estimator = cls(model, vocabulary=stored.vocabulary)
-        for name, group in option_groups(estimator).items():
-            names = {entry.name for entry in fields(group)}
-            values = {key: _with_tuples(value) for key, value in options.get(name, {}).items() if key in names}
-            setattr(estimator, name, replace(group, **values))
+        with _damage_named(folder):
+            for name, group in option_groups(estimator).items():
+                names = {entry.name for entry in fields(group)}
+                values = {key: _with_tuples(value) for key, value in options.get(name, {}).items() if key in names}
+                setattr(estimator, name, replace(group, **values))
+            max_length = whole_number("max_length", preprocessing["max_length"], low=1)
         estimator.runtime = runtime or estimator.runtime
         for name, value in zip(cls.task_fields, attributes, strict=True):
             setattr(estimator, name, value)
         estimator.network_ = load_network(folder, cls.network_kind)
-        estimator._pairing = Pairing(str(folder), stored.vocabulary, preprocessing["max_length"])
+        with _damage_named(folder):
+            estimator._check_loaded()
+        estimator._pairing = Pairing(str(folder), stored.vocabulary, max_length)
         estimator._history, estimator._options = stored.history, options
         estimator.report_ = load_report(folder / "report") if (folder / "report").is_dir() else None
         return estimator
 
     # What is learnt differs from estimator to estimator in these
+
+    def _check_loaded(self) -> None:
+        """Refuse attributes that contradict the network they were stored with."""
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[Any, FinetuneResult]:
         """One network from the training part."""
@@ -482,6 +498,14 @@ class CellEstimator(Estimator):
         """The result for the one target, or results by target where there are several."""
         return by_target if self.several else next(iter(by_target.values()))
 
+    def _check_loaded(self) -> None:
+        told = {target.name: target.head.classes for target in self._targets()}
+        learnt = {spec.name: spec.classes for spec in self.specs}
+        temperatures = [getattr(target, "temperature", 1.0) for target in self._targets()]
+        if told != learnt or not all(0 < temperature < math.inf for temperature in temperatures):
+            msg = f"the network has learnt {learnt}, not {told}" if told != learnt else f"temperatures {temperatures}"
+            raise ValueError(msg)
+
     def _loss_options(self) -> dict[str, Any]:
         """How the losses of the heads are weighed."""
         return {}
@@ -649,10 +673,25 @@ def _with_tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    """Turn what a damaged `task.json` causes into an error that names the folder."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        msg = f"{folder} is damaged: {TASK} does not hold what its kind has ({error!s:.300}). Copy or write it again."
+        raise CheckpointError(msg) from error
+
+
 def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     """What `Estimator.save` wrote, without the network."""
     folder = Path(folder)
     path = folder / TASK
+    may_be_published = expected in (None, "cell_classifier") and (folder / CONFIG).is_file()
+    if not path.is_file() and may_be_published and (published := published_task(folder)):
+        return published
     if not path.is_file():
         held = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
         hint = (
@@ -660,11 +699,11 @@ def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
         )
         msg = f"{folder} holds no fine-tuned model: there is no {TASK} in it ({held}).{hint}"
         raise CheckpointError(msg)
+    task, told = read_json(path, CheckpointError), read_json(folder / HISTORY, CheckpointError)
     try:
-        task = json.loads(path.read_text(encoding="utf-8"))
-        history = [dict(line) for line in json.loads((folder / HISTORY).read_text(encoding="utf-8"))["history"]]
+        history = [dict(line) for line in told["history"]]
         kind, fingerprint = task["kind"], str(task["vocabulary"]["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is damaged: {error!r} while its {TASK} and {HISTORY} were read. Copy or write it again."
         raise CheckpointError(msg) from error
     if expected not in (None, kind):
@@ -679,3 +718,25 @@ def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
         )
         raise VocabularyMismatchError(msg)
     return StoredTask(task, history, vocabulary)
+
+
+def published_task(folder: Path) -> StoredTask | None:
+    """What a classifier of cells in the published form was learnt for, as far as its `config.json` says."""
+    config = read_config(folder)
+    if (config.architectures or [""])[0] != PUBLISHED_CELLS:
+        return None
+    task = {
+        "kind": "cell_classifier",
+        "label_": "class",
+        "classes_": list(class_names(config)),
+        "multi_label_": False,
+        "temperature_": 1.0,
+        "unknown_below_": 0.0,
+        "metrics_": {},
+        "split_": {},
+        "base_model": str(folder),
+        "preprocessing": {"max_length": config.max_position_embeddings},
+        "options": {},
+    }
+    own = folder / VOCABULARY if (folder / VOCABULARY).is_dir() else None
+    return StoredTask(task, [], recognize_vocabulary(config, folder, own))

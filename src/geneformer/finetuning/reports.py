@@ -456,7 +456,7 @@ def load_report(folder: str | Path) -> Report | ReportSet:
                 msg = f'There is no "{folder / PREDICTIONS}". Give the folder that a report was saved to.'
                 raise InputNotFoundError(msg)
             return report.from_files(content, parquet.read_table(folder / PREDICTIONS))
-    except (ValueError, KeyError, TypeError, AttributeError, ArrowInvalid) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArrowInvalid, RecursionError) as error:
         msg = f'The report in "{folder}" cannot be read ({error!r}). It is damaged or incomplete; save it again.'
         raise UnreadableInputError(msg) from error
     return ReportSet({name: load_report(folder / place) for name, place in places.items()})  # type: ignore[misc]

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.errors import InvalidVocabularyError, UnknownVocabularyError
+from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.pickles import read_pickle
 from geneformer.options._fields import nearest
@@ -338,13 +339,9 @@ def _read_folder(folder: Path) -> Vocabulary:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f'"{path}" cannot be read: {error}. Save the vocabulary again.'
-        raise InvalidVocabularyError(msg) from error
+    meta = read_json(path, InvalidVocabularyError, "Save the vocabulary again.")
     needed = {"format", "special_tokens", "input_size"}
-    if not isinstance(meta, dict) or not needed <= meta.keys() or not isinstance(meta["special_tokens"], dict):
+    if not needed <= meta.keys() or not isinstance(meta["special_tokens"], dict):
         msg = f'"{path}" describes no vocabulary: it needs "format", "special_tokens" and "input_size".'
         raise InvalidVocabularyError(msg)
     if meta["format"] != FORMAT:

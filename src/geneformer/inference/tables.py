@@ -1,6 +1,7 @@
 """Embeddings with the identity of what they describe, and files of them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ def save_table(
 def write_table(frame: "pd.DataFrame", path: Path, provenance: Mapping[str, Any], *, index: bool) -> None:
     """Write a table at a path, with or without its row names."""
     if path.suffix == ".csv":
-        frame.to_csv(path, index=index)
+        _without_formulas(frame).to_csv(path, index=index)
         return
     import pyarrow as pa
     from pyarrow import parquet
@@ -96,6 +97,27 @@ def _noted(path: Path) -> dict[str, Any]:
 
 def _task_of(noted: Mapping[str, Any]) -> str:
     return next((task for task in ("embedding", "attention", "prediction") if task in noted), "a run")
+
+
+_FORMULA = r"(?!-?[\d.]+(?:e-?\d+)?$)[=+\-@\t\r]"
+"""Start of a text that a spreadsheet would take for a formula and compute."""
+
+
+def _without_formulas(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with an apostrophe before texts that spreadsheets would compute."""
+    import pandas as pd
+
+    changed = {}
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            texts = column.astype(object)
+            found = texts.map(lambda value: isinstance(value, str) and re.match(_FORMULA, value) is not None)
+            if found.any():
+                changed[name] = texts.where(~found.astype(bool), "'" + texts.astype(str))
+    rows = [f"'{name}" if isinstance(name, str) and re.match(_FORMULA, name) else name for name in frame.index]
+    safe = frame.assign(**changed) if changed else frame
+    return safe if rows == list(frame.index) else safe.set_axis(pd.Index(rows, name=frame.index.name), axis=0)
 
 
 def cells_as_anndata(cells: "pa.Table") -> "AnnData":

@@ -24,13 +24,14 @@ from geneformer.models.encoder import (
     GeneformerModel,
     extension,
 )
-from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes
+from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes, HeadSpec
 from geneformer.models.loading import (
     CONFIG,
     WEIGHTS,
     LoadedModel,
     check_sizes,
     check_weights,
+    class_names,
     read_config,
     read_weights,
 )
@@ -78,10 +79,28 @@ def load_network(folder: Path, kind: type[Network]) -> Network:
     """A network as `save_network` wrote it, in evaluation mode."""
     config = read_config(folder)
     stored_kind = (config.architectures or ["?"])[0]
+    if stored_kind == PUBLISHED_CELLS and issubclass(kind, GeneformerForCells):
+        return filled(kind, *_published_cells(config, read_weights(folder)), str(folder))
     if stored_kind != kind.__name__:
         msg = f"{folder} holds a {stored_kind}, not a {kind.__name__}. Known are {', '.join(NETWORKS)}."
         raise CheckpointError(msg)
     return filled(kind, config, read_weights(folder), str(folder))
+
+
+PUBLISHED_CELLS = "BertForSequenceClassification"
+"""Classifier of cells that `transformers` and the published package write."""
+
+
+def _published_cells(config: BertConfig, weights: Mapping[str, Tensor]) -> tuple[BertConfig, dict[str, Tensor]]:
+    """Configuration and weights of a published classifier as `GeneformerForCells` has them."""
+    config.geneformer_heads = [HeadSpec(name="class", classes=class_names(config)).to_dict()]
+    config.geneformer_pooling = "pooler"
+    own = {"bert.pooler.dense.": "pool.dense.", "classifier.": "heads.0."}
+    renamed = {}
+    for name, value in weights.items():
+        start = next((start for start in own if name.startswith(start)), "")
+        renamed[own[start] + name.removeprefix(start) if start else name] = value
+    return config, renamed
 
 
 def filled(kind: type[Network], config: BertConfig, weights: Mapping[str, Tensor], where: str) -> Network:

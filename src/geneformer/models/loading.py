@@ -265,6 +265,12 @@ def read_config(folder: Path) -> BertConfig:
     return read_config_file(path)
 
 
+def class_names(config: BertConfig) -> tuple[str, ...]:
+    """Names of the classes that a configuration tells, in the order of their numbers."""
+    names: dict[Any, str] = dict(config.id2label or {})
+    return tuple(names[number] for number in range(len(names)))
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Entries of `model.safetensors`, or of the parts it was written in, tied copies left out."""
     path, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"

@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import textwrap
 import tomllib
 import types
@@ -64,7 +65,7 @@ def check_range(
     """Refuse a number outside ``[low, high]``, or not above ``above``; ``None`` passes."""
     if value is None:
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value != math.inf
     inside = is_number and not (
         (low is not None and not value >= low)  # NaN is not inside
         or (high is not None and not value <= high)
@@ -74,6 +75,13 @@ def check_range(
         limits = (("more than", above), ("at least", low), ("at most", high))
         bounds = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
         msg = f"{option}={value!r} is out of range. It takes a number, {bounds}."
+        raise OutOfRangeError(msg)
+
+
+def check_steps(steps: int) -> None:
+    """Refuse to train for no step at all."""
+    if steps == 0:
+        msg = "max_steps=0 trains nothing. Pass a number from 1, or leave it at -1, so that epochs decide."
         raise OutOfRangeError(msg)
 
 
@@ -110,6 +118,11 @@ class Range:
 Names = tuple[str, ...]
 Count = Annotated[int, Range(low=0)]
 Positive = Annotated[int, Range(low=1)]
+Seed = Annotated[int, Range(low=0, high=2**32 - 1)]
+LearningRate = Annotated[float, Range(above=0.0, high=10.0)]
+Epochs = Annotated[float, Range(above=0.0, high=1e6)]
+Steps = Annotated[int, Range(low=-1, high=10**9)]
+Longest = Annotated[int | None, Range(low=3, high=2**20)]
 Layer = Annotated[int, Range(high=0)]
 NonNegative = Annotated[float, Range(low=0.0)]
 AboveZero = Annotated[float, Range(above=0.0)]
@@ -123,12 +136,16 @@ class Options:
     __slots__ = ()
 
     def __post_init__(self) -> None:
+        default = {field.name: field.default for field in dataclasses.fields(type(self))}  # type: ignore[arg-type]
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             if get_origin(hint) is Literal:
                 check_choice(name, getattr(self, name), get_args(hint))
             elif get_origin(hint) is Annotated:
                 for bounds in hint.__metadata__:
                     check_range(name, getattr(self, name), low=bounds.low, high=bounds.high, above=bounds.above)
+            elif hint in (str, str | None) and not getattr(self, name) and getattr(self, name) != default.get(name):
+                msg = f"{name} is empty. Give it a value, or leave it out."
+                raise OptionError(msg)
             elif hint == Names or (hint == Names | None and getattr(self, name) is not None):
                 object.__setattr__(self, name, as_names(name, getattr(self, name)))
         self._check()
@@ -193,7 +210,7 @@ def read_table(path: str | Path, what: str = "The configuration", kinds: str = "
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f'{what} "{path}" cannot be read ({error}). It must be a {kinds}.'
         raise OptionError(msg) from error
 

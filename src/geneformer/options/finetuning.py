@@ -9,13 +9,19 @@ from geneformer.errors import OptionError, OutOfRangeError
 from geneformer.options._fields import (
     AboveZero,
     Count,
+    Epochs,
+    LearningRate,
+    Longest,
     NonNegative,
     Options,
     PartialShare,
     Positive,
     Range,
+    Seed,
     Share,
+    Steps,
     check_range,
+    check_steps,
     read_table,
 )
 
@@ -80,10 +86,10 @@ class FinetuneOptions(Options):
     supervised_weight: NonNegative = 1.0
     """Weight of the labels' term; 0 learns from the contrastive term alone."""
 
-    epochs: AboveZero = 5.0
+    epochs: Epochs = 5.0
     """Passes over the training cells."""
 
-    max_steps: int = -1
+    max_steps: Steps = -1
     """Optimizer steps; overrides `epochs` when positive."""
 
     tokens_per_batch: Positive = 8192
@@ -92,7 +98,7 @@ class FinetuneOptions(Options):
     accumulation: Positive = 1
     """Batches per optimizer step."""
 
-    learning_rate: AboveZero = 3e-4
+    learning_rate: LearningRate = 3e-4
     """Peak learning rate."""
 
     schedule: Literal["linear", "cosine", "polynomial", "constant_with_warmup"] = "linear"
@@ -117,11 +123,14 @@ class FinetuneOptions(Options):
     logging_steps: Positive = 10
     """Optimizer steps between log lines."""
 
-    max_length: Annotated[int | None, Range(low=3)] = None
+    max_length: Longest = None
     """Tokens of a cell that are read. The model's positions by default."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of new weights, dropout, order and views."""
+
+    def _check(self) -> None:
+        check_steps(self.max_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -339,7 +348,7 @@ class SplitOptions(Options):
     allow_leakage: bool = False
     """Accept a split with cells of one group on two sides. They resemble each other, and scores come out too high."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
 
     def _check(self) -> None:
@@ -407,14 +416,8 @@ class SearchOptions(Options):
     """Cells the best options are fitted on once more, before the test cells are looked at: those learnt from; the
     validation cells as well, without a best step or a temperature to choose by then; or none, for further processes."""
 
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of the draws."""
-
-    def _check(self) -> None:
-        for name in ("metric", "study"):
-            if not getattr(self, name):
-                msg = f"{name} is empty. Give it a name, or leave it out."
-                raise OptionError(msg)
 
 
 def _check_shares(valid: float, test: float, what: str) -> None:

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from geneformer.errors import OptionError, StateError
-from geneformer.options._fields import Count, Layer, Options, Positive, Range, Share
+from geneformer.options._fields import (
+    Count,
+    Layer,
+    Options,
+    Positive,
+    Range,
+    Seed,
+    Share,
+)
 
 EDITS = ("delete", "overexpress", "inhibit", "activate")
 
@@ -77,7 +85,7 @@ class PerturbOptions(Options):
     truncate: bool = False
     """Cut cells with more tokens than the model has positions, instead of refusing them."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of every draw."""
 
     @property
@@ -139,10 +147,5 @@ class RankOptions(Options):
     min_detections: Positive = 1
     """Perturbations of fewer cells are left out."""
 
-    seed: Count = 0
+    seed: Seed = 0
     """Of every draw."""
-
-    def _check(self) -> None:
-        if self.donor is not None and not self.donor:
-            msg = 'donor is empty. Name a column of the cells, such as "donor", or leave it out.'
-            raise OptionError(msg)

@@ -7,14 +7,20 @@ from geneformer.errors import OptionError
 from geneformer.options._fields import (
     AboveZero,
     Count,
+    Epochs,
     Layer,
+    LearningRate,
+    Longest,
     NonNegative,
     Options,
     PartialShare,
     Positive,
     Range,
+    Seed,
     Share,
+    Steps,
     check_range,
+    check_steps,
 )
 
 _BEGINNINGS = ("architecture", "spectral_start", "relative_positions", "attention_window")
@@ -33,7 +39,7 @@ class PretrainOptions(Options):
     vocabulary: str = "V1"
     """Vocabulary of the tokens; counts are tokenized with it on the way."""
 
-    max_length: Annotated[int | None, Range(low=3)] = None
+    max_length: Longest = None
     """Tokens of a cell that are read. The number of positions of the architecture by default."""
 
     relative_positions: Count = 0
@@ -64,10 +70,10 @@ class PretrainOptions(Options):
     batch_by_source: bool = False
     """Cells of different sources never share a batch, so that the contrastive term compares cells, not experiments."""
 
-    epochs: AboveZero = 3.0
+    epochs: Epochs = 3.0
     """Passes over the training cells."""
 
-    max_steps: int = -1
+    max_steps: Steps = -1
     """Optimizer steps; overrides `epochs` when positive."""
 
     tokens_per_batch: Positive = 8192
@@ -76,7 +82,7 @@ class PretrainOptions(Options):
     accumulation: Positive = 1
     """Batches per optimizer step."""
 
-    learning_rate: AboveZero = 1e-3
+    learning_rate: LearningRate = 1e-3
     """Peak learning rate."""
 
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -85,7 +91,7 @@ class PretrainOptions(Options):
     warmup_ratio: Share = 0.05
     """Share of the steps during which the learning rate rises."""
 
-    weight_decay: float = 0.001
+    weight_decay: NonNegative = 0.001
     """Decoupled weight decay."""
 
     held_out: PartialShare = 0.1
@@ -94,22 +100,23 @@ class PretrainOptions(Options):
     hold_out_sources: tuple[str, ...] = ()
     """Sources (file names without suffix) kept for evaluation as a whole."""
 
-    save_steps: int = 500
+    save_steps: Positive = 500
     """Optimizer steps between checkpoints."""
 
-    eval_steps: int = 500
+    eval_steps: Positive = 500
     """Optimizer steps between evaluations."""
 
     eval_cells: Positive = 1024
     """Held-out cells scored while training; at the end all of them are."""
 
-    logging_steps: int = 50
+    logging_steps: Positive = 50
     """Optimizer steps between log lines."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, masks, views, order and split."""
 
     def _check(self) -> None:
+        check_steps(self.max_steps)
         low, high = self.subsample_counts
         check_range("subsample_counts[0]", low, above=0.0, high=high)
         check_range("subsample_counts[1]", high, above=0.0, high=1.0)

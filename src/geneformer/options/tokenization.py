@@ -1,9 +1,14 @@
 """Knobs of turning counts into tokens."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from geneformer.options._fields import Options, Positive, Range, Share
+from geneformer.options._fields import (
+    Longest,
+    Options,
+    Positive,
+    Share,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +33,7 @@ class TokenizeOptions(Options):
     counts: bool = False
     """Also write each token's count scaled to 10,000 per cell."""
 
-    max_length: Annotated[int | None, Range(low=3)] = None
+    max_length: Longest = None
     """Tokens kept per cell, special tokens included. The vocabulary's input size by default."""
 
     min_matched: Share = 0.3

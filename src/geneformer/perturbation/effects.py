@@ -127,16 +127,24 @@ class PerturbationEffects:
         folder = Path(folder)
         try:
             tables = {name: parquet.read_table(folder / f"{name}.parquet") for name in RUN_TABLES}
-            notes = json.loads((tables["effects"].schema.metadata or {})[keys.UNS.encode()])
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            told = {(table.schema.metadata or {})[keys.UNS.encode()] for table in tables.values()}
+            provenance = dict(json.loads(told.pop())["provenance"])
+            rows = tables.pop("states").to_pylist()
+            states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
+            tables["effects"].select(EFFECT_COLUMNS)
+            wrong = "its tables are of different runs" if told else ""
+            if not pa.types.is_floating(tables["effects"].schema.field("value").type):
+                wrong = "its values are no numbers"
+        except (OSError, KeyError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
             msg = (
                 f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb'
                 " run` finished; run the same command again to finish it."
             )
             raise DatasetError(msg) from error
-        rows = tables.pop("states").to_pylist()
-        states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
-        return cls(**tables, states=states, provenance=notes["provenance"])
+        if wrong:
+            msg = f'"{folder}" is mixed or damaged: {wrong}. Copy it again, or repeat the run.'
+            raise DatasetError(msg)
+        return cls(**tables, states=states, provenance=provenance)
 
 
 FRAMES = ("effects", "cells", "genes")

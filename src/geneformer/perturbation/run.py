@@ -15,13 +15,17 @@ from geneformer.engine.device import resolve_device, verify_placement
 from geneformer.engine.inference import Progress
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
 from geneformer.files.atomic import (
+    JOURNAL,
+    LOCK,
     Journal,
     atomic_file,
     atomic_folder,
     check_output,
     lock,
     output_errors,
+    partial_folder,
     publish_folder,
+    refuse_overlap,
 )
 from geneformer.files.manifest import InputFile, Manifest
 from geneformer.perturbation.edits import Ints, Perturbation
@@ -86,20 +90,22 @@ def run_to_folder(
     """All effects, or one part of several, into a folder that appears when it is complete."""
     output = check_output(output, overwrite=overwrite)
     _check_part(part, plan)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_folder(output)
     shards = range(part[0] - 1, plan.n_steps, part[1])
     paths = {shard: partial / f"shard-{shard:06d}.parquet" for shard in shards}
 
     def read(shard: int) -> pa.Table:
         return parquet.read_table(paths[shard], memory_map=True)
 
+    identity = {**plan.identity, "part": list(part)}
+    _check_journal(partial, identity, resume=resume, overwrite=overwrite)
     with output_errors(output):
         partial.mkdir(exist_ok=True)
-        with lock(partial / "lock"):
-            identity = {**plan.identity, "part": list(part)}
+        with lock(partial / LOCK):
             journal = _journal(partial, identity, resume=resume, overwrite=overwrite)
             check_output(output, overwrite=overwrite)  # another process may have finished it before the lock was free
-            done = {entry["shard"] for entry in journal.entries if _is_complete(paths[entry["shard"]])}
+            found = {entry["shard"] for entry in journal.entries} & paths.keys()
+            done = {shard for shard in found if _is_complete(paths[shard])}
             for number, shard in enumerate(shards):
                 if shard not in done:
                     table = run_shard(plan, shard, read)
@@ -125,6 +131,7 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path, *, overwrite: 
     if not folders:
         msg = "No part is given. Pass the folders of all parts of a run."
         raise OptionError(msg)
+    refuse_overlap([output], folders)
     parts = [PerturbationEffects.read(folder) for folder in folders]
     _check_parts(parts, folders)
     pieces: dict[int, pa.Table] = {}
@@ -159,9 +166,17 @@ def _check_part(part: tuple[int, int], plan: PerturbationPlan) -> None:
         raise OptionError(msg)
 
 
+def _tells_its_part(part: PerturbationEffects) -> bool:
+    """Whether effects say which part of which run they are, and of which shards their rows are."""
+    number, shards = part.provenance.get("part"), part.provenance.get("shards")
+    pairs: list[Any] = [number, *shards] if isinstance(shards, list) else [None]
+    whole = all(isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) for pair in pairs)
+    return whole and "run" in part.provenance and sum(pair[1] for pair in pairs[1:]) == len(part)
+
+
 def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | Path]) -> None:
     for folder, part in zip(folders, parts, strict=True):
-        if not {"run", "part", "shards"} <= part.provenance.keys():
+        if not _tells_its_part(part):
             msg = f'"{folder}" does not say which part of a run it is. Pass folders that `perturb run` finished.'
             raise DatasetError(msg)
         if part.provenance["run"] != parts[0].provenance["run"]:
@@ -180,18 +195,29 @@ def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | P
         raise RunMismatchError(msg)
 
 
-def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Journal:
-    """The journal of a new run, or of the one that is taken up again."""
-    path = partial / "journal.jsonl"
+def _check_journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    """Whether a run that was broken off is taken up again; refusals come before anything is written."""
+    path = partial / JOURNAL
     if not Journal.has_entries(path) or (overwrite and not resume):
-        path.unlink(missing_ok=True)
-    elif not resume:
+        return False
+    if not resume:
         msg = (
             f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
             "Nothing was changed."
         )
         raise OutputExistsError(msg)
-    return Journal(path, identity)
+    entries = Journal.read(path, identity)[1:]
+    if not all(type(entry.get("shard")) is int for entry in entries):
+        msg = f'The journal in "{partial}" is damaged. Start over with --overwrite.'
+        raise RunMismatchError(msg)
+    return True
+
+
+def _journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> Journal:
+    """The journal of a new run, or of the one that is taken up again."""
+    if not _check_journal(partial, identity, resume=resume, overwrite=overwrite):
+        (partial / JOURNAL).unlink(missing_ok=True)
+    return Journal(partial / JOURNAL, identity)
 
 
 def _is_complete(path: Path) -> bool:

@@ -120,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputNotFoundError(msg)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f'"{path}" is not valid JSON ({error}).'
         raise UnreadableInputError(msg) from error
     return content if isinstance(content, dict) else {"history": content}

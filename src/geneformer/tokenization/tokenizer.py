@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer._version import __version__
 from geneformer.errors import GeneformerWarning, NoCellsError, OutOfRangeError
-from geneformer.files.atomic import check_output
+from geneformer.files.atomic import check_output, refuse_overlap
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs
 from geneformer.genes.lookup import check_matched_share, foreign_species, suspicion
 from geneformer.genes.vocabulary import Vocabulary
@@ -71,9 +71,10 @@ def tokenize_counts(
     vocabulary = vocabulary or Vocabulary.load(options.vocabulary)
     form = form or RowForm()
     form.longest(options, vocabulary)
+    several: Any = [inputs] if isinstance(inputs, (str, Path)) or hasattr(inputs, "obs_names") else list(inputs)
     if output is not None:
         check_output(output, overwrite=overwrite, markers=MARKERS)
-    several: Any = [inputs] if isinstance(inputs, (str, Path)) or hasattr(inputs, "obs_names") else inputs
+        refuse_overlap([output], (given for given in several if isinstance(given, (str, Path))))
     with ExitStack() as stack:
         preparation = prepare(several, vocabulary, options, stack)
         _warn(preparation.remarks)

@@ -28,7 +28,18 @@ from geneformer.errors import (
     RunMismatchError,
 )
 from geneformer.files import read_json, refuse_foreign_link, refuse_lfs_pointer
-from geneformer.files.atomic import MANIFEST_NAME, Journal, check_output, lock, output_errors, publish_folder, sync
+from geneformer.files.atomic import (
+    JOURNAL,
+    LOCK,
+    MANIFEST_NAME,
+    Journal,
+    check_output,
+    lock,
+    output_errors,
+    partial_folder,
+    publish_folder,
+    sync,
+)
 from geneformer.files.manifest import Manifest
 from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_type, feature
 
@@ -105,7 +116,7 @@ class DatasetWriter:
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = partial_folder(self.path)
         self.progress: dict[str, Any] | None = None
         self.rows = 0
         self._counts = counts
@@ -120,10 +131,11 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         check_output(self.path, overwrite=self._overwrite, markers=MARKERS)
+        self._goes_on(self.partial / JOURNAL)
         with self._stack, output_errors(self.path):
             self.partial.mkdir(exist_ok=True)
-            self._stack.enter_context(lock(self.partial / "lock"))
-            self._journal = self._open_journal(self.partial / "journal.jsonl")
+            self._stack.enter_context(lock(self.partial / LOCK))
+            self._journal = self._open_journal(self.partial / JOURNAL)
             self._recover()
             self._stack = self._stack.pop_all()
         return self
@@ -227,21 +239,38 @@ class DatasetWriter:
         self._journal.append({**entry, "sha256": shard.file.digest.hexdigest(), "progress": self._pending})
         self.progress = self._pending
 
+    def _goes_on(self, path: Path) -> bool:
+        """Whether a run that was broken off is taken up again; refusals come before anything is written."""
+        if not Journal.has_entries(path):
+            return False
+        if not self._resume and not self._overwrite:
+            msg = (
+                f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
+                "--overwrite."
+            )
+            raise OutputExistsError(msg)
+        if not self._resume:
+            return False
+        try:
+            for number, entry in enumerate(Journal.read(path, self._identity)[1:]):
+                self._check_entry(number, entry)
+        except RunMismatchError:
+            if not self._overwrite:
+                raise
+            return False
+        return True
+
+    def _check_entry(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Refuse an entry of a journal that is not such as `_end_shard` writes."""
+        kinds: dict[str, Any] = {"rows": int, "bytes": int, "sha256": str, "progress": (dict, type(None))}
+        if entry.get("file") != _shard_name(number) or not all(isinstance(entry.get(k), t) for k, t in kinds.items()):
+            msg = f'The journal in "{self.partial}" is damaged (entry {number + 1}). Start over with --overwrite.'
+            raise RunMismatchError(msg)
+
     def _open_journal(self, path: Path) -> Journal:
         """The journal of the run to go on with, or of a new one in an empty folder."""
-        if Journal.has_entries(path):
-            if not self._resume and not self._overwrite:
-                msg = (
-                    f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
-                    "--overwrite."
-                )
-                raise OutputExistsError(msg)
-            if self._resume:
-                try:
-                    return Journal(path, self._identity)
-                except RunMismatchError:
-                    if not self._overwrite:
-                        raise
+        if self._goes_on(path):
+            return Journal(path, self._identity)
         shutil.rmtree(self._folder, ignore_errors=True)
         path.unlink(missing_ok=True)
         self._folder.mkdir()

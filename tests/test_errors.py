@@ -1,0 +1,42 @@
+"""Codes of errors: each explained, none used twice, and a page that says what the classes say."""
+
+from pathlib import Path
+
+import pytest
+
+import geneformer as gf
+from geneformer import errors
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "errors.md"
+CLASSES = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.GeneformerError)]
+
+
+def test_every_error_has_a_code_of_its_own():
+    assert len({error.code for error in CLASSES}) == len(CLASSES)
+    assert set(errors.errors_by_code().values()) == set(CLASSES)
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.code)
+def test_every_code_is_explained(error):
+    head, what, mend, names = gf.explain(error.code).split("\n\n")
+    assert head == f"{error.code} {error.__name__}"
+    assert what.endswith(".")
+    assert len(mend) > 20
+    assert error.__name__ in names
+
+
+def test_the_page_says_what_the_classes_say():
+    assert PAGE.read_text(encoding="utf-8") == errors.reference(), (
+        "write it anew: python -c \"from geneformer import errors; print(errors.reference(), end='')\""
+    )
+
+
+@pytest.mark.parametrize("code", ["gf203", " GF203 ", "203"])
+def test_codes_are_found_as_people_write_them(code):
+    assert "NotRawCountsError" in gf.explain(code)
+
+
+@pytest.mark.parametrize("code", ["GF999", "", "x", "GF"])
+def test_a_code_there_is_not_is_refused(code):
+    with pytest.raises(errors.UnknownChoiceError, match="There is no code"):
+        gf.explain(code)
