@@ -152,7 +152,7 @@ def test_predict_masked(counts, folder, tmp_path):
     ],
 )
 def test_refusals_write_nothing(counts, folder, tmp_path, code, arguments):
-    places = {"IN": counts, "MODEL": folder, "HERE": tmp_path}
+    places = {"IN": counts, "MODEL": folder, "HERE": counts.parent}
     places |= {name: tmp_path / name for name in ("OUT", "OUT.csv", "OUT.txt", "OUT.h5ad")}
     result = call(*(places.get(word, word) for word in arguments))
     assert result.exit_code == 1, result.output

@@ -223,7 +223,7 @@ def test_the_command_refuses_before_it_writes(folder, tmp_path):
         ((folder / "run", "-o", tmp_path / "there.csv"), "OutputExistsError"),
         ((folder / "run", "-o", tmp_path / "out.txt"), "UnsupportedFormatError"),
         ((folder / "run", "-o", tmp_path / "out.csv", "--plot", tmp_path / "out.bmp"), "UnknownChoiceError"),
-        ((tmp_path, "-o", tmp_path / "out.csv"), "DatasetError"),
+        ((folder, "-o", tmp_path / "out.csv"), "DatasetError"),
         ((folder / "few", "-o", tmp_path / "out.csv", "--mode", "goal_state_shift"), "StateError"),
         ((folder / "run", "-o", tmp_path / "out.csv", "--donor", "patient"), "UnknownColumnError"),
         (

@@ -499,6 +499,8 @@ class CellEstimator(Estimator):
         return by_target if self.several else next(iter(by_target.values()))
 
     def _check_loaded(self) -> None:
+        if not isinstance(self.network_, GeneformerForCells):
+            return
         told = {target.name: target.head.classes for target in self._targets()}
         learnt = {spec.name: spec.classes for spec in self.specs}
         temperatures = [getattr(target, "temperature", 1.0) for target in self._targets()]

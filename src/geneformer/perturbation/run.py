@@ -98,7 +98,8 @@ def run_to_folder(
         return parquet.read_table(paths[shard], memory_map=True)
 
     identity = {**plan.identity, "part": list(part)}
-    _check_journal(partial, identity, resume=resume, overwrite=overwrite)
+    if not (partial / LOCK).exists():
+        _check_journal(partial, identity, resume=resume, overwrite=overwrite)  # before anything is written
     with output_errors(output):
         partial.mkdir(exist_ok=True)
         with lock(partial / LOCK):
@@ -196,7 +197,7 @@ def _check_parts(parts: Sequence[PerturbationEffects], folders: Sequence[str | P
 
 
 def _check_journal(partial: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Whether a run that was broken off is taken up again; refusals come before anything is written."""
+    """Whether a run that was broken off is taken up again."""
     path = partial / JOURNAL
     if not Journal.has_entries(path) or (overwrite and not resume):
         return False

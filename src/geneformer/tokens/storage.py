@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geneformer import keys
@@ -131,7 +130,8 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         check_output(self.path, overwrite=self._overwrite, markers=MARKERS)
-        self._goes_on(self.partial / JOURNAL)
+        if not (self.partial / LOCK).exists():
+            self._goes_on(self.partial / JOURNAL)  # refusals come before anything is written
         with self._stack, output_errors(self.path):
             self.partial.mkdir(exist_ok=True)
             self._stack.enter_context(lock(self.partial / LOCK))
@@ -240,7 +240,7 @@ class DatasetWriter:
         self.progress = self._pending
 
     def _goes_on(self, path: Path) -> bool:
-        """Whether a run that was broken off is taken up again; refusals come before anything is written."""
+        """Whether a run that was broken off is taken up again."""
         if not Journal.has_entries(path):
             return False
         if not self._resume and not self._overwrite:
@@ -471,6 +471,8 @@ def _names(entries: Any, path: Path) -> list[str]:
 
 def _rows_in(path: Path, n_rows: int) -> pa.ChunkedArray:
     """Rows that a file lists, all of which there are."""
+    import pyarrow.compute as pc  # takes longer to import than tokenizing needs
+
     table = _read_table(path)
     rows = table.column(0) if table.num_columns else pa.chunked_array([], pa.null())
     known = pa.types.is_integer(rows.type) and not rows.null_count
