@@ -501,8 +501,8 @@ class CellEstimator(Estimator):
     def _check_loaded(self) -> None:
         if not isinstance(self.network_, GeneformerForCells):
             return
-        told = {target.name: target.head.classes for target in self._targets()}
-        learnt = {spec.name: spec.classes for spec in self.specs}
+        told = {target.name: tuple(target.head.classes) for target in self._targets()}
+        learnt = {spec.name: tuple(spec.classes) for spec in self.specs}
         temperatures = [getattr(target, "temperature", 1.0) for target in self._targets()]
         if told != learnt or not all(0 < temperature < math.inf for temperature in temperatures):
             msg = f"the network has learnt {learnt}, not {told}" if told != learnt else f"temperatures {temperatures}"

@@ -346,7 +346,7 @@ class ExpressionDecoder(CellEstimator):
                     max_length=max_length, progress=update,
                 )  # fmt: skip
         target = Expression()
-        predictions |= target.baselines(network.usual.double().cpu().numpy(), None, taken)
+        predictions |= target.baselines(network.usual.cpu().double().numpy(), None, taken)
         cells = np.repeat(np.arange(len(rows)), np.diff(taken.starts))
         settings = {"model": self.model, "share": self.share_, "split": self.split_, **self._options}
         reports = ReportSet()

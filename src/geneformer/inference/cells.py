@@ -55,6 +55,17 @@ class PairedModel(Protocol):
         ...
 
 
+def check_anndata(adata: object) -> None:
+    """Refuse cells that came as something else than AnnData, which results can be written into."""
+    if not all(hasattr(adata, name) for name in ("obs_names", "obsm", "uns")):
+        msg = (
+            f"The cells came as {type(adata).__name__}; results are written into AnnData. Read files first, such as "
+            "with anndata.read_h5ad, or use the commands (`geneformer --help`), which take files."
+        )
+        raise OptionError(msg)
+    return adata.copy() if copy else adata  # type: ignore[no-any-return]
+
+
 def tokens_for(
     adata: "AnnData",
     model: PairedModel,
@@ -68,6 +79,7 @@ def tokens_for(
     """Tokens of the cells of `adata` for a model, and the row of `adata` each came from."""
     import pandas as pd
 
+    check_anndata(adata)
     adata = adata if adata.obs_names.is_unique else _numbered(adata)
     options = TokenizeOptions(
         vocabulary=model.vocabulary.name,

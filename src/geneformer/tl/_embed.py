@@ -11,7 +11,7 @@ from geneformer import keys
 from geneformer.errors import GeneformerWarning, OutputError
 from geneformer.files.progress import progress_bar
 from geneformer.inference import embedding
-from geneformer.inference.cells import gene_positions, tokens_for
+from geneformer.inference.cells import check_anndata, gene_positions, tokens_for
 from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
@@ -29,6 +29,7 @@ def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
 
 def writable(adata: "AnnData", *, copy: bool) -> "AnnData":
     """What results are written into, once that is certain to work: before anything is computed."""
+    check_anndata(adata)
     if not adata.isbacked:
         return adata.copy() if copy else adata
     if copy:
