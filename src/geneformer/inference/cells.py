@@ -63,7 +63,6 @@ def check_anndata(adata: object) -> None:
             "with anndata.read_h5ad, or use the commands (`geneformer --help`), which take files."
         )
         raise OptionError(msg)
-    return adata.copy() if copy else adata
 
 
 def tokens_for(
