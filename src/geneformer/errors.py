@@ -359,7 +359,10 @@ class RunLockedError(OutputError):
 
 
 class ProvenanceError(OutputError):
-    """A result is not what was made, or its inputs have changed since."""
+    """A result is not what was made, or its inputs have changed since.
+
+    Make the result again from the inputs as they are now, or get back the inputs it was made from.
+    """
 
     code = "GF404"
 

@@ -195,7 +195,7 @@ ROWS = [
         "max_length of 10^12",
         h5ad(),
         "GF102",
-        "It takes at most 2048",
+        "at most",
         command("tokenize", "{}", "-o", "out.dataset", "--max-length", str(10**12)),
     ),
 ]
