@@ -438,25 +438,28 @@ class ReportSet(dict[str, Report]):
         return report
 
 
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        msg = f'There is no "{path}". Give the folder that a report was saved to.'
+        raise InputNotFoundError(msg)
+    return path
+
+
 def load_report(folder: str | Path) -> Report | ReportSet:
     """Whatever report a folder holds: a single one of any kind, or several."""
     from pyarrow import ArrowInvalid, parquet
 
     folder = Path(folder)
-    if not (folder / REPORT).is_file():
-        msg = f'There is no "{folder / REPORT}". Give the folder that a report was saved to.'
-        raise InputNotFoundError(msg)
     try:
-        content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        content = json.loads(_present(folder / REPORT).read_text(encoding="utf-8"))
         if content["kind"] == ReportSet.kind:
             places = {str(name): Path(entry["folder"]).name for name, entry in content["reports"].items()}
         else:
             report = _KINDS[content["kind"]]
-            if not (folder / PREDICTIONS).is_file():
-                msg = f'There is no "{folder / PREDICTIONS}". Give the folder that a report was saved to.'
-                raise InputNotFoundError(msg)
-            return report.from_files(content, parquet.read_table(folder / PREDICTIONS))
-    except (ValueError, KeyError, TypeError, AttributeError, ArrowInvalid, RecursionError) as error:
+            return report.from_files(content, parquet.read_table(_present(folder / PREDICTIONS)))
+    except InputNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArrowInvalid, RecursionError) as error:
         msg = f'The report in "{folder}" cannot be read ({error!r}). It is damaged or incomplete; save it again.'
         raise UnreadableInputError(msg) from error
     return ReportSet({name: load_report(folder / place) for name, place in places.items()})  # type: ignore[misc]
