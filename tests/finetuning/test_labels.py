@@ -262,3 +262,9 @@ def test_words_keep_none_apart_from_the_text():
 def test_words_for_no_label_are_known():
     labels = np.array(["B cells", "?", "Unassigned", "", None, np.nan, "NA", " unknown ", "NK"], dtype=object)
     assert is_labeled(labels).tolist() == [True, *[False] * 7, True]
+
+
+def test_classes_that_are_spelled_almost_alike_are_told():
+    with pytest.warns(GeneformerWarning, match="'B cell', 'b cell'. They are learnt as different ones"):
+        classes = encode_labels(["B cell", "b cell", "T cell"])[1]
+    assert classes == ("B cell", "T cell", "b cell")

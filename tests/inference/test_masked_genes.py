@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from geneformer.errors import CheckpointError, OptionError, OutOfRangeError, UnknownGeneError
+from geneformer.errors import CheckpointError, GeneformerWarning, OptionError, OutOfRangeError, UnknownGeneError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.masked_genes import predict_masked
 from geneformer.models.loading import LoadedModel
@@ -100,7 +100,8 @@ def test_symbols_are_told(model, tokens, genes):
 def test_a_gene_that_no_cell_expresses_gives_no_rows(model, tokens):
     present = {model.vocabulary.gene_of[t] for row in range(len(tokens)) for t in tokens[row]}
     absent = next(gene for gene in model.vocabulary.genes if gene not in present)
-    table = predict_masked(tokens, model, PredictOptions(genes=(absent,)), RUNTIME)
+    with pytest.warns(GeneformerWarning, match=f"No cell has {model.vocabulary.symbol_of(absent)}; "):
+        table = predict_masked(tokens, model, PredictOptions(genes=(absent,)), RUNTIME)
     assert list(table.columns) == COLUMNS
     assert table.empty
 

@@ -194,3 +194,16 @@ def test_the_table_of_cells_says_which_state_they_are_in():
     assert plan.cell_table.column_names == ["cell_id", "state", "kind"]
     assert plan.cell_table["state"].to_pylist() == ["sick"] * 2
     assert plan.cell_table["kind"].to_pylist() == ["sick"] * 2
+
+
+def test_missing_values_are_no_state():
+    tokens = small_cells(4, kind=["None", None, "well", None])
+    assert selected(tokens, start="None", state_key="kind").rows.tolist() == [0]
+    with pytest.raises(StateError, match="No cell is 'None'.*it has well"):
+        selected(small_cells(4, kind=["well", None, "well", None]), start="None", state_key="kind")
+
+
+def test_a_state_that_is_a_number_may_be_written_with_or_without_a_point():
+    tokens = small_cells(4, kind=[0.0, 1.0, 0.0, float("nan")])
+    for start, goal in (("0", "1"), ("0.0", "1.0")):
+        assert selected(tokens, start=start, goal=goal).rows.tolist() == [0, 2]

@@ -113,6 +113,10 @@ def test_an_entry_without_an_edit_takes_that_of_the_run():
         ("inhibit@2:LYZ", OutOfRangeError, "dose=2.0.*at most 1"),
         ("inhibit@0:LYZ", OutOfRangeError, "dose=0.0.*more than 0"),
         ("inhibit@nan:LYZ", OutOfRangeError, "dose=nan"),
+        (":LYZ", UnknownChoiceError, "edit=''"),
+        ("=LYZ", OptionError, 'no name before "="'),
+        ("delete@0.5:LYZ", OptionError, 'has a dose, which "delete" does not take'),
+        ("ALL", OptionError, '"ALL" is not clear. Write "all" for every gene'),
     ],
 )
 def test_entries_that_cannot_be_read(entry, error, told):
@@ -142,6 +146,9 @@ def test_entries_that_cannot_be_read(entry, error, told):
         ([[LYZ, FTL]], {"genes": ("LYZ+FTL",)}, GroupTooLargeError, "nothing would be left"),
         ([[LYZ, FTL]], {"genes": ("LYZ", "LYZ")}, OptionError, "are called 'LYZ'.*other_name=GENE"),
         ([[LYZ, FTL]], {"genes": ("x=LYZ", "x=FTL")}, OptionError, "are called 'x'"),
+        ([[LYZ, FTL]], {"genes": ("LYZ", "ENSG00000090382")}, OptionError, "'LYZ' and 'ENSG00000090382' are the same"),
+        ([[LYZ, FTL]], {"genes": ("FTL+LYZ", "LYZ+FTL")}, OptionError, "are the same perturbation"),
+        ([[LYZ, FTL]], {"genes": ("all", "LYZ")}, OptionError, "'LYZ' and 'ENSG00000090382' are the same"),
         ([[LYZ, FTL]], {"genes": ("all", "ENSG00000090382")}, OptionError, "are called 'ENSG00000090382'"),
         ([[LYZ, FTL]], {"genes": ("overexpress:LYZ",)}, NoCellsError, "None of the perturbations changes"),
         ([[LYZ, FTL]], {"genes": ("activate:LYZ",)}, NoCellsError, "other genes, or choose other cells"),

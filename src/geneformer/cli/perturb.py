@@ -92,7 +92,7 @@ def perturb_run(
 
 def _part(text: str) -> tuple[int, int]:
     number, slash, parts = text.partition("/")
-    if not slash or not number.strip().isdigit() or not parts.strip().isdigit():
+    if not slash or not number.strip().isdecimal() or not parts.strip().isdecimal():
         msg = f'--part "{text}" is not understood. Write I/N, such as 2/4.'
         raise OptionError(msg)
     return int(number), int(parts)

@@ -10,9 +10,10 @@ import logging
 import math
 import shutil
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -41,8 +42,14 @@ from geneformer.engine.device import (
     resolve_dtype,
     verify_placement,
 )
-from geneformer.errors import DeviceMemoryError, OutputExistsError, RunMismatchError, TrainingError
-from geneformer.files.atomic import atomic_file, sync, sync_folder
+from geneformer.errors import (
+    DeviceMemoryError,
+    GeneformerWarning,
+    OutputExistsError,
+    RunMismatchError,
+    TrainingError,
+)
+from geneformer.files.atomic import atomic_file, output_errors, sync, sync_folder
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.dataset import plan_batches, plan_epoch
 
@@ -204,7 +211,8 @@ class PackedTrainer(Trainer):
             sync_folder(Path(output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Older checkpoints are deleted once this one has reached the disk."""
+        """Older checkpoints are deleted once this one, of a finite loss, has reached the disk."""
+        self._check_finite(float(self._sums.get("loss", 0.0)))
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))
@@ -255,17 +263,20 @@ class PackedTrainer(Trainer):
                 self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._sums["n_batches"] = self._sums.get("n_batches", 0) + 1
 
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            msg = (
+                f"The loss became {loss} before step {self.state.global_step}. Lower learning_rate "
+                f"(now {self.args.learning_rate:.2g}) or raise warmup_ratio, and resume from the last checkpoint."
+            )
+            raise TrainingError(msg)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss and the accuracies since the last line; refuse to go on without a finite loss."""
         if "loss" in logs and self._sums:
             sums = {name: float(value) for name, value in self._sums.items()}
             self._sums = {}
-            if not math.isfinite(sums["loss"]):
-                msg = (
-                    f"The loss became {sums['loss']} before step {self.state.global_step}. Lower learning_rate "
-                    f"(now {self.args.learning_rate:.2g}) or raise warmup_ratio, and resume from the last checkpoint."
-                )
-                raise TrainingError(msg)
+            self._check_finite(sums["loss"])
             n_batches = sums.pop("n_batches")
             logs |= {name: value / n_batches for name, value in sums.items() if name != "loss"}
         if "train_runtime" in logs:  # apart from the history, which is the same however often a run was broken off
@@ -381,6 +392,14 @@ def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions | Pretrai
     return math.ceil(options.epochs * max(math.ceil(batches / options.accumulation), 1))
 
 
+def length_read(asked: int | None, n_positions: int, name: str) -> int:
+    """Most tokens of a cell that a network to be trained reads: no more than it has positions."""
+    if asked is not None and asked > n_positions:
+        msg = f"max_length={asked:,} is more than {name} has positions for; of each cell {n_positions:,} tokens are read."
+        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+    return min(asked or n_positions, n_positions)
+
+
 CHECKPOINTS = "checkpoints"
 """Folder of training checkpoints within the folder of a run."""
 
@@ -423,14 +442,33 @@ def begin_run(
             return last_stage(folder)
         if processes.is_main_process:
             _delete_incomplete(folder)
-            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            with output_errors(folder):
+                (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             with atomic_file(folder / CHECKPOINTS / STARTED, overwrite=True) as temporary:
                 temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return None
 
 
+@contextmanager
+def undone_on_failure(folder: Path, processes: PartialState) -> Iterator[None]:
+    """Where the block fails before a first checkpoint, nothing of what it put into the folder of a run stays."""
+    is_new, holds_nothing = not folder.exists(), not (folder / CHECKPOINTS).exists()
+    try:
+        yield
+    except BaseException:
+        if processes.is_main_process and holds_nothing and not _complete_checkpoints(folder):
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            with suppress(OSError):
+                if is_new:
+                    folder.rmdir()  # only if nothing else is in it
+        raise
+
+
 def check_resumable(folder: Path, *, resume: bool) -> None:
     """Refuse to mix runs, before any work."""
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder} is a file; a run goes into a folder. Choose another name."
+        raise OutputExistsError(msg)
     has_checkpoint = bool(_complete_checkpoints(folder))
     if has_checkpoint and not resume:
         msg = f"{folder} holds a training run already. Pass --resume (resume=True), or choose another folder."

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
-from geneformer.engine.training import Key, Scored
+from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import DatasetError, OptionError
 from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of
 from geneformer.finetuning.evaluations import Figures
@@ -22,7 +22,7 @@ from geneformer.finetuning.predictions import RANK, cell_names
 from geneformer.finetuning.reports import MODEL, SYMBOL, ExpressionReport, ReportSet
 from geneformer.finetuning.splits import Split
 from geneformer.finetuning.targets import Encoded, Target
-from geneformer.finetuning.training import Batches, FinetuneResult, finetune, length_read, packed_tensors
+from geneformer.finetuning.training import Batches, FinetuneResult, finetune, packed_tensors
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.models.finetuned import build_network
@@ -178,7 +178,7 @@ class ExpressionDecoder(CellEstimator):
         network = build_network(GeneformerForExpression, base, options, attributes)
         network.usual.copy_(torch.from_numpy(self._usual.by_token))
         network.spread.copy_(torch.from_numpy(self._usual.spread))
-        max_length, special = length_read(base, options), base.vocabulary.special_ids
+        max_length, special = length_read(options.max_length, base.max_length, base.name), base.vocabulary.special_ids
         train, valid = (
             expression_batches(tokens, rows, special, max_length, share=expression.share, seed=options.seed)
             for rows in (split.train, split.valid)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from geneformer.engine.inference import Batch, Progress, run_batches
-from geneformer.engine.training import Key, Scored
+from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError
 from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
 from geneformer.finetuning.estimator import Estimator, Examples, Pairing, clone
@@ -30,7 +30,6 @@ from geneformer.finetuning.training import (
     cells_with_labeled_genes,
     count_cells,
     finetune,
-    length_read,
     mean_ranks,
     packed_tensors,
 )
@@ -516,7 +515,7 @@ def learn_genes(
     if options.contrastive_weight > 0:
         msg = f"contrastive_weight={options.contrastive_weight}, but genes are learnt without that term. Pass 0."
         raise OptionError(msg)
-    size, max_length = base.vocabulary.size, length_read(base, options)
+    size, max_length = base.vocabulary.size, length_read(options.max_length, base.max_length, base.name)
     train_of, valid_of = (labels.class_of(size, rows) for rows in (split.train, split.valid))
     names = dict(enumerate(labels.classes))
     attributes = {"id2label": names, "label2id": {name: code for code, name in names.items()}}

@@ -1,6 +1,7 @@
 """Labels of cells and lists of genes as users have them, as class numbers."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -93,6 +94,11 @@ def encode_labels(
             "are needed."
         )
         raise ConstantLabelError(msg)
+    if classes is None and (alike := _alike(named)):
+        _warn(
+            f"Classes of {name!r} differ in capitals or spaces only: {', '.join(map(repr, alike[:6]))}. They are "
+            "learnt as different ones; spell them the same way if they are not."
+        )
     place_of = {entry: place for place, entry in enumerate(named)}
     codes = np.array([*(place_of.get(entry, -1) for entry in words), -1], dtype=np.int64)[places]
     if n_missing := int((codes < 0).sum()):
@@ -102,6 +108,13 @@ def encode_labels(
         shown = ", ".join(reasons[:6]) + (", ..." if len(reasons) > 6 else "")
         _warn(f"{n_missing:,} of {len(codes):,} cells have no label in {name!r} and are left out: {shown}.")
     return codes, named
+
+
+def _alike(classes: Sequence[str]) -> list[str]:
+    """Classes that another one is spelled like but for capitals and spaces."""
+    spelled = ["".join(entry.split()).casefold() for entry in classes]
+    number = Counter(spelled)
+    return [entry for entry, plain in zip(classes, spelled, strict=True) if number[plain] > 1]
 
 
 def encode_label_sets(

@@ -469,6 +469,10 @@ def _warn_missing(names: Sequence[str], strata: Ints) -> None:
         warnings.warn(message, GeneformerWarning, stacklevel=3)
 
 
+_LARGEST = 1e30
+"""Networks compute with 32 bits, and squares of deviations must be finite."""
+
+
 def encode_numbers(values: Any, *, name: str = "number") -> Floats:
     """The numbers of a column, NaN where there is none, ``(n,)``."""
     import pandas as pd
@@ -477,11 +481,11 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
     given = column.notna().to_numpy()
     truths = column.map(lambda value: isinstance(value, (bool, np.bool_))).to_numpy(dtype=bool)
     numbers = pd.to_numeric(column.mask(truths), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = np.flatnonzero(given & ~np.isfinite(numbers))
+    wrong = np.flatnonzero(given & ~(np.abs(numbers) <= _LARGEST))
     if len(wrong):
         shown = ", ".join(dict.fromkeys(repr(column.iloc[row]) for row in wrong[:200].tolist()))
         msg = (
-            f"{name!r} holds {len(wrong):,} entries that are not finite numbers, such as {shown[:80]}. Name a column "
+            f"{name!r} holds {len(wrong):,} entries that are not finite numbers up to {_LARGEST:g}, such as {shown[:80]}. Name a column "
             "of numbers to predict, or use CellClassifier for classes."
         )
         raise LabelError(msg)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,11 @@ from geneformer.engine.training import (
     Scored,
     begin_run,
     join_processes,
+    length_read,
     planned_steps,
     run_arguments,
     shared_temporary_folder,
+    undone_on_failure,
 )
 from geneformer.errors import NoCellsError
 from geneformer.files.manifest import array_digest
@@ -102,7 +104,9 @@ def finetune(  # noqa: PLR0913
     has_valid = len(valid.lengths) > 0
     processes = join_processes(runtime)
     steps = planned_steps(train.lengths, options, processes.num_processes)
-    with nullcontext(output) if output is not None else shared_temporary_folder(processes) as folder:
+    with ExitStack() as stack:
+        folder = output if output is not None else stack.enter_context(shared_temporary_folder(processes))
+        stack.enter_context(undone_on_failure(folder, processes))
         started = {**asdict(options), "cells": len(train.lengths), **(about or {})}
         stage = begin_run(folder, started, processes, may_change=_MAY_CHANGE, resume=resume)
         set_seed(options.seed)
@@ -268,11 +272,6 @@ def _pieces(dataset: TokenizedDataset, max_length: int) -> Iterator[tuple[Ints, 
         yield rows, dataset.gather(rows, max_length=max_length)
 
 
-def length_read(base: LoadedModel, options: FinetuneOptions) -> int:
-    """Most tokens of a cell that a network to be trained reads."""
-    return min(options.max_length or base.max_length, base.max_length)
-
-
 def learn_cells(  # noqa: PLR0913
     base: LoadedModel,
     tokens: TokenizedDataset,
@@ -305,7 +304,7 @@ def learn_cells(  # noqa: PLR0913
     network.label_smoothing = options.label_smoothing
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
-    max_length = length_read(base, options)
+    max_length = length_read(options.max_length, base.max_length, base.name)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))

@@ -13,7 +13,7 @@ from geneformer.engine.inference import Batch, Ints, Progress, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.inference.cells import check_pairing, describe_run
+from geneformer.inference.cells import check_pairing, describe_run, warn_of_absent
 from geneformer.inference.tables import TABLES, SavedResult, cells_as_anndata
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
@@ -101,16 +101,19 @@ def cell_attention(
 
     vocabulary = model.vocabulary
     is_gene, is_chosen = _genes_and_chosen(options, vocabulary)
+    is_expressed = np.zeros(vocabulary.size, dtype=bool)
     ids_of: list[Ints] = [np.empty(0, dtype=np.int64)] * len(tokens)
     weights_of = [np.empty(0, dtype=np.float32)] * len(tokens)
 
     def keep(row: int, ids: Ints, weights_HLL: Tensor) -> None:
         senders = torch.from_numpy(is_gene[ids]).to(weights_HLL.device)
         received_L = weights_HLL.float().mean(0)[senders].mean(0).cpu().numpy()
+        is_expressed[ids] = True
         places = np.flatnonzero(is_chosen[ids] & (received_L >= options.min_weight))
         ids_of[row], weights_of[row] = ids[places], received_L[places]
 
     _visit(tokens, model, runtime, options.layer, keep, progress)
+    warn_of_absent(tokens_of_genes(options.genes, vocabulary), np.flatnonzero(is_expressed), vocabulary)
     tokens_T, columns_T = np.unique(np.concatenate(ids_of), return_inverse=True)
     indptr = np.cumsum([0, *map(len, ids_of)])
     weights = csr_matrix((np.concatenate(weights_of), columns_T, indptr), shape=(len(tokens), len(tokens_T)))
@@ -144,6 +147,7 @@ def gene_attention(
         is_expressed[ids[places]] = True
 
     _visit(tokens, model, runtime, options.layer, add, progress)
+    warn_of_absent(tokens_of_genes(options.genes, vocabulary), np.flatnonzero(is_expressed), vocabulary)
     sums, n_cells = totals.matrices(np.flatnonzero(is_expressed))
     means = sums.copy()
     means.data = sums.data / n_cells.data

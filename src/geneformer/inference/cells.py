@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
@@ -153,6 +153,16 @@ def open_tokens(
 def is_dataset(path: Path) -> bool:
     """Whether a folder holds tokens rather than counts, in the layout of any `datasets` release."""
     return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
+
+
+def warn_of_absent(wanted: Iterable[int], present: NDArray[np.integer], vocabulary: Vocabulary) -> None:
+    """Tell which of the genes that are asked for no cell has."""
+    absent = np.setdiff1d(np.asarray(list(wanted), dtype=np.int64), present)
+    if len(absent):
+        names = [vocabulary.symbol_of(str(gene)) for gene in vocabulary.gene_of[absent[:10]]]
+        more = f" and {len(absent) - 10:,} more" if len(absent) > 10 else ""
+        msg = f"No cell has {', '.join(names)}{more}; there is nothing to tell of them."
+        warnings.warn(msg, GeneformerWarning, stacklevel=3)
 
 
 def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:

@@ -10,7 +10,7 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.errors import CheckpointError, OptionError
 from geneformer.genes.lookup import tokens_of_genes
-from geneformer.inference.cells import check_pairing
+from geneformer.inference.cells import check_pairing, warn_of_absent
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.options._fields import check_range
@@ -40,7 +40,9 @@ def predict_masked(
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    masked, rows, places, truth = _mask_each(tokens, model, tokens_of_genes(options.genes, model.vocabulary))
+    wanted = tokens_of_genes(options.genes, model.vocabulary)
+    masked, rows, places, truth = _mask_each(tokens, model, wanted)
+    warn_of_absent(wanted, truth, model.vocabulary)
     special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))

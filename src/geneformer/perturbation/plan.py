@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from geneformer.engine.inference import bytes_per_token, tokens_that_fit
 from geneformer.errors import (
     AbsentGeneError,
     GroupTooLargeError,
+    LabelError,
     NoCellsError,
     OptionError,
     PerturbationError,
@@ -27,6 +29,7 @@ from geneformer.errors import (
 from geneformer.files.manifest import digest
 from geneformer.finetuning.estimator import TASK, read_folder
 from geneformer.finetuning.estimators import CellClassifier
+from geneformer.finetuning.labels import distinct_words, word
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import PairedModel, check_cls, check_layer, check_pairing, describe_run
@@ -238,11 +241,11 @@ def select_perturbed_cells(
     averaged = () if states_are_given else options.states
     states = averaged or (options.start,)
     key = _state_key(tokens, states, options.state_key)
-    values = tokens.column(key).astype(str)
-    rows_of = {state: np.flatnonzero(values == state) for state in states}
+    place, words = distinct_words(tokens.column(key), key)
+    rows_of = {state: np.flatnonzero(place == _place_of(state, words)) for state in states}
     empty = next((state for state, rows in rows_of.items() if not len(rows)), None)
     if empty is not None:
-        names, numbers = np.unique(values, return_counts=True)
+        names, numbers = np.array(words), np.bincount(place[place >= 0], minlength=len(words))
         most = [f"{names[i]} ({numbers[i]:,})" for i in np.argsort(-numbers, kind="stable")[:_SHOWN]]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         msg = f"No cell is {empty!r} in column {key!r}; it has {', '.join(most)}{more}.{nearest(empty, list(names))}"
@@ -253,6 +256,22 @@ def select_perturbed_cells(
     }
     rows = _sample(rows_of[options.start], options.max_cells, options.seed, len(of_state))
     return SelectedCells(rows, of_state, key)
+
+
+def _place_of(state: str, words: Sequence[str]) -> int:
+    """Which of the words a state is, or -2; missing values are none, and 1 is 1.0."""
+    text = state.strip()
+    with suppress(ValueError):
+        text = text if text in words else word(float(text), "state")
+    return words.index(text) if text in words else -2
+
+
+def _has_states(column: NDArray[Any], states: Sequence[str], name: str) -> bool:
+    try:
+        words = distinct_words(column, name)[1]
+    except LabelError:  # lists are no states
+        return False
+    return all(_place_of(state, words) >= 0 for state in states)
 
 
 def _sample(rows: Ints, most: int | None, seed: int, stream: int) -> Ints:
@@ -271,6 +290,8 @@ def _state_key(tokens: TokenizedDataset, states: Sequence[str], key: str | None)
             raise UnknownColumnError(msg)
         return key
     candidates = [name for name in tokens.columns if set(states) <= set(tokens.column(name).astype(str))]
+    if not candidates:
+        candidates = [name for name in tokens.columns if _has_states(tokens.column(name), states, name)]
     if len(candidates) == 1:
         return candidates[0]
     which = f"The columns {candidates} all have" if candidates else "No column has"
@@ -351,28 +372,50 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
     if twice:
         msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
         raise OptionError(msg)
+    single = [(targets.single_name(token), _single(token, anchor, options)) for token in singles]
+    name_of: dict[object, str] = {}
+    for name, steps in [*((perturbation.name, perturbation.steps) for perturbation in named), *single]:
+        # The order of genes matters only where they are put to the front.
+        key = tuple((s.edit, s.dose, s.tokens if s.edit == "overexpress" else frozenset(s.tokens)) for s in steps)
+        if name_of.setdefault(key, name) != name:
+            msg = f"{name_of[key]!r} and {name!r} are the same perturbation. Leave one of them out."
+            raise OptionError(msg)
     return targets
+
+
+def _single(token: int, anchor: int | None, options: PerturbOptions) -> tuple[Step, ...]:
+    return (Step(options.edit, (token,) if anchor is None else (anchor, token), options.dose),)
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
     """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"."""
     name, equals, written = entry.rpartition("=")
-    steps = []
-    for text in (part.strip() for part in written.split(">")):
-        before, colon, names = text.rpartition(":")
-        edit, dose = (before or options.edit), options.dose
-        if colon and "@" in edit:
-            edit, _, number = edit.partition("@")
-            try:
-                dose = float(number)
-            except ValueError as error:
-                msg = f'"{text}" has the dose "{number}", which is no number. Write, for example, inhibit@0.25:ISG15.'
-                raise OptionError(msg) from error
-        edit = edit.strip()
-        check_choice("edit", edit, EDITS)
-        check_range("dose", dose, above=0.0, high=1.0)
-        steps.append(Step(edit, gene_tokens([gene.strip() for gene in names.split("+")], vocabulary), dose))
-    return Perturbation(name.strip() if equals else written.strip(), tuple(steps))
+    if equals and not name.strip():
+        msg = f'"{entry}" has no name before "=". Write name=GENE+GENE, or leave "=" out.'
+        raise OptionError(msg)
+    if written.strip().lower() == ALL:
+        msg = f'"{entry}" is not clear. Write "{ALL}" for every gene, or the Ensembl id of the gene that is meant.'
+        raise OptionError(msg)
+    steps = tuple(_parse_step(part.strip(), vocabulary, options) for part in written.split(">"))
+    return Perturbation(name.strip() if equals else written.strip(), steps)
+
+
+def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
+    before, colon, names = text.rpartition(":")
+    edit, dose = (before.strip() if colon else options.edit), options.dose
+    if "@" in edit:
+        edit, _, number = (part.strip() for part in edit.partition("@"))
+        if edit in ("delete", "overexpress"):
+            msg = f'"{text}" has a dose, which "{edit}" does not take; "inhibit" and "activate" do.'
+            raise OptionError(msg)
+        try:
+            dose = float(number)
+        except ValueError as error:
+            msg = f'"{text}" has the dose "{number}", which is no number. Write, for example, inhibit@0.25:ISG15.'
+            raise OptionError(msg) from error
+    check_choice("edit", edit, EDITS)
+    check_range("dose", dose, above=0.0, high=1.0)
+    return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
 
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -23,8 +23,10 @@ from geneformer.engine.training import (
     begin_run,
     check_resumable,
     join_processes,
+    length_read,
     planned_steps,
     run_arguments,
+    undone_on_failure,
 )
 from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
 from geneformer.files.atomic import atomic_file
@@ -90,8 +92,8 @@ def pretrain(
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
     set_seed(options.seed)
     model = initial_model(options, vocabulary)
-    n_positions = model.config.max_position_embeddings
-    max_length = min(options.max_length or n_positions, n_positions)
+    name = options.start_from or options.architecture
+    max_length = length_read(options.max_length, model.config.max_position_embeddings, name)
     processes = join_processes(runtime)
     started = {
         **asdict(options),
@@ -99,19 +101,20 @@ def pretrain(
         "tokens": int(dataset.lengths.sum()),
         "vocabulary_used": vocabulary.fingerprint,
     }
-    stage = begin_run(output, started, processes, may_change=_MAY_CHANGE, resume=resume)
+    with undone_on_failure(output, processes):
+        stage = begin_run(output, started, processes, may_change=_MAY_CHANGE, resume=resume)
 
-    if options.spectral_start:
-        start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
-    batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
-    training, held_out = batches(train_rows, views=views), batches(held_rows, views=False)
-    sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
-    sample = batches(np.sort(sampled), views=False)
-    steps = planned_steps(training.lengths, options, processes.num_processes)
-    trainer = _trainer(
-        model, training, sample, steps, output=output, options=options, runtime=runtime, progress=progress
-    )
-    trainer.fit(stage, steps)
+        if options.spectral_start:
+            start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
+        batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
+        training, held_out = batches(train_rows, views=views), batches(held_rows, views=False)
+        sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
+        sample = batches(np.sort(sampled), views=False)
+        steps = planned_steps(training.lengths, options, processes.num_processes)
+        trainer = _trainer(
+            model, training, sample, steps, output=output, options=options, runtime=runtime, progress=progress
+        )
+        trainer.fit(stage, steps)
     trainer.set_held_out(held_out.lengths, held_out)
     metrics = trainer.evaluate()
     if len(held_rows):
