@@ -124,6 +124,7 @@ def test_what_labels_are_not(values):
         encode_labels(values)
 
 
+@pytest.mark.filterwarnings("ignore:Classes of")
 @settings(deadline=None)
 @given(st.lists(names, min_size=1, max_size=30))
 def test_codes_point_at_the_labels(values):
