@@ -3,10 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import set_seed
 
-from geneformer.engine.training import EpochSampler, PackedTrainer, PlacedArguments, Reporting
-from geneformer.errors import TrainingError
+from geneformer.engine.training import (
+    EpochSampler,
+    PackedTrainer,
+    PlacedArguments,
+    Reporting,
+    begin_run,
+    check_resumable,
+    length_read,
+    undone_on_failure,
+)
+from geneformer.errors import GeneformerWarning, OutputExistsError, TrainingError
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.options import PretrainOptions
@@ -170,3 +180,27 @@ def test_arguments_go_where_they_are_sent(tmp_path):
         _ = PlacedArguments(output_dir=str(tmp_path), placed_on="meta", report_to=[]).device
     arguments = PlacedArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     assert (arguments.device, arguments.n_gpu) == (torch.device("cpu"), 0)
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    processes = PartialState(cpu=True)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        folder = tmp_path / name
+        with pytest.raises(TrainingError), undone_on_failure(folder, processes):  # noqa: PT012
+            begin_run(folder, {"seed": 0}, processes, may_change=set(), resume=False)
+            msg = "the loss became nan"
+            raise TrainingError(msg)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_run_does_not_go_into_a_file(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        check_resumable(tmp_path / "out", resume=False)
+
+
+def test_no_more_tokens_are_read_than_there_are_positions():
+    assert [length_read(asked, 64, "tiny") for asked in (None, 10, 64)] == [64, 10, 64]
+    with pytest.warns(GeneformerWarning, match=r"max_length=100 is more than tiny has positions for; .* 64 tokens"):
+        assert length_read(100, 64, "tiny") == 64

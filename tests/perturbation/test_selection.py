@@ -199,7 +199,7 @@ def test_the_table_of_cells_says_which_state_they_are_in():
 def test_missing_values_are_no_state():
     tokens = small_cells(4, kind=["None", None, "well", None])
     assert selected(tokens, start="None", state_key="kind").rows.tolist() == [0]
-    with pytest.raises(StateError, match="No cell is 'None'.*it has well"):
+    with pytest.raises(StateError, match=r"No cell is 'None'.*it has well"):
         selected(small_cells(4, kind=["well", None, "well", None]), start="None", state_key="kind")
 
 

@@ -395,7 +395,9 @@ def planned_steps(lengths: NDArray[np.int64], options: FinetuneOptions | Pretrai
 def length_read(asked: int | None, n_positions: int, name: str) -> int:
     """Most tokens of a cell that a network to be trained reads: no more than it has positions."""
     if asked is not None and asked > n_positions:
-        msg = f"max_length={asked:,} is more than {name} has positions for; of each cell {n_positions:,} tokens are read."
+        msg = (
+            f"max_length={asked:,} is more than {name} has positions for; of each cell {n_positions:,} tokens are read."
+        )
         warnings.warn(msg, GeneformerWarning, stacklevel=3)
     return min(asked or n_positions, n_positions)
 

@@ -485,8 +485,8 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
     if len(wrong):
         shown = ", ".join(dict.fromkeys(repr(column.iloc[row]) for row in wrong[:200].tolist()))
         msg = (
-            f"{name!r} holds {len(wrong):,} entries that are not finite numbers up to {_LARGEST:g}, such as {shown[:80]}. Name a column "
-            "of numbers to predict, or use CellClassifier for classes."
+            f"{name!r} holds {len(wrong):,} entries that are not finite numbers up to {_LARGEST:g}, such as "
+            f"{shown[:80]}. Name a column of numbers to predict, or use CellClassifier for classes."
         )
         raise LabelError(msg)
     if not given.any():

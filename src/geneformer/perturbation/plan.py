@@ -372,19 +372,23 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
     if twice:
         msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
         raise OptionError(msg)
-    single = [(targets.single_name(token), _single(token, anchor, options)) for token in singles]
+    _refuse_the_same(targets, singles)
+    return targets
+
+
+def _refuse_the_same(targets: Targets, singles: Sequence[int]) -> None:
+    """No perturbation is there under two names."""
+    steps_of = [(perturbation.name, perturbation.steps) for perturbation in targets.named]
+    for token in singles:
+        genes = (token,) if targets.anchor is None else (targets.anchor, token)
+        steps_of.append((targets.single_name(token), (Step(targets.edit, genes, targets.dose),)))
     name_of: dict[object, str] = {}
-    for name, steps in [*((perturbation.name, perturbation.steps) for perturbation in named), *single]:
+    for name, steps in steps_of:
         # The order of genes matters only where they are put to the front.
         key = tuple((s.edit, s.dose, s.tokens if s.edit == "overexpress" else frozenset(s.tokens)) for s in steps)
         if name_of.setdefault(key, name) != name:
             msg = f"{name_of[key]!r} and {name!r} are the same perturbation. Leave one of them out."
             raise OptionError(msg)
-    return targets
-
-
-def _single(token: int, anchor: int | None, options: PerturbOptions) -> tuple[Step, ...]:
-    return (Step(options.edit, (token,) if anchor is None else (anchor, token), options.dose),)
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:

@@ -106,7 +106,9 @@ def pretrain(
 
         if options.spectral_start:
             start_from_spectrum(model, dataset, train_rows, vocabulary, max_length, options.seed)
-        batches = functools.partial(MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options)
+        batches = functools.partial(
+            MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options
+        )
         training, held_out = batches(train_rows, views=views), batches(held_rows, views=False)
         sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
         sample = batches(np.sort(sampled), views=False)
