@@ -34,6 +34,11 @@ def _also(start, make):
     return made
 
 
+def _link(folder):
+    """Never the device itself: who may write there would replace it."""
+    (folder / "out.csv").symlink_to("/dev/null")
+
+
 def _partial(name, content=None):
     """A folder where one of ours would be made."""
 
@@ -131,9 +136,10 @@ ROWS = [
     Row("a map where the table goes", tokens(), "GF400", "one place", act=embed("out.csv", "--umap", "out.csv")),
     Row("two pictures in one place", tokens(), "GF400", "one place",
         act=embed("out.csv", "--umap", "a.png", "--heatmap", "./a.png")),
-    Row("the device that swallows everything", tokens(), "GF209", act=embed("/dev/null", "--overwrite")),
-    Row("a dataset to the device that swallows everything", h5ad(), "GF400", "a device",
-        act=run("tokenize", "{}", "-o", "/dev/null", "--overwrite")),
+    Row("a link to the device that swallows everything", _also(tokens(), _link), "GF400", "a device",
+        act=embed("out.csv", "--overwrite")),
+    Row("a dataset to the device that swallows everything", _also(h5ad(), _link), "GF400", "a device",
+        act=run("tokenize", "{}", "-o", "out.csv", "--overwrite")),
     Row("a pipe", _also(tokens(), _pipe), "GF400", "a pipe", act=embed("out.csv", "--overwrite")),
     Row("a file that is there", _also(tokens(), lambda folder: (folder / "out.csv").write_text("mine")), "GF401",
         "exists already", act=embed("out.csv")),
