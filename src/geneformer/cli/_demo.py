@@ -7,13 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from geneformer import keys, pl, tl
 from geneformer.datasets import LABEL, UNASSIGNED, pbmc3k, pbmc3k_path
@@ -22,7 +22,7 @@ from geneformer.files.manifest import Manifest, describe_inputs, installed_versi
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.finetuning.estimators import CellClassifier
 from geneformer.finetuning.labels import is_labeled
-from geneformer.inference.quality import EmbeddingQuality, embedding_quality, save_random_weights
+from geneformer.inference.quality import Accuracy, embedding_quality, save_random_weights
 from geneformer.models.loading import load_model
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions, TokenizeOptions
 from geneformer.pl._embedding import umap_layout
@@ -81,45 +81,32 @@ class Step:
     seconds: float
     peak_bytes: int | None
 
+    @property
+    def peak(self) -> str:
+        """The most memory in MiB, empty where the system does not report it."""
+        return "" if self.peak_bytes is None else f"{self.peak_bytes / 2**20:,.0f}"
+
     def __str__(self) -> str:
-        memory = "" if self.peak_bytes is None else f", peak {self.peak_bytes / 2**20:,.0f} MiB"
-        return f"{self.seconds:.1f} s{memory}"
+        return f"{self.seconds:.1f} s" + (f", peak {self.peak} MiB" if self.peak else "")
 
 
-@dataclass(slots=True)
-class StepLog:
-    """Steps done so far."""
-
-    tell: Callable[[Step], object] | None = None
-    steps: list[Step] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measure the block."""
-        forget_peak()
-        started = time.perf_counter()
-        yield
-        done = Step(name=name, seconds=time.perf_counter() - started, peak_bytes=peak_memory())
-        self.steps.append(done)
-        if self.tell is not None:
-            self.tell(done)
-
-
-def forget_peak() -> None:
-    """Start measuring the peak anew, where the system allows that."""
-    try:
+@contextmanager
+def measured(name: str, *, steps: list[Step], report: Callable[[Step], object] | None = None) -> Iterator[None]:
+    """Add what the block cost to the steps."""
+    with suppress(OSError):  # where the system allows it, the peak is measured anew
         RESET.write_text("5")
-    except OSError:
-        return
+    started = time.perf_counter()
+    yield
+    steps.append(Step(name=name, seconds=time.perf_counter() - started, peak_bytes=peak_memory()))
+    if report is not None:
+        report(steps[-1])
 
 
 def peak_memory() -> int | None:
-    """Most memory this process held at a time, in bytes; None where the system does not say."""
-    try:
+    """Most memory this process held at a time, in bytes; None where the system does not report it."""
+    with suppress(OSError, StopIteration):
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        pass
     try:
         import resource
     except ImportError:
@@ -128,131 +115,51 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """One embedding."""
-
-    name: str
-    as_given: EmbeddingQuality
-    standardized: EmbeddingQuality
-
-    def cells(self) -> tuple[str, str, str]:
-        """The accuracies in the order of `COLUMNS`, with 95% intervals."""
-        return str(self.as_given.knn), str(self.standardized.knn), str(self.as_given.probe)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
-        return {
-            "name": self.name,
-            "as_given": self.as_given.to_dict(),
-            "standardized": self.standardized.to_dict(),
-        }
+def _accuracies(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Accuracies of one embedding in the order of `COLUMNS`, with 95% intervals."""
+    chosen = row["as_given"]["knn"], row["standardized"]["knn"], row["as_given"]["probe"]
+    return tuple(str(Accuracy(**accuracy)) for accuracy in chosen)
 
 
-def compare(
-    embeddings: Mapping[str, NDArray[Any]], labels: ArrayLike, *, groups: ArrayLike | None = None, **options: Any
-) -> list[Compared]:
-    """Every embedding under the same splits."""
-    return [
-        Compared(
-            name=name,
-            as_given=embedding_quality(values, labels, groups=groups, standardize=False, **options),
-            standardized=embedding_quality(values, labels, groups=groups, standardize=True, **options),
-        )
-        for name, values in embeddings.items()
+def closing_rows(report: Mapping[str, Any], folder: Path) -> list[tuple[str, object]]:
+    """Lines of the closing table: what, and how much."""
+    rows: list[tuple[str, object]] = [(step["name"], Step(**step)) for step in report["steps"]]
+    rows.append(("all steps", f"{report['seconds']:.1f} s"))
+    for row in report["quality"]:
+        given, standardized, probe = _accuracies(row)
+        figures = f"neighbors {given}, standardized {standardized}, linear probe {probe}"
+        rows.append((f"accuracy of {row['name']}", figures))
+    for name, row in report["classified"].items():
+        rows.append((f"held-out cells, {name}", f"accuracy {row['accuracy']}, macro-F1 {row['macro_f1']}"))
+    return [*rows, *((str(folder / name), text) for name, text in FILES.items())]
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    accuracies = [(row["name"], *_accuracies(row)) for row in report["quality"]]
+    accuracies.append(("commonest label", *[f"{report['quality'][0]['as_given']['commonest']:.3f}"] * len(COLUMNS)))
+    classified = [(name, row["accuracy"], row["macro_f1"]) for name, row in report["classified"].items()]
+    costs = [(step["name"], f"{step['seconds']:.1f}", Step(**step).peak) for step in report["steps"]]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    paragraphs = [
+        f"# {report['tokens']['n_cells']:,} blood cells through Geneformer `{report['model']}`",
+        "![Map of the cells](umap.png)",
+        "## Cell types predicted from the embedding",
+        _table(("embedding", *COLUMNS), accuracies),
+        "\n".join(f"* {note}" for note in report["notes"]),
+        "![Heatmap of the embedding](heatmap.png)",
+        "## Cell types predicted by a fine-tuned classifier",
+        "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
+        _table(("", "accuracy", "macro-F1"), classified),
+        "![Confusion matrix](confusion.png)",
+        "## Time and memory",
+        _table(("step", "seconds", "peak MiB"), [*costs, ("all steps", f"{report['seconds']:.1f}", "")]),
+        f"{report['processors']} processors, {report['platform']}, {versions}.",
+        "## Files",
+        "\n".join(f"* `{name}`: {text}" for name, text in FILES.items()),
+        "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
     ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoReport:
-    """Steps and figures of a demo."""
-
-    folder: Path
-    model: str
-    steps: tuple[Step, ...]
-    quality: tuple[Compared, ...]
-    classified: Mapping[str, Mapping[str, str]]
-    tokens: Mapping[str, Any]
-    seed: int
-    versions: Mapping[str, str]
-
-    @property
-    def seconds(self) -> float:
-        """Time of all steps."""
-        return sum(step.seconds for step in self.steps)
-
-    @property
-    def notes(self) -> list[str]:
-        """What must be known to read the figures."""
-        first = self.quality[0].as_given
-        how = (
-            f"Share of {first.n_cells:,} labeled cells whose type is predicted right while they are held out "
-            f"({first.folds} folds, {first.n_neighbors} neighbors, {first.metric} distance; 95% intervals)."
-        )
-        return [how, LABELS_FROM_COMPONENTS, *([PRETRAINED_ON_THEM] if self.model == "mini" else [])]
-
-    def rows(self) -> list[tuple[str, object]]:
-        """Lines of the closing table: what, and how much."""
-        steps = [(step.name, str(step)) for step in self.steps]
-        figures = [
-            (f"accuracy of {row.name}", f"neighbors {given}, standardized {standardized}, linear probe {probe}")
-            for row in self.quality
-            for given, standardized, probe in [row.cells()]
-        ]
-        figures += [
-            (f"held-out cells, {name}", f"accuracy {row['accuracy']}, macro-F1 {row['macro_f1']}")
-            for name, row in self.classified.items()
-        ]
-        made = [(str(self.folder / name), text) for name, text in FILES.items()]
-        return [*steps, ("all steps", f"{self.seconds:.1f} s"), *figures, *made]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
-        return {
-            "model": self.model,
-            "seed": self.seed,
-            "processors": os.cpu_count(),
-            "platform": platform.platform(),
-            "versions": dict(self.versions),
-            "seconds": self.seconds,
-            "steps": [asdict(step) for step in self.steps],
-            "quality": [row.to_dict() for row in self.quality],
-            "classified": {name: dict(row) for name, row in self.classified.items()},
-            "tokens": dict(self.tokens),
-            "notes": self.notes,
-            "files": list(FILES),
-        }
-
-    def to_markdown(self) -> str:
-        """The report for people."""
-        first = self.quality[0].as_given
-        accuracies: list[tuple[str, ...]] = [(row.name, *row.cells()) for row in self.quality]
-        accuracies.append(("commonest label", *[f"{first.commonest:.3f}" for _ in COLUMNS]))
-        classified = [(name, row["accuracy"], row["macro_f1"]) for name, row in self.classified.items()]
-        costs = [
-            (step.name, f"{step.seconds:.1f}", "" if step.peak_bytes is None else f"{step.peak_bytes / 2**20:,.0f}")
-            for step in self.steps
-        ]
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        paragraphs = [
-            f"# {self.tokens['n_cells']:,} blood cells through Geneformer `{self.model}`",
-            "![Map of the cells](umap.png)",
-            "## Cell types predicted from the embedding",
-            _table(("embedding", *COLUMNS), accuracies),
-            "\n".join(f"* {note}" for note in self.notes),
-            "![Heatmap of the embedding](heatmap.png)",
-            "## Cell types predicted by a fine-tuned classifier",
-            "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
-            _table(("", "accuracy", "macro-F1"), classified),
-            "![Confusion matrix](confusion.png)",
-            "## Time and memory",
-            _table(("step", "seconds", "peak MiB"), [*costs, ("all steps", f"{self.seconds:.1f}", "")]),
-            f"{os.cpu_count()} processors, {platform.platform()}, {versions}.",
-            "## Files",
-            "\n".join(f"* `{name}`: {text}" for name, text in FILES.items()),
-            "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
-        ]
-        return "\n\n".join(paragraphs) + "\n"
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -269,40 +176,41 @@ def run_demo(
     seed: int = 0,
     n_cells: int | None = None,
     overwrite: bool = False,
-    tell: Callable[[Step], object] | None = None,
-) -> DemoReport:
-    """Tokenize and embed PBMC3k, draw it, measure what the embedding knows about cell types, and fine-tune on them."""
+    report_step: Callable[[Step], object] | None = None,
+) -> dict[str, Any]:
+    """Tokenize and embed PBMC3k, draw it, measure how well cell types are predicted; the content of `report.json`."""
     check_output(output, overwrite=overwrite)
     runtime = runtime or RuntimeOptions()
     name = Path(model).name
-    log = StepLog(tell)
-    with log.step("load libraries"):
+    steps: list[Step] = []
+    step = partial(measured, steps=steps, report=report_step)
+    with step("load libraries"):
         for library in LIBRARIES:
             plotting_library(library)
-    with log.step("load model and counts"):
+    with step("load model and counts"):
         loaded = load_model(model)
         adata = load_cells(n_cells, seed)
     on_machine = {key: getattr(runtime, key) for key in ("device", "dtype", "tokens_per_batch", "progress")}
     with atomic_folder(output, overwrite=overwrite) as folder:
-        with log.step(f"tokenize {adata.n_obs:,} cells"):
+        with step(f"tokenize {adata.n_obs:,} cells"):
             options = TokenizeOptions(vocabulary=loaded.vocabulary.name, max_length=loaded.max_length)
             _, tokenized = tokenize_counts(
                 adata, options, output=folder / "pbmc3k.dataset", vocabulary=loaded.vocabulary
             )
-        with log.step("embed them"):
+        with step("embed them"):
             tl.embed(adata, model=model, **on_machine)
-        with log.step("lay out the map"):
+        with step("lay out the map"):
             adata.obsm[UMAP] = umap_layout(adata.obsm[keys.EMBEDDING], seed=seed)
-        with log.step("draw map and heatmap"), _closed_figures():
+        with step("draw map and heatmap"), _closed_figures():
             title = f"{adata.n_obs:,} blood cells, Geneformer {name}"
             pl.embedding(adata, color=LABEL, basis=UMAP, title=title, seed=seed, save=folder / "umap.png")
             pl.heatmap(adata, groupby=LABEL, title=title, seed=seed, save=folder / "heatmap.png")
-        with log.step("baseline: random weights"), tempfile.TemporaryDirectory() as place:
+        with step("baseline: random weights"), tempfile.TemporaryDirectory() as place:
             untrained = save_random_weights(model, Path(place) / "random", seed=seed)
             tl.embed(bare := adata.copy(), model=untrained, **on_machine)
-        with log.step("baseline: principal components"):
+        with step("baseline: principal components"):
             adata.obsm[PCA] = pca_embedding(adata.X, seed=seed)
-        with log.step("predict cell types"):
+        with step("predict cell types"):
             labels = adata.obs[LABEL].astype(str)
             # Every fold needs a cell of each type.
             rows = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
@@ -311,8 +219,19 @@ def run_demo(
                 "random weights, same shape": bare.obsm[keys.EMBEDDING][rows],
                 f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA][rows],
             }
-            quality = compare(embeddings, labels[rows], folds=FOLDS, seed=seed)
-        with log.step("fine-tune a classifier"):
+            quality: list[dict[str, Any]] = [
+                {
+                    "name": embedding,
+                    **{
+                        key: embedding_quality(
+                            values, labels[rows], standardize=standardize, folds=FOLDS, seed=seed
+                        ).to_dict()
+                        for key, standardize in (("as_given", False), ("standardized", True))
+                    },
+                }
+                for embedding, values in embeddings.items()
+            ]
+        with step("fine-tune a classifier"):
             classifier = CellClassifier(
                 model,
                 finetuning=replace(OPTIONS, seed=seed),
@@ -320,34 +239,43 @@ def run_demo(
                 split=SplitOptions(test=0.2, seed=seed),
                 runtime=runtime,
             ).fit(adata, LABEL)
-        with log.step("draw its confusion matrix"), _closed_figures():
+        with step("draw its confusion matrix"), _closed_figures():
             classifier.save(folder / "classifier")
             title = "Cell types of held-out cells"
             pl.confusion_matrix(classifier.report_, title=title, save=folder / "confusion.png")
-        with log.step("write the cells"):
+        with step("write the cells"):
             adata.write_h5ad(folder / "pbmc3k_geneformer.h5ad", compression="gzip")
         evaluations = {"fine-tuned": classifier.report_.evaluation, **classifier.report_.baselines}
-        report = DemoReport(
-            folder=Path(output),
-            model=str(model),
-            steps=tuple(log.steps),
-            quality=tuple(quality),
-            classified={
+        first = quality[0]["as_given"]
+        how = (
+            f"Share of {first['n_cells']:,} labeled cells whose type is predicted right while they are held out "
+            f"({first['folds']} folds, {first['n_neighbors']} neighbors, {first['metric']} distance; 95% intervals)."
+        )
+        report = {
+            "model": str(model),
+            "seed": seed,
+            "processors": os.cpu_count(),
+            "platform": platform.platform(),
+            "versions": installed_versions(),
+            "seconds": sum(step.seconds for step in steps),
+            "steps": [asdict(step) for step in steps],
+            "quality": quality,
+            "classified": {
                 model_name: {metric: str(evaluation.metrics[metric]) for metric in ("accuracy", "macro_f1")}
                 for model_name, evaluation in evaluations.items()
             },
-            tokens=tokenized.to_dict(),
-            seed=seed,
-            versions=installed_versions(),
-        )
-        (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+            "tokens": tokenized.to_dict(),
+            "notes": [how, LABELS_FROM_COMPONENTS, *([PRETRAINED_ON_THEM] if str(model) == "mini" else [])],
+            "files": list(FILES),
+        }
+        (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         Manifest(
             task="demo",
             vocabulary=loaded.vocabulary.fingerprint,
             inputs=describe_inputs([pbmc3k_path()]),
-            options={"model": report.model, "seed": seed, "runtime": asdict(runtime)},
-            results={"quality": [row.to_dict() for row in quality]},
+            options={"model": str(model), "seed": seed, "runtime": asdict(runtime)},
+            results={"quality": quality},
         ).write(folder)
     return report
 

@@ -18,12 +18,15 @@ def demo(
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Take 2,700 real blood cells from counts to a map."""
-    from geneformer.cli._demo import Step, run_demo
+    from geneformer.cli._demo import closing_rows, run_demo
 
     target = console()
-
-    def tell(step: Step) -> None:
-        target.print(f"{step.name}: {step}", markup=False)
-
-    report = run_demo(output, model=model, runtime=runtime, seed=seed, overwrite=overwrite, tell=tell)
-    return written("Demo", output, report.rows(), **report.to_dict())
+    report = run_demo(
+        output,
+        model=model,
+        runtime=runtime,
+        seed=seed,
+        overwrite=overwrite,
+        report_step=lambda step: target.print(f"{step.name}: {step}", markup=False),
+    )
+    return written("Demo", output, closing_rows(report, output), **report)
