@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from geneformer.errors import GeneformerWarning
-from geneformer.files.progress import progress_bar
+from geneformer.files import progress_bar
 
 __all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error", "warnings_told", "written"]
 
