@@ -137,13 +137,13 @@ def train_on(device: str, tokens, folder: Path):
 
 def main(folder: Path) -> None:
     """Everything on both devices."""
-    from geneformer.engine.device import describe, resolve_device
+    from geneformer.engine.device import resolve_device
     from small_cells import short_tokens
 
     library = register()
     tokens = short_tokens(cells=6)
     device = resolve_device("auto")
-    told = {"device": str(device), "described": describe(device).device}
+    told = {"device": str(device)}
     for pooling in ("mean", "gene"):
         ours, where = embed_on("auto", tokens, pooling)
         theirs, _ = embed_on("cpu", tokens, pooling)

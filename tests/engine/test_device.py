@@ -8,7 +8,6 @@ import torch
 from geneformer.engine import device as devices
 from geneformer.engine.device import (
     can_pin_memory,
-    describe,
     free_memory,
     has_fast_bfloat16,
     memory_errors,
@@ -105,11 +104,8 @@ def test_a_dtype_asked_for_is_taken(name):
     assert resolve_attention(getattr(torch, name), CPU) == ("sdpa" if name == "float32" else "rounded")
 
 
-def test_a_description():
-    told = describe(CPU)
-    assert (told.device, told.name) == ("cpu", "cpu")
-    assert told.free_memory == pytest.approx(free_memory(CPU), rel=0.5)
-    assert told.fast_bfloat16 is has_fast_bfloat16(CPU)
+def test_memory_of_a_cpu_is_free_and_not_pinned():
+    assert free_memory(CPU) > 0
     assert not can_pin_memory(CPU)
 
 

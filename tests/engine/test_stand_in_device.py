@@ -24,9 +24,8 @@ def told(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_accelerator_is_found_and_described(told):
+def test_the_accelerator_is_found(told):
     assert told["device"].startswith("standin")
-    assert told["described"].startswith("standin")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "gene"])

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -10,16 +9,6 @@ from torch import nn
 from geneformer.errors import DeviceUnavailableError, PlacementError
 
 _SAFE_SHARE = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceReport:
-    """What is known about a device."""
-
-    device: str
-    name: str
-    free_memory: int | None
-    fast_bfloat16: bool
 
 
 def resolve_device(requested: str | torch.device = "auto") -> torch.device:
@@ -103,18 +92,6 @@ def can_pin_memory(device: torch.device) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def describe(device: torch.device) -> DeviceReport:
-    """Name, free memory and abilities of a device."""
-    module = getattr(torch, device.type, None)
-    named = getattr(module, "get_device_name", None)
-    return DeviceReport(
-        device=str(device),
-        name=str(named(device)) if named is not None else device.type,
-        free_memory=free_memory(device),
-        fast_bfloat16=has_fast_bfloat16(device),
-    )
 
 
 def verify_placement(model: nn.Module, device: torch.device) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -455,15 +455,18 @@ def begin_run(
 def undone_on_failure(folder: Path, processes: PartialState) -> Iterator[None]:
     """Where the block fails before a first checkpoint, nothing of what it put into the folder of a run stays."""
     is_new, holds_nothing = not folder.exists(), not (folder / CHECKPOINTS).exists()
-    try:
-        yield
-    except BaseException:
+
+    def clear() -> None:
         if processes.is_main_process and holds_nothing and not _complete_checkpoints(folder):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             with suppress(OSError):
                 if is_new:
                     folder.rmdir()  # only if nothing else is in it
-        raise
+
+    with ExitStack() as undo:
+        undo.callback(clear)
+        yield
+        undo.pop_all()  # the block went well
 
 
 def check_resumable(folder: Path, *, resume: bool) -> None:
