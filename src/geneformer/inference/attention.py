@@ -45,7 +45,7 @@ class GeneAttention(SavedResult):
         import pandas as pd
 
         pairs = self.weights.tocoo()
-        n_cells = self.n_cells[pairs.row, pairs.col] if pairs.nnz else []  # no pairs would give a matrix
+        n_cells: Any = self.n_cells[pairs.row, pairs.col] if pairs.nnz else []  # no pairs would give a matrix
         counts = np.asarray(n_cells).ravel().astype(np.int64)
         columns = {
             "source": self.genes[pairs.row],
