@@ -36,7 +36,7 @@ def _cells(labels, **columns):
 def _numbers(*values):
     def make(folder: Path) -> Path:
         model()(folder)
-        return h5ad(lambda adata: adata.obs.update({"score": np.resize(values, adata.n_obs)}))(folder)
+        return h5ad(lambda adata: adata.obs.__setitem__("score", np.resize(values, adata.n_obs)))(folder)
 
     return make
 
@@ -70,7 +70,7 @@ ROWS = [
     Row("ten thousand classes", lambda _: [f"c{cell % 10_000}" for cell in range(30_000)], ACCEPTED, "c9999",
         act=call(_encode), why="a class needs cells, not company"),
     Row("one class", _cells(["A"]), "GF701", "two classes", act=fit()),
-    Row("no label", _cells([None]), "GF702", "label", act=fit()),
+    Row("no label", _cells(["unassigned", "?"]), "GF702", "label", act=fit()),
     Row("a column that is not there", _cells(TWO), "GF208", "nope", act=fit("--label", "nope")),
     Row("labels in a column called length", _cells(TWO, length=["x", "y"]), ACCEPTED, "x, y",
         act=fit("--label", "length"), writes=("m",)),
@@ -87,7 +87,8 @@ ROWS = [
     Row("lists of genes", _lists(), ACCEPTED, "8", act=call(_learnt)),
     Row("a gene twice in a list", _lists(y=lambda names: [*names, names[0]]), ACCEPTED, "8", act=call(_learnt),
         why="a class is a set: the second time says nothing new"),
-    Row("identifiers with versions and spaces", _lists(y=lambda names: [f" {name}.7 " for name in names]), ACCEPTED, "8",
+    Row("identifiers with versions and spaces", _lists(y=lambda names: [f" {name}.7 " for name in names]),
+        ACCEPTED, "8",
         act=call(_learnt)),
     Row("a gene in two classes", _lists(y=lambda names: [*names, genes()[0]]), "GF711", "in two classes",
         act=call(_learnt)),

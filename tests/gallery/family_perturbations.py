@@ -1,4 +1,4 @@
-"""What is perturbed and ranked: entries as users write them, states, parts, folders of runs; genes that are asked for."""
+"""What is perturbed and ranked: entries as users write them, states, parts, folders of runs."""
 
 import shutil
 from collections.abc import Callable
@@ -28,10 +28,12 @@ def perturb(*more):
     return command("perturb", "run", *USING, "-o", "run", "--max-cells", "2", *more)
 
 
-def _few(adata, **columns):
-    """Cells of which each has the same few genes; the last gene is in none."""
+def _few(adata, *, alone=False, **columns):
+    """Cells of which each has the same few genes, or one of them has the first alone; the last gene is in none."""
     few = adata[:6, :40].copy()
     few.X = np.tile(np.arange(40, 0, -1), (6, 1)) - 1.0
+    if alone:
+        few.X[0, 1:] = 0
     for name, values in columns.items():
         few.obs[name] = pd.Series(values, index=few.obs_names, dtype=object if None in values else None)
     return few
@@ -149,6 +151,8 @@ ROWS = [
         act=perturb("--edit", "overexpress", "--genes", "+".join(cells().var_names[:2100]))),
     Row("all genes of every cell at once", _cells(), "GF804", "nothing would be left",
         act=perturb("--genes", "+".join(names()[:-1]))),
+    Row("a gene that is all that is left of a cell", _cells(alone=True), ACCEPTED, act=perturb("--genes", FIRST),
+        why="that cell is passed over, as one without the gene is: nothing would be left of it", writes=("run",)),
     Row("a gene that no cell has", _cells(), "GF802", "fewer than 1", act=perturb("--genes", ABSENT)),
     Row("missing values for a state", _cells(kind=["a", "a", "a", None, None, None]), "GF803", "No cell is 'None'",
         act=perturb("--genes", FIRST, "--start", "None", "--goal", "a", "--state-key", "kind")),
@@ -156,7 +160,8 @@ ROWS = [
         act=perturb("--genes", FIRST, "--start", "0", "--goal", "1", "--state-key", "kind"),
         why="0 and 0.0 are one number", writes=("run",)),
     Row("a part in raised digits", _cells(), "GF100", "not understood", act=perturb("--genes", FIRST, "--part", "²/²")),
-    Row("a part that is not there", _cells(), "GF100", "does not exist", act=perturb("--genes", FIRST, "--part", "2/1")),
+    Row("a part that is not there", _cells(), "GF100", "does not exist",
+        act=perturb("--genes", FIRST, "--part", "2/1")),
     Row("masked genes that nobody knows", _cells(), "GF801", "ZZZ9",
         act=command("predict-masked", *USING, "-o", "out.csv", "--genes", "ZZZ9")),
     Row("attention of genes that nobody knows", _cells(), "GF801", "ZZZ9",

@@ -19,8 +19,10 @@ HEAVY = (
     "geneformer.cli.perturb",
     "geneformer.cli.finetune",
     "geneformer.perturbation.run",
+    "geneformer.pretraining.run",
     "geneformer.finetuning.estimators",
     "pyarrow.compute",
+    "sklearn.metrics",
 )
 """Beside what tokenizing needs."""
 
