@@ -105,6 +105,11 @@ def _pipe(folder):
     os.mkfifo(folder / "out.csv")
 
 
+def _zarr(folder: Path) -> Path:
+    cells().write_zarr(folder / "in.zarr")
+    return Path("in.zarr")
+
+
 def _ten_x(folder: Path) -> Path:
     import scipy.io
 
@@ -128,8 +133,10 @@ ROWS = [
         act=embed("gone/../in.h5ad", "--overwrite")),
     Row("embeddings over their counts, by a link", _also(h5ad(), _link_to_input), "GF400", "is the input",
         act=embed("out.csv", "--overwrite")),
-    Row("a dataset inside a folder of counts", _ten_x, "GF400", "lies in the input",
-        act=run("tokenize", "{}", "-o", "tenx/out.dataset")),
+    Row("a dataset inside a folder of counts", _ten_x, ACCEPTED, act=run("tokenize", "{}", "-o", "tenx/out.dataset"),
+        writes=("tenx",), why="files of counts and what is made of them may stand side by side; none is written over"),
+    Row("a dataset inside a store", _zarr, "GF400", "lies in the input",
+        act=run("tokenize", "{}", "-o", "in.zarr/out.dataset")),
     Row("embeddings inside their dataset", tokens(), "GF400", "lies in the input", act=embed("t.dataset/out.csv")),
     Row("a dataset over itself", tokens(), "GF400", "is the input",
         act=run("tokenize", "{}", "-o", "t.dataset", "--overwrite")),

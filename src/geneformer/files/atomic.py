@@ -66,8 +66,12 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
     return path
 
 
+_MARKS_OF_ONE = (MANIFEST_NAME, "state.json", "config.json", ".zgroup", "zarr.json")
+"""Files by which a folder is one dataset, model or store; other folders may hold inputs and outputs side by side."""
+
+
 def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], *, overwrite: bool = True) -> None:
-    """Refuse outputs over, in or around an input, or over each other; links are seen through."""
+    """Refuse outputs over or around an input, within one that is a single thing, or over each other; links count."""
     places: dict[str, str | Path] = {}
     for output in outputs:
         place = os.path.realpath(output)
@@ -77,7 +81,9 @@ def refuse_overlap(outputs: Iterable[str | Path], inputs: Iterable[str | Path], 
         places[place] = output
         for given in inputs:
             source = os.path.realpath(given)
-            inside, around = place.startswith(source + os.sep), overwrite and source.startswith(place + os.sep)
+            around = overwrite and source.startswith(place + os.sep)
+            folders = [parent for parent in Path(place).parents if parent.is_relative_to(source)]
+            inside = any((folder / mark).exists() for folder in folders for mark in _MARKS_OF_ONE)
             if place == source or inside or around:
                 how = "is" if place == source else "lies in" if inside else "holds"
                 msg = (
