@@ -363,9 +363,11 @@ def test_other_failures_are_not_taken_for_memory(base, tokens, monkeypatch):
         learn(base, tokens)
 
 
-def test_a_loss_that_diverges_is_told(base, tokens):
+def test_a_loss_that_diverges_is_told(base, tokens, monkeypatch):
+    usual = PackedTrainer.compute_loss
+    monkeypatch.setattr(PackedTrainer, "compute_loss", lambda *given, **named: usual(*given, **named) * np.inf)
     with pytest.raises(TrainingError, match="Lower learning_rate"):
-        learn(base, tokens, learning_rate=1e30, max_steps=6, max_grad_norm=0.0)
+        learn(base, tokens, max_steps=6)
 
 
 def test_what_a_run_was_started_with_is_noted(base, tokens, tmp_path):

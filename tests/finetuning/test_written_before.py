@@ -39,6 +39,7 @@ def predicted(name, model, cells):
     return model.predict_proba(cells)[:6]
 
 
+@pytest.mark.filterwarnings("ignore:.*of the counts lie outside vocabulary:geneformer.errors.GeneformerWarning")
 @pytest.mark.parametrize("name", FITTED)
 def test_a_fitted_model_predicts_the_same(name, cells):
     model = load_classifier(BEFORE / name, runtime=RuntimeOptions(device="cpu", dtype="float32", progress=False))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from geneformer.engine.training import planned_steps
+from geneformer.engine.training import PackedTrainer, planned_steps
 from geneformer.errors import (
     DatasetError,
     DeviceMemoryError,
@@ -151,8 +151,10 @@ def test_epochs_are_as_long_as_planned(dataset, tmp_path):
     assert result.steps == planned_steps(lengths, options)
 
 
-def test_a_loss_that_is_lost_leaves_no_checkpoint(dataset, tmp_path):
-    options = options_for(tmp_path, learning_rate=1e30, max_steps=30, schedule="constant_with_warmup")
+def test_a_loss_that_is_lost_leaves_no_checkpoint(dataset, tmp_path, monkeypatch):
+    usual = PackedTrainer.compute_loss
+    monkeypatch.setattr(PackedTrainer, "compute_loss", lambda *given, **named: usual(*given, **named) * np.inf)
+    options = options_for(tmp_path, max_steps=30, schedule="constant_with_warmup")
     with pytest.raises(TrainingError, match="Lower learning_rate"):
         run(dataset, tmp_path / "out", options)
     assert not (tmp_path / "out" / "model.safetensors").exists()
