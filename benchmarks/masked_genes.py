@@ -20,8 +20,7 @@ from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
 from geneformer.options._fields import read_options
 from geneformer.pretraining.corpus import open_corpus
-from geneformer.pretraining.objectives import RankBaseline
-from geneformer.pretraining.run import MaskedBatches, split_cells
+from geneformer.pretraining.run import MaskedBatches, RankBaseline, split_cells
 from geneformer.tokens.dataset import plan_batches
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from geneformer.engine.inference import Batch, Progress, run_batches
 from geneformer.inference.cells import check_cls, check_layer, check_pairing, describe_run
@@ -26,18 +27,28 @@ def embed(
     """Embeddings of tokenized cells, or of the genes in them."""
     check_pairing(tokens, model, truncate=options.truncate)
     check_layer(options.layer, model.name, model.n_layers)
-    provenance = describe_run(model, embedding=asdict(options))
-    if options.pooling == "gene":
-        return _embed_genes(tokens, model, options, runtime, progress, provenance)
     if options.pooling == "cls":
         check_cls(tokens, model)
-    special = torch.from_numpy(np.asarray(model.vocabulary.special_ids, dtype=np.int64))
-    values = np.empty((len(tokens), model.network.config.hidden_size), dtype=np.float32)
+    vocabulary, width = model.vocabulary, model.network.config.hidden_size
+    special = torch.from_numpy(np.asarray(vocabulary.special_ids, dtype=np.int64))
+    is_per_gene = options.pooling == "gene"
+    # Genes take a running sum each, so that memory does not grow with the number of cells.
+    shape, dtype = ((vocabulary.size, width), np.float64) if is_per_gene else ((len(tokens), width), np.float32)
+    values: NDArray[Any] = np.zeros(shape, dtype=dtype)
+    n_cells = np.zeros(vocabulary.size, dtype=np.int64)
 
     def step(batch: Batch) -> None:
         hidden_TD = model.network.bert(
             batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
         )
+        if is_per_gene:
+            tokens_U, place_T, count_U = torch.unique(batch.input_ids, return_inverse=True, return_counts=True)
+            sums_UD = hidden_TD.new_zeros((len(tokens_U), width), dtype=torch.float32)
+            sums_UD = sums_UD.index_add(0, place_T, hidden_TD.float())
+            present = tokens_U.cpu().numpy()
+            values[present] += sums_UD.cpu().numpy()
+            n_cells[present] += count_U.cpu().numpy()
+            return
         if options.pooling == "cls":
             pooled_BD = hidden_TD[batch.cu_seqlens[:-1]]
         else:
@@ -45,33 +56,9 @@ def embed(
         values[batch.rows] = pooled_BD.float().cpu().numpy()
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
-    return CellEmbeddings(values, tokens.table.select(tokens.columns), provenance)
-
-
-def _embed_genes(
-    tokens: TokenizedDataset,
-    model: LoadedModel,
-    options: EmbedOptions,
-    runtime: RuntimeOptions,
-    progress: Progress | None,
-    provenance: dict[str, Any],
-) -> GeneEmbeddings:
-    """Running sums per token; memory does not grow with the number of cells."""
-    sums_VD = np.zeros((model.vocabulary.size, model.network.config.hidden_size))
-    n_cells = np.zeros(model.vocabulary.size, dtype=np.int64)
-
-    def step(batch: Batch) -> None:
-        hidden_TD = model.network.bert(
-            batch.input_ids, batch.cu_seqlens, layer=options.layer, attention=batch.attention
-        )
-        tokens_U, place_T, count_U = torch.unique(batch.input_ids, return_inverse=True, return_counts=True)
-        partial = hidden_TD.new_zeros((len(tokens_U), hidden_TD.shape[1]), dtype=torch.float32)
-        partial = partial.index_add(0, place_T, hidden_TD.float())
-        present = tokens_U.cpu().numpy()
-        sums_VD[present] += partial.cpu().numpy()
-        n_cells[present] += count_U.cpu().numpy()
-
-    run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
+    provenance = describe_run(model, embedding=asdict(options))
+    if not is_per_gene:
+        return CellEmbeddings(values, tokens.table.select(tokens.columns), provenance)
     present = np.flatnonzero(n_cells)
-    means = (sums_VD[present] / n_cells[present, None]).astype(np.float32)
-    return GeneEmbeddings(means, model.vocabulary.gene_of[present], n_cells[present], provenance)
+    means = (values[present] / n_cells[present, None]).astype(np.float32)
+    return GeneEmbeddings(means, vocabulary.gene_of[present], n_cells[present], provenance)

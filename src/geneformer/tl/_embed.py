@@ -12,7 +12,7 @@ from geneformer.errors import GeneformerWarning, OutputError
 from geneformer.files import progress_bar
 from geneformer.inference import embedding
 from geneformer.inference.cells import check_anndata, gene_positions, tokens_for
-from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
+from geneformer.inference.tables import GeneEmbeddings
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 
@@ -120,37 +120,25 @@ def embed(  # noqa: PLR0913
     )
     with progress_bar("Embedding", shown=progress) as update:
         result = embedding.embed(tokens, loaded, options, runtime, progress=update)
-    if isinstance(result, CellEmbeddings):
-        _write_cells(adata, result, rows, key_added)
+    if isinstance(result, GeneEmbeddings):
+        # Every column that was matched to a gene gets that gene's vector.
+        row_of = {loaded.vocabulary.position_of.get(gene, -2): row for row, gene in enumerate(result.genes)}
+        positions = gene_positions(adata, loaded.vocabulary, gene_ids).tolist()
+        places = np.array([row_of.get(position, -1) for position in positions], dtype=np.intp)
+        values = result.values[places]
+        values[places < 0] = np.nan
+        adata.varm[key_added] = values
     else:
-        _write_genes(adata, result, key_added, loaded.vocabulary, gene_ids)
+        values = np.full((adata.n_obs, result.values.shape[1]), np.nan, dtype=np.float32)
+        values[rows] = result.values
+        adata.obsm[key_added] = values
+        without = np.setdiff1d(np.arange(adata.n_obs), rows)
+        if len(without):
+            names = ", ".join(map(repr, adata.obs_names[without[:3]])) + (" …" if len(without) > 3 else "")
+            msg = (
+                f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): "
+                f"{names}"
+            )
+            warnings.warn(msg, GeneformerWarning, stacklevel=2)
     note(adata, key_added, result.provenance)
     return adata if copy else None
-
-
-def _write_cells(adata: "AnnData", result: CellEmbeddings, rows: "np.ndarray", key: str) -> None:
-    """Cells without a row keep a place, and are named in a warning."""
-    values = np.full((adata.n_obs, result.values.shape[1]), np.nan, dtype=np.float32)
-    values[rows] = result.values
-    adata.obsm[key] = values
-    without = np.setdiff1d(np.arange(adata.n_obs), rows)
-    if len(without):
-        names = ", ".join(map(repr, adata.obs_names[without[:3]]))
-        more = " …" if len(without) > 3 else ""
-        msg = (
-            f"{len(without)} of {adata.n_obs} cells have no embedding (no known gene, or filter_pass is false): "
-            f"{names}{more}"
-        )
-        warnings.warn(msg, GeneformerWarning, stacklevel=3)
-
-
-def _write_genes(
-    adata: "AnnData", result: GeneEmbeddings, key: str, vocabulary: "Vocabulary", gene_ids: str | None
-) -> None:
-    """Every column of `adata` that was matched to a gene gets that gene's vector."""
-    positions = gene_positions(adata, vocabulary, gene_ids)
-    row_of = {vocabulary.position_of.get(gene, -2): row for row, gene in enumerate(result.genes)}
-    rows = np.array([row_of.get(position, -1) for position in positions.tolist()], dtype=np.intp)
-    values = result.values[rows]
-    values[rows < 0] = np.nan
-    adata.varm[key] = values

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geneformer.pretraining.objectives import RankBaseline
+from geneformer.pretraining.run import RankBaseline
 from geneformer.tokens.dataset import Masked, TokenizedDataset
 
 
