@@ -1,6 +1,5 @@
 """What is perturbed and ranked: entries as users write them, states, parts, folders of runs."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from gallery.model_folders import model
 from gallery.rows import ACCEPTED, Row, call, command
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PerturbOptions, RankOptions
-from geneformer.perturbation.effects import EFFECT_COLUMNS, PerturbationEffects
+from geneformer.perturbation.effects import EFFECT_COLUMNS, PerturbationEffects, effects_of, to_uns
 from geneformer.perturbation.plan import parse_perturbation
 from geneformer.perturbation.run import merge_runs
 from geneformer.perturbation.statistics import rank_effects
@@ -84,27 +83,8 @@ def _one(change=lambda _: None):
     return lambda folder: _run(folder, "run", 1, change)
 
 
-def _table(name, **columns):
-    def change(content):
-        table = content[name]
-        for column, values in columns.items():
-            place = table.column_names.index(column)
-            table = table.remove_column(place) if values is None else table.set_column(place, column, pa.array(values))
-        content[name] = table
-
-    return change
-
-
 def _told(**entries):
     return lambda content: content["provenance"].update(entries)
-
-
-def _genes_of_another(folder: Path) -> Path:
-    path = _run(folder, "run", 1)
-    other = _run(folder, "other", 2, _told(run={"cells": "y"}))
-    shutil.copy(other / "genes.parquet", path / "genes.parquet")
-    shutil.rmtree(other)
-    return path
 
 
 def _nested(folder: Path) -> Path:
@@ -121,6 +101,23 @@ def _parts(change=lambda _: None):
 
 def _ranked(path):
     return len(rank_effects(PerturbationEffects.read(path), RankOptions(mode="aggregate")))
+
+
+def _slot(change):
+    def make(folder: Path):
+        adata = cells(2)
+        path = _run(folder, "run", 1)
+        slot = to_uns(PerturbationEffects.read(path))
+        if change is not None:
+            change(slot)
+        adata.uns["geneformer_perturbation"] = "x" if change is None else slot
+        return adata
+
+    return make
+
+
+def _ranked_slot(adata):
+    return len(rank_effects(effects_of(adata), RankOptions(mode="aggregate")))
 
 
 def merge(output, *, overwrite=False):
@@ -173,11 +170,22 @@ ROWS = [
     Row("more predictions than there are genes", _cells(), "GF102", "at most 25424",
         act=command("predict-masked", *USING, "-o", "out.csv", "--genes", FIRST, "--n-predictions", str(10**9))),
     Row("a finished run", _one(), ACCEPTED, act=call(_ranked), why="the plain case"),
-    Row("a run without values", _one(_table("effects", value=None)), "GF308", "run", act=call(_ranked)),
-    Row("a run with text for values", _one(_table("effects", value=["x", "y"])), "GF308", "no numbers",
-        act=call(_ranked)),
-    Row("a run with the genes of another", _genes_of_another, "GF308", "different runs", act=call(_ranked)),
     Row("a run whose notes are nested too deeply", _nested, "GF308", "run", act=call(_ranked)),
+    *(Row(f"a slot of uns {name}", _slot(change), code, says, act=call(_ranked_slot), why=why)
+      for name, change, code, says, why in (
+          ("with effects", lambda _: None, ACCEPTED, "2", "the plain case"),
+          ("without values", lambda slot: slot.update(effects=slot["effects"].drop(columns="value")), "GF308",
+           "lacks value", ""),
+          ("with text for values", lambda slot: slot["effects"].__setitem__("value", "x"), "GF308", "no numbers", ""),
+          ("without tokens of genes", lambda slot: slot.update(genes=slot["genes"].drop(columns="token")), "GF308",
+           "genes lacks token", ""),
+          ("without the cells", lambda slot: slot.pop("cells"), "GF308", "no effects", ""),
+          ("with more names of states than embeddings", lambda slot: slot.update(state_names=["a", "b"]), "GF308",
+           "no effects", ""),
+          ("with notes nested too deeply", lambda slot: slot.update(provenance='{"a":' * 100_000), "GF308",
+           "no effects", ""),
+          ("that is a text", None, "GF308", "no effects", ""),
+      )),
     Row("both parts of a run", _parts(), ACCEPTED, act=merge("all"), why="the plain case", writes=("all",)),
     Row("parts merged over one of them", _parts(), "GF400", "is the input", act=merge("a", overwrite=True)),
     Row("a part whose shards are text", _parts(_told(shards=[["x", "y"]])), "GF308", "which part",

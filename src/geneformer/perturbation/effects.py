@@ -131,23 +131,37 @@ class PerturbationEffects:
             provenance = dict(json.loads(told.pop())["provenance"])
             rows = tables.pop("states").to_pylist()
             states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
-            tables["effects"].select(EFFECT_COLUMNS)
-            wrong = "its tables are of different runs" if told else ""
-            if not pa.types.is_floating(tables["effects"].schema.field("value").type):
-                wrong = "its values are no numbers"
+            _check_tables(tables)
         except (OSError, KeyError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
             msg = (
                 f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb'
                 " run` finished; run the same command again to finish it."
             )
             raise DatasetError(msg) from error
-        if wrong:
-            msg = f'"{folder}" is mixed or damaged: {wrong}. Copy it again, or repeat the run.'
+        if told:
+            msg = f'"{folder}" is mixed: its tables are of different runs. Copy it again, or repeat the run.'
             raise DatasetError(msg)
         return cls(**tables, states=states, provenance=provenance)
 
 
 FRAMES = ("effects", "cells", "genes")
+
+_NEEDED = {"effects": EFFECT_COLUMNS, "cells": ("cell_id",), "genes": ("gene", "symbol", "token")}
+
+
+def _check_tables(tables: Mapping[str, "pa.Table"]) -> None:
+    """Refuse tables of a run without what is read from them."""
+    import pyarrow as pa
+
+    for name, columns in _NEEDED.items():
+        missing = [column for column in columns if column not in tables[name].column_names]
+        if missing:
+            msg = f"the table of {name} lacks {', '.join(missing)}"
+            raise ValueError(msg)
+    kind = tables["effects"].schema.field("value").type
+    if not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
+        msg = f"the values are {kind}, no numbers"
+        raise ValueError(msg)
 
 
 def to_uns(effects: PerturbationEffects) -> dict[str, Any]:
@@ -166,14 +180,16 @@ def from_uns(entry: Mapping[str, Any]) -> PerturbationEffects:
     """What `to_uns` made, also after a round through a file."""
     try:
         tables = {name: _restored(entry[name]) for name in FRAMES}
+        _check_tables(tables)
         tables["effects"] = tables["effects"].select(EFFECT_COLUMNS)
         names = [str(name) for name in entry["state_names"]]
         embeddings = np.asarray(entry["state_embeddings"], dtype=np.float32)
-        provenance = json.loads(str(entry["provenance"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        states = dict(zip(names, embeddings, strict=True))
+        provenance = dict(json.loads(str(entry["provenance"])))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         msg = f"This entry of uns holds no effects of perturbations ({error!r}). Run gf.tl.perturb first."
         raise DatasetError(msg) from error
-    return PerturbationEffects(**tables, states=dict(zip(names, embeddings, strict=True)), provenance=provenance)
+    return PerturbationEffects(**tables, states=states, provenance=provenance)
 
 
 def effects_of(
