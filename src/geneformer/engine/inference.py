@@ -18,13 +18,11 @@ from geneformer.engine.device import (
     verify_placement,
 )
 from geneformer.errors import DeviceMemoryError
+from geneformer.files import Progress
 from geneformer.options import RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset, plan_batches
 
 Ints = NDArray[np.int64]
-
-Progress = Callable[[int, int], None]
-"""Called with the cells done and the cells in all."""
 
 _TOKENS_PER_THREAD = 2048
 """On a CPU: few enough for a core's cache, many enough to hide the interpreter."""

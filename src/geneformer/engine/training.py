@@ -49,6 +49,7 @@ from geneformer.errors import (
     RunMismatchError,
     TrainingError,
 )
+from geneformer.files import Progress
 from geneformer.files.atomic import atomic_file, output_errors, sync, sync_folder
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.dataset import plan_batches, plan_epoch
@@ -131,7 +132,7 @@ def quiet_library() -> Iterator[None]:
 class Reporting(TrainerCallback):
     """Tells how far a run has come, and hands its log lines to `logging`."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
 from geneformer.engine.device import resolve_device, resolve_training_attention
-from geneformer.engine.inference import Batch, Progress, run_batches
+from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import (
     Key,
     PackedTrainer,
@@ -30,6 +30,7 @@ from geneformer.engine.training import (
     undone_on_failure,
 )
 from geneformer.errors import NoCellsError
+from geneformer.files import Progress
 from geneformer.files.manifest import array_digest
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.models.encoder import GeneformerModel

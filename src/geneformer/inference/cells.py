@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer._version import __version__
-from geneformer.engine.inference import Progress
 from geneformer.errors import (
     GeneformerWarning,
     NoCellsError,
@@ -23,6 +22,7 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
+from geneformer.files import Progress
 from geneformer.genes.lookup import INDEX, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions

@@ -186,21 +186,45 @@ def relative(
 
 def _cell_blocks(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[Block]:
     """As many neighboring cells of one length as fit; or some queries of a cell that does not fit."""
+    for piece in _pieces(lengths, heads, most_scores):
+        for rows in piece.blocks():  # several only where the piece is one cell
+            queries = slice(piece.tokens.start + rows.start, piece.tokens.start + rows.stop)
+            attend = partial(_attend_cells, cells=piece.cells, first=rows.start)
+            yield Block(queries if piece.cells == 1 else piece.tokens, piece.tokens, attend)
+
+
+class _Piece(NamedTuple):
+    """Neighboring cells of one length, as many as fit a block of scores; or one that does not fit."""
+
+    tokens: slice
+    cells: int
+    length: int
+    queries: int
+
+    def view(self, x_THK: Tensor) -> Tensor:
+        """Their part of a tensor, ``(G, H, L, K)``."""
+        return x_THK[self.tokens].unflatten(0, (self.cells, self.length)).transpose(1, 2)
+
+    def heads_first(self, x_THK: Tensor) -> Tensor:
+        """Their part of a tensor as matrices, ``(N, L, K)``."""
+        return self.view(x_THK).flatten(0, 1).contiguous()
+
+    def blocks(self) -> Iterator[slice]:
+        """Queries of each block."""
+        starts = range(0, self.length, self.queries)
+        return (slice(start, min(start + self.queries, self.length)) for start in starts)
+
+
+def _pieces(lengths: Sequence[int], heads: int, most_scores: int) -> Iterator[_Piece]:
+    """All cells that have tokens, with the queries of each that fit one block together."""
     start = 0
-    for length, run in groupby(lengths):
-        left = len(list(run)) if length else 0
-        fit = most_scores // (heads * length**2) if length else 0
-        while left and fit:
-            cells = min(left, fit)
-            stretch = slice(start, start + cells * length)
-            yield Block(stretch, stretch, partial(_attend_cells, cells=cells, first=0))
-            start, left = stretch.stop, left - cells
-        queries = max(most_scores // (heads * length), _LEAST_QUERIES) if left else 1
-        for _ in range(left):
-            for first in range(0, length, queries):
-                rows = slice(start + first, start + min(first + queries, length))
-                yield Block(rows, slice(start, start + length), partial(_attend_cells, cells=1, first=first))
-            start += length
+    for run, length in equal_length_runs(lengths):
+        most_cells = max(most_scores // (heads * length * length), 1)
+        for first in range(0, run, most_cells):
+            cells = min(run - first, most_cells)
+            queries = max(most_scores // (cells * heads * length), _LEAST_QUERIES)
+            yield _Piece(slice(start, start + cells * length), cells, length, queries)
+            start += cells * length
 
 
 def _attend_cells(
@@ -339,7 +363,7 @@ class BlockedAttention(torch.autograd.Function):
         context_THK = query_THK.new_empty(query_THK.shape)
         keep = 1.0 - dropout
         ctx.dropped = []
-        for piece in _pieces(lengths, query_THK.shape[1]):
+        for piece in _pieces(lengths, query_THK.shape[1], _BLOCK):
             query, key, value = (piece.heads_first(x) for x in (query_THK, key_THK, value_THK))
             context = piece.view(context_THK)
             for rows in piece.blocks():
@@ -362,7 +386,7 @@ class BlockedAttention(torch.autograd.Function):
         dropped = iter(ctx.dropped)
         # What the softmax takes back from every query's gradients.
         shared_TH = (grad_THK.float() * context_THK).sum(-1, keepdim=True)
-        for piece in _pieces(ctx.lengths, query_THK.shape[1]):
+        for piece in _pieces(ctx.lengths, query_THK.shape[1], _BLOCK):
             query, key, value = (piece.heads_first(x).float() for x in (query_THK, key_THK, value_THK))
             grad, shared = piece.heads_first(grad_THK).float() / ctx.keep, piece.heads_first(shared_TH)
             into_query, into_key, into_value = (piece.view(x) for x in grads)
@@ -383,41 +407,6 @@ class BlockedAttention(torch.autograd.Function):
             into_key.copy_(grad_key_NKL.mT.unflatten(0, into_key.shape[:2]))
             into_value.copy_(grad_value_NKL.mT.unflatten(0, into_value.shape[:2]))
         return (*grads, None, None)
-
-
-class _Piece(NamedTuple):
-    """Neighboring cells of one length."""
-
-    start: int
-    cells: int
-    length: int
-    heads: int
-
-    def view(self, x_THK: Tensor) -> Tensor:
-        """Their part of a tensor, ``(G, H, L, K)``."""
-        part = x_THK[self.start : self.start + self.cells * self.length]
-        return part.unflatten(0, (self.cells, self.length)).transpose(1, 2)
-
-    def heads_first(self, x_THK: Tensor) -> Tensor:
-        """Their part of a tensor as matrices, ``(N, L, K)``."""
-        return self.view(x_THK).flatten(0, 1).contiguous()
-
-    def blocks(self) -> Iterator[slice]:
-        """Queries of each block."""
-        queries = max(_BLOCK // (self.cells * self.heads * self.length), _LEAST_QUERIES)
-        return (slice(start, start + queries) for start in range(0, self.length, queries))
-
-
-def _pieces(lengths: Sequence[int], heads: int) -> Iterator[_Piece]:
-    """All cells that have tokens, as many at once as fit one block."""
-    start = 0
-    for length, run in groupby(lengths):
-        left = len(list(run)) if length else 0
-        while left:
-            cells = min(left, max(_BLOCK // (heads * length * length), 1))
-            yield _Piece(start, cells, length, heads)
-            start += cells * length
-            left -= cells
 
 
 def _weights(query_NQK: Tensor, key_NLK: Tensor) -> Tensor:

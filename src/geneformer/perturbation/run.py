@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from geneformer.engine.device import resolve_device, verify_placement
-from geneformer.engine.inference import Progress
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
+from geneformer.files import Progress
 from geneformer.files.atomic import (
     JOURNAL,
     LOCK,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from geneformer import keys
-from geneformer.engine.inference import Progress
 from geneformer.engine.training import join_processes
 from geneformer.errors import RunMismatchError, VocabularyMismatchError
+from geneformer.files import Progress
 from geneformer.files.manifest import Manifest, describe_inputs
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import is_dataset

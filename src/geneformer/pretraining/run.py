@@ -15,7 +15,6 @@ from transformers import set_seed
 
 from geneformer import keys
 from geneformer.engine.device import resolve_device, resolve_training_attention
-from geneformer.engine.inference import Progress
 from geneformer.engine.training import (
     Key,
     PackedTrainer,
@@ -29,6 +28,7 @@ from geneformer.engine.training import (
     undone_on_failure,
 )
 from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
+from geneformer.files import Progress
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
