@@ -170,6 +170,8 @@ ROWS = [
     Row("an entry of files elsewhere", _entry(file="../../victim"), "GF402", "damaged", act=resume),
     Row("an entry with text for a number", _entry(rows="9"), "GF402", "damaged", act=resume),
     Row("a broken off run that goes on behind a link", _broken_off(_linked_data), "GF401", "in the way", act=resume),
+    Row("a broken off run of other options", _broken_off(lambda _: None), "GF402", "made from something else",
+        act=run("tokenize", "{}", "-o", "out.dataset", "--resume", "--max-length", "100")),
     Row("a broken off run of other cells", _journal(lambda lines: [lines[0].replace("in.h5ad", "on.h5ad"), lines[1]]),
         "GF402", "made from something else", act=resume),
     Row("a code that is explained", lambda _: "GF203", ACCEPTED, "not raw counts", act=command("explain", "{}")),

@@ -207,3 +207,5 @@ def test_a_state_that_is_a_number_may_be_written_with_or_without_a_point():
     tokens = small_cells(4, kind=[0.0, 1.0, 0.0, float("nan")])
     for start, goal in (("0", "1"), ("0.0", "1.0")):
         assert selected(tokens, start=start, goal=goal).rows.tolist() == [0, 2]
+    with pytest.raises(StateError, match=r"'0', '0\.0', two are the same value"):
+        selected(tokens, start="0", goal="0.0", state_key="kind")

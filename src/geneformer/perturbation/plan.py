@@ -250,6 +250,9 @@ def select_perturbed_cells(
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         msg = f"No cell is {empty!r} in column {key!r}; it has {', '.join(most)}{more}.{nearest(empty, list(names))}"
         raise StateError(msg)
+    if len({_place_of(state, words) for state in states}) < len(states):
+        msg = f"Of the states {', '.join(map(repr, states))}, two are the same value of column {key!r}. Name others."
+        raise StateError(msg)
     of_state = {
         state: _sample(rows_of[state], options.max_state_cells, options.seed, stream)
         for stream, state in enumerate(averaged)
