@@ -52,10 +52,10 @@ class RunFiles:
         """Names of a run, in a folder that is made and can be written to, before anything is computed."""
         files = cls(make_folder(folder), f"in_silico_{perturb_type}_{prefix}", part)
         for path in (files.of_group("gene", range(1000)), files.of_cell("gene", 10**9, 10**9)):
-            check_output(path, overwrite=True)
             if len(path.name.encode()) > _LONGEST:
                 msg = f'The file name "{path.name}" is too long for file systems. Shorten output_prefix={prefix!r}.'
                 raise OutputError(msg)
+            check_output(path, overwrite=True)
         return files
 
     def of_cell(self, kind: str, cell: int, batch: int) -> Path:
