@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from geneformer._version import __version__
-from geneformer.cli._output import FAILED, tell_error, warnings_told
+from geneformer.cli._output import FAILED, show_error, warnings_shown
 from geneformer.errors import GeneformerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -112,10 +112,10 @@ class _LazyCommands(TyperGroup):
         if self.family:
             return super().invoke(ctx)
         try:
-            with warnings_told():
+            with warnings_shown():
                 return super().invoke(ctx)
         except GeneformerError as error:
-            tell_error(error)
+            show_error(error)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             ctx.exit(130)

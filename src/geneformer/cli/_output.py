@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from geneformer.errors import GeneformerWarning
 from geneformer.files import progress_bar
 
-__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "tell_error", "warnings_told", "written"]
+__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "show_error", "warnings_shown", "written"]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,19 +62,19 @@ def show(outcome: Outcome, *, as_json: bool = False) -> None:
     console().print(table)
 
 
-def tell_error(error: Exception) -> None:
+def show_error(error: Exception) -> None:
     """Print a refusal: the message, without the trail of calls."""
     console().print(str(error), style="red", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def warnings_told() -> Iterator[None]:
+def warnings_shown() -> Iterator[None]:
     """Print this package's warnings as one line each, once."""
     with warnings.catch_warnings():
         warnings.simplefilter("once", GeneformerWarning)
         usual = warnings.showwarning
 
-        def tell(
+        def show_warning(
             message: Warning | str,
             category: type[Warning],
             filename: str,
@@ -87,5 +87,5 @@ def warnings_told() -> Iterator[None]:
             else:
                 usual(message, category, filename, lineno, file, line)
 
-        warnings.showwarning = tell
+        warnings.showwarning = show_warning
         yield

@@ -111,22 +111,22 @@ def verify(
     from geneformer.inference.tables import read_manifest
 
     manifest = read_manifest(output)
-    found = compare_with_manifest(output, manifest)
+    states = compare_with_manifest(output, manifest)
     wrong = [
         f"{name} ({state})"
         for part in ("inputs", "outputs")
-        for name, state in found[part].items()
+        for name, state in states[part].items()
         if state != UNCHANGED
     ]
     if wrong:
         msg = f'"{output}" is not what was made, or not from what is there now: {", ".join(wrong)}. Make it again.'
         raise ProvenanceError(msg)
     rows: Rows = [("made by", f"{manifest.task} of geneformer {manifest.versions['geneformer']}")]
-    rows += [(name, state) for part in ("inputs", "outputs") for name, state in found[part].items()]
-    rows += [(library, state) for library, state in found["versions"].items() if state != UNCHANGED]
-    if not found["inputs"]:
+    rows += [(name, state) for part in ("inputs", "outputs") for name, state in states[part].items()]
+    rows += [(library, state) for library, state in states["versions"].items() if state != UNCHANGED]
+    if not states["inputs"]:
         rows.append(("inputs", "none recorded: the cells were in memory, or an earlier version did not record them"))
-    return Outcome(f"{output} is as it was made", rows, {**found, "task": manifest.task})
+    return Outcome(f"{output} is as it was made", rows, {**states, "task": manifest.task})
 
 
 def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:

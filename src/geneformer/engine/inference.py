@@ -1,6 +1,6 @@
-"""Run a network over tokenized cells: packed batches, memory found out by itself, every cell accounted for."""
+"""Run a network over tokenized cells: packed batches, as large as memory allows, every cell accounted for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,10 +107,6 @@ def tokens_that_fit(network: nn.Module, device: torch.device) -> int:
 
 def bytes_per_token(network: nn.Module) -> int:
     """Memory that a forward pass without gradients takes per token of a batch, about."""
-    widest = max((max(parameter.shape) for parameter in _matrices(network)), default=1)
-    return int(widest) * _BYTES_PER_HIDDEN
-
-
-def _matrices(network: nn.Module) -> Iterator[Tensor]:
-    """Weights of the linear layers; embeddings do not widen the states."""
-    return (module.weight for module in network.modules() if isinstance(module, nn.Linear))
+    # Linear layers alone: embeddings do not widen the states.
+    shapes = (module.weight.shape for module in network.modules() if isinstance(module, nn.Linear))
+    return max(map(max, shapes), default=1) * _BYTES_PER_HIDDEN

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -352,16 +352,10 @@ def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> 
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "accelerator_config": {"even_batches": False},
-        "report_to": _trackers(),
+        "report_to": ["tensorboard"] if find_spec("tensorboard") is not None else [],  # it writes to this machine alone
         "dataloader_pin_memory": can_pin_memory(device),
     }
     return PlacedArguments(placed_on=str(device), output_dir=str(folder), **(shared | chosen))
-
-
-@cache
-def _trackers() -> list[str]:
-    """Trackers that are installed and keep what they are given on this machine."""
-    return ["tensorboard"] if find_spec("tensorboard") is not None else []
 
 
 def run_arguments(

@@ -67,7 +67,7 @@ _JOINED: Final = re.compile(r"(?:(.*)[_|:;, (\[])?(ENSG\d{11})(?:\.\d+)?(?:[_|:;
 _NOT_THE_GENE: Final = re.compile(
     r".*ENSG\d{11}.*|[UAIS]|(UN)?SPLICED|AMBIGUOUS|NASCENT|MATURE|INTRON(IC)?S?|EXON(IC)?S?.*"
 )
-"""What stands beside an Ensembl id where the two together are not that gene alone: a part of it, or a fusion."""
+"""What is joined to an Ensembl id where the two together are not that gene alone: a part of it, or a fusion."""
 _SPECIES_ID: Final = re.compile(r"ENS([A-Z]{3})[A-Z]?[GTPE]\d{11}(?:\.\d+)?")
 _KINDS: Final = {
     TRANSCRIPTS: r"ENST\d{11}(?:\.\d+)?(?:_PAR_Y)?",
@@ -544,10 +544,10 @@ def _foreign(kind: str, number: int, match: GeneMatch) -> Exception:
 def _not_found(
     looked_up: list[GeneMatch], columns: Mapping[str, Sequence[Any]], vocabulary: Vocabulary
 ) -> GeneIdsNotFoundError:
-    seen = "; ".join(f"{_place(match.column)} starts with {_first(match.names)}" for match in looked_up[:4])
+    starts = "; ".join(f"{_place(match.column)} starts with {_first(match.names)}" for match in looked_up[:4])
     number = len(next(iter(columns.values()), ()))
     msg = (
-        f'No gene of vocabulary "{vocabulary.name}" was found among {number:,} genes: {seen}. '
+        f'No gene of vocabulary "{vocabulary.name}" was found among {number:,} genes: {starts}. '
         "Ensembl ids (ENSG…) or human gene symbols are needed; name their column of var with gene_ids=."
     )
     return GeneIdsNotFoundError(msg)

@@ -73,8 +73,8 @@ class Vocabulary:
         genes = np.array(list(self.genes), dtype=object)
         medians = np.array(self.medians, dtype=np.float64)
         ids = np.asarray(self.token_ids)
-        found = _contradictions(genes.tolist(), ids.tolist(), medians, self.special_tokens, self.input_size)
-        if problem := next(found, ""):
+        problems = _contradictions(genes.tolist(), ids.tolist(), medians, self.special_tokens, self.input_size)
+        if problem := next(problems, ""):
             msg = f'Vocabulary "{self.name}" {problem}'
             raise InvalidVocabularyError(msg)
         order = np.argsort(ids, kind="stable")
@@ -230,7 +230,7 @@ class Vocabulary:
 
         Symbols of the corpus come first, then those that ship with V2.
         """
-        return self._symbol_of.get(gene) or _bundled_symbols().get(gene, gene)
+        return self._symbol_of.get(gene) or _load_bundled("V2")._symbol_of.get(gene, gene)
 
     @cached_property
     def _symbol_of(self) -> dict[str, str]:
@@ -279,12 +279,6 @@ def _frozen(values: NDArray[Any]) -> NDArray[Any]:
 @cache
 def _load_bundled(name: str) -> Vocabulary:
     return _load_folder(_ASSETS / name)
-
-
-@cache
-def _bundled_symbols() -> dict[str, str]:
-    """Symbol of each gene in the newest table that ships with the package."""
-    return {gene: symbol for symbol, gene in _load_bundled("V2").symbols.items()}
 
 
 META = "vocabulary.json"
@@ -351,7 +345,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_published(token_file: Path) -> Vocabulary:
-    """The vocabulary whose token dictionary is given; the other dictionaries are found beside it."""
+    """The vocabulary whose token dictionary is given; the other dictionaries are in the same folder."""
     tag = token_file.stem.removeprefix(_TOKENS)
     if token_file.suffix != ".pkl" or tag == token_file.stem:
         msg = f'"{token_file}" is no vocabulary. Give a folder, or a published {_TOKENS}*.pkl.'
@@ -392,15 +386,15 @@ def vocabulary_from(
 
 def _read_dictionary(path: Path, kind: type) -> dict[str, Any]:
     """A published dictionary whose keys are text and whose values are of one kind."""
-    found = read_pickle(path)
-    if not isinstance(found, dict):
-        msg = f'"{path}" holds a {type(found).__name__}, not a dictionary. Give the published file.'
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        msg = f'"{path}" holds a {type(content).__name__}, not a dictionary. Give the published file.'
         raise InvalidVocabularyError(msg)
-    for key, value in found.items():
+    for key, value in content.items():
         if not isinstance(key, str) or (type(value) is not kind and not (kind is float and type(value) is int)):
             msg = f'"{path}" has the entry {key!r}: {value!r}. Every entry takes a text and a {kind.__name__}.'
             raise InvalidVocabularyError(msg)
-    return found
+    return content
 
 
 GENES = "genes.parquet"

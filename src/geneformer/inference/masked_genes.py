@@ -41,9 +41,9 @@ def predict_masked(
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    wanted = tokens_of_genes(options.genes, model.vocabulary)
-    masked, rows, places, truth = _mask_each(tokens, model, wanted)
-    warn_of_absent(wanted, truth, model.vocabulary)
+    asked = tokens_of_genes(options.genes, model.vocabulary)
+    masked, rows, places, truth = _mask_each(tokens, model, asked)
+    warn_of_absent(asked, truth, model.vocabulary)
     special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))

@@ -69,7 +69,8 @@ def read_manifest(output: Path) -> Manifest:
         )
         raise ProvenanceError(msg)
     inputs = tuple(InputFile(**json.loads(str(source))) for source in noted["inputs"])
-    return Manifest(task=_task_of(noted), inputs=inputs, versions=noted["versions"])
+    task = next((task for task in ("embedding", "attention", "prediction") if task in noted), "a run")
+    return Manifest(task=task, inputs=inputs, versions=noted["versions"])
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -93,10 +94,6 @@ def _noted(path: Path) -> dict[str, Any]:
         msg = f'"{path}" cannot be read: {error}. Make it again.'
         raise ProvenanceError(msg) from error
     return {}
-
-
-def _task_of(noted: Mapping[str, Any]) -> str:
-    return next((task for task in ("embedding", "attention", "prediction") if task in noted), "a run")
 
 
 _FORMULA = r"(?!-?[\d.]+(?:e-?\d+)?$)[=+\-@\t\r]"

@@ -240,12 +240,8 @@ class MaskedBatches:
     def __call__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
         """The batch as tensors."""
         batch = self.masked(keys)
-        return {
-            "input_ids": torch.from_numpy(batch.input_ids),
-            "cu_seqlens": torch.from_numpy(batch.cu_seqlens),
-            "masked": torch.from_numpy(batch.masked),
-            "labels": torch.from_numpy(batch.labels),
-        }
+        names = ("input_ids", "cu_seqlens", "masked", "labels")
+        return {name: torch.from_numpy(getattr(batch, name)) for name in names}
 
 
 _RANKS_AT_ONCE = 64

@@ -87,8 +87,8 @@ class TokenizedDataset:
     def __init__(self, table: pa.Table, *, vocabulary: str | None = None, path: Path | None = None) -> None:
         where = f" in {path}" if path else ""
         if keys.INPUT_IDS not in table.column_names:
-            found = table.column_names
-            msg = f"No `input_ids`{where}; found the columns {found}. Make tokens with `geneformer tokenize`."
+            columns = table.column_names
+            msg = f"No `input_ids`{where}; found the columns {columns}. Make tokens with `geneformer tokenize`."
             raise DatasetError(msg)
         self.table = table
         self.vocabulary = vocabulary
@@ -182,7 +182,7 @@ class TokenizedDataset:
         Parameters
         ----------
         rows
-            Row numbers, in the order wanted, ``(B,)``.
+            Row numbers, in the order of the result, ``(B,)``.
         max_length
             Most tokens of one cell.
         counts
@@ -459,7 +459,7 @@ def split_counts(
     molecules = np.zeros(len(cells), dtype=np.int64)
     molecules[genes] = np.rint(packed.counts[genes] / unit[cells[genes]]).astype(np.int64)
     first = rng.binomial(molecules, rng.uniform(*share, len(lengths))[cells])
-    one, other = (_rank_again(packed, kept, medians, max_length) for kept in (first, molecules - first))
+    one, other = (_rank_again(packed, part, medians, max_length) for part in (first, molecules - first))
     return one, other
 
 
