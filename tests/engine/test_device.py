@@ -27,6 +27,8 @@ def test_auto_is_the_accelerator_or_the_cpu():
     assert resolve_device("auto") == (torch.accelerator.current_accelerator(check_available=True) or CPU)
     assert resolve_device("cpu") == CPU
     assert resolve_device(torch.device("meta")).type == "meta"
+    with pytest.raises(DeviceUnavailableError, match="'meta' is not available"):
+        resolve_device("meta")  # nothing is computed there
 
 
 def test_auto_takes_an_accelerator(monkeypatch):

@@ -144,6 +144,7 @@ ROWS = [
           ("an id near 2^64", 2**64 - 5, pa.list_(pa.uint64()), "GF308"),
       )),
     Row("a cell without a token", tokens(_cell([])), ACCEPTED, "have no token", act=embed, writes=FILES),
+    Row("padding inside a cell", tokens(_cell([5, 0, 7])), "GF308", "0 being padding", act=embed),
     Row("only cells without a token", tokens(lambda _: pa.array([[]] * 6, pa.list_(pa.int32()))), "GF205",
         "None of the 6 cells has a token", act=embed),
     Row("a row of null", tokens(_cell(None)), "GF308", "empty rows", act=read),

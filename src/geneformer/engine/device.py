@@ -21,9 +21,10 @@ def resolve_device(requested: str | torch.device = "auto") -> torch.device:
     except RuntimeError as error:
         msg = f'device={requested!r} is not a device. Use "auto", "cpu"{_suggest(accelerator)}.'
         raise DeviceUnavailableError(msg) from error
-    present = device.type in ("cpu", "meta") or (accelerator is not None and device.type == accelerator.type)
+    has_no_index = device.type == "cpu" or (device.type == "meta" and not isinstance(requested, str))
+    present = has_no_index or (accelerator is not None and device.type == accelerator.type)
     count = torch.accelerator.device_count() if present and accelerator is not None else 1
-    if not present or (device.type not in ("cpu", "meta") and (device.index or 0) >= count):
+    if not present or (not has_no_index and (device.index or 0) >= count):
         msg = f'device={str(requested)!r} is not available here. Use "auto", "cpu"{_suggest(accelerator)}.'
         raise DeviceUnavailableError(msg)
     return device

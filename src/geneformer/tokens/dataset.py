@@ -60,6 +60,9 @@ class _Rows:
     counts: NDArray[np.float64] | None
 
 
+PADDING = 0
+"""Id of `<pad>` in every vocabulary; cells are kept without it."""
+
 _CHECKED_AT_ONCE = 2**24
 
 
@@ -166,12 +169,12 @@ class TokenizedDataset:
             stop = int(block.offsets[-1])
             for start in range(int(block.offsets[0]), stop, _CHECKED_AT_ONCE):
                 ids = block.values[start : min(start + _CHECKED_AT_ONCE, stop)]
-                if ids.min() < 0 or ids.max() >= size:
-                    place = start + int(np.flatnonzero((ids < 0) | (ids >= size))[0])
+                if ids.min() <= PADDING or ids.max() >= size:
+                    place = start + int(np.flatnonzero((ids <= PADDING) | (ids >= size))[0])
                     row = int(self._starts[number] + np.searchsorted(block.offsets, place, side="right") - 1)
                     msg = (
-                        f"Cell {row}{self._where} has the token id {block.values[place]}; the vocabulary has ids from "
-                        f"0 to {size - 1:,}. Tokenize the counts again with the vocabulary of the model."
+                        f"Cell {row}{self._where} has the token id {block.values[place]}; cells have ids from 1 to "
+                        f"{size - 1:,} here, 0 being padding. Tokenize the counts again with the vocabulary of the model."
                     )
                     raise DatasetError(msg)
         self._size = size
