@@ -173,8 +173,8 @@ class TokenizedDataset:
                     place = start + int(np.flatnonzero((ids <= PADDING) | (ids >= size))[0])
                     row = int(self._starts[number] + np.searchsorted(block.offsets, place, side="right") - 1)
                     msg = (
-                        f"Cell {row}{self._where} has the token id {block.values[place]}; cells have ids from 1 to "
-                        f"{size - 1:,} here, 0 being padding. Tokenize the counts again with the vocabulary of the model."
+                        f"Cell {row}{self._where} has the token id {block.values[place]}; here ids are 1 to "
+                        f"{size - 1:,}, 0 being padding. Tokenize the counts again with the vocabulary of the model."
                     )
                     raise DatasetError(msg)
         self._size = size
