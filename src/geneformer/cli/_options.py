@@ -204,7 +204,7 @@ class CellsAndModel(Flags):
             return open_tokens(
                 self.inputs,
                 loaded,
-                layer=self.counts_layer,
+                counts_layer=self.counts_layer,
                 accept_normalized=self.accept_normalized,
                 counts=counts,
                 progress=update,

@@ -80,18 +80,16 @@ def tokens_for(
 
     check_anndata(adata)
     adata = adata if adata.obs_names.is_unique else _numbered(adata)
-    options = TokenizeOptions(
-        vocabulary=model.vocabulary.name,
-        layer=counts_layer,
-        gene_ids=gene_ids,
-        keep=keep,
-        counts=counts,
-        max_length=model.max_length,
-        accept_normalized=accept_normalized,
-    )
+    chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
+    options = _options_for(model, **chosen, keep=keep, counts=counts)
     tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary)
     names = pd.Index(np.asarray(adata.obs_names, dtype=str))
     return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
+
+
+def _options_for(model: PairedModel, **chosen: Any) -> TokenizeOptions:
+    """Options with which counts become tokens that a model reads."""
+    return TokenizeOptions(vocabulary=model.vocabulary.name, max_length=model.max_length, **chosen)
 
 
 def _numbered(adata: "AnnData") -> "AnnData":
@@ -114,7 +112,7 @@ def open_tokens(
     inputs: Sequence[Path],
     model: PairedModel,
     *,
-    layer: str | None = None,
+    counts_layer: str | None = None,
     gene_ids: str | None = None,
     accept_normalized: bool = False,
     counts: bool = False,
@@ -127,14 +125,8 @@ def open_tokens(
         raise OptionError(msg)
     if folders:
         return read_dataset(folders[0])
-    options = TokenizeOptions(
-        vocabulary=model.vocabulary.name,
-        layer=layer,
-        gene_ids=gene_ids,
-        counts=counts,
-        max_length=model.max_length,
-        accept_normalized=accept_normalized,
-    )
+    chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
+    options = _options_for(model, **chosen, counts=counts)
     with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
         tokens, report = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
@@ -314,34 +306,25 @@ def open_cells(
     """Tokens for a model, with the columns of the cells."""
     if isinstance(cells, Cells):
         return cells
+    chosen: dict[str, Any] = {
+        "counts_layer": counts_layer,
+        "gene_ids": gene_ids,
+        "accept_normalized": accept_normalized,
+    }
     if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
         paths = [Path(path) for path in ([cells] if isinstance(cells, (str, Path)) else cells)]
         if len(paths) == 1 and paths[0].suffix == ".h5ad":
             cells = _read(paths[0])
         else:
             are_counts = not any(is_dataset(path) for path in paths)
-            cells = open_tokens(
-                paths,
-                model,
-                layer=counts_layer,
-                gene_ids=gene_ids,
-                accept_normalized=accept_normalized,
-                counts=are_counts,
-            )
+            cells = open_tokens(paths, model, counts=are_counts, **chosen)
     if isinstance(cells, TokenizedDataset):
         check_pairing(cells, model, truncate=True)
         return Cells(cells, np.arange(len(cells)), len(cells))
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
-    tokens, rows = tokens_for(
-        cells,
-        model,
-        counts_layer=counts_layer,
-        gene_ids=gene_ids,
-        accept_normalized=accept_normalized,
-        counts=counts,
-    )
+    tokens, rows = tokens_for(cells, model, counts=counts, **chosen)
     check_pairing(tokens, model, truncate=True)
     return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
 
