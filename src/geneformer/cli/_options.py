@@ -88,13 +88,13 @@ def _refuse_overlap(given: Mapping[str, Any]) -> None:
     """Refuse results that would be written over what is read, whichever command it is."""
     from geneformer.files.atomic import refuse_overlap
 
-    paths: dict[str, list[Path]] = {name: [] for name in given}
+    paths: dict[str, list[Path]] = {}
     for name, value in given.items():
         values = value if isinstance(value, list) else [value]
         folder = name in ("model", "vocabulary") and isinstance(value, str) and Path(value).is_dir()
         paths[name] = [Path(value)] if folder else [entry for entry in values if isinstance(entry, Path)]
     outputs = [path for name in _OUTPUTS for path in paths.pop(name, [])]
-    inputs = [path for found in paths.values() for path in found]
+    inputs = [path for entries in paths.values() for path in entries]
     refuse_overlap(outputs, inputs, overwrite=bool(given.get("overwrite")))
 
 
@@ -173,7 +173,7 @@ Inputs = Annotated[
     ),
 ]
 Model = Annotated[str, flag("Model name, checkpoint folder, or hub repository.", "--model", "-m")]
-VocabularyName = Annotated[str | None, flag("Needed only where the checkpoint does not tell.", "--vocabulary")]
+VocabularyName = Annotated[str | None, flag("Needed only where the checkpoint does not name its own.", "--vocabulary")]
 CountsLayer = Annotated[str | None, flag('Layer with the raw counts, "raw" for adata.raw.')]
 Overwrite = Annotated[bool, flag("Replace a file that is there.", "--overwrite")]
 

@@ -4,15 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from geneformer.errors import OptionError, StateError
-from geneformer.options._fields import (
-    Count,
-    Layer,
-    Options,
-    Positive,
-    Range,
-    Seed,
-    Share,
-)
+from geneformer.options._fields import Count, Layer, Options, Positive, Range, Seed, Share
 
 EDITS = ("delete", "overexpress", "inhibit", "activate")
 
@@ -49,16 +41,16 @@ class PerturbOptions(Options):
     """State whose cells are perturbed; all cells by default."""
 
     goal: str | None = None
-    """State whose nearness is told: effects are shifts towards it."""
+    """State towards which shifts are measured."""
 
     alternates: tuple[str, ...] = ()
-    """Further states whose nearness is told."""
+    """Further states towards which shifts are measured."""
 
     state_key: str | None = None
     """Column of `obs` with the states. By default the one column that has all of them."""
 
     gene_effects: bool = False
-    """Also tell how far every other gene of the cell moves. One number per pair of genes and cell."""
+    """Also report how far every other gene of the cell moves. One number per pair of genes and cell."""
 
     method: Literal["exact", "screen"] = "exact"
     """"exact" runs the network once per edit. "screen" estimates the deletion of every gene from one forward and a few
@@ -68,7 +60,7 @@ class PerturbOptions(Options):
     """Genes a screen runs exactly in all cells."""
 
     check_cells: Count = 8
-    """Cells a screen also runs exactly for every gene, to tell how good its estimates are."""
+    """Cells a screen also runs exactly for every gene, to measure how good its estimates are."""
 
     max_cells: Annotated[int | None, Range(low=1)] = None
     """Cells perturbed, drawn at random. All by default."""
@@ -102,7 +94,7 @@ class PerturbOptions(Options):
             msg = 'method="screen" estimates the deletion of every gene. Use genes="all" and edit="delete", or "exact".'
             raise OptionError(msg)
         if self.method == "screen" and self.gene_effects:
-            msg = 'method="screen" tells effects on cells only. Leave out gene_effects, or use method="exact".'
+            msg = 'method="screen" estimates effects on cells only. Leave out gene_effects, or use method="exact".'
             raise OptionError(msg)
 
     def _check_states(self) -> None:

@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from geneformer.options._fields import (
-    Longest,
-    Options,
-    Positive,
-    Share,
-)
+from geneformer.options._fields import Longest, Options, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,7 +64,7 @@ def perturb(  # noqa: PLR0913
         Name, checkpoint folder or hub repository; or a fitted `CellClassifier`, or its folder: then shifts of its
         probabilities are reported as well.
     vocabulary
-        Needed only where the checkpoint does not tell its own.
+        Needed only where the checkpoint does not name its own.
     counts_layer, gene_ids
         Layer with the raw counts ("raw" for `adata.raw`; `X` by default); column of `var` with the gene identifiers
         ("index" for the row names; found automatically by default).
