@@ -214,12 +214,13 @@ class PackedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Older checkpoints are deleted once this one, of a finite loss, has reached the disk."""
         self._check_finite(float(self._sums.get("loss", 0.0)))
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(str(self.args.output_dir))
-            sync_folder(folder / f"checkpoint-{self.state.global_step}")
-            sync(folder)
-            self._delete_older_checkpoints()
+        folder = Path(str(self.args.output_dir))
+        with output_errors(folder):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                sync_folder(folder / f"checkpoint-{self.state.global_step}")
+                sync(folder)
+                self._delete_older_checkpoints()
 
     def _delete_older_checkpoints(self) -> None:
         rotate_checkpoints(str(self.args.output_dir), self._keep_checkpoints, self.state.best_model_checkpoint)
