@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,13 @@ def main() -> None:
         batches = GivenBatches(cells, size, options.seed)
         runtime = RuntimeOptions(device="cpu", dtype=arguments.dtype, progress=False)
         return finetune(
-            network, batches, None, options, runtime, score=partial(score_cells, [spec]), callbacks=[clock]
+            network,
+            batches,
+            SimpleNamespace(lengths=()),
+            options,
+            runtime,
+            score=partial(score_cells, [spec]),
+            callbacks=[clock],
         ).history
 
     history = profiled(run, arguments.profile) if arguments.profile else run()

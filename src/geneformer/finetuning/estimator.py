@@ -30,7 +30,7 @@ from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_ce
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.cells import CellInput, Cells, describe_run, open_cells
 from geneformer.models.encoder import GeneformerModel
-from geneformer.models.finetuned import PUBLISHED_CELLS, load_network, save_network
+from geneformer.models.finetuned import PUBLISHED_CELLS, TASK, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import (
     CONFIG,
@@ -651,9 +651,6 @@ def with_training_options(estimator: AnyEstimator, options: dict[str, Any]) -> A
     """A copy that learns with other options; its split and its cells stay those of the estimator."""
     return clone(estimator, **spread_options(training_groups(estimator), options))
 
-
-TASK = "task.json"
-"""What a network was learnt for: labels, classes, preprocessing, options."""
 
 HISTORY = "training.json"
 """Log lines of the training."""

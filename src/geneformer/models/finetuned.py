@@ -37,6 +37,9 @@ from geneformer.models.loading import (
 )
 from geneformer.options import FinetuneOptions
 
+TASK = "task.json"
+"""File that says what a fine-tuned network was learnt for: labels, classes, preprocessing, options."""
+
 NETWORKS: dict[str, type[GeneformerModel]] = {
     network.__name__: network for network in (GeneformerForCells, GeneformerForExpression, GeneformerForGenes)
 }

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +27,11 @@ from geneformer.errors import (
     UnknownColumnError,
 )
 from geneformer.files.manifest import digest
-from geneformer.finetuning.estimator import TASK, read_folder
-from geneformer.finetuning.estimators import CellClassifier
 from geneformer.finetuning.labels import distinct_words, word
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import PairedModel, check_cls, check_layer, check_pairing, describe_run
+from geneformer.models.finetuned import TASK
 from geneformer.models.loading import load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, check_range, nearest
@@ -41,6 +40,9 @@ from geneformer.perturbation.edits import Ints, Perturbation, Step
 from geneformer.perturbation.effects import SCREEN
 from geneformer.perturbation.exact import Edit, ExactRunner, PerturbedModel, possible_edits
 from geneformer.tokens.dataset import Packed, TokenizedDataset
+
+if TYPE_CHECKING:
+    from geneformer.finetuning.estimators import CellClassifier
 
 ALL = "all"
 """Every gene of a cell, one at a time."""
@@ -215,12 +217,22 @@ def open_perturbed_model(
     """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
     name = "CellClassifier"
     if isinstance(model, str | Path):
-        folder, name = Path(model), str(model)
-        if not (folder / TASK).is_file() or str(read_folder(folder).task["kind"]) != CellClassifier.kind:
+        if not is_cell_classifier(Path(model)):
             return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
-        model = CellClassifier.load(model)
+        from geneformer.finetuning.estimators import CellClassifier
+
+        name, model = str(model), CellClassifier.load(model)
     pairing, network = model.pairing, model.network_.eval()
     return PerturbedModel(name, pairing.vocabulary, network.bert, network, model.temperature_, pairing.max_length)
+
+
+def is_cell_classifier(folder: Path) -> bool:
+    """Whether a folder holds a fitted classifier of cells; what trains one is loaded only if it is a fitted model."""
+    if not (folder / TASK).is_file():
+        return False
+    from geneformer.finetuning.estimator import read_folder
+
+    return str(read_folder(folder).task["kind"]) == "cell_classifier"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
