@@ -56,6 +56,8 @@ from geneformer.tokens.dataset import plan_batches, plan_epoch
 
 _logger = logging.getLogger(__name__)
 
+_HAS_TENSORBOARD = find_spec("tensorboard") is not None
+
 Key = tuple[int, int]
 """Epoch and row; a batch depends on nothing else, so a resumed run repeats it exactly."""
 
@@ -353,7 +355,7 @@ def training_arguments(folder: Path, runtime: RuntimeOptions, **chosen: Any) -> 
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "accelerator_config": {"even_batches": False},
-        "report_to": ["tensorboard"] if find_spec("tensorboard") is not None else [],  # it writes to this machine alone
+        "report_to": ["tensorboard"] if _HAS_TENSORBOARD else [],  # it writes to this machine alone
         "dataloader_pin_memory": can_pin_memory(device),
     }
     return PlacedArguments(placed_on=str(device), output_dir=str(folder), **(shared | chosen))
