@@ -51,7 +51,7 @@ def commands(data: Path) -> dict[str, list[str]]:
         "embed to h5ad": ["embed", cells, "-o", "out.h5ad", *read],
         "embed to csv": ["embed", cells, "-o", "out.csv", "--heatmap", "map.png", "--color", "kind", *read],
         "embed to parquet": ["embed", cells, "-o", "out.parquet", "--pooling", "gene", *read],
-        "attention": ["attention", cells, "-o", "out.parquet", "--genes", "CD3D,LYZ", *read],
+        "attention": ["attention", cells, "-o", "out.parquet", "--genes", "CD3D", "--genes", "LYZ", *read],
         "perturb run": ["perturb", "run", cells, "-o", "out", "--genes", "LYZ", "--cells-per-shard", "4", *read],
         "perturb rank": ["perturb", "rank", run, "-o", "out.csv", "--mode", "aggregate", "--plot", "plot.png"],
         "pretrain": [

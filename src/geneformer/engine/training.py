@@ -189,7 +189,8 @@ class PackedTrainer(Trainer):
             self._delete_older_checkpoints()
             self.callback_handler.on_train_begin(self.args, self.state, self.control)  # it says where trackers write
             return
-        with quiet_library() if self.args.disable_tqdm else nullcontext(), self._memory_guard():
+        quiet = quiet_library() if self.args.disable_tqdm else nullcontext()
+        with quiet, self._memory_guard(), output_errors(Path(str(self.args.output_dir))):  # trackers write as well
             self.train(resume_from_checkpoint=None if stage is None else str(stage.checkpoint))
 
     @contextmanager
@@ -216,13 +217,12 @@ class PackedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Older checkpoints are deleted once this one, of a finite loss, has reached the disk."""
         self._check_finite(float(self._sums.get("loss", 0.0)))
-        folder = Path(str(self.args.output_dir))
-        with output_errors(folder):
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                sync_folder(folder / f"checkpoint-{self.state.global_step}")
-                sync(folder)
-                self._delete_older_checkpoints()
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            sync_folder(folder / f"checkpoint-{self.state.global_step}")
+            sync(folder)
+            self._delete_older_checkpoints()
 
     def _delete_older_checkpoints(self) -> None:
         rotate_checkpoints(str(self.args.output_dir), self._keep_checkpoints, self.state.best_model_checkpoint)

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from geneformer.errors import OutputError, OutputExistsError, RunLockedError, RunMismatchError
+from geneformer.errors import GeneformerError, OutputError, OutputExistsError, RunLockedError, RunMismatchError
 
 MANIFEST_NAME = "geneformer_manifest.json"
 """File that says what an output was made from; a folder that has it is ours to replace."""
@@ -180,13 +180,32 @@ def output_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission and the like into an `OutputError` that names `path`."""
     try:
         yield
-    except OutputError:
+    except GeneformerError:
         raise
-    except OSError as error:
-        if error.errno not in _REASONS:
+    except _write_failures() as error:
+        reason = _reason(error)
+        if reason is None:
             raise
-        msg = f'Cannot write "{path}". {_REASONS[error.errno]}'
+        msg = f'Cannot write "{path}". {reason}'
         raise OutputError(msg) from error
+
+
+def _write_failures() -> tuple[type[Exception], ...]:
+    """What libraries raise where the system does not let them write."""
+    from safetensors import SafetensorError
+
+    return OSError, RuntimeError, SafetensorError
+
+
+def _reason(error: Exception) -> str | None:
+    """Why the system did not let a library write, however that library says so."""
+    if isinstance(error, OSError):
+        return _REASONS.get(error.errno or 0)
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # libraries in Rust
+        return _REASONS.get(int(match[1]))
+    if "inline_container" in str(error):  # PyTorch, of a file that ended early
+        return "It could not be written to its end: the disk is full, or a limit is reached."
+    return None
 
 
 @contextmanager
