@@ -71,6 +71,7 @@ _HOMES = {
     "classify-genes": "finetune",
     "decode-expression": "finetune",
     "embed": "inference",
+    "explain": "models",
     "multi-task": "finetune",
     "predict-masked": "inference",
     "regress": "finetune",

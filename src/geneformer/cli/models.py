@@ -1,4 +1,4 @@
-"""`geneformer models` and `geneformer vocabulary`: what there is, what one holds, and old weights made safe."""
+"""`geneformer models`, `vocabulary`, `verify`, `explain`: what there is, and what a result or a code says."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,6 +127,16 @@ def verify(
     if not states["inputs"]:
         rows.append(("inputs", "none recorded: the cells were in memory, or an earlier version did not record them"))
     return Outcome(f"{output} is as it was made", rows, {**states, "task": manifest.task})
+
+
+@with_options()
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as GF203.", show_default=False)]) -> Outcome:
+    """Tell what a code of an error means, and what mends it."""
+    from geneformer import errors
+
+    head, what, mend, names = errors.explain(code).split("\n\n")
+    data = {"code": head.split()[0], "error": head.split()[1], "meaning": what, "remedy": mend}
+    return Outcome(head, [("Meaning", what), ("Remedy", mend), ("Error", names)], data)
 
 
 def _look_up(vocabulary: "Vocabulary", name: str) -> dict[str, Any] | None:
