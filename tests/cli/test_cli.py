@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from typing import Annotated, Literal
 
@@ -256,3 +257,21 @@ def test_the_vocabulary_command(tmp_path):
 def test_an_unknown_vocabulary_is_refused():
     result = run("vocabulary", "V3")
     assert (result.exit_code, "GF302" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("error", "shown"), [(OSError("No space left on device"), False), (ValueError("a defect"), True)])
+def test_a_thread_that_cannot_write_leaves_the_word_to_the_command(monkeypatch, capsys, error, shown):
+    """TensorBoard's thread prints its own trace of calls, and hands the error on."""
+
+    def fail():
+        raise error
+
+    def work():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(cli, "app", work)
+    cli.main()
+    assert ("Traceback" in capsys.readouterr().err) is shown

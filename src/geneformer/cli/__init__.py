@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -181,4 +182,11 @@ def main() -> None:
     # Threads that spin while they wait for work take three times the processor time of a short command, and the time
     # of other work on a busy machine. PyTorch's library of threads reads this once, when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threading.excepthook = _show_failed_thread
     app()
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Leave errors of files to the command: a thread that writes, TensorBoard's, hands them on to it as well."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
