@@ -259,7 +259,9 @@ def test_an_unknown_vocabulary_is_refused():
     assert (result.exit_code, "GF302" in result.stderr) == (1, True)
 
 
-@pytest.mark.parametrize(("error", "shown"), [(OSError("No space left on device"), False), (ValueError("a defect"), True)])
+@pytest.mark.parametrize(
+    ("error", "shown"), [(OSError("No space left on device"), False), (ValueError("a defect"), True)]
+)
 def test_a_thread_that_cannot_write_leaves_the_word_to_the_command(monkeypatch, capsys, error, shown):
     """TensorBoard's thread prints its own trace of calls, and hands the error on."""
 
