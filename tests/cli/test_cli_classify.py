@@ -1,6 +1,8 @@
 """`geneformer classify` from the shell's side: fit, predict and evaluate, and pictures of a fine-tuned model."""
 
 import json
+import shutil
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -103,9 +105,13 @@ def test_fit_takes_options_from_a_file_and_goes_on_after_a_kill(place, tmp_path)
     refused = call("classify", "fit", place / "cells.h5ad", "-o", tmp_path / "resumed", *given)
     assert refused.exit_code == 1
     assert "--resume" in refused.stderr
+    shutil.copytree(tmp_path / ".resumed.training", tmp_path / ".whole.training")
     told("classify", "fit", place / "cells.h5ad", "-o", tmp_path / "resumed", *given, "--resume")
-    ours, theirs = (CellClassifier.load(tmp_path / name) for name in ("whole", "resumed"))
-    assert same_weights(ours.network_, theirs.network_)
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    for name in files - {Path("geneformer_manifest.json")}:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name
+    # Checkpoints that a run left behind in its very last moment are no reason to refuse the next.
+    told("classify", "fit", place / "cells.h5ad", "-o", tmp_path / "whole", *given, "--overwrite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["options.toml", "resumed", "whole"]
 
 

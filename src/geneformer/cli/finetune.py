@@ -27,6 +27,7 @@ from geneformer.cli._options import (
 )
 from geneformer.cli._output import Outcome, Rows, written
 from geneformer.errors import (
+    CheckpointError,
     GeneListError,
     InputNotFoundError,
     OptionError,
@@ -219,6 +220,8 @@ class Fitting(Learning):
         ):
             msg = f'"{working}" is in the way: checkpoints go there, but other things are in it. Move it elsewhere.'
             raise OutputExistsError(msg)
+        if target.is_dir() and _went_into(target, working):
+            shutil.rmtree(working)
         fitted.fit(*learnt, **self.places, output=working, resume=self.resume)
         fitted.save(self.output, overwrite=self.overwrite)
         shutil.rmtree(working, ignore_errors=True)
@@ -228,6 +231,18 @@ class Fitting(Learning):
         """What was fitted, how it was trained and how it did, for readers and for programs."""
         trained_rows, trained_data = training_summary(fitted)
         return written(what, self.output, (rows or []) + trained_rows, **data, **trained_data)
+
+
+def _went_into(folder: Path, working: Path) -> bool:
+    """Whether checkpoints are those of the finished model in a folder, left behind where the end was broken off."""
+    from geneformer.engine.training import has_checkpoints, last_stage
+    from geneformer.files import read_json
+    from geneformer.finetuning.estimator import HISTORY
+
+    if not has_checkpoints(working) or not (folder / HISTORY).is_file():
+        return False
+    lines = last_stage(working).history
+    return bool(lines) and read_json(folder / HISTORY, CheckpointError).get("history", [])[: len(lines)] == lines
 
 
 @dataclass(frozen=True, kw_only=True)

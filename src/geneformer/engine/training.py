@@ -455,7 +455,7 @@ def undone_on_failure(folder: Path, processes: PartialState) -> Iterator[None]:
     is_new, holds_nothing = not folder.exists(), not (folder / CHECKPOINTS).exists()
 
     def clear() -> None:
-        if processes.is_main_process and holds_nothing and not _complete_checkpoints(folder):
+        if processes.is_main_process and holds_nothing and not has_checkpoints(folder):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             with suppress(OSError):
                 if is_new:
@@ -472,7 +472,7 @@ def check_resumable(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         msg = f"{folder} is a file; a run goes into a folder. Choose another name."
         raise OutputExistsError(msg)
-    has_checkpoint = bool(_complete_checkpoints(folder))
+    has_checkpoint = has_checkpoints(folder)
     if has_checkpoint and not resume:
         msg = f"{folder} holds a training run already. Pass --resume (resume=True), or choose another folder."
         raise OutputExistsError(msg)
@@ -517,6 +517,11 @@ def _complete_checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
         except (OSError, ValueError, KeyError):
             continue
     return states
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run can be resumed from a folder."""
+    return bool(_complete_checkpoints(folder))
 
 
 def _delete_incomplete(folder: Path) -> None:

@@ -112,6 +112,7 @@ def finetune(  # noqa: PLR0913
         stage = begin_run(folder, started, processes, may_change=_MAY_CHANGE, resume=resume)
         set_seed(options.seed)
         share = apply_strategy(network, options)
+        network.config.use_cache = False  # as training sets it, also where nothing is left to train
         patience = options.patience if has_valid else 0
         if stage is not None and (stage.steps >= steps or 0 < patience <= best_evaluation(stage.history, best_by)[1]):
             stage.load_best(network)
@@ -144,7 +145,9 @@ def finetune(  # noqa: PLR0913
     merge_lora(network)
     network.cpu()
     network.train(False)
-    metrics = {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")}
+    # As a resumed run reads them from its checkpoint: in alphabetical order.
+    history = [dict(sorted(line.items())) for line in history]
+    metrics = {name.removeprefix("eval_"): value for name, value in sorted(best.items()) if name.startswith("eval_")}
     return FinetuneResult(steps=steps_done, share=share, metrics=metrics, history=history)
 
 
