@@ -31,7 +31,8 @@ from geneformer.finetuning.baselines import pca_embedding
 from geneformer.inference.cells import tokens_for
 from geneformer.inference.embedding import embed
 from geneformer.inference.quality import is_labeled, save_random_weights
-from geneformer.models.loading import find_folder, load_model
+from geneformer.models.hub import find_folder
+from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
 
 

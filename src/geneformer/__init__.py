@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from geneformer.finetuning.gene_classifier import GeneClassifier
     from geneformer.finetuning.search import search
     from geneformer.genes.vocabulary import Vocabulary
-    from geneformer.models.loading import list_models, load_model
+    from geneformer.models.hub import list_models
+    from geneformer.models.loading import load_model
     from geneformer.tokens.dataset import TokenizedDataset
     from geneformer.tokens.storage import read_dataset
 
@@ -111,7 +112,7 @@ _HOMES = {
     "cross_validate": "finetuning.cross_validation",
     "explain": "errors",
     "get_embs": "compat.emb_extractor",
-    "list_models": "models.loading",
+    "list_models": "models.hub",
     "load_classifier": "finetuning.estimators",
     "load_model": "models.loading",
     "read_dataset": "tokens.storage",

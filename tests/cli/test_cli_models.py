@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
-from geneformer.models.loading import PICKLED_WEIGHTS, WEIGHTS
+from geneformer.models.hub import PICKLED_WEIGHTS, WEIGHTS
 from geneformer.tokenization.tokenizer import tokenize_counts
 from golden import save_tiny_checkpoint
 from small_cells import blood, write_blood

@@ -7,7 +7,8 @@ import torch
 
 from geneformer.errors import CheckpointError, UnknownModelError
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import ARCHITECTURES, architecture_config
+from geneformer.models.hub import ARCHITECTURES
+from geneformer.models.loading import architecture_config
 from models.reference_bert import small_config
 
 PUBLISHED = {

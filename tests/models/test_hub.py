@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from geneformer.models.loading import HUB, save_checkpoint
+from geneformer.models.hub import HUB
+from geneformer.models.loading import save_checkpoint
 from models.reference_bert import ours, random_bert, small_config
 from models.stand_in_hub import StandInHub
 

@@ -6,7 +6,8 @@ import pytest
 
 from geneformer.errors import CheckpointError, UnknownModelError, UnknownVocabularyError, VocabularyMismatchError
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.models.loading import HUB, find_folder, list_models, load_model, save_checkpoint
+from geneformer.models.hub import HUB, find_folder, list_models
+from geneformer.models.loading import load_model, save_checkpoint
 from models.reference_bert import ours, random_bert, small_config
 
 SIZES = {"V1": 25_426, "V2": 20_275}

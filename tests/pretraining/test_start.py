@@ -15,7 +15,8 @@ from geneformer.errors import (
     UnknownModelError,
     VocabularyMismatchError,
 )
-from geneformer.models.loading import HEAD, WEIGHTS, load_model, save_checkpoint
+from geneformer.models.hub import WEIGHTS
+from geneformer.models.loading import HEAD, load_model, save_checkpoint
 from geneformer.options import PretrainOptions
 from geneformer.pretraining.corpus import open_corpus
 from small_runs import RUNTIME, options_for, run, tokenized, write_cells

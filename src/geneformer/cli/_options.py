@@ -213,7 +213,7 @@ class CellsAndModel(Flags):
     def sources(self) -> "tuple[InputFile, ...]":
         """The cells and the model, such that `geneformer verify` recognizes them."""
         from geneformer.files.manifest import describe_inputs
-        from geneformer.models.loading import find_folder
+        from geneformer.models.hub import find_folder
 
         return describe_inputs([*self.inputs, find_folder(self.model, revision=self.revision)])
 

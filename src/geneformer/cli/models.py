@@ -24,7 +24,8 @@ def models(
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
     from geneformer.files.atomic import check_output
-    from geneformer.models.loading import ARCHITECTURES, BUNDLED, convert_pickled, list_models, load_model
+    from geneformer.models.hub import ARCHITECTURES, BUNDLED, list_models
+    from geneformer.models.loading import convert_pickled, load_model
 
     if convert is not None:
         if output is None:

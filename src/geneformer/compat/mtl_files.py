@@ -21,7 +21,7 @@ from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.finetuning.estimator import Pairing
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
-from geneformer.models import loading
+from geneformer.models import hub, loading
 from geneformer.models.encoder import write_config
 from geneformer.models.finetuned import filled
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -49,8 +49,8 @@ def save_tasks(network: GeneformerForCells, folder: Path, hyperparameters: Mappi
     """Write `pytorch_model.bin`, `config.json` and `hyperparameters.json`; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {_renamed(name, _PUBLISHED): value.detach().cpu() for name, value in network.state_dict().items()}
-    (folder / loading.WEIGHTS).unlink(missing_ok=True)  # of another network, it would be read in the place of this one
-    with atomic_file(folder / loading.PICKLED_WEIGHTS, overwrite=True) as temporary:
+    (folder / hub.WEIGHTS).unlink(missing_ok=True)  # of another network, it would be read in the place of this one
+    with atomic_file(folder / hub.PICKLED_WEIGHTS, overwrite=True) as temporary:
         torch.save(state, temporary)
     write_config(deepcopy(network.config), folder)
     (folder / HYPERPARAMETERS).write_text(json.dumps(dict(hyperparameters), indent=2) + "\n", encoding="utf-8")
@@ -89,7 +89,7 @@ def save_encoder(folder: Path, output: Path) -> Path:
         msg = f"{folder} holds no weights that start with 'bert.'. Give the folder of a multi-task classifier."
         raise CheckpointError(msg)
     output.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output / loading.WEIGHTS, overwrite=True) as temporary:
+    with atomic_file(output / hub.WEIGHTS, overwrite=True) as temporary:
         save_file(encoder, temporary, metadata={"format": "pt"})
     for name in ("geneformer_heads", "geneformer_pooling", "geneformer_learn_task_weights"):
         if hasattr(config, name):
@@ -103,8 +103,8 @@ def _read(folder: Path) -> tuple[BertConfig, dict[str, Tensor]]:
     if not folder.is_dir():
         msg = f"{folder} does not exist. Train a network first, or give the model_save_path of one."
         raise CheckpointError(msg)
-    config, pickled = loading.read_config(folder), folder / loading.PICKLED_WEIGHTS
-    if pickled.is_file() and not (folder / loading.WEIGHTS).is_file():
+    config, pickled = loading.read_config(folder), folder / hub.PICKLED_WEIGHTS
+    if pickled.is_file() and not (folder / hub.WEIGHTS).is_file():
         return config, loading.unpickle_weights(pickled)
     return config, loading.read_weights(folder)
 

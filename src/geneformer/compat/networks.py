@@ -25,7 +25,7 @@ from geneformer.files import file_digest, read_json, require
 from geneformer.files.atomic import atomic_folder, make_folder
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
-from geneformer.models import loading
+from geneformer.models import hub, loading
 from geneformer.models.attention import Attention
 from geneformer.models.encoder import GeneformerEncoder, GeneformerModel, write_config
 from geneformer.models.finetuned import (
@@ -332,19 +332,19 @@ def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"
 
 def readable_folder(path: str | Path) -> Path:
     """A folder with the same network that the rest of the package opens: pickled weights are converted once."""
-    folder = loading.find_folder(path)
-    if not (folder / loading.CONFIG).is_file() and (
-        within := sorted(p.parent.name for p in folder.glob(f"*/{loading.CONFIG}"))
+    folder = hub.find_folder(path)
+    if not (folder / hub.CONFIG).is_file() and (
+        within := sorted(p.parent.name for p in folder.glob(f"*/{hub.CONFIG}"))
     ):
         msg = f"{folder} is no model folder, but has some in it: {', '.join(within)}. Give {folder / within[0]}."
         raise errors.CheckpointError(msg)
-    if (folder / loading.WEIGHTS).is_file() or not (folder / loading.PICKLED_WEIGHTS).is_file():
+    if (folder / hub.WEIGHTS).is_file() or not (folder / hub.PICKLED_WEIGHTS).is_file():
         return folder
     content = digest(
-        *(file_digest(file) for file in (folder / loading.CONFIG, folder / loading.PICKLED_WEIGHTS) if file.is_file())
+        *(file_digest(file) for file in (folder / hub.CONFIG, folder / hub.PICKLED_WEIGHTS) if file.is_file())
     )
     converted = cache_folder() / f"models-{__version__}" / content[:32]
-    if (converted / loading.WEIGHTS).is_file():
+    if (converted / hub.WEIGHTS).is_file():
         return converted
     try:
         with written_cache():

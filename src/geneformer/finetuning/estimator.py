@@ -32,14 +32,8 @@ from geneformer.inference.cells import CellInput, Cells, describe_run, open_cell
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import PUBLISHED_CELLS, TASK, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.loading import (
-    CONFIG,
-    LoadedModel,
-    class_names,
-    load_model,
-    read_config,
-    recognize_vocabulary,
-)
+from geneformer.models.hub import CONFIG
+from geneformer.models.loading import LoadedModel, class_names, load_model, read_config, recognize_vocabulary
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import spread_options, whole_number
 

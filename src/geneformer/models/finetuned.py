@@ -25,16 +25,8 @@ from geneformer.models.encoder import (
     extension,
 )
 from geneformer.models.heads import GeneformerForCells, GeneformerForExpression, GeneformerForGenes, HeadSpec
-from geneformer.models.loading import (
-    CONFIG,
-    WEIGHTS,
-    LoadedModel,
-    check_sizes,
-    check_weights,
-    class_names,
-    read_config,
-    read_weights,
-)
+from geneformer.models.hub import CONFIG, WEIGHTS
+from geneformer.models.loading import LoadedModel, check_sizes, check_weights, class_names, read_config, read_weights
 from geneformer.options import FinetuneOptions
 
 TASK = "task.json"

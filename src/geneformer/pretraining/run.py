@@ -32,7 +32,8 @@ from geneformer.files import Progress
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import WEIGHTS, save_checkpoint
+from geneformer.models.hub import WEIGHTS
+from geneformer.models.loading import save_checkpoint
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.pretraining.start import initial_model, start_from_spectrum
 from geneformer.tokens.dataset import Masked, TokenizedDataset, concatenate, mask_genes, plan_batches, split_counts

@@ -10,14 +10,8 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_layer
 from geneformer.models.encoder import ATTENTION_WINDOW, RELATIVE_CLIP
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.loading import (
-    architecture_config,
-    build_model,
-    find_folder,
-    read_config,
-    read_weights,
-    recognize_vocabulary,
-)
+from geneformer.models.hub import find_folder
+from geneformer.models.loading import architecture_config, build_model, read_config, read_weights, recognize_vocabulary
 from geneformer.options import PretrainOptions
 from geneformer.tokens.dataset import TokenizedDataset
 
