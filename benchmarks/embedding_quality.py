@@ -19,21 +19,45 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 
-from geneformer.cli._demo import COLUMNS, Compared, compare
 from geneformer.errors import GeneformerWarning
 from geneformer.files.manifest import installed_versions
 from geneformer.finetuning.baselines import pca_embedding
+from geneformer.finetuning.labels import is_labeled
 from geneformer.inference.cells import tokens_for
 from geneformer.inference.embedding import embed
-from geneformer.inference.quality import is_labeled, save_random_weights
+from geneformer.inference.quality import EmbeddingQuality, embedding_quality, save_random_weights
 from geneformer.models.hub import find_folder
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
+
+COLUMNS = ("nearest neighbors", "nearest neighbors, standardized", "linear probe")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One embedding."""
+
+    name: str
+    as_given: EmbeddingQuality
+    standardized: EmbeddingQuality
+
+    def cells(self) -> tuple[str, str, str]:
+        """The accuracies in the order of `COLUMNS`, with 95% intervals."""
+        return str(self.as_given.knn), str(self.standardized.knn), str(self.as_given.probe)
+
+
+def compare(embeddings, labels, **options) -> list[Compared]:
+    """Every embedding under the same splits."""
+    return [
+        Compared(name, *(embedding_quality(values, labels, standardize=each, **options) for each in (False, True)))
+        for name, values in embeddings.items()
+    ]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -97,7 +121,7 @@ def evaluate(described, arguments):
         "data": Path(path).stem,
         "label": label,
         "n_cells": adata.n_obs,
-        "splits": {name: [row.to_dict() for row in rows] for name, rows in splits.items()},
+        "splits": {name: [asdict(row) for row in rows] for name, rows in splits.items()},
     }, splits
 
 

@@ -1,6 +1,7 @@
 """House rules that no linter knows, checked over the source."""
 
 import ast
+import importlib.util
 import re
 import tomllib
 from collections import defaultdict
@@ -8,8 +9,11 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import geneformer
 
+ROOT = Path(__file__).parents[1]
 SOURCE = Path(geneformer.__file__).parent
 PATHS = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
@@ -192,3 +196,22 @@ def test_errors_are_named_when_raised_and_when_caught():
 
 def test_modules_say_what_they_hold():
     assert [name for name, tree in TREES.items() if PATHS[name].stat().st_size and not ast.get_docstring(tree)] == []
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "recipes", "tools"])
+def test_scripts_import_what_there_is(folder):
+    """They are run by hand, some of them for hours, so that a name that moved would be seen late."""
+    absent = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "geneformer":
+                home = importlib.import_module(node.module)
+                names = [name.name for name in node.names if not _has(home, name.name)]
+                absent += [f"{path.name}: {node.module}.{name}" for name in names]
+    assert not absent
+
+
+def _has(home, name):
+    return hasattr(home, name) or (
+        hasattr(home, "__path__") and importlib.util.find_spec(f"{home.__name__}.{name}") is not None
+    )
