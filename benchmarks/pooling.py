@@ -1,7 +1,7 @@
 """What a cell embedding knows about labels, by encoder layer and by the weight its genes have.
 
-Genes weigh 1 / (1 + rank / scale), the scale being in the table; "mean" weighs them alike. For every data set: accuracy of 15
-nearest neighbors and of a linear probe, on cells held out in turn. Writes JSON and prints Markdown.
+Genes weigh 1 / (1 + rank / scale), the scale being in the table; an infinite one weighs them alike. For every data set:
+accuracy of 15 nearest neighbors and of a linear probe, on cells held out in turn. Writes JSON.
 
     python benchmarks/pooling.py --model mini --output benchmarks/results/pooling.json \
         --data counts/pbmc4k_soupx.h5ad:cell_type --data counts/ctcl_skin.h5ad:disease
@@ -18,8 +18,8 @@ import torch
 
 from geneformer.engine.inference import run_batches
 from geneformer.errors import GeneformerWarning
-from geneformer.inference.cells import tokens_for
 from geneformer.finetuning.labels import is_labeled
+from geneformer.inference.cells import tokens_for
 from geneformer.inference.quality import embedding_quality
 from geneformer.models.encoder import cell_of
 from geneformer.models.loading import load_model
