@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 import typer
 
+from geneformer.cli._checks import check_given
 from geneformer.cli._output import Outcome, progress_bar, show
 from geneformer.options import RuntimeOptions
 from geneformer.options._fields import field_docs, plain_type, read_options
@@ -67,7 +68,7 @@ def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., N
         @functools.wraps(command)
         def run(*, config: Path | None = None, json: bool = False, **given: Any) -> None:
             from_file = {} if config is None else read_options(config, *options, hidden=hidden)
-            _refuse_overlap({**given, "config": config})
+            check_given({**given, "config": config})
             for one in own:
                 if is_dataclass(one.annotation):
                     given[one.name] = _build(one.annotation, given, from_file, hidden)
@@ -79,23 +80,6 @@ def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., N
         return run
 
     return decorate
-
-
-_OUTPUTS = ("output", "umap", "heatmap", "plot")
-
-
-def _refuse_overlap(given: Mapping[str, Any]) -> None:
-    """Refuse results that would be written over what is read, whichever command it is."""
-    from geneformer.files.atomic import refuse_overlap
-
-    paths: dict[str, list[Path]] = {}
-    for name, value in given.items():
-        values = value if isinstance(value, list) else [value]
-        folder = name in ("model", "vocabulary") and isinstance(value, str) and Path(value).is_dir()
-        paths[name] = [Path(value)] if folder else [entry for entry in values if isinstance(entry, Path)]
-    outputs = [path for name in _OUTPUTS for path in paths.pop(name, [])]
-    inputs = [path for entries in paths.values() for path in entries]
-    refuse_overlap(outputs, inputs, overwrite=bool(given.get("overwrite")))
 
 
 def _members(parameters: Iterator[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:

@@ -18,6 +18,9 @@ def demo(
     runtime: RuntimeOptions,
 ) -> Outcome:
     """Take 2,700 real blood cells from counts to a map."""
+    from geneformer.files.atomic import check_output
+
+    check_output(output, overwrite=overwrite)
     from geneformer.cli._demo import closing_rows, run_demo
 
     target = console()

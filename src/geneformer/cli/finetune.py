@@ -108,7 +108,7 @@ class Using(Places):
 
     def load(self, estimator: str) -> Any:
         """The fitted estimator."""
-        from geneformer.finetuning import estimators
+        from geneformer.finetuning import estimators  # seconds: not before the checks
 
         return getattr(estimators, estimator).load(self.model, runtime=self.runtime)
 
@@ -211,8 +211,8 @@ class Fitting(Learning):
         """Fit a model and write its folder."""
         from geneformer.files.atomic import check_output
 
-        fitted = self.estimator(estimator, **options)
         check_output(self.output, overwrite=self.overwrite)
+        fitted = self.estimator(estimator, **options)
         target = self.output.absolute()
         working = target.with_name(f".{target.name}.training")
         if working.is_symlink() or (
@@ -327,10 +327,11 @@ def classify_cross_validate(
     given: LearningCells,
 ) -> Outcome:
     """Fit once per fold, and score every cell by a classifier that has not seen it."""
-    from geneformer.finetuning.cross_validation import cross_validate
     from geneformer.finetuning.evaluations import metric_name
 
     check_report_folder(output, overwrite=given.overwrite)
+    from geneformer.finetuning.cross_validation import cross_validate
+
     classifier = given.estimator("CellClassifier", classify=classify)
     result = cross_validate(classifier, inputs, label, n_folds=folds, **given.places)
     result.save(output, overwrite=given.overwrite)
@@ -391,7 +392,6 @@ def classify_search(
     Several processes with the same --storage share the trials; give all but one --refit none.
     """
     from geneformer.files.atomic import check_output
-    from geneformer.finetuning.search import search
 
     if (output is None) != (options.refit == "none"):
         what = "no --output" if output is None else "--output"
@@ -399,6 +399,8 @@ def classify_search(
         raise OptionError(msg)
     if output is not None:
         check_output(output, overwrite=given.overwrite)
+    from geneformer.finetuning.search import search
+
     classifier = given.estimator("CellClassifier", classify=classify)
     seeded = replace(options, seed=given.finetuning.seed)
     result = search(classifier, inputs, label, space=space, options=seeded, ids=ids, **given.places)

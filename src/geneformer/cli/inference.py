@@ -29,12 +29,13 @@ def embed(
 ) -> Outcome:
     """Embed cells or genes with a pretrained or fine-tuned encoder, and draw them."""
     from geneformer.files.atomic import check_output
-    from geneformer.inference.embedding import embed as run
     from geneformer.inference.tables import SUFFIXES, CellEmbeddings, check_suffix
 
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
     pictures = {name: path for name, path in (("umap", umap), ("heatmap", heatmap)) if path is not None}
     _check_pictures(pictures, color, options, overwrite=overwrite)
+    from geneformer.inference.embedding import embed as run  # not before the checks: it takes seconds
+
     loaded, tokens = _open(cells, runtime)
     if color is not None and color not in tokens.columns:
         msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
@@ -73,11 +74,12 @@ def attention(
 ) -> Outcome:
     """Tabulate attention between genes over all cells, or to the genes of each cell."""
     from geneformer.files.atomic import check_output
-    from geneformer.inference.attention import cell_attention, gene_attention
     from geneformer.inference.tables import SUFFIXES, TABLES, check_suffix
 
     per_cell = options.per == "cell"
     check_output(check_suffix(output, SUFFIXES if per_cell else TABLES), overwrite=overwrite)
+    from geneformer.inference.attention import cell_attention, gene_attention
+
     loaded, tokens = _open(cells, runtime)
     with progress_bar("Reading attention", shown=runtime.progress) as update:
         read = cell_attention if per_cell else gene_attention
@@ -104,11 +106,12 @@ def predict_masked(
 ) -> Outcome:
     """Tabulate the genes a model expects where one is masked."""
     from geneformer.files.atomic import check_output
-    from geneformer.inference.cells import describe_run
-    from geneformer.inference.masked_genes import predict_masked as run
     from geneformer.inference.tables import check_suffix, save_table
 
     check_output(check_suffix(output), overwrite=overwrite)
+    from geneformer.inference.cells import describe_run
+    from geneformer.inference.masked_genes import predict_masked as run
+
     loaded, tokens = _open(cells, runtime)
     with progress_bar("Predicting", shown=runtime.progress) as update:
         table = run(tokens, loaded, options, runtime, progress=update)

@@ -61,10 +61,11 @@ def perturb_run(
     """Perturb genes of cells, and write what that changes."""
     from geneformer.files.atomic import check_output
     from geneformer.perturbation.effects import PerturbationEffects
-    from geneformer.perturbation.run import run_to_folder
 
     check_output(output, overwrite=overwrite)
     chosen = _part(part)
+    from geneformer.perturbation.run import run_to_folder  # not before the checks: it takes seconds
+
     plan = _open_plan(cells, options, runtime)
     with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
         run_to_folder(
@@ -108,7 +109,10 @@ def perturb_merge(
     overwrite: Overwrite = False,
 ) -> Outcome:
     """Put the parts of a run together."""
+    from geneformer.files.atomic import check_output
     from geneformer.perturbation.effects import PerturbationEffects
+
+    check_output(output, overwrite=overwrite)
     from geneformer.perturbation.run import merge_runs
 
     merge_runs(parts, output, overwrite=overwrite)

@@ -10,7 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer.errors import GeneformerError, MissingExtraError, PlaceholderFileError
+from geneformer.errors import (
+    GeneformerError,
+    InputNotFoundError,
+    MissingExtraError,
+    PlaceholderFileError,
+    UnreadableInputError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +46,29 @@ def refuse_lfs_pointer(path: Path) -> None:
                 "with `git lfs pull`, or download it from where the folder came from."
             )
             raise PlaceholderFileError(msg)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there, empty, or a git-lfs pointer."""
+    if not path.exists():
+        near = (
+            f' The folder "{path.parent}" exists.' if path.parent.is_dir() else f' There is no folder "{path.parent}".'
+        )
+        msg = f'"{path}" does not exist.{near} Check the name.'
+        raise InputNotFoundError(msg)
+    if not path.is_file():
+        msg = f'"{path}" is no file but a pipe, a socket or a device. Save the counts to a file, and give that.'
+        raise UnreadableInputError(msg)
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except PermissionError as error:
+        msg = f'"{path}" may not be read (permission denied). Change its permissions, or copy it.'
+        raise UnreadableInputError(msg) from error
+    if is_empty:
+        msg = f'"{path}" is empty (0 bytes): an interrupted download or copy. Get it again.'
+        raise UnreadableInputError(msg)
+    refuse_lfs_pointer(path)
 
 
 def refuse_foreign_link(path: Path, refusal: type[GeneformerError]) -> None:

@@ -32,7 +32,7 @@ from geneformer.inference.cells import CellInput, Cells, describe_run, open_cell
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import PUBLISHED_CELLS, TASK, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.models.hub import CONFIG
+from geneformer.models.hub import first_names, fitted_folder
 from geneformer.models.loading import LoadedModel, class_names, load_model, read_config, recognize_vocabulary
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import spread_options, whole_number
@@ -679,17 +679,15 @@ def _damage_named(folder: Path) -> Iterator[None]:
 
 def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     """What `Estimator.save` wrote, without the network."""
-    folder = Path(folder)
+    folder = fitted_folder(Path(folder))
     path = folder / TASK
-    may_be_published = expected in (None, "cell_classifier") and (folder / CONFIG).is_file()
-    if not path.is_file() and may_be_published and (published := published_task(folder)):
+    if not path.is_file() and expected in (None, "cell_classifier") and (published := published_task(folder)):
         return published
     if not path.is_file():
-        held = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
-        hint = (
-            " It looks like a pretrained checkpoint; pass it as model= and fit." if (folder / CONFIG).is_file() else ""
+        msg = (
+            f"{folder} holds no fine-tuned model: there is no {TASK} in it ({first_names(folder)}). It looks like a "
+            "pretrained checkpoint; pass it as model= and fit."
         )
-        msg = f"{folder} holds no fine-tuned model: there is no {TASK} in it ({held}).{hint}"
         raise CheckpointError(msg)
     task, told = read_json(path, CheckpointError), read_json(folder / HISTORY, CheckpointError)
     try:

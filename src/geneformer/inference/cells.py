@@ -29,7 +29,7 @@ from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.tokens.dataset import TokenizedDataset
-from geneformer.tokens.storage import read_dataset
+from geneformer.tokens.storage import is_dataset, read_dataset
 
 if TYPE_CHECKING:
     from anndata import AnnData, Raw
@@ -140,11 +140,6 @@ def open_tokens(
         warnings.warn(msg, GeneformerWarning, stacklevel=2)
     # The files stay readable through the memory map after their names are gone.
     return tokens
-
-
-def is_dataset(path: Path) -> bool:
-    """Whether a folder holds tokens rather than counts, in the layout of any `datasets` release."""
-    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
 
 
 def warn_of_absent(wanted: Iterable[int], present: NDArray[np.integer], vocabulary: Vocabulary) -> None:

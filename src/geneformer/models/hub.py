@@ -122,6 +122,15 @@ def config_file(folder: Path) -> Path:
     return path
 
 
+def fitted_folder(folder: Path) -> Path:
+    """The folder, if it can hold a fine-tuned model."""
+    if not (folder / CONFIG).is_file():
+        held = first_names(folder) if folder.is_dir() else "no such folder"
+        msg = f"{folder} holds no fine-tuned model: there is no {CONFIG} in it ({held})."
+        raise CheckpointError(msg)
+    return folder
+
+
 def first_names(folder: Path) -> list[str]:
     """Some of what is in a folder, for messages."""
     return sorted(path.name for path in folder.iterdir())[:8]

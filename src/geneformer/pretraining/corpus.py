@@ -12,13 +12,12 @@ from geneformer.errors import RunMismatchError, VocabularyMismatchError
 from geneformer.files import Progress
 from geneformer.files.manifest import Manifest, describe_inputs
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.inference.cells import is_dataset
 from geneformer.options import PretrainOptions, RuntimeOptions, TokenizeOptions
 from geneformer.pretraining.start import initial_config
 from geneformer.tokenization.checks import open_counts, resolve_inputs
 from geneformer.tokenization.tokenizer import tokenize_counts
 from geneformer.tokens.dataset import TokenizedDataset
-from geneformer.tokens.storage import read_dataset
+from geneformer.tokens.storage import is_dataset, read_dataset
 
 TOKENS = "tokens.dataset"
 """Folder, within the output, of tokens made on the way."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.errors import InputNotFoundError, UnknownColumnError
+from geneformer.files import check_file
 from geneformer.tokenization.readers.anndata import open_anndata, open_anndata_zarr, open_stored
 from geneformer.tokenization.readers.loom import open_loom
 from geneformer.tokenization.readers.source import (
     ACCEPTED,
     CountSource,
-    check_file,
     genes_only,
     open_hdf5,
     reading,

@@ -338,6 +338,11 @@ _FILE_FORMAT = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether a folder holds tokens rather than counts, in the layout of any `datasets` release."""
+    return (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
+
+
 def read_dataset(path: str | Path) -> TokenizedDataset:
     """The tokenized dataset in a folder that `datasets` or this package wrote, memory mapped.
 

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from geneformer.errors import (
     GeneformerError,
     GeneIdsNotFoundError,
-    InputNotFoundError,
     UnknownColumnError,
     UnreadableInputError,
     UnsupportedFormatError,
 )
-from geneformer.files import refuse_lfs_pointer, require
+from geneformer.files import check_file, require
 from geneformer.options._fields import nearest
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.structure import (
@@ -641,29 +640,6 @@ def require_layer(layer: str | None, available: list[str], where: str) -> None:
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CACHE_BYTES = 8 * 2**20
 """Holds a compressed block from one reading to the next, even a large one."""
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that is not there, empty, or a git-lfs pointer."""
-    if not path.exists():
-        near = (
-            f' The folder "{path.parent}" exists.' if path.parent.is_dir() else f' There is no folder "{path.parent}".'
-        )
-        msg = f'"{path}" does not exist.{near} Check the name.'
-        raise InputNotFoundError(msg)
-    if not path.is_file():
-        msg = f'"{path}" is no file but a pipe, a socket or a device. Save the counts to a file, and give that.'
-        raise UnreadableInputError(msg)
-    try:
-        with path.open("rb") as file:
-            is_empty = not file.read(1)
-    except PermissionError as error:
-        msg = f'"{path}" may not be read (permission denied). Change its permissions, or copy it.'
-        raise UnreadableInputError(msg) from error
-    if is_empty:
-        msg = f'"{path}" is empty (0 bytes): an interrupted download or copy. Get it again.'
-        raise UnreadableInputError(msg)
-    refuse_lfs_pointer(path)
 
 
 def open_hdf5(path: Path) -> Any:

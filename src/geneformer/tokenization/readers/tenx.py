@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
+from geneformer.files import check_file
 from geneformer.tokenization.readers.source import (
     BUCKET_ENTRIES,
     CountSource,
@@ -17,7 +18,6 @@ from geneformer.tokenization.readers.source import (
     SortedOnDisk,
     SparseRows,
     Table,
-    check_file,
     reading,
 )
 from geneformer.tokenization.readers.structure import (

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import UnreadableInputError, UnsupportedFormatError
+from geneformer.files import check_file
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.source import (
     MAX_DENSE,
@@ -21,7 +22,6 @@ from geneformer.tokenization.readers.source import (
     Sample,
     SortedOnDisk,
     Table,
-    check_file,
     from_dense,
     reading,
     triples,
