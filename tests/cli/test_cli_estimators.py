@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from geneformer import cli, keys
 from geneformer.cli import app
-from geneformer.cli.finetune import read_gene_file
 from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError
 from geneformer.finetuning.estimators import load_classifier
 from geneformer.finetuning.predictions import RANK
 from geneformer.finetuning.reports import CrossValidation, GeneReport, load_report
+from geneformer.genes.lists import read_gene_file
 from geneformer.options import RuntimeOptions
 from small_finetuning import labeled_blood, tiny_model
 from small_genes import common_genes, dealt

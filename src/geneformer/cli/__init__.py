@@ -9,10 +9,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from geneformer._version import __version__
+from geneformer.cli._help import WIDTH, Command, write_commands, write_examples
 from geneformer.cli._output import FAILED, show_error, warnings_shown
 from geneformer.errors import GeneformerError
 
-_HELP = {"help_option_names": ["-h", "--help"]}
+_HELP = {"help_option_names": ["-h", "--help"], **WIDTH}
 
 COMMANDS = {
     "attention": "Tabulate attention between genes over all cells, or to the genes of each cell.",
@@ -31,37 +32,37 @@ COMMANDS = {
 
 GROUPS = {
     "classify": {
-        "cross-validate": "Fit once per fold, and score every cell by a classifier that has not seen it.",
-        "evaluate": "Score a fitted classifier on labeled cells it has not seen.",
         "fit": "Fine-tune a pretrained model to tell classes of cells apart.",
         "predict": "Predict the classes of cells.",
+        "evaluate": "Score a fitted classifier on labeled cells it has not seen.",
+        "cross-validate": "Fit once per fold, and score every cell by a classifier that has not seen it.",
         "search": "Search for the best training options, and fit with them.",
     },
     "classify-genes": {
-        "cross-validate": "Fit once per fold, and score every gene by a classifier that has not seen it.",
         "fit": "Fine-tune a pretrained model to tell classes of genes apart.",
         "predict": "Predict the classes of all genes.",
+        "cross-validate": "Fit once per fold, and score every gene by a classifier that has not seen it.",
     },
     "decode-expression": {
-        "evaluate": "Score a fitted decoder on genes taken out of cells it has not seen.",
         "fit": "Fine-tune a pretrained model to predict how much of each gene a cell expresses.",
         "predict": "Predict values and ranks of genes in cells.",
+        "evaluate": "Score a fitted decoder on genes taken out of cells it has not seen.",
     },
     "multi-task": {
-        "evaluate": "Score a fitted classifier in every task, on labeled cells it has not seen.",
         "fit": "Fine-tune a pretrained model to predict several columns of classes at once.",
         "predict": "Predict the classes of cells in every task.",
+        "evaluate": "Score a fitted classifier in every task, on labeled cells it has not seen.",
     },
     "perturb": {
-        "merge": "Put the parts of a run together.",
         "plan": "Check a perturbation run, and say what it will take.",
-        "rank": "Test and rank the perturbations of a finished run.",
         "run": "Perturb genes of cells, and write what that changes.",
+        "merge": "Put the parts of a run together.",
+        "rank": "Test and rank the perturbations of a finished run.",
     },
     "regress": {
-        "evaluate": "Score a fitted model on cells with numbers it has not seen.",
         "fit": "Fine-tune a pretrained model to predict a number of cells.",
         "predict": "Predict the numbers of cells.",
+        "evaluate": "Score a fitted model on cells with numbers it has not seen.",
     },
 }
 """Subcommands that have subcommands of their own."""
@@ -80,6 +81,21 @@ _HOMES = {
     "vocabulary": "models",
 }
 """Modules of commands and groups whose module has another name."""
+
+SECTIONS = {
+    "First": ("demo", "models", "vocabulary"),
+    "From counts to tokens, embeddings and maps": ("tokenize", "embed"),
+    "Learning from labels": ("classify", "regress", "multi-task", "classify-genes", "decode-expression"),
+    "Asking the model": ("perturb", "attention", "predict-masked"),
+    "Training an encoder": ("pretrain",),
+    "Trouble": ("explain", "verify"),
+}
+"""Commands in the order of a job, as `geneformer --help` lists them."""
+
+EXAMPLES = (
+    "geneformer demo -o demo_output",
+    "geneformer embed cells.h5ad -o embedded.h5ad --umap map.png --color cell_type",
+)
 
 _SUMMARIES = {
     "classify": "Fine-tune a classifier of cells, use it, and score it.",
@@ -101,6 +117,16 @@ class _LazyCommands(TyperGroup):
         super().__init__(**settings)
         for name, summary in (GROUPS[self.family] if self.family else COMMANDS | _SUMMARIES).items():
             self.add_command(TyperCommand(name, help=summary))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in the order of a job."""
+        summaries = {name: str(command.help) for name, command in self.commands.items()}
+        write_commands({"Commands": summaries} if self.family else SECTIONS, summaries, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write an example or two."""
+        if not self.family:
+            write_examples(EXAMPLES, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
@@ -133,7 +159,8 @@ def command_function(name: str) -> Any:
 def load_command(name: str) -> Any:
     """The subcommand of that name, imported now."""
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_HELP)
-    single.command(_own_name(name))(command_function(name))
+    function = command_function(name)
+    single.command(_own_name(name), cls=Command, epilog="\n".join(function.examples))(function)
     return typer.main.get_command(single)
 
 

@@ -64,6 +64,8 @@ def _check_columns(given: Mapping[str, Any]) -> None:
     from geneformer.options._fields import nearest
 
     asked = {name: [one for one in _listed(given.get(name)) if isinstance(one, str)] for name in COLUMNS}
+    if isinstance(given.get("model"), Path) and isinstance(given.get("label"), list):
+        del asked["label"]  # tasks of a fitted model
     inputs = given.get("inputs")
     if not inputs or not any(asked.values()):
         return
@@ -73,8 +75,7 @@ def _check_columns(given: Mapping[str, Any]) -> None:
         return
     for flag, names in asked.items():
         for name in names:
-            # "TASK=COLUMN" has a name of the model's in it.
-            if name not in known | set(keys.RESERVED) and "=" not in name:
+            if name not in known | set(keys.RESERVED):
                 columns = sorted(known)
                 msg = f"No cell has a column {name!r} (--{flag.replace('_', '-')}); there are {columns}."
                 raise UnknownColumnError(msg + nearest(name, columns))
@@ -93,7 +94,7 @@ def columns_of(path: Path) -> list[str] | None:
 
         with suppress(OSError, KeyError, AttributeError, TypeError, RuntimeError), h5py.File(path) as file:
             obs = file["obs"]
-            return _texts(obs.dtype.names if isinstance(obs, h5py.Dataset) else [*obs, *obs.attrs["column-order"]])
+            return _texts(obs.dtype.names if isinstance(obs, h5py.Dataset) else obs.attrs["column-order"])
     return None
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from geneformer.cli._checks import check_given
+from geneformer.cli._help import heading_of, headings_of
 from geneformer.cli._output import Outcome, progress_bar, show
-from geneformer.options import RuntimeOptions
+from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.options._fields import field_docs, plain_type, read_options
 
 if TYPE_CHECKING:
@@ -47,19 +48,22 @@ class Flags:
     """Base of dataclasses of flags and options that commands share: one parameter of a command, spread into flags."""
 
 
-def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., None]]:
-    """Decorator of a command: spreads its `Flags` and options objects into flags and shows its `Outcome`."""
+def with_options(*examples: str, hide: Hidden | None = None) -> Callable[..., Callable[..., None]]:
+    """Decorator of a command: spreads its `Flags` and options objects into flags and shows its `Outcome`.
+
+    Its help ends with the examples: what stands after "geneformer" in a command line.
+    """
     hidden = dict(hide or {})
 
     def decorate(command: Callable[..., Outcome]) -> Callable[..., None]:
         own = inspect.signature(command).parameters.values()
         members = list(_members((one.name, one.annotation, one.default) for one in own))
         options: list[Any] = [kind for _, kind, _ in members if is_dataclass(kind)]
-        flags = [_keyword(name, default, kind) for name, kind, default in members if not is_dataclass(kind)]
+        flags = [_own_flag(name, default, kind) for name, kind, default in members if not is_dataclass(kind)]
         flags += [flag for kind in options for flag in _flags(kind, hidden.get(kind, ()))]
         if options:
-            flags.append(_keyword("config", None, Annotated[Path | None, CONFIG]))
-        flags.append(_keyword("json", False, Annotated[bool, JSON]))
+            flags.append(_own_flag("config", None, Annotated[Path | None, CONFIG]))
+        flags.append(_own_flag("json", False, Annotated[bool, JSON]))
         repeated = sorted(name for name, times in Counter(flag.name for flag in flags).items() if times > 1)
         if repeated:
             msg = f"{command.__name__} would have two flags each for {repeated}. Hide one of them."
@@ -76,6 +80,7 @@ def with_options(*, hide: Hidden | None = None) -> Callable[..., Callable[..., N
 
         del vars(run)["__wrapped__"]  # or Typer reads the signature beneath
         vars(run).update(__signature__=inspect.Signature(flags), options=tuple(options), hidden=hidden)
+        vars(run)["examples"] = [f"geneformer {example}" for example in examples]
         run.__annotations__ = {flag.name: flag.annotation for flag in flags}
         return run
 
@@ -104,17 +109,37 @@ def _build(kind: Any, given: dict[str, Any], from_file: Mapping[type, dict[str, 
     flags = {
         field.name: _value(given.pop(field.name)) for field in fields(kind) if field.name not in hidden.get(kind, ())
     }
+    if flags.get("genes"):
+        from geneformer.genes.lists import named_genes
+
+        flags["genes"] = named_genes(flags["genes"], groups=kind is PerturbOptions)
     return kind(**from_file.get(kind, {}) | {name: value for name, value in flags.items() if value is not None})
 
 
 def _flags(cls: type, hidden: tuple[str, ...]) -> Iterator[Parameter]:
     """A keyword parameter for every field, None unless the flag is given."""
     docs, hints = field_docs(cls), get_type_hints(cls)
+    headings = headings_of(cls, docs)
     for field in fields(cls):
         if field.name not in hidden:
-            option = flag(f"{docs[field.name]}{_shown(field.default)}")
             kind: Any = _flag_type(field.name, hints[field.name])
+            several = _SEVERAL.get(field.name, _REPEATED) if get_origin(kind) is list else ("", None)
+            text = f"{docs[field.name]}{several[0]}{_shown(field.default)}"
+            option = flag(text, rich_help_panel=headings[field.name], metavar=several[1])
             yield _keyword(field.name, None, Annotated[kind | None, option])
+
+
+_REPEATED = (" May be repeated.", "NAME")
+_SEVERAL = {"genes": (" Names apart by commas, a file with one a line, a .gmt file, or FILE.gmt:SET.", "GENES")}
+"""What the help of a flag adds that takes several values, and what it calls them."""
+
+
+def _own_flag(name: str, default: object, annotation: Any) -> Parameter:
+    """A flag or an argument that a command declares itself, under its heading."""
+    annotation = annotation if get_origin(annotation) is Annotated else Annotated[annotation, typer.Option()]
+    [*_, declared] = annotation.__metadata__
+    declared.rich_help_panel = heading_of(name)
+    return _keyword(name, default, annotation)
 
 
 def _flag_type(name: str, hint: Any) -> Any:

@@ -8,7 +8,10 @@ from geneformer.cli._output import Outcome, console, written
 from geneformer.options import RuntimeOptions
 
 
-@with_options()
+@with_options(
+    "demo -o demo_output",
+    "demo -o demo_output --overwrite --device cpu",
+)
 def demo(
     *,
     output: Annotated[Path, flag("Folder to make.", "--output", "-o", metavar="DIR")] = Path("demo_output"),

@@ -1,11 +1,7 @@
 """Commands of the estimators: fit, predict and evaluate them, and `classify search`."""
 
-import csv
-import io
-import json
 import math
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -28,12 +24,8 @@ from geneformer.cli._options import (
 from geneformer.cli._output import Outcome, Rows, written
 from geneformer.errors import (
     CheckpointError,
-    GeneListError,
-    InputNotFoundError,
     OptionError,
     OutputExistsError,
-    UnreadableInputError,
-    UnsupportedFormatError,
 )
 from geneformer.options import (
     ClassifyOptions,
@@ -77,7 +69,7 @@ Folds = Annotated[int, flag("Parts, each of which is tested once by a model that
 GeneFile = Annotated[
     Path,
     flag(
-        'CSV or TSV with the columns "gene" and "class", or TOML or JSON with a list of genes for every class.',
+        'CSV or TSV with the columns "gene" and "class", TOML or JSON with a list of genes for every class, or GMT.',
         "--genes",
         metavar="FILE",
     ),
@@ -257,7 +249,11 @@ class FittingCells(Fitting, LearningCells):
         return {**super().places, "ids": self.ids}
 
 
-@with_options(hide=HIDDEN)
+@with_options(
+    "classify fit cells.h5ad --label cell_type -o classifier",
+    "classify fit cells.h5ad -l disease --groups donor --strategy lora -o classifier",
+    hide=HIDDEN,
+)
 def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOptions, given: FittingCells) -> Outcome:
     """Fine-tune a pretrained model to tell classes of cells apart."""
     classifier = given.fit("CellClassifier", inputs, label, classify=classify)
@@ -265,7 +261,11 @@ def classify_fit(inputs: Inputs, *, label: ClassColumn, classify: ClassifyOption
     return given.outcome("Classifier", classifier, rows, classes=list(classifier.classes_))
 
 
-@with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES})
+@with_options(
+    "regress fit cells.h5ad --label age --groups donor -o regressor",
+    "regress fit cells.h5ad -l pseudotime --strategy head --epochs 3 -o regressor",
+    hide=HIDDEN | {FinetuneOptions: OF_CLASSES},
+)
 def regress_fit(
     inputs: Inputs,
     *,
@@ -278,7 +278,11 @@ def regress_fit(
     return given.outcome("Model", regressor, [("Number", f"{label}, {regressor.loss_} loss")], label=label)
 
 
-@with_options(hide=HIDDEN)
+@with_options(
+    "multi-task fit cells.h5ad --label cell_type --label disease -o classifier",
+    "multi-task fit cells.h5ad -l cell_type -l sex --groups donor --epochs 3 -o classifier",
+    hide=HIDDEN,
+)
 def multi_task_fit(
     inputs: Inputs,
     *,
@@ -295,15 +299,25 @@ def multi_task_fit(
     return given.outcome("Classifier", classifier, rows, classes=tasks, task_weights=weights)
 
 
-@with_options(hide=HIDDEN | {FinetuneOptions: OF_CLASSES + OF_SECOND_VIEWS})
+@with_options(
+    "decode-expression fit cells.h5ad -o decoder",
+    "decode-expression fit cells.h5ad --groups donor --epochs 3 -o decoder",
+    hide=HIDDEN | {FinetuneOptions: OF_CLASSES + OF_SECOND_VIEWS},
+)
 def decode_expression_fit(inputs: Inputs, *, expression: ExpressionOptions, given: FittingCells) -> Outcome:
     """Fine-tune a pretrained model to predict how much of each gene a cell expresses."""
     return given.outcome("Decoder", given.fit("ExpressionDecoder", inputs, expression=expression))
 
 
-@with_options(hide=HIDDEN | {FinetuneOptions: OF_CELLS})
+@with_options(
+    "classify-genes fit cells.h5ad --genes classes.csv -o classifier",
+    "classify-genes fit cells.h5ad --genes sets.gmt --strategy lora -o classifier",
+    hide=HIDDEN | {FinetuneOptions: OF_CELLS},
+)
 def classify_genes_fit(inputs: Inputs, *, genes: GeneFile, classify: GeneClassifyOptions, given: Fitting) -> Outcome:
     """Fine-tune a pretrained model to tell classes of genes apart."""
+    from geneformer.genes.lists import read_gene_file
+
     classifier = given.fit("GeneClassifier", inputs, read_gene_file(genes), classify=classify)
     parts = {name: len(members) for name, members in classifier.parts_.items()}
     classes = {name: len(members) for name, members in classifier.gene_classes_.items()}
@@ -316,7 +330,11 @@ def classify_genes_fit(inputs: Inputs, *, genes: GeneFile, classify: GeneClassif
     return given.outcome("Classifier", classifier, rows, classes=classes, parts=parts, left_out=left_out)
 
 
-@with_options(hide=HIDDEN | {SplitOptions: OF_SPLITS})
+@with_options(
+    "classify cross-validate cells.h5ad --label disease --groups donor -o report",
+    "classify cross-validate cells.h5ad -l cell_type --folds 3 --baselines cheap -o report",
+    hide=HIDDEN | {SplitOptions: OF_SPLITS},
+)
 def classify_cross_validate(
     inputs: Inputs,
     *,
@@ -346,7 +364,11 @@ def classify_cross_validate(
     return written("Report", output, rows, **data)
 
 
-@with_options(hide=HIDDEN | {FinetuneOptions: OF_CELLS, GeneClassifyOptions: ("test",)})
+@with_options(
+    "classify-genes cross-validate cells.h5ad --genes classes.csv -o report",
+    "classify-genes cross-validate cells.h5ad --genes classes.toml --folds 3 -o report",
+    hide=HIDDEN | {FinetuneOptions: OF_CELLS, GeneClassifyOptions: ("test",)},
+)
 def classify_genes_cross_validate(
     inputs: Inputs,
     *,
@@ -357,6 +379,8 @@ def classify_genes_cross_validate(
     given: Learning,
 ) -> Outcome:
     """Fit once per fold, and score every gene by a classifier that has not seen it."""
+    from geneformer.genes.lists import read_gene_file
+
     lists = read_gene_file(genes)
     check_report_folder(output, overwrite=given.overwrite)
     classifier = given.estimator("GeneClassifier", classify=classify)
@@ -367,7 +391,11 @@ def classify_genes_cross_validate(
     return written("Report", output, rows, folds=n_folds, metrics=report_figures(report))
 
 
-@with_options(hide=HIDDEN | {SearchOptions: ("seed",)})
+@with_options(
+    "classify search cells.h5ad --label cell_type --trials 20 -o best",
+    "classify search cells.h5ad -l cell_type --space space.toml --refit none --storage trials.db",
+    hide=HIDDEN | {SearchOptions: ("seed",)},
+)
 def classify_search(
     inputs: Inputs,
     *,
@@ -427,7 +455,10 @@ def classify_search(
     return Outcome(f"Classifier in {output}", rows, data | {"classes": classes} | trained_data)
 
 
-@with_options()
+@with_options(
+    "classify predict new.h5ad --model classifier -o predicted.h5ad",
+    "classify predict new.h5ad -m classifier -o predicted.csv --unknown-below 0.5",
+)
 def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
     """Predict the classes of cells."""
     import numpy as np
@@ -454,7 +485,10 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
     return written("Predictions", given.output, list(counts.items()), counts=counts)
 
 
-@with_options()
+@with_options(
+    "regress predict new.h5ad --model regressor -o ages.h5ad",
+    "regress predict new.h5ad -m regressor -o ages.csv --with-spread",
+)
 def regress_predict(
     inputs: Inputs,
     *,
@@ -482,7 +516,10 @@ def regress_predict(
     return written("Predictions", given.output, rows, cells=len(numbers), **figures)
 
 
-@with_options()
+@with_options(
+    "multi-task predict new.h5ad --model classifier -o predicted.h5ad",
+    "multi-task predict new.h5ad -m classifier -o predicted.csv --unknown-below 0.5",
+)
 def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
     """Predict the classes of cells in every task."""
     import pandas as pd
@@ -504,15 +541,19 @@ def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, gi
     return written("Predictions", given.output, rows, counts=counts)
 
 
-@with_options()
+@with_options(
+    "decode-expression predict new.h5ad --model decoder --gene ISG15,IFI6 -o values.csv",
+    "decode-expression predict new.h5ad -m decoder -o values.h5ad",
+)
 def decode_expression_predict(
     inputs: Inputs,
     *,
     gene: Annotated[
         list[str] | None,
         flag(
-            "Gene to predict in every cell, as Ensembl id or symbol; once per gene. By default every gene in the "
-            "cells that express it."
+            "Genes to predict in every cell, as Ensembl ids or symbols: GENE,GENE or a file. By default every gene "
+            "in the cells that express it.",
+            metavar="GENES",
         ),
     ] = None,
     given: Predicting,
@@ -522,9 +563,10 @@ def decode_expression_predict(
     An .h5ad has cells by genes, a table one row per cell and gene.
     """
     from geneformer.finetuning.predictions import save_expression
+    from geneformer.genes.lists import named_genes
 
     decoder = given.load("ExpressionDecoder")
-    genes = list(dict.fromkeys(gene)) if gene else None
+    genes = list(named_genes(gene)) if gene else None
     if given.output.suffix == ".h5ad":
         blocks = iter([decoder.predict(inputs, genes, **given.places)])
     else:
@@ -533,7 +575,10 @@ def decode_expression_predict(
     return written("Predictions", given.output, [("Cells", cells), ("Values", values)], cells=cells, values=values)
 
 
-@with_options()
+@with_options(
+    "classify-genes predict cells.h5ad --model classifier -o genes.csv",
+    "classify-genes predict cells.h5ad -m classifier -o genes.parquet --device cpu",
+)
 def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -> Outcome:
     """Predict the classes of all genes.
 
@@ -551,7 +596,10 @@ def classify_genes_predict(inputs: Inputs, *, output: TableFile, given: Using) -
     return written("Predictions", output, rows, counts=counts)
 
 
-@with_options()
+@with_options(
+    "classify evaluate new.h5ad --model classifier -o report",
+    "classify evaluate new.h5ad -m classifier --label kind --groups donor -o report",
+)
 def classify_evaluate(
     inputs: Inputs,
     *,
@@ -562,7 +610,10 @@ def classify_evaluate(
     return given.evaluate(given.load("CellClassifier"), inputs, label)
 
 
-@with_options()
+@with_options(
+    "regress evaluate new.h5ad --model regressor -o report",
+    "regress evaluate new.h5ad -m regressor --label age --groups donor -o report",
+)
 def regress_evaluate(
     inputs: Inputs,
     *,
@@ -573,13 +624,19 @@ def regress_evaluate(
     return given.evaluate(given.load("CellRegressor"), inputs, label)
 
 
-@with_options()
+@with_options(
+    "decode-expression evaluate new.h5ad --model decoder -o report",
+    "decode-expression evaluate new.h5ad -m decoder --groups donor -o report",
+)
 def decode_expression_evaluate(inputs: Inputs, *, given: Evaluating) -> Outcome:
     """Score a fitted decoder on genes taken out of cells it has not seen."""
     return given.evaluate(given.load("ExpressionDecoder"), inputs)
 
 
-@with_options()
+@with_options(
+    "multi-task evaluate new.h5ad --model classifier -o report",
+    "multi-task evaluate new.h5ad -m classifier --label cell_type=kind -o report",
+)
 def multi_task_evaluate(
     inputs: Inputs,
     *,
@@ -652,68 +709,3 @@ def check_report_folder(output: Path, *, overwrite: bool) -> None:
     from geneformer.finetuning.reports import CONTENT, REPORT
 
     check_output(output, overwrite=overwrite, markers=(REPORT, CONTENT))
-
-
-def read_gene_file(path: Path) -> dict[str, list[str]]:
-    """Genes by class, as the file names them and in its order."""
-    if not path.is_file():
-        msg = f'There is no file "{path}". Give a .csv, .tsv, .toml or .json file of genes and their classes.'
-        raise InputNotFoundError(msg)
-    suffix = path.suffix.lower()
-    suffixes = (".csv", ".tsv", ".txt", ".toml", ".json")
-    if suffix not in suffixes:
-        msg = f'"{path}" ends in "{path.suffix}". Genes and classes are read from {", ".join(suffixes)} files.'
-        raise UnsupportedFormatError(msg)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if suffix == ".toml":
-            return _checked_lists(tomllib.loads(text), path)
-        if suffix == ".json":
-            return _checked_lists(json.loads(text, object_pairs_hook=_each_once), path)
-        delimiter = "," if suffix == ".csv" else "\t"
-        return _from_table(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
-        if isinstance(error, GeneListError):
-            raise
-        msg = f'"{path}" cannot be read as {path.suffix}: {error}. Save it as UTF-8 text of that format.'
-        raise UnreadableInputError(msg) from error
-
-
-def _from_table(table: "csv.DictReader[str]", path: Path) -> dict[str, list[str]]:
-    header = table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
-    for name in ("gene", "class"):
-        if header.count(name) != 1:
-            held = ", ".join(map(repr, header)) or "nothing"
-            msg = f'"{path}" must have one column "{name}", named in its first line; that holds {held}.'
-            raise GeneListError(msg)
-    classes: dict[str, list[str]] = {}
-    for line in table:
-        gene, name = ((line[column] or "").strip() for column in ("gene", "class"))
-        if gene and name:
-            classes.setdefault(name, []).append(gene)
-        elif gene or name:
-            missing = f"a class ({name!r}) but no gene" if name else f"a gene ({gene!r}) but no class"
-            msg = f'Line {table.line_num} of "{path}" has {missing}. Fill it in, or delete the line.'
-            raise GeneListError(msg)
-    return classes
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON itself would drop the first of two lists of one name."""
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"{twice[0]!r} is there twice"
-        raise ValueError(msg)
-    return dict(pairs)
-
-
-def _checked_lists(content: Any, path: Path) -> dict[str, list[str]]:
-    if not isinstance(content, dict):
-        msg = f'"{path}" holds a {type(content).__name__}; it takes a list of genes for every class.'
-        raise GeneListError(msg)
-    for name, genes in content.items():
-        if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
-            msg = f'Class {name!r} of "{path}" is not a list of names. Write {name} = ["GATA4", "TBX5"], or the like.'
-            raise GeneListError(msg)
-    return content

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from geneformer.tokens.dataset import TokenizedDataset
 
 
-@with_options()
+@with_options(
+    "embed cells.h5ad -o embedded.h5ad --umap map.png --color cell_type",
+    "embed cells.h5ad -o embeddings.parquet --model V2-104M --pooling cls",
+)
 def embed(
     cells: CellsAndModel,
     *,
@@ -63,7 +66,10 @@ def embed(
     return written("Embeddings", output, rows, n=n, hidden_size=width, **drawn)
 
 
-@with_options()
+@with_options(
+    "attention cells.h5ad -o pairs.csv --genes GATA3,TBX21,FOXP3",
+    "attention cells.h5ad -o attention.h5ad --per cell --layer -1",
+)
 def attention(
     cells: CellsAndModel,
     *,
@@ -95,7 +101,10 @@ def attention(
     return written("Attention", output, rows, genes=n_genes, n=n)
 
 
-@with_options()
+@with_options(
+    "predict-masked cells.h5ad -o expected.csv --genes CD3E,LYZ",
+    "predict-masked cells.h5ad -o expected.parquet --genes panel.txt --n-predictions 5",
+)
 def predict_masked(
     cells: CellsAndModel,
     *,

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 NAME = typer.Argument(metavar="[NAME]", help="Model to describe; all names are listed without one.", show_default=False)
 
 
-@with_options()
+@with_options(
+    "models",
+    "models mini",
+)
 def models(
     name: Annotated[str | None, NAME] = None,
     *,
@@ -55,7 +58,10 @@ def models(
     return Outcome("Models", listed, {"models": list_models()})
 
 
-@with_options()
+@with_options(
+    "vocabulary V2 --gene ISG15,ENSG00000187608",
+    "vocabulary V1 -o my-vocabulary",
+)
 def vocabulary(
     name: Annotated[
         str,
@@ -65,12 +71,14 @@ def vocabulary(
     ] = "V1",
     *,
     gene: Annotated[
-        list[str] | None, flag("Gene to look up, by Ensembl id or symbol. May be repeated.", "--gene")
+        list[str] | None,
+        flag("Genes to look up, by Ensembl id or symbol: GENE,GENE or a file.", "--gene", metavar="GENES"),
     ] = None,
     output: Annotated[Path | None, output_option("DIR", "Folder to write the vocabulary to.")] = None,
     overwrite: Annotated[bool, flag("Replace a vocabulary that is there.", "--overwrite")] = False,
 ) -> Outcome:
     """Show a vocabulary, look up genes in it, or write it to a folder."""
+    from geneformer.genes.lists import named_genes
     from geneformer.genes.vocabulary import Vocabulary
 
     loaded = Vocabulary.load(name)
@@ -90,7 +98,7 @@ def vocabulary(
         ("fingerprint", loaded.fingerprint),
     ]
     if gene:
-        data["looked_up"] = {asked: _look_up(loaded, asked) for asked in gene}
+        data["looked_up"] = {asked: _look_up(loaded, asked) for asked in named_genes(gene)}
         rows += [(asked, _described(entry)) for asked, entry in data["looked_up"].items()]
     if output is not None:
         loaded.save(output, overwrite=overwrite)
@@ -99,7 +107,10 @@ def vocabulary(
     return Outcome(f"Vocabulary {loaded.name}", rows, data)
 
 
-@with_options()
+@with_options(
+    "verify embedded.h5ad",
+    "verify cells.dataset --json",
+)
 def verify(
     output: Annotated[
         Path,
@@ -130,7 +141,10 @@ def verify(
     return Outcome(f"{output} is as it was made", rows, {**states, "task": manifest.task})
 
 
-@with_options()
+@with_options(
+    "explain GF203",
+    "explain GF203 --json",
+)
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as GF203.", show_default=False)]) -> Outcome:
     """Tell what a code of an error means, and what mends it."""
     from geneformer import errors

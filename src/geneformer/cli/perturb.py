@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from geneformer.perturbation.plan import PerturbationPlan
 
 
-@with_options()
+@with_options(
+    "perturb plan cells.h5ad --genes ISG15,STAT1",
+    "perturb plan cells.h5ad --start diseased --goal healthy --max-cells 100",
+)
 def perturb_plan(
     cells: CellsAndModel,
     *,
@@ -47,7 +50,10 @@ EffectsFolder = Annotated[Path, output_option("OUT", "Folder to make.")]
 PART = flag("Run one of N parts, for several machines; `perturb merge` puts them together.", metavar="I/N")
 
 
-@with_options()
+@with_options(
+    "perturb run cells.h5ad --genes panel.txt --start diseased --goal healthy -o run",
+    "perturb run cells.h5ad --edit overexpress --genes GATA4+TBX5 --part 1/2 -o part1",
+)
 def perturb_run(
     cells: CellsAndModel,
     *,
@@ -99,7 +105,10 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(parts)
 
 
-@with_options()
+@with_options(
+    "perturb merge part1 part2 -o run",
+    "perturb merge part*/ -o run --overwrite",
+)
 def perturb_merge(
     parts: Annotated[
         list[Path], typer.Argument(metavar="PART...", help="Folders of all parts, in any order.", show_default=False)
@@ -137,7 +146,10 @@ class Drawing(StrEnum):
 FOLDER = typer.Argument(metavar="FOLDER", help="Folder of a finished perturbation run.", show_default=False)
 
 
-@with_options()
+@with_options(
+    "perturb rank run -o ranking.csv --plot ranking.png",
+    "perturb rank run -o ranking.csv --donor donor --plot volcano.png --kind volcano",
+)
 def perturb_rank(
     folder: Annotated[Path, FOLDER],
     *,

@@ -10,7 +10,11 @@ from geneformer.cli._output import Outcome, Rows, progress_bar, written
 from geneformer.options import PretrainOptions, RuntimeOptions
 
 
-@with_options(hide={RuntimeOptions: ("tokens_per_batch",)})
+@with_options(
+    "pretrain cells.dataset -o my-model --epochs 3",
+    "pretrain new-cells.h5ad -o continued --start-from mini --learning-rate 1e-4",
+    hide={RuntimeOptions: ("tokens_per_batch",)},
+)
 def pretrain(
     data: Annotated[
         list[Path],

@@ -10,7 +10,10 @@ from geneformer.cli._output import Outcome, progress_bar, written
 from geneformer.options import TokenizeOptions
 
 
-@with_options()
+@with_options(
+    "tokenize cells.h5ad -o cells.dataset",
+    "tokenize sample1/ sample2/ -o both.dataset --vocabulary V2",
+)
 def tokenize(
     inputs: Annotated[
         list[Path],
