@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from geneformer.genes.vocabulary import Vocabulary
     from geneformer.models.hub import list_models
     from geneformer.models.loading import load_model
+    from geneformer.options.settings import settings
     from geneformer.tokens.dataset import TokenizedDataset
     from geneformer.tokens.storage import read_dataset
 
@@ -80,6 +81,7 @@ __all__ = [
     "pp",
     "read_dataset",
     "search",
+    "settings",
     "tl",
 ]
 
@@ -117,6 +119,7 @@ _HOMES = {
     "load_model": "models.loading",
     "read_dataset": "tokens.storage",
     "search": "finetuning.search",
+    "settings": "options.settings",
 }
 _WRITTEN_WHEN_ASKED_FOR = "compat.dictionaries"
 """Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""

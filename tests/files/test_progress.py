@@ -2,15 +2,15 @@
 
 import pytest
 
-from geneformer import files
-from geneformer.files import progress_bar
+from geneformer.files import progress
+from geneformer.files.progress import progress_bar
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass only when told to."""
     now = [0.0]
-    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -22,7 +22,7 @@ def test_a_log_file_gets_a_line_a_minute_with_the_time_left(clock, capsys):
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert len(lines) == 1200 // files.SECONDS_BETWEEN_LINES
+    assert len(lines) == 1200 // progress.SECONDS_BETWEEN_LINES
     assert lines[9] == "Training: 600 of 1,200 after 0:10:00, about 0:10:01 left"
     assert lines[-1] == "Training: 1,200 of 1,200 after 0:20:00, about 0:00:00 left"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from geneformer.errors import GeneformerWarning
-from geneformer.files import progress_bar
+from geneformer.files.progress import progress_bar
 
 __all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "show_error", "warnings_shown", "written"]
 

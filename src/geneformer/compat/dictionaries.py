@@ -17,6 +17,7 @@ from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.genes.vocabulary import BUNDLED, MemoryTables, Vocabulary, vocabulary_from
 from geneformer.options._fields import check_choice
+from geneformer.options.settings import settings
 
 _logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ FILES = {
 
 
 def cache_folder() -> Path:
-    """Where the dictionaries go: `GENEFORMER_CACHE`, or the `geneformer` folder of the user's cache."""
-    chosen = os.environ.get("GENEFORMER_CACHE")
+    """Where the dictionaries go: `gf.settings.cache`, `GENEFORMER_CACHE`, or `geneformer` in the user's cache."""
+    chosen = settings.cache or os.environ.get("GENEFORMER_CACHE")
     return _expanded(Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
 
 

@@ -24,9 +24,9 @@ from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
 from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.files import progress_bar
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
+from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import vocabulary_from
 from geneformer.inference.cells import check_layer, check_pairing
 from geneformer.inference.embedding import embed

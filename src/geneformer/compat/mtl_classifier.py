@@ -22,7 +22,8 @@ from geneformer.compat import mtl_files
 from geneformer.compat.networks import readable_folder
 from geneformer.compat.options import Count, Positive, check_arguments
 from geneformer.compat.search_space import distribution
-from geneformer.files import progress_bar, require
+from geneformer.files import require
+from geneformer.files.progress import progress_bar
 from geneformer.finetuning.search import OPTIONS, open_study, suggest
 from geneformer.finetuning.training import FinetuneResult, learn_cells, predict_cells
 from geneformer.inference.cells import check_pairing

@@ -15,9 +15,9 @@ from geneformer.compat.networks import QUANTIZED, check_low_bit, published_model
 from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments
 from geneformer.compat.perturber_files import CELL, CELLS_SUFFIX, Raw, RunFiles, write_raw
 from geneformer.engine.device import resolve_device
-from geneformer.files import progress_bar
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
+from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import CLS, EOS
 from geneformer.models.finetuned import quantize_linears
 from geneformer.options import PerturbOptions

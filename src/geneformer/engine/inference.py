@@ -18,7 +18,7 @@ from geneformer.engine.device import (
     verify_placement,
 )
 from geneformer.errors import DeviceMemoryError
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.options import RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset, plan_batches
 

@@ -49,8 +49,8 @@ from geneformer.errors import (
     RunMismatchError,
     TrainingError,
 )
-from geneformer.files import Progress
 from geneformer.files.atomic import atomic_file, output_errors, sync, sync_folder
+from geneformer.files.progress import Progress
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.dataset import plan_batches, plan_epoch
 

@@ -19,9 +19,10 @@ from geneformer.errors import (
     OptionError,
     VocabularyMismatchError,
 )
-from geneformer.files import Progress, progress_bar, read_json
+from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import Manifest, installed_versions
+from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
 from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, load_report
 from geneformer.finetuning.splits import Split, draw_rows, given_rows

@@ -14,7 +14,7 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import DatasetError, OptionError
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of
 from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.labels import capped

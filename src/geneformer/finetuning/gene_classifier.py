@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
 from geneformer.finetuning.estimator import Estimator, Examples, Pairing, clone
 from geneformer.finetuning.evaluations import FoldedEvaluation, TokenEvaluation

@@ -23,9 +23,10 @@ from geneformer.errors import (
     TrainingError,
     UnknownOptionError,
 )
-from geneformer.files import progress_bar, require
+from geneformer.files import require
 from geneformer.files.atomic import Workers
 from geneformer.files.manifest import digest
+from geneformer.files.progress import progress_bar
 from geneformer.finetuning.estimator import (
     MEASURED_BY,
     clone,

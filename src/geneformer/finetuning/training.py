@@ -30,8 +30,8 @@ from geneformer.engine.training import (
     undone_on_failure,
 )
 from geneformer.errors import NoCellsError
-from geneformer.files import Progress
 from geneformer.files.manifest import array_digest
+from geneformer.files.progress import Progress
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora

@@ -11,7 +11,7 @@ from torch import Tensor
 from geneformer import keys
 from geneformer.engine.inference import Batch, Ints, run_batches
 from geneformer.errors import OutOfRangeError
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import check_pairing, describe_run, warn_of_absent

@@ -22,7 +22,7 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.genes.lookup import INDEX, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.inference.cells import check_cls, check_layer, check_pairing, describe_run
 from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
 from geneformer.models.encoder import mean_over_genes

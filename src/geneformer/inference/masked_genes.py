@@ -9,7 +9,7 @@ import torch
 from geneformer import keys
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.errors import CheckpointError, OptionError
-from geneformer.files import Progress
+from geneformer.files.progress import Progress
 from geneformer.genes.lookup import tokens_of_genes
 from geneformer.inference.cells import check_pairing, warn_of_absent
 from geneformer.models.loading import LoadedModel

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geneformer.errors import CheckpointError, UnknownModelError
 from geneformer.options._fields import nearest
+from geneformer.options.settings import settings
 
 BUNDLED = ("mini",)
 """Models that come with the package."""
@@ -147,7 +148,8 @@ def _download(repository: str, subfolder: str, revision: str | None, cache_dir: 
 
     def fetch(*file_names: str) -> Path:
         patterns = [f"{subfolder}/{name}".lstrip("/") for name in file_names]
-        root = snapshot_download(repository, revision=revision, allow_patterns=patterns, cache_dir=cache_dir)
+        kept_in = cache_dir or (settings.cache / "hub" if settings.cache else None)
+        root = snapshot_download(repository, revision=revision, allow_patterns=patterns, cache_dir=kept_in)
         return Path(root) / subfolder
 
     try:

@@ -83,7 +83,8 @@ def load_model(
     revision
         Commit, tag or branch on the hub; published names are pinned to a commit by default.
     cache_dir
-        Where downloads are kept; by default the hub's cache. `HF_HUB_OFFLINE=1` keeps to what is there.
+        Where downloads are kept; by default `gf.settings.cache`, or else the hub's cache. `HF_HUB_OFFLINE=1` keeps to
+        what is there.
 
     Raises
     ------

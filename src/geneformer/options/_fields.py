@@ -130,6 +130,21 @@ Share = Annotated[float, Range(low=0.0, high=1.0)]
 PartialShare = Annotated[float, Range(low=0.0, high=0.9)]
 
 
+def check_value(name: str, value: Any, hint: Any, default: Any = None) -> Any:
+    """The value of a field, if it is one that its type takes; one name alone as a list of one."""
+    if get_origin(hint) is Literal:
+        check_choice(name, value, get_args(hint))
+    elif get_origin(hint) is Annotated:
+        for bounds in hint.__metadata__:
+            check_range(name, value, low=bounds.low, high=bounds.high, above=bounds.above)
+    elif hint in (str, str | None) and not value and value != default:
+        msg = f"{name} is empty. Give it a value, or leave it out."
+        raise OptionError(msg)
+    elif hint == Names or (hint == Names | None and value is not None):
+        return as_names(name, value)
+    return value
+
+
 class Options:
     """Options that are checked when they are made: each field by its type, then the rules between fields."""
 
@@ -138,16 +153,10 @@ class Options:
     def __post_init__(self) -> None:
         default = {field.name: field.default for field in dataclasses.fields(type(self))}  # type: ignore[arg-type]
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            if get_origin(hint) is Literal:
-                check_choice(name, getattr(self, name), get_args(hint))
-            elif get_origin(hint) is Annotated:
-                for bounds in hint.__metadata__:
-                    check_range(name, getattr(self, name), low=bounds.low, high=bounds.high, above=bounds.above)
-            elif hint in (str, str | None) and not getattr(self, name) and getattr(self, name) != default.get(name):
-                msg = f"{name} is empty. Give it a value, or leave it out."
-                raise OptionError(msg)
-            elif hint == Names or (hint == Names | None and getattr(self, name) is not None):
-                object.__setattr__(self, name, as_names(name, getattr(self, name)))
+            given = getattr(self, name)
+            value = check_value(name, given, hint, default.get(name))
+            if value is not given:
+                object.__setattr__(self, name, value)
         self._check()
 
     def _check(self) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from geneformer.options._fields import Layer, Options, Positive, Range, Share
+from geneformer.options.settings import settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +22,11 @@ class RuntimeOptions(Options):
 
     progress: bool = True
     """Show a progress bar; where there is no terminal, a line a minute."""
+
+    def _check(self) -> None:
+        for name in ("device", "dtype"):
+            if getattr(self, name) == "auto":
+                object.__setattr__(self, name, getattr(settings, name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,6 @@ from pyarrow import parquet
 
 from geneformer.engine.device import resolve_device, verify_placement
 from geneformer.errors import DatasetError, OptionError, OutputExistsError, RunMismatchError
-from geneformer.files import Progress
 from geneformer.files.atomic import (
     JOURNAL,
     LOCK,
@@ -28,6 +27,7 @@ from geneformer.files.atomic import (
     refuse_overlap,
 )
 from geneformer.files.manifest import InputFile, Manifest
+from geneformer.files.progress import Progress
 from geneformer.perturbation.edits import Ints, Perturbation
 from geneformer.perturbation.effects import (
     EFFECT_COLUMNS,

@@ -20,6 +20,7 @@ from geneformer.pl._figures import (
     chosen_colors,
     column_of,
     embedding_of,
+    figure_size,
     is_numeric,
     label_axes,
     plotting_library,
@@ -148,7 +149,7 @@ def embedding(
         panels = [ax]
     else:
         n, width = len(colors), PANEL * 1.45  # with room for a legend beside each
-        figure, axes = pyplot.subplots(1, n, figsize=(width * n, PANEL), squeeze=False, layout="constrained")
+        figure, axes = pyplot.subplots(1, n, figsize=figure_size(width * n, PANEL), squeeze=False, layout="constrained")
         figure.get_layout_engine().set(wspace=0.06)
         panels = list(axes[0])
     size = point_size if point_size is not None else float(np.clip(25_000 / len(rows), 0.5, 40))
@@ -315,7 +316,7 @@ def heatmap(
         row_colors=pd.DataFrame(colors) if colors else None,
         xticklabels=False,
         yticklabels=False,
-        figsize=(9, 8),
+        figsize=figure_size(9, 8),
         dendrogram_ratio=(0.12, 0.08),
         cbar_pos=(1.02, 0.1, 0.02, 0.2),
         rasterized=True,

@@ -13,6 +13,7 @@ from geneformer.errors import NoCellsError, UnknownColumnError
 from geneformer.files import require
 from geneformer.files.atomic import atomic_file
 from geneformer.options._fields import check_choice, nearest
+from geneformer.options.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +42,13 @@ def figure_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
     """The axes given, or those of a new figure of that many inches."""
     if ax is not None:
         return ax
-    axes: Axes = plotting_library("matplotlib.pyplot").subplots(figsize=size, layout="constrained")[1]
+    axes: Axes = plotting_library("matplotlib.pyplot").subplots(figsize=figure_size(*size), layout="constrained")[1]
     return axes
+
+
+def figure_size(width: float, height: float) -> tuple[float, float]:
+    """Inches of a new figure: those of the settings, or else what suits the picture."""
+    return settings.figure_size or (width, height)
 
 
 def label_axes(ax: "Axes", x: str, y: str | None, title: str | None = None, *, pad: float | None = None) -> None:
@@ -125,16 +131,22 @@ def column_of(adata: "AnnData", name: str) -> "pd.Series[Any]":
 def check_save(save: str | Path | None) -> None:
     """Refuse a kind of file that figures are not saved to, before anything is drawn."""
     if save is not None:
-        check_choice("The suffix of save", Path(save).suffix.lower(), FORMATS)
+        check_choice("The suffix of save", _with_suffix(save).suffix.lower(), FORMATS)
+
+
+def _with_suffix(save: str | Path) -> Path:
+    """The name of a figure, with the suffix of the settings where it has none."""
+    path = Path(save)
+    return path if path.suffix else path.with_name(f"{path.name}.{settings.figure_format}")
 
 
 def save_figure(figure: "Figure | SubFigure", save: str | Path | None) -> None:
     """Write the figure with everything that belongs to it, replacing what is there; nothing for None."""
     if save is None:
         return
-    with atomic_file(save, overwrite=True) as temporary:
+    with atomic_file(_with_suffix(save), overwrite=True) as temporary:
         root: Any = figure.figure  # axes may stand in a part of a figure
-        root.savefig(temporary, dpi=150, bbox_inches="tight", facecolor="white")
+        root.savefig(temporary, dpi=settings.figure_dpi, bbox_inches="tight", facecolor="white")
 
 
 SAFE = ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")

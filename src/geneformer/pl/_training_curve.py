@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.errors import DatasetError, InputNotFoundError, UnreadableInputError
-from geneformer.pl._figures import INK, check_save, plotting_library, save_figure, spread
+from geneformer.pl._figures import INK, check_save, figure_size, plotting_library, save_figure, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def training_curve(
     logged = {*content.get("metrics", ()), *(name for line in lines for name in line)}
     pretrained = not logged.isdisjoint(PRETRAINING)
     pyplot = plotting_library("matplotlib.pyplot")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=figure_size(10, 3.8), layout="constrained")
     left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
     if held_out := _series(lines, "eval_loss"):
         label = "held-out cells" if pretrained else "validation cells"

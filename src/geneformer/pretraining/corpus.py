@@ -9,8 +9,8 @@ import pyarrow as pa
 from geneformer import keys
 from geneformer.engine.training import join_processes
 from geneformer.errors import RunMismatchError, VocabularyMismatchError
-from geneformer.files import Progress
 from geneformer.files.manifest import Manifest, describe_inputs
+from geneformer.files.progress import Progress
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PretrainOptions, RuntimeOptions, TokenizeOptions
 from geneformer.pretraining.start import initial_config

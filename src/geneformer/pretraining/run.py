@@ -28,8 +28,8 @@ from geneformer.engine.training import (
     undone_on_failure,
 )
 from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
-from geneformer.files import Progress
 from geneformer.files.atomic import atomic_file
+from geneformer.files.progress import Progress
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.hub import WEIGHTS

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.files import progress_bar
+from geneformer.files.progress import progress_bar
 from geneformer.inference.attention import CellAttention, cell_attention, gene_attention
 from geneformer.inference.cells import gene_positions, tokens_for
 from geneformer.models.loading import load_model

@@ -9,7 +9,7 @@ import numpy as np
 
 from geneformer import keys
 from geneformer.errors import GeneformerWarning, OutputError
-from geneformer.files import progress_bar
+from geneformer.files.progress import progress_bar
 from geneformer.inference import embedding
 from geneformer.inference.cells import check_anndata, gene_positions, tokens_for
 from geneformer.inference.tables import GeneEmbeddings

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geneformer import keys
-from geneformer.files import progress_bar
+from geneformer.files.progress import progress_bar
 from geneformer.inference.cells import tokens_for
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 from geneformer.options._fields import as_names, spread_options

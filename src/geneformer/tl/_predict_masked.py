@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from geneformer.files import progress_bar
+from geneformer.files.progress import progress_bar
 from geneformer.inference import masked_genes as masked_prediction
 from geneformer.inference.cells import tokens_for
 from geneformer.models.loading import load_model
