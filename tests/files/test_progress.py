@@ -23,7 +23,7 @@ def test_a_log_file_gets_a_line_a_minute_with_the_time_left(clock, capsys):
     lines = err.splitlines()
     assert out == ""
     assert len(lines) == 1200 // progress.SECONDS_BETWEEN_LINES
-    assert lines[9] == "Training: 600 of 1,200 after 0:10:00, about 0:10:01 left"
+    assert lines[9] == "Training: 600 of 1,200 after 0:10:00, about 0:10:00 left"
     assert lines[-1] == "Training: 1,200 of 1,200 after 0:20:00, about 0:00:00 left"
 
 
@@ -33,7 +33,7 @@ def test_what_an_earlier_run_did_is_not_counted_as_pace(clock, capsys):
             clock[0] += 6.0
             update(step, 1000)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "Training: 900 of 1,000 after 0:10:00, about 0:10:06 left"
+    assert last == "Training: 900 of 1,000 after 0:10:00, about 0:10:00 left"
 
 
 def test_nothing_is_guessed_where_the_end_is_not_known(clock, capsys):

@@ -190,7 +190,7 @@ def test_no_class_of_a_held_out_gene_reaches_its_fold(model):
     assert (exchanged.codes != prepared.encoded.codes).sum() == len(first) == len(parts.test)
     features = one._make_features(prepared)
     straight, other = (
-        one._fold(replace(prepared, encoded=labels, features=features), parts, "Fold 1").predictions
+        one._fold(replace(prepared, encoded=labels, features=features), parts).predictions
         for labels in (prepared.encoded, exchanged)
     )
     assert straight.keys() == other.keys()

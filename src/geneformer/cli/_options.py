@@ -209,7 +209,7 @@ class CellsAndModel(Flags):
         """The cells as tokens for the model."""
         from geneformer.inference.cells import open_tokens
 
-        with progress_bar("Tokenizing", shown=runtime.progress) as update:
+        with progress_bar("Tokenizing", shown=runtime.progress, unit="cells") as update:
             return open_tokens(
                 self.inputs,
                 loaded,

@@ -43,7 +43,7 @@ def embed(
     if color is not None and color not in tokens.columns:
         msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
         raise UnknownColumnError(msg)
-    with progress_bar("Embedding", shown=runtime.progress) as update:
+    with progress_bar("Embedding", shown=runtime.progress, unit="cells") as update:
         result = run(tokens, loaded, options, runtime, progress=update)
     replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
     if pictures:
@@ -87,7 +87,7 @@ def attention(
     from geneformer.inference.attention import cell_attention, gene_attention
 
     loaded, tokens = _open(cells, runtime)
-    with progress_bar("Reading attention", shown=runtime.progress) as update:
+    with progress_bar("Reading attention", shown=runtime.progress, unit="cells") as update:
         read = cell_attention if per_cell else gene_attention
         result = read(tokens, loaded, options, runtime, progress=update)
     replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
@@ -122,7 +122,7 @@ def predict_masked(
     from geneformer.inference.masked_genes import predict_masked as run
 
     loaded, tokens = _open(cells, runtime)
-    with progress_bar("Predicting", shown=runtime.progress) as update:
+    with progress_bar("Predicting", shown=runtime.progress, unit="cells") as update:
         table = run(tokens, loaded, options, runtime, progress=update)
     provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
     save_table(table, output, cells.recorded(provenance), overwrite=overwrite)

@@ -73,7 +73,7 @@ def perturb_run(
     from geneformer.perturbation.run import run_to_folder  # not before the checks: it takes seconds
 
     plan = _open_plan(cells, options, runtime)
-    with progress_bar("Perturbing (shards)", shown=runtime.progress) as update:
+    with progress_bar("Perturbing", shown=runtime.progress, unit="shards") as update:
         run_to_folder(
             plan,
             output,

@@ -34,9 +34,9 @@ def pretrain(
     from geneformer.pretraining.run import pretrain as run
 
     check_run_folder(output, resume=resume)
-    with progress_bar("Tokenizing", shown=runtime.progress) as update:
+    with progress_bar("Tokenizing", shown=runtime.progress, unit="cells") as update:
         tokens, vocabulary = open_corpus(data, output, options, runtime, progress=update)
-    with progress_bar("Training", shown=runtime.progress) as update:
+    with progress_bar("Training", shown=runtime.progress, unit="steps") as update:
         result = run(tokens, vocabulary, output, options, runtime, resume=resume, progress=update)
     rows: Rows = [
         ("Cells trained on", result.n_train),

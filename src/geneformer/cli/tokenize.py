@@ -35,6 +35,6 @@ def tokenize(
     """Turn counts into tokens."""
     from geneformer.tokenization.tokenizer import tokenize_counts
 
-    with progress_bar("Tokenizing", shown=progress) as update:
+    with progress_bar("Tokenizing", shown=progress, unit="cells") as update:
         _, report = tokenize_counts(inputs, options, output=output, overwrite=overwrite, resume=resume, progress=update)
     return written("Tokens", output, report.rows(), **report.to_dict())

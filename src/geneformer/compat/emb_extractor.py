@@ -439,7 +439,7 @@ class _Embedder:
             raise errors.PairingError(msg)
         pooling = cast(Literal["mean", "cls", "gene"], "mean" if mode == "cell" else mode)
         options, runtime = EmbedOptions(pooling=pooling, layer=self.layer), self._runtime
-        with progress_bar("Embedding", shown=not self.silent) as update:
+        with progress_bar("Embedding", shown=not self.silent, unit="cells") as update:
             return embed(self.tokens, self.model, options, runtime, progress=update)
 
     def gene_states(self) -> "GeneStates":
@@ -458,7 +458,7 @@ class _Embedder:
             places = [np.arange(*packed.cu_seqlens[row : row + 2]) for row in batch.rows.tolist()]
             values[np.concatenate(places)] = hidden_TD.float().cpu().numpy()
 
-        with progress_bar("Embedding", shown=not self.silent) as update:
+        with progress_bar("Embedding", shown=not self.silent, unit="cells") as update:
             run_batches(tokens, model.network.bert, step, self._runtime, max_length=model.max_length, progress=update)
         return GeneStates(values, packed)
 

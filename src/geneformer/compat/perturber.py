@@ -326,7 +326,7 @@ class _Run:
     def _effects(self, *options: PerturbOptions) -> Iterator[tuple[CellEffects, ...]]:
         """For each cell, what each of some options does to it."""
         plans = [self._plan(each) for each in options]
-        with progress_bar("perturb") as progress:
+        with progress_bar("Perturbing", unit="shards") as progress:
             for shard in range(plans[0].n_shards):
                 rows = plans[0].rows_of(shard)
                 tables = [exact_effects(p, rows, list(map(p.targets.of_cell, p.token_rows(rows)))) for p in plans]

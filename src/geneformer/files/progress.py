@@ -4,19 +4,21 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
     from geneformer.options.settings import Settings
+
+Item = TypeVar("Item")
 
 Progress = Callable[[int, int | None], None]
 """Called with how many are done, of how many."""
@@ -39,7 +41,7 @@ class _Phase:
     started: float
     done: int | None = None
     total: int | None = None
-    first: int = 0
+    first: tuple[int, float] = (0, 0.0)
     ended: float | None = None
     broke_off: bool = False
     within: list["_Phase"] = field(default_factory=list)
@@ -47,7 +49,7 @@ class _Phase:
     def count(self, done: int, total: int | None) -> None:
         """One step further; a phase that counts needs no lines of the parts that it went through."""
         if self.done is None:
-            self.first = done  # what an earlier run did says nothing about the pace
+            self.first = done, time.monotonic()  # what was done before says nothing about the pace
             self.within = [phase for phase in self.within if phase.ended is None]
         self.done, self.total = done, total
 
@@ -65,8 +67,9 @@ class _Phase:
         if self.ended is not None:
             return f"{'stopped after' if self.broke_off else 'in'} {_clock(took)}"
         text = f"after {_clock(took)}"
-        if self.done is not None and self.total is not None and self.done > self.first:
-            text += f", about {_clock(took * (self.total - self.done) / (self.done - self.first))} left"
+        before, since = self.first
+        if self.done is not None and self.total is not None and self.done > before:
+            text += f", about {_clock((now - since) * (self.total - self.done) / (self.done - before))} left"
         return text
 
     def text(self, now: float) -> str:
@@ -99,11 +102,12 @@ class _Display:
         self.draw()
         return phase
 
-    def end(self, *, broke_off: bool) -> None:
-        """Go out of the innermost phase; its line goes as well, if what it is part of has a count of its own."""
-        phase = self.open.pop()
+    def end(self, phase: _Phase, *, broke_off: bool) -> None:
+        """Go out of a phase; its line goes as well if it took no time, or is part of what has a count of its own."""
+        self.open.remove(phase)
         phase.ended, phase.broke_off = time.monotonic(), broke_off
-        if self.open and self.open[-1].done is not None and not broke_off:
+        brief = phase.ended - phase.started < SECONDS_UNTIL_DRAWN
+        if self.open and not broke_off and (brief or self.open[-1].done is not None):
             self.open[-1].within.remove(phase)
         self.draw()
         if not self.open:
@@ -158,10 +162,10 @@ class _Terminal(_Display):
         from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table.grid(Column(no_wrap=True), Column(), Column(), padding=(0, 1))
-        now = time.monotonic()
+        table = Table.grid(Column(no_wrap=True), Column(), Column(no_wrap=True), padding=(0, 1))
+        now, width = time.monotonic(), min(max(self.target.width - 76, 8), 32)
         for depth, phase in self.root.lines() if self.root else ():
-            bar = ProgressBar(phase.total or 1, phase.done or 0, width=24) if phase.total is not None else ""
+            bar = ProgressBar(phase.total or 1, phase.done or 0, width=width) if phase.total is not None else ""
             text = " ".join(filter(None, (phase.counted, phase.clock(now))))
             table.add_row(Text("  " * depth + phase.label), bar, Text(text))
         return table
@@ -215,10 +219,12 @@ def progress_bar(label: str = "", *, shown: bool = True, unit: str = "") -> Iter
     A bar within the block of another becomes a line of that one, and is as silent as that one is. Without a label the
     bar has no line of its own and only decides whether those within it are shown.
     """
-    display, token = _shown.get(), None
-    if display is None:
+    around = _shown.get()
+    if around is None or not shown:
         display = _display() if shown and _settings().progress else _Display()
-        token = _shown.set(display)
+        _shown.set(display)
+    else:
+        display = around
     phase = display.begin(label, unit)
 
     def update(done: int, total: int | None = None) -> None:
@@ -230,9 +236,16 @@ def progress_bar(label: str = "", *, shown: bool = True, unit: str = "") -> Iter
         yield update
         completed = True
     finally:
-        if token is not None:
-            _shown.reset(token)
-        display.end(broke_off=not completed)
+        _shown.set(around)
+        display.end(phase, broke_off=not completed)
+
+
+def counted(items: Sequence[Item], update: Progress) -> Iterator[Item]:
+    """The items, while a bar tells how many have been gone through."""
+    for number, item in enumerate(items):
+        update(number, len(items))
+        yield item
+    update(len(items), len(items))
 
 
 def _display() -> _Display:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import OptionError
+from geneformer.files.progress import counted, progress_bar
 from geneformer.finetuning.estimator import CellEstimator, Estimator, clone
 from geneformer.finetuning.reports import CrossValidation, Report, ReportSet, by_task
 from geneformer.finetuning.splits import Split, draw_folds
@@ -84,7 +85,8 @@ def cross_validate(
         )
         raise OptionError(msg)
     base = first.base()
-    opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
+    with progress_bar(shown=first.runtime.progress):
+        opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     seed = first.split.seed if seed is None else seed
     encoded = first.targets(opened, label, by_cell=groups is None)
     donors = None if groups is None else np.asarray(opened.column(groups))
@@ -92,10 +94,11 @@ def cross_validate(
         encoded.fold_codes(), n_folds, groups=donors, valid=first.split.valid, seed=seed, classes=encoded.classes
     )
     reports = []
-    for split in splits:
-        fold = make()
-        fold._base = base
-        reports.append(fold.fit(opened, label, groups=groups, split_rows=split).report_)
+    with progress_bar("Cross-validation", shown=first.runtime.progress, unit="folds") as update:
+        for split in counted(splits, update):
+            fold = make()
+            fold._base = base
+            reports.append(fold.fit(opened, label, groups=groups, split_rows=split).report_)
     settings = {
         "n_folds": n_folds,
         "groups": groups,

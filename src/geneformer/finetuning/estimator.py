@@ -1,13 +1,14 @@
 """What all estimators share: open cells, split, fit, calibrate, predict, evaluate, save and load."""
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,23 @@ class Examples:
     deleted_genes: Values | None = None
     features: Any = None
     """What the baselines see, once they are asked."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def shown_as(title: str) -> Callable[[Method], Method]:
+    """Decorator of an estimator's method: what it shows of its progress are lines below this title."""
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def run(self: "Estimator", *given: Any, **options: Any) -> Any:
+            with self._bar(title):
+                return method(self, *given, **options)
+
+        return cast("Method", run)
+
+    return decorate
 
 
 class Estimator:
@@ -147,7 +165,8 @@ class Estimator:
 
     def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
         """Tokens for this estimator; see `open_cells`."""
-        return open_cells(cells, self._pairing or self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        with self._bar():
+            return open_cells(cells, self._pairing or self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write network, task, vocabulary, preprocessing, options, history and report to a folder.
@@ -255,13 +274,14 @@ class Estimator:
         self._calibrate()
         self._describe()
         if len(examples.split.test):
-            self.report_ = self._evaluate(examples, examples.split.test)
+            with self._bar("Evaluation"):
+                self.report_ = self._evaluate(examples, examples.split.test)
         return self
 
-    def _train(self, title: str = "Training", **run: Any) -> None:
+    def _train(self, **run: Any) -> None:
         """Train on `_training`, and keep what came of it."""
         self.network_ = self._random_network = self.report_ = None
-        with self._bar(title) as update:
+        with self._bar("Training", unit="steps") as update:
             self.network_, self.result_ = self._learn(self.finetuning, progress=update, **run)
         self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
         self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}
@@ -273,12 +293,12 @@ class Estimator:
             networks[RANDOM] = self._random_initialisation()
         return networks
 
-    def _random_initialisation(self, title: str = "Training from random weights") -> Any:
+    def _random_initialisation(self) -> Any:
         """The same network with the same training, but without the pretrained weights."""
         if self._random_network is None:
             # All weights move, as none are worth keeping.
             options = replace(self.finetuning, weights="random", strategy="full", freeze_layers=0, bits="full")
-            with self._bar(title) as update:
+            with self._bar("Random initialisation", unit="steps") as update:
                 self._random_network = self._learn(options, progress=update)[0]
         return self._random_network
 
@@ -308,8 +328,8 @@ class Estimator:
         base = self.base()
         return Pairing(base.name, base.vocabulary, min(self.finetuning.max_length or base.max_length, base.max_length))
 
-    def _bar(self, label: str) -> AbstractContextManager[Progress]:
-        return progress_bar(label, shown=self.runtime.progress)
+    def _bar(self, label: str = "", *, unit: str = "") -> AbstractContextManager[Progress]:
+        return progress_bar(label, shown=self.runtime.progress, unit=unit)
 
 
 class CellEstimator(Estimator):
@@ -331,6 +351,7 @@ class CellEstimator(Estimator):
         """
         raise NotImplementedError
 
+    @shown_as("Fitting")
     def fit(  # noqa: PLR0913
         self,
         cells: CellInput,
@@ -409,6 +430,7 @@ class CellEstimator(Estimator):
         examples = Examples(opened, encoded, split, donors, deleted_genes)
         return self._fit(examples, output=output, resume=resume, callbacks=callbacks)
 
+    @shown_as("Evaluation")
     def evaluate(
         self,
         cells: CellInput,
@@ -463,7 +485,7 @@ class CellEstimator(Estimator):
         """Outputs of every head for the tokenized cells, ``(n, …)``."""
         network = network or self._fitted("network_")
         shown = self.runtime.progress if progress is None else progress
-        with progress_bar("Predicting", shown=shown) as update:
+        with progress_bar("Predicting", shown=shown, unit="cells") as update:
             return predict_cells(
                 network, cells.tokens, self.runtime, max_length=self.pairing.max_length, progress=update
             )
@@ -576,11 +598,13 @@ class CellEstimator(Estimator):
         self._evaluated = self._one(reports)
         return self._evaluated
 
+    @shown_as("Reading counts")
     def _make_features(self, examples: Examples) -> Any:
         # Counts kept with tokens are scaled ones, which say nothing about raw ones.
         alike = (examples.cells.adata is None) == (self._training.cells.adata is None)
         return examples.cells.counts(self.base()) if alike else None
 
+    @shown_as("Baselines")
     def _by_baselines(self, target: CellTarget, tested: Examples, rows: Ints) -> dict[str, Values]:
         """Predictions of what the model has to beat, by name; none for counts unlike those learnt from."""
         training, counts, tested_counts = self._training, self._features(self._training), self._features(tested)

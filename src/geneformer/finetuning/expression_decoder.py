@@ -15,7 +15,7 @@ from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import DatasetError, OptionError
 from geneformer.files.progress import Progress
-from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of
+from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of, shown_as
 from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.labels import capped
 from geneformer.finetuning.metrics import evaluate_numbers
@@ -101,7 +101,8 @@ class ExpressionDecoder(CellEstimator):
     def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
         """Tokens with the counts behind them, where they are known; see `open_cells`."""
         pairing = self._pairing or self._pair()
-        return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
+        with self._bar():
+            return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
 
     def fit(  # type: ignore[override]  # there is no label
         self,
@@ -153,10 +154,10 @@ class ExpressionDecoder(CellEstimator):
         codes = np.zeros(len(cells.tokens), dtype=np.int64)
         return Encoded({}, {}, capped(codes, max_cells=self.expression.max_cells, seed=self.split.seed))
 
-    def _train(self, title: str = "Training", **run: Any) -> None:
+    def _train(self, **run: Any) -> None:
         """Train after a look at the usual values of the genes."""
         self._usual = UsualValues.fit(size=self.base().network.config.vocab_size, **self._learnt_from())
-        super()._train(title, **run)
+        super()._train(**run)
 
     def _learnt_from(self) -> dict[str, Any]:
         training, pairing = self._training, self._pair()
@@ -295,6 +296,7 @@ class ExpressionDecoder(CellEstimator):
         uns = {keys.UNS: self.provenance}
         return ad.AnnData(sides[0], obs=pd.DataFrame(index=pd.Index(names)), var=var, layers={RANK: sides[1]}, uns=uns)
 
+    @shown_as("Evaluation")
     def evaluate(  # type: ignore[override]  # there is no label
         self,
         cells: CellInput,
@@ -341,7 +343,7 @@ class ExpressionDecoder(CellEstimator):
         )
         predictions: dict[str, NDArray[Any]] = {}
         for name, one in self._networks().items():
-            with self._bar("Predicting") as update:
+            with self._bar("Predicting", unit="cells") as update:
                 predictions[name] = predict_expression(
                     one, taken.visible, taken.starts, taken.genes, self.runtime,
                     max_length=max_length, progress=update,

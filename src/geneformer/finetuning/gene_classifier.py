@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError
-from geneformer.files.progress import Progress
+from geneformer.files.progress import Progress, counted
 from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
-from geneformer.finetuning.estimator import Estimator, Examples, Pairing, clone
+from geneformer.finetuning.estimator import Estimator, Examples, Pairing, clone, shown_as
 from geneformer.finetuning.evaluations import FoldedEvaluation, TokenEvaluation
 from geneformer.finetuning.gene_metrics import TokenTally, evaluate_genes
 from geneformer.finetuning.labels import GeneLabels, GeneLists, occurring, read_gene_classes
 from geneformer.finetuning.metrics import confusion, mean_defined, shares, softmax
-from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, RANDOM, SYMBOL, GeneReport
+from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, SYMBOL, GeneReport
 from geneformer.finetuning.splits import Split, draw_gene_folds, split_genes
 from geneformer.finetuning.targets import Target
 from geneformer.finetuning.training import (
@@ -113,6 +113,7 @@ class GeneClassifier(Estimator):
     left_out_: dict[str, dict[str, Sequence[str]]]
     """Genes left out, by class: "unknown" to the vocabulary, "absent" from the cells."""
 
+    @shown_as("Fitting")
     def fit(
         self,
         cells: CellInput,
@@ -207,6 +208,7 @@ class GeneClassifier(Estimator):
         """
         return self._predict(cells, counts_layer, gene_ids)[0]
 
+    @shown_as("Evaluation")
     def evaluate(
         self,
         cells: CellInput | None = None,
@@ -296,17 +298,18 @@ class GeneClassifier(Estimator):
         splits = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
         if self.classify.baselines != "none" and examples.features is None:
             examples.features = self._make_features(examples)  # once for all folds
-        folds = [self._fold(examples, split, f"Fold {number} of {n_folds}") for number, split in enumerate(splits, 1)]
+        with self._bar("Cross-validation", unit="folds") as update:
+            folds = [self._fold(examples, split) for split in counted(splits, update)]
         self.report_ = report = self._report(examples, folds, n_folds=n_folds)
         return report
 
-    def _fold(self, examples: Examples, split: Split, title: str) -> "_HeldOutGenes":
+    def _fold(self, examples: Examples, split: Split) -> "_HeldOutGenes":
         """Predictions of a classifier that learns of the genes held out nothing but their places in the cells."""
         fold = clone(self)
         fold._training = replace(examples, split=split)
-        fold._train(title=f"{title}, {MODEL}")
+        fold._train()
         if self.classify.baselines == "all":
-            fold._random_initialisation(f"{title}, {RANDOM}")
+            fold._random_initialisation()
         return fold._held_out(fold._training, split.test)
 
     def _prepare(
@@ -321,7 +324,8 @@ class GeneClassifier(Estimator):
         """The genes listed that occur in the cells; and the cells with any of them, or all cells for known classes."""
         vocabulary, length, chosen = pairing.vocabulary, pairing.max_length, self.classify
         labels = read_gene_classes(gene_classes, vocabulary, unknown=chosen.unknown_genes, classes=classes)
-        opened = open_cells(cells, pairing, **places)
+        with self._bar():
+            opened = open_cells(cells, pairing, **places)
         tokens = opened.tokens
         rows = cells_with_labeled_genes(tokens, labels.class_of(vocabulary.size), length)
         if not len(rows):
@@ -362,7 +366,7 @@ class GeneClassifier(Estimator):
     def _predict_tokens(self, network: Any, tokens: TokenizedDataset, **options: Any) -> Any:
         """What `predict_genes` returns."""
         size, max_length = self.pairing.vocabulary.size, self.pairing.max_length
-        with self._bar("Predicting") as update:
+        with self._bar("Predicting", unit="cells") as update:
             return predict_genes(
                 network, tokens, self.runtime, size=size, max_length=max_length, progress=update, **options
             )
@@ -381,7 +385,7 @@ class GeneClassifier(Estimator):
 
     def _make_features(self, examples: Examples) -> dict[str, NDArray[Any]]:
         base, tokens = self.base(), examples.cells.tokens
-        with self._bar("Embedding genes") as update:
+        with self._bar("Embedding genes", unit="cells") as update:
             return gene_features(
                 base, tokens, self.runtime,
                 counts=examples.cells.counts(base), max_length=self._pair().max_length, progress=update,

@@ -150,7 +150,8 @@ def search(
         default_space(base.n_layers) if table is None else table, list(training.values()), _not_searched(estimator)
     )
     metric = _metric(estimator, chosen.metric, ranges)
-    opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
+    with progress_bar(shown=estimator.runtime.progress):
+        opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     encoded = estimator.targets(opened, label, by_cell=groups is None and ids is None)
     chosen_split = estimator.split_options(groups)
     split = draw_rows(opened, encoded.codes, chosen_split, classes=encoded.classes, groups=groups, ids=ids or groups)
@@ -186,7 +187,7 @@ def search(
 def _work(study: "Study", objective: "_Objective", options: SearchOptions) -> bool:
     """Run trials until there are enough or time is over; whether no other process still runs one."""
     end = math.inf if options.timeout is None else time.monotonic() + options.timeout
-    with progress_bar("Searching", shown=objective.estimator.runtime.progress) as update:
+    with progress_bar("Search", shown=objective.estimator.runtime.progress, unit="trials") as update:
         while time.monotonic() < end:
             update(study.n_finished, options.trials)
             trial = study.claim(objective.draw)
@@ -248,7 +249,7 @@ class _Objective:
     def _measure(self, options: dict[str, Any], reporter: "_Reporter") -> float:
         """The figure of the validation cells; the test cells are not in the split a trial gets."""
         blind = replace(self.split, test=np.empty(0, dtype=np.int64), shared_groups={})
-        unneeded = {"baselines": "none", "calibrate": False, "progress": False}
+        unneeded = {"baselines": "none", "calibrate": False}
         groups = {
             name: replace(group, **{key: value for key, value in unneeded.items() if hasattr(group, key)})
             for name, group in option_groups(self.estimator).items()

@@ -22,7 +22,7 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
-from geneformer.files.progress import Progress
+from geneformer.files.progress import Progress, progress_bar
 from geneformer.genes.lookup import INDEX, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
@@ -82,7 +82,8 @@ def tokens_for(
     adata = adata if adata.obs_names.is_unique else _numbered(adata)
     chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
     options = _options_for(model, **chosen, keep=keep, counts=counts)
-    tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary)
+    with progress_bar("Tokenizing", unit="cells") as update:
+        tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary, progress=update)
     names = pd.Index(np.asarray(adata.obs_names, dtype=str))
     return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
 
@@ -312,7 +313,8 @@ def open_cells(
             cells = _read(paths[0])
         else:
             are_counts = not any(is_dataset(path) for path in paths)
-            cells = open_tokens(paths, model, counts=are_counts, **chosen)
+            with progress_bar("Tokenizing", unit="cells") as update:
+                cells = open_tokens(paths, model, counts=are_counts, progress=update, **chosen)
     if isinstance(cells, TokenizedDataset):
         check_pairing(cells, model, truncate=True)
         return Cells(cells, np.arange(len(cells)), len(cells))

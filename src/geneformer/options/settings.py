@@ -93,8 +93,8 @@ class Settings:
 
     def _rows(self) -> list[tuple[str, Any, str]]:
         """Name, value and meaning of every setting."""
-        kind: type = type(self)
-        return [(name, getattr(self, name), doc) for name, doc in field_docs(kind).items()]
+        docs = field_docs(type(self))  # type: ignore[arg-type]  # mypy takes the class for one of its objects
+        return [(name, getattr(self, name), doc) for name, doc in docs.items()]
 
     def __repr__(self) -> str:
         rows = [

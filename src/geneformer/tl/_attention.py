@@ -109,11 +109,11 @@ def attention(  # noqa: PLR0913
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     adata = writable(adata, copy=copy)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(
-        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
-    )
-    read = cell_attention if per == "cell" else gene_attention
-    with progress_bar("Reading attention", shown=progress) as update:
+    with progress_bar("Reading attention", shown=progress, unit="cells") as update:
+        tokens, rows = tokens_for(
+            adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
+        read = cell_attention if per == "cell" else gene_attention
         result = read(tokens, loaded, options, runtime, progress=update)
     positions = gene_positions(adata, loaded.vocabulary, gene_ids)
     columns = _membership([loaded.vocabulary.position_of[gene] for gene in result.genes], positions)

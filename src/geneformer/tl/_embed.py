@@ -115,10 +115,10 @@ def embed(  # noqa: PLR0913
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     adata = writable(adata, copy=copy)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(
-        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
-    )
-    with progress_bar("Embedding", shown=progress) as update:
+    with progress_bar("Embedding", shown=progress, unit="cells") as update:
+        tokens, rows = tokens_for(
+            adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
         result = embedding.embed(tokens, loaded, options, runtime, progress=update)
     if isinstance(result, GeneEmbeddings):
         # Every column that was matched to a gene gets that gene's vector.

@@ -112,17 +112,17 @@ def perturb(  # noqa: PLR0913
     adata = writable(adata, copy=copy)
     loaded = open_perturbed_model(model, vocabulary=vocabulary)
     keep = tuple(str(name) for name in adata.obs.columns)
-    tokens, _ = tokens_for(
-        adata,
-        loaded,
-        counts_layer=counts_layer,
-        gene_ids=gene_ids,
-        accept_normalized=accept_normalized,
-        keep=keep,
-        counts=True,
-    )
-    plan = plan_perturbation(tokens, loaded, chosen, runtime)
-    with progress_bar("Perturbing", shown=progress) as update:
+    with progress_bar("Perturbing", shown=progress, unit="shards") as update:
+        tokens, _ = tokens_for(
+            adata,
+            loaded,
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+            accept_normalized=accept_normalized,
+            keep=keep,
+            counts=True,
+        )
+        plan = plan_perturbation(tokens, loaded, chosen, runtime)
         effects = run_plan(plan, progress=update)
     adata.uns[key_added] = to_uns(effects)
     return adata if copy else None

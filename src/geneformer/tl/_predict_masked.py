@@ -83,10 +83,10 @@ def predict_masked(  # noqa: PLR0913
     options = PredictOptions(genes=genes, n_predictions=n_predictions)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     loaded = load_model(model, vocabulary=vocabulary)
-    tokens, rows = tokens_for(
-        adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
-    )
-    with progress_bar("Predicting", shown=progress) as update:
+    with progress_bar("Predicting", shown=progress, unit="cells") as update:
+        tokens, rows = tokens_for(
+            adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
         table = masked_prediction.predict_masked(tokens, loaded, options, runtime, progress=update)
     # Names made unique on the way are given back as they are in `obs`.
     names = dict(zip(tokens.cell_ids.astype(str), np.asarray(adata.obs_names)[rows], strict=True))
