@@ -136,7 +136,9 @@ def test_help_summaries_are_those_of_the_commands(command):
 def test_public_functions_document_every_parameter(name):
     function = resolve(name)
     doc = inspect.getdoc(function)
-    documented = set(re.findall(r"^(?:\*\*)?([a-z_]+(?:, [a-z_]+)*)$", doc.partition("Parameters\n")[2], re.MULTILINE))
+    documented = set(
+        re.findall(r"^(?:\*\*)?([a-z_]+(?:, [a-z_]+)*)(?: : .+)?$", doc.partition("Parameters\n")[2], re.MULTILINE)
+    )
     documented = {word for line in documented for word in line.split(", ")}
     assert set(inspect.signature(function).parameters) <= documented
     assert inspect.signature(function).return_annotation is not inspect.Signature.empty

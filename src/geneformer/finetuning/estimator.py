@@ -38,6 +38,7 @@ from geneformer.models.hub import first_names, fitted_folder
 from geneformer.models.loading import LoadedModel, class_names, load_model, read_config, recognize_vocabulary
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import spread_options, whole_number
+from geneformer.options._signatures import takes_options
 
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -131,8 +132,10 @@ class Estimator:
             setattr(self, name, group)
 
     def __init_subclass__(cls) -> None:
-        """`help` and editors show the options objects by name."""
+        """`help` and editors show the options objects by name, and every option that they have."""
         super().__init_subclass__()
+        if "__init__" in vars(cls):
+            return
         given = signature(Estimator)
         *named, changes = given.parameters.values()
         options = [
@@ -140,6 +143,7 @@ class Estimator:
             for name, kind in cls.option_kinds.items()
         ]
         cls.__signature__ = given.replace(parameters=[*named, *options, changes])  # type: ignore[attr-defined]
+        takes_options(*cls.option_kinds.values())(cls)
 
     def base(self) -> LoadedModel:
         """The pretrained model, loaded once."""

@@ -38,6 +38,7 @@ from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
 from geneformer.options._fields import nearest, plain_type, spread_options, typed_value
+from geneformer.options._signatures import takes_options
 from geneformer.options.finetuning import read_space
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class SearchResult:
     report: Any = None
 
 
+@takes_options(SearchOptions)
 def search(
     estimator: Any,
     cells: CellInput,

@@ -93,14 +93,12 @@ class Settings:
 
     def _rows(self) -> list[tuple[str, Any, str]]:
         """Name, value and meaning of every setting."""
-        docs = field_docs(type(self))  # type: ignore[arg-type]  # mypy takes the class for one of its objects
-        return [(name, getattr(self, name), doc) for name, doc in docs.items()]
+        kind: Any = type(self)
+        return [(name, getattr(self, name), doc) for name, doc in field_docs(kind).items()]
 
     def __repr__(self) -> str:
-        rows = [
-            (field.name, repr(getattr(self, field.name)), field_docs(type(self))[field.name]) for field in fields(self)
-        ]
-        return "geneformer settings\n" + "\n".join(f"  {name:<14} {value:<8} {doc}" for name, value, doc in rows)
+        rows = (f"  {name:<14} {value!r:<9} {doc.split('. ')[0].rstrip('.')}" for name, value, doc in self._rows())
+        return "geneformer settings\n" + "\n".join(rows)
 
     def _repr_html_(self) -> str:
         rows = "".join(

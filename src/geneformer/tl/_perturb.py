@@ -9,6 +9,7 @@ from geneformer.files.progress import progress_bar
 from geneformer.inference.cells import tokens_for
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 from geneformer.options._fields import as_names, spread_options
+from geneformer.options._signatures import takes_options
 from geneformer.perturbation.effects import effects_of, to_uns
 from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
 from geneformer.perturbation.run import run_plan
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Genes = str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
 
 
+@takes_options(PerturbOptions)
 def perturb(  # noqa: PLR0913
     adata: "AnnData",
     *,
