@@ -9,6 +9,8 @@ accuracy of 15 nearest neighbors and of a linear probe, on cells held out in tur
 
 import argparse
 import json
+import shlex
+import sys
 import warnings
 from pathlib import Path
 
@@ -84,7 +86,9 @@ def main():
                 | {"knn": quality.knn.mean, "probe": quality.probe.mean}
             )
             print(json.dumps(rows[-1]), flush=True)
-    asked.output.write_text(json.dumps({"command": "see the script", "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    asked.output.write_text(
+        json.dumps({"command": shlex.join(["python", *sys.argv]), "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def mean_of(pool, states, ids):
     return sum(genes) / len(genes)
 
 
+def by_rank(pool, states, ids):
+    genes = [state for state, token in zip(states, ids, strict=True) if token not in SPECIAL]
+    weights = [1 / (1 + rank / 100) for rank in range(len(genes))]
+    return sum(weight * gene for weight, gene in zip(weights, genes, strict=True)) / sum(weights)
+
+
 def first_of(pool, states, ids):
     return states[0]
 
@@ -55,7 +61,7 @@ def attention_of(pool, states, ids):
     return sum(share * state for share, state in zip(shares, states, strict=True))
 
 
-PLAIN = {"mean": mean_of, "cls": first_of, "pooler": dense_of, "attention": attention_of}
+PLAIN = {"mean": mean_of, "rank": by_rank, "cls": first_of, "pooler": dense_of, "attention": attention_of}
 
 
 def test_every_pooling_has_a_plain_reference():

@@ -48,7 +48,9 @@ def cosine(a, b):
 def vector(hidden, cell, special, pooling):
     if pooling == "cls":
         return hidden[0]
-    return hidden[[place for place, token in enumerate(cell) if token not in special]].mean(0)
+    places = [place for place, token in enumerate(cell) if token not in special]
+    weights = torch.tensor([1 / (1 + rank / 100) if pooling == "rank" else 1.0 for rank in range(len(places))])
+    return (hidden[places] * weights[:, None]).sum(0) / weights.sum()
 
 
 def effects(bert, cell, steps, special, max_length, *, layer, pooling, goals=None):
@@ -68,4 +70,7 @@ def effects(bert, cell, steps, special, max_length, *, layer, pooling, goals=Non
         return [cosine(new, goal) - cosine(old, goal) for goal in goals], genes
     if pooling == "cls":
         return cosine(new, old), genes
-    return (sum(genes.values()) / len(genes) if genes else math.nan), genes
+    ranks = {token: rank for rank, token in enumerate(token for token in pair[0] if token not in special)}
+    weights = {token: 1 / (1 + ranks[token] / 100) if pooling == "rank" else 1.0 for token in genes}
+    mean = sum(weights[token] * genes[token] for token in genes) / sum(weights.values()) if genes else math.nan
+    return mean, genes

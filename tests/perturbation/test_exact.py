@@ -46,7 +46,7 @@ def run(model, cells, perturbations, options, states=None, tokens_per_batch=None
             stop = start + len(edit.edited.tokens)
             genes = None
             if effects.genes is not None:
-                other = pairs.is_other[start:stop].numpy()
+                other = (pairs.weight[start:stop] > 0).numpy()
                 values = effects.genes[start:stop].numpy()[other]
                 genes = dict(zip(edit.edited.tokens[other].tolist(), values.tolist(), strict=True))
             cell = effects.similarity if effects.shifts is None else effects.shifts
@@ -82,7 +82,7 @@ def check(bert, model, cells, perturbations, options, states=None, tokens_per_ba
 
 @st.composite
 def cases(draw):
-    pooling = draw(st.sampled_from(["mean", "cls"]))
+    pooling = draw(st.sampled_from(["mean", "rank", "cls"]))
     cells = [
         [2, *genes, 3] if pooling == "cls" else genes
         for genes in draw(
@@ -109,7 +109,7 @@ def test_effects_equal_the_reference(bert, model, case, layer, gene_effects, wit
     check(bert, model, cells, perturbations, options, states, tokens_per_batch)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "rank", "cls"])
 @pytest.mark.parametrize("layer", [0, -1, -3])
 def test_every_gene_of_a_cell_as_long_as_the_model_takes(bert, model, pooling, layer):
     genes = np.random.default_rng(1).permutation(np.arange(4, 60))[:32].tolist()

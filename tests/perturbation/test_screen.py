@@ -114,6 +114,12 @@ def weak_encoder(influence, config=None):
     return encoder
 
 
+def weights(is_gene, pooling):
+    rank = torch.arange(int(is_gene.sum()), dtype=torch.double)
+    found = 1 / (1 + rank / 100) if pooling == "rank" else torch.ones_like(rank)
+    return found / found.sum()
+
+
 def run_exactly(encoder, layer, pooling, states=None, head_network=None, ids=CELL):
     """Every deletion, one run of the network each."""
     is_gene = genes_of(ids, SPECIAL)
@@ -122,7 +128,7 @@ def run_exactly(encoder, layer, pooling, states=None, head_network=None, ids=CEL
         with torch.no_grad():
             cu_seqlens = torch.tensor([0, len(ids)])
             hidden = encoder(ids, cu_seqlens, layer=layer)
-            vector = hidden[0] if pooling == "cls" else hidden[genes].mean(0)
+            vector = hidden[0] if pooling == "cls" else weights(genes, pooling).to(hidden) @ hidden[genes]
             proba = None
             if head_network is not None:
                 pooled = head_network.embed(ids, cu_seqlens).double()
@@ -138,7 +144,8 @@ def run_exactly(encoder, layer, pooling, states=None, head_network=None, ids=CEL
         if pooling == "cls":
             similarities.append(cosine_similarity(new_vector, vector, dim=0))
         else:
-            similarities.append(cosine_similarity(new_hidden[genes], hidden[others][genes], dim=1).mean())
+            similarity = cosine_similarity(new_hidden[genes], hidden[others][genes], dim=1)
+            similarities.append(weights(genes, pooling).to(similarity) @ similarity)
         if states is not None:
             shifts.append(normalize(states, dim=1) @ (normalize(new_vector, dim=0) - normalize(vector, dim=0)))
         if new_proba is not None:
@@ -147,7 +154,7 @@ def run_exactly(encoder, layer, pooling, states=None, head_network=None, ids=CEL
 
 
 @pytest.mark.parametrize("layer", [0, -1])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "rank", "cls"])
 def test_shifts_are_those_of_deletions_that_change_little(layer, pooling):
     states = torch.randn(2, 16, dtype=torch.double, generator=torch.Generator().manual_seed(3))
     errors = []
@@ -165,7 +172,7 @@ def test_shifts_are_those_of_deletions_that_change_little(layer, pooling):
     assert errors[1] < 0.02
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "rank", "cls"])
 @pytest.mark.parametrize("positions", [0.0, 1.0])
 def test_similarities_are_those_of_deletions_that_change_little(pooling, positions):
     encoder = weak_encoder(0.01)
@@ -189,7 +196,7 @@ def small_classifier(encoder, pooling):
     return network
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "attention", "pooler"])
+@pytest.mark.parametrize("pooling", ["mean", "rank", "cls", "attention", "pooler"])
 def test_probabilities_are_those_of_deletions_that_change_little(pooling):
     errors = []
     for influence in (1e-2, 1e-3):

@@ -11,7 +11,7 @@ from geneformer.engine.inference import Batch, run_batches
 from geneformer.files.progress import Progress
 from geneformer.inference.cells import check_cls, check_layer, check_pairing, describe_run
 from geneformer.inference.tables import CellEmbeddings, GeneEmbeddings
-from geneformer.models.encoder import mean_over_genes
+from geneformer.models.encoder import pool_cells
 from geneformer.models.loading import LoadedModel
 from geneformer.options import EmbedOptions, RuntimeOptions
 from geneformer.tokens.dataset import TokenizedDataset
@@ -50,11 +50,8 @@ def embed(
             values[present] += sums_UD.cpu().numpy()
             n_cells[present] += count_U.cpu().numpy()
             return
-        if options.pooling == "cls":
-            pooled_BD = hidden_TD[batch.cu_seqlens[:-1]]
-        else:
-            pooled_BD = mean_over_genes(hidden_TD, batch.input_ids, batch.cu_seqlens, special.to(hidden_TD.device))
-        values[batch.rows] = pooled_BD.float().cpu().numpy()
+        given = hidden_TD, batch.input_ids, batch.cu_seqlens, special.to(hidden_TD.device)
+        values[batch.rows] = pool_cells(*given, options.pooling).cpu().numpy()
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
     provenance = describe_run(model, embedding=asdict(options))

@@ -187,6 +187,31 @@ def mean_over_genes(hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor, 
     return mean_pool(hidden_TD[is_gene_T], before[cu_seqlens])
 
 
+RANK_SCALE = 100
+"""Rank at which a gene weighs half as much as the first one."""
+
+
+def rank_weights(is_gene_T: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Weight of every token in its cell, ``(T,)``: 1 / (1 + rank / 100) for genes, 0 for special tokens."""
+    before = nn.functional.pad(is_gene_T.cumsum(0), (1, 0))
+    rank_T = before[:-1] - before[cu_seqlens[:-1]][cell_of(cu_seqlens, len(is_gene_T))]
+    return is_gene_T / (1 + rank_T / RANK_SCALE)
+
+
+def pool_cells(hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor, special: Tensor, pooling: str) -> Tensor:
+    """One vector per cell in float32, ``(B, D)``: "mean" over its genes, by "rank", or the state of "cls"."""
+    if pooling == "cls":
+        return hidden_TD[cu_seqlens[:-1]].float()
+    if pooling == "mean":
+        return mean_over_genes(hidden_TD, input_ids_T, cu_seqlens, special)
+    weights_T = rank_weights(~torch.isin(input_ids_T, special), cu_seqlens)
+    cells_T, n_cells = cell_of(cu_seqlens, len(hidden_TD)), len(cu_seqlens) - 1
+    sums_BD = hidden_TD.new_zeros((n_cells, hidden_TD.shape[1]), dtype=torch.float32)
+    sums_BD = sums_BD.index_add(0, cells_T, hidden_TD.float() * weights_T[:, None])
+    totals_B = weights_T.new_zeros(n_cells).index_add(0, cells_T, weights_T)
+    return sums_BD / totals_B.clamp(min=torch.finfo(totals_B.dtype).tiny)[:, None]
+
+
 def mean_pool(hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Mean over the tokens of each cell, in float32, ``(B, D)``; empty cells give zeros."""
     lengths, cells_T = torch.diff(cu_seqlens), cell_of(cu_seqlens, len(hidden_TD))

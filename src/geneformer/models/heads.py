@@ -23,8 +23,8 @@ from geneformer.models.encoder import (
     GeneformerEncoder,
     GeneformerModel,
     cell_of,
-    mean_over_genes,
     mean_pool,
+    pool_cells,
     write_config,
 )
 from geneformer.models.losses import (
@@ -159,6 +159,7 @@ def contrastive_loss(embedding_BD: Tensor, temperature: float) -> Tensor:
 class MeanPool(nn.Module):
     """Mean over the genes of each cell; special tokens do not count."""
 
+    pooling = "mean"
     special: Tensor
 
     def __init__(self, config: BertConfig) -> None:
@@ -168,7 +169,13 @@ class MeanPool(nn.Module):
 
     def forward(self, hidden_TD: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Cell vectors, ``(B, D)``."""
-        return mean_over_genes(hidden_TD, input_ids_T, cu_seqlens, self.special)
+        return pool_cells(hidden_TD, input_ids_T, cu_seqlens, self.special, self.pooling)
+
+
+class RankPool(MeanPool):
+    """The same, with genes of higher ranks weighing more."""
+
+    pooling = "rank"
 
 
 class FirstPool(nn.Module):
@@ -216,7 +223,7 @@ class AttentionPool(nn.Module):
 
 
 POOLS: dict[str, type[nn.Module]] = {
-    "mean": MeanPool, "cls": FirstPool, "attention": AttentionPool, "pooler": DensePool,
+    "mean": MeanPool, "rank": RankPool, "cls": FirstPool, "attention": AttentionPool, "pooler": DensePool,
 }  # fmt: skip
 """Poolings by the name options give them."""
 

@@ -55,9 +55,10 @@ class FinetuneOptions(Options):
     weights: Literal["pretrained", "random"] = "pretrained"
     """Start from the pretrained weights, or from random ones of the same shape."""
 
-    pooling: Literal["mean", "cls", "attention", "pooler"] = "mean"
-    """How a cell becomes one vector: mean over its genes, state of its first token, a learnt weighting, or the dense
-    layer over the first token that published classifiers have."""
+    pooling: Literal["mean", "rank", "cls", "attention", "pooler"] = "mean"
+    """How a cell becomes one vector: mean over its genes, the same with a gene of rank r (from 0) weighing
+    1 / (1 + r / 100), state of its first token, a learnt weighting, or the dense layer over the first token that
+    published classifiers have."""
 
     relative_positions: Count = 0
     """Learn relative positions, clipped at this distance, in place of absolute ones; 0 keeps absolute positions."""

@@ -33,9 +33,9 @@ class RuntimeOptions(Options):
 class EmbedOptions(Options):
     """What an embedding is."""
 
-    pooling: Literal["mean", "cls", "gene"] = "mean"
-    """One vector per cell as the mean over its genes, or the state of `<cls>`; or one vector per gene, averaged over
-    the cells that express it."""
+    pooling: Literal["mean", "rank", "cls", "gene"] = "mean"
+    """One vector per cell as the mean over its genes, the same with a gene of rank r (from 0) weighing
+    1 / (1 + r / 100), or the state of `<cls>`; or one vector per gene, averaged over the cells that express it."""
 
     layer: Layer = -1
     """Encoder layer to read, counted back from the output: 0 is the last, -1 the one before it."""

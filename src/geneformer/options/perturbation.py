@@ -31,8 +31,9 @@ class PerturbOptions(Options):
     dose: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
     """Share of a cell's genes that "inhibit" and "activate" move a gene past: 0.25 is one quartile, 1 all of them."""
 
-    pooling: Literal["mean", "cls"] = "mean"
-    """Embedding of a cell: the mean over its genes, or the state of `<cls>`."""
+    pooling: Literal["mean", "rank", "cls"] = "mean"
+    """Embedding of a cell: the mean over its genes, the same with a gene of rank r (from 0) weighing 1 / (1 + r / 100),
+    or the state of `<cls>`."""
 
     layer: Layer = -1
     """Encoder layer to read, counted back from the output: 0 is the last, -1 the one before it."""

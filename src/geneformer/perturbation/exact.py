@@ -20,11 +20,12 @@ from geneformer.engine.device import has_float64, resolve_device
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.encoder import (
+    RANK_SCALE,
     GeneformerEncoder,
     finish_layer_fast,
     first_token_states,
     has_plain_attention,
-    mean_over_genes,
+    pool_cells,
     products_dtype,
     runs_fast,
 )
@@ -128,7 +129,7 @@ class ExactRunner:
         self.device = resolve_device(runtime.device)
         self._special = torch.as_tensor(model.vocabulary.special_ids.tolist(), device=self.device)
         self._state_vectors = None if states is None else torch.as_tensor(states, device=self.device)
-        compares_genes = options.gene_effects or (states is None and options.pooling == "mean")
+        compares_genes = options.gene_effects or (states is None and options.pooling != "cls")
         self._needs_genes = compares_genes and not reads_states
 
     def read(self, cells: Sequence[Ints]) -> list[Reading]:
@@ -169,10 +170,7 @@ class ExactRunner:
             layer = encoder.encoder.layer[stop - 1]
             return Reading(first_token_states(layer, hidden_TD, lengths).float())  # type: ignore[arg-type]
         hidden_TD = encoder.run_layers(hidden_TD, lengths, start=start, stop=stop, attention=attention)
-        if is_cls:
-            vectors_BD = hidden_TD[cu_seqlens[:-1]].float()
-        else:
-            vectors_BD = mean_over_genes(hidden_TD, ids_T, cu_seqlens, self._special)
+        vectors_BD = pool_cells(hidden_TD, ids_T, cu_seqlens, self._special, self.options.pooling)
         if network is None:
             return Reading(vectors_BD, hidden_TD)
         last_TD = hidden_TD
@@ -246,17 +244,25 @@ class ExactRunner:
             torch.cat(proba) if proba else None,
         )
         offsets = np.cumsum([0, *(len(states) for states in hidden)])
-        origins, others = [], []
+        origins, weights = [], []
         for edit, key in zip(edits, keys, strict=True):
             origin = edit.edited.origin
             touched = [*edit.perturbation.tokens, *self.model.vocabulary.special_ids.tolist()]
-            others.append((origin != ADDED) & ~np.isin(edit.edited.tokens, touched))
+            weights.append(
+                self._weights(edit.edited.tokens) * ((origin != ADDED) & ~np.isin(edit.edited.tokens, touched))
+            )
             origins.append(np.maximum(origin, 0) + (offsets[place_of[key]] if hidden else 0))
         lengths = [len(origin) for origin in origins]
-        origin_T, other_T = (torch.as_tensor(np.concatenate(x), device=self.device) for x in (origins, others))
+        origin_T, weight_T = (torch.as_tensor(np.concatenate(x), device=self.device) for x in (origins, weights))
         cell_T = torch.repeat_interleave(torch.arange(len(edits)), torch.as_tensor(lengths)).to(self.device)
         compared_B = torch.as_tensor([place_of[key] for key in keys], device=self.device)
-        return before, Pairs(cell_T, origin_T, other_T, compared_B)
+        return before, Pairs(cell_T, origin_T, weight_T, compared_B)
+
+    def _weights(self, tokens: Ints) -> NDArray[np.float32]:
+        """Weight of every token in the embedding of its cell, ``(L,)``; special tokens have none."""
+        is_gene = ~np.isin(tokens, self.model.vocabulary.special_ids)
+        rank = np.cumsum(is_gene) - 1 if self.options.pooling == "rank" else 0
+        return (is_gene / (1 + rank / RANK_SCALE)).astype(np.float32)
 
 
 def _packed(rows: Sequence[Ints]) -> TokenizedDataset:
@@ -318,7 +324,7 @@ class Pairs:
 
     cell: Tensor
     origin: Tensor
-    is_other: Tensor
+    weight: Tensor
     compared: Tensor
 
 
@@ -348,7 +354,7 @@ def compare(
         similarity = cosine_similarity(edited.vectors, before.vectors[pairs.compared])
     elif genes_T is not None:
         # The mean over the genes of each cell that were not edited; NaN where there are none.
-        weights_T = pairs.is_other.to(genes_T.dtype)
+        weights_T = pairs.weight.to(genes_T.dtype)
         sums_B, numbers_B = (
             genes_T.new_zeros(len(pairs.compared)).index_add(0, pairs.cell, values)
             for values in (genes_T * weights_T, weights_T)

@@ -378,7 +378,7 @@ class EffectRows:
             if values is not None:
                 self.add(numbers, kind, values.cpu().numpy())
         if effects.genes is not None:
-            other = pairs.is_other.cpu().numpy()
+            other = (pairs.weight > 0).cpu().numpy()
             tokens = np.concatenate([edit.edited.tokens for edit in edits])
             of_edit = numbers[pairs.cell.cpu().numpy()]
             self._add(of_edit[other], GENE_SIMILARITY, tokens[other], effects.genes.cpu().numpy()[other])

@@ -34,11 +34,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from geneformer.errors import PairingError
-from geneformer.models.encoder import GeneformerEncoder, describe_extensions, has_plain_attention
+from geneformer.models.encoder import RANK_SCALE, GeneformerEncoder, describe_extensions, has_plain_attention
 from geneformer.models.heads import AttentionPool, DensePool, GeneformerForCells, MeanPool, class_probabilities
 
 if TYPE_CHECKING:
     from geneformer.models.encoder import Layer
+
+Weigh = Callable[..., Tensor]
+"""Weight of every token in the vector of the cell, from the states; with `moved`, at the rank before its own."""
 
 Gates = Literal["slopes", "removals", "pairs"]
 """Derivatives; what closing a gate takes away; or the same, for every query that it is taken from."""
@@ -203,7 +206,7 @@ def _pull_attention(trace: _Trace, grad_CLD: Tensor, owed: Tensor, gates: Gates 
 
 Floats = NDArray[np.float32]
 
-_PROBES = {"mean": 2, "cls": 16}
+_PROBES = {"mean": 2, "rank": 2, "cls": 16}
 """Random directions by pooling: a mean tests its genes one by one, and so needs few."""
 
 
@@ -225,7 +228,7 @@ class ScreenedCell:
 class Head:
     """How a fine-tuned network reads the last layer."""
 
-    weigh: Callable[[Tensor], Tensor]
+    weigh: Weigh
     probabilities: Callable[[Tensor], Tensor]
 
 
@@ -233,9 +236,9 @@ def head_of(network: GeneformerForCells, token_ids: Tensor, temperature: float =
     """The first head of a network, for one cell."""
     pool, linear, spec = network.pool, network.heads[0], network.specs[0]
 
-    def weigh(states_LD: Tensor) -> Tensor:
+    def weigh(states_LD: Tensor, *, moved: bool = False) -> Tensor:
         if isinstance(pool, MeanPool):
-            return _even_weights(~torch.isin(token_ids, pool.special), states_LD)
+            return _gene_weights(~torch.isin(token_ids, pool.special), states_LD, pool.pooling, moved=moved)
         if isinstance(pool, AttentionPool):
             return torch.softmax((states_LD @ pool.attention_weights)[:, 0], dim=0)
         return _first_weights(states_LD)
@@ -252,8 +255,13 @@ def genes_of(token_ids: Tensor, special_ids: Sequence[int]) -> Tensor:
     return ~torch.isin(token_ids, torch.tensor(special_ids, device=token_ids.device, dtype=token_ids.dtype))
 
 
-def _even_weights(is_gene_L: Tensor, states_LD: Tensor) -> Tensor:
-    return is_gene_L.to(states_LD.dtype) / is_gene_L.sum()
+def _gene_weights(is_gene_L: Tensor, states_LD: Tensor, pooling: str, *, moved: bool = False) -> Tensor:
+    weights_L = is_gene_L.to(states_LD.dtype)
+    if pooling != "rank":
+        return weights_L / weights_L.sum()
+    rank_L = weights_L.cumsum(0) - 1
+    still_L = weights_L / (1 + rank_L / RANK_SCALE)
+    return (weights_L / (1 + (rank_L - 1) / RANK_SCALE) if moved else still_L) / still_L.sum()
 
 
 def _first_weights(states_LD: Tensor) -> Tensor:
@@ -341,11 +349,13 @@ class _Cell:
         moved, still = self.moved.states[n_layers], self.still.states[n_layers]
         return torch.cat([moved[None], self.between[n_layers].clone(), still[None]])
 
-    def weigh(self, states_LD: Tensor) -> Tensor:
+    def weigh(self, states_LD: Tensor, *, moved: bool = False) -> Tensor:
         """Weight of every token in the embedding of the cell, ``(L,)``."""
-        return _first_weights(states_LD) if self.pooling == "cls" else _even_weights(self.is_gene, states_LD)
+        if self.pooling == "cls":
+            return _first_weights(states_LD)
+        return _gene_weights(self.is_gene, states_LD, self.pooling, moved=moved)
 
-    def effects(self, weigh: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor], n_layers: int) -> Tensor:
+    def effects(self, weigh: Weigh, read: Callable[[Tensor], Tensor], n_layers: int) -> Tensor:
         """Change of numbers read from the cell vector, for the deletion of each gene, ``(X, N)``."""
         still_LD = self.still.states[n_layers]
         grad_still, before_X = _read_gradients(weigh, read, still_LD)
@@ -380,12 +390,14 @@ class _Cell:
             return change_XN.square().mean(0) * size / 2
         unit_LD = normalize(self.still.states[self.n_layers], dim=-1)
         changed_MLD = normalize(self._moved_states(self.n_layers), dim=-1) - unit_LD
-        changed_ML = changed_MLD.square().sum(-1) * self.is_gene / 2
+        weights_L = self.weigh(unit_LD)
+        changed_ML = changed_MLD.square().sum(-1) * weights_L / 2
         moves_N = self._moves(changed_ML[:1], changed_ML.sum(1)[None])[0]
-        return (moves_N + self._without_sight(probes, generator)).clamp(min=0) / (len(self.places) - 1)
+        left_N = 1 - weights_L[self.places]
+        return (moves_N + self._without_sight(probes, generator, weights_L)).clamp(min=0) / left_N
 
-    def _without_sight(self, probes: int, generator: torch.Generator) -> Tensor:
-        """Half of ``|change|²`` of unit vectors, summed over the genes, when they no longer see each gene, ``(N,)``."""
+    def _without_sight(self, probes: int, generator: torch.Generator, weights_L: Tensor) -> Tensor:
+        """Half of ``|change|²`` of unit vectors, weighted, when the genes no longer see each gene, ``(N,)``."""
         states_LD = self.still.states[self.n_layers]
         norms_L1 = states_LD.norm(dim=1, keepdim=True)
         unit_LD = states_LD / norms_L1
@@ -395,14 +407,12 @@ class _Cell:
             draws = [torch.randn(unit_LD.shape, generator=generator, dtype=unit_LD.dtype) for _ in range(n_draws)]
             draw_CLD = torch.stack(draws).to(unit_LD.device)
             draw_CLD = draw_CLD - (draw_CLD * unit_LD).sum(-1, keepdim=True) * unit_LD
-            draw_CLD = draw_CLD / norms_L1 * self.is_gene[:, None]
+            draw_CLD = draw_CLD / norms_L1 * weights_L.sqrt()[:, None]
             squares_L += self.still.pull(draw_CLD, self.n_layers, gates="pairs").gates.square().sum((0, 1))
         return squares_L[self.places] / (2 * probes)
 
 
-def _read_gradients(
-    weigh: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor], states_LD: Tensor
-) -> tuple[Tensor, Tensor]:
+def _read_gradients(weigh: Weigh, read: Callable[[Tensor], Tensor], states_LD: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of all numbers with respect to the states, ``(X, L, D)``, and the numbers, ``(X,)``."""
     with torch.enable_grad():
         states_LD = states_LD.detach().clone().requires_grad_()
@@ -412,13 +422,20 @@ def _read_gradients(
     return grad_XLD, numbers_X.detach()
 
 
-def _vectors_without(weigh: Callable[[Tensor], Tensor], states_LD: Tensor, places_N: Tensor) -> Tensor:
+def _vectors_without(weigh: Weigh, states_LD: Tensor, places_N: Tensor) -> Tensor:
     """Cell vectors without the state of one gene at a time, ``(N, D)``."""
     weights_L = weigh(states_LD)
-    left_N = 1 - weights_L[places_N]
-    vectors_ND = (weights_L @ states_LD - weights_L[places_N, None] * states_LD[places_N]) / left_N[:, None]
+    gained_L = weigh(states_LD, moved=True) - weights_L  # the genes behind move up
+    left_N = 1 - (weights_L - _behind(gained_L))[places_N]
+    lost_LD = weights_L[:, None] * states_LD - _behind(gained_L[:, None] * states_LD)
+    vectors_ND = (weights_L @ states_LD - lost_LD[places_N]) / left_N[:, None]
     # The vector of a cell that is read from the gene itself moves on to the next one.
     return torch.where(left_N[:, None] > 0, vectors_ND, states_LD[(places_N + 1).clamp(max=len(states_LD) - 1)])
+
+
+def _behind(values: Tensor) -> Tensor:
+    """Sums of the values behind each token."""
+    return values.flip(0).cumsum(0).flip(0) - values
 
 
 def agreement(estimated: NDArray[np.floating], exact: NDArray[np.floating], k: int) -> dict[str, float]:

@@ -48,7 +48,7 @@ def embed(  # noqa: PLR0913
     *,
     model: str | Path = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
-    pooling: Literal["mean", "cls", "gene"] = "mean",
+    pooling: Literal["mean", "rank", "cls", "gene"] = "mean",
     layer: int = -1,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
@@ -70,7 +70,8 @@ def embed(  # noqa: PLR0913
         Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
         only where the checkpoint does not name its own.
     pooling
-        "mean" over the genes of a cell, the state of "cls" (V2 models), or "gene": one vector per gene.
+        "mean" over the genes of a cell, by "rank" (a gene of rank r, from 0, weighs 1 / (1 + r / 100)), the state of
+        "cls" (V2 models), or "gene": one vector per gene.
     layer
         Layer to read, counted back from the output: 0 is the last, -1 the one before it.
     counts_layer, gene_ids
