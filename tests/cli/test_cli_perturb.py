@@ -1,6 +1,7 @@
 """`geneformer perturb` from the shell's side: plan, run in parts, merge, resume and rank, with the bundled model."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -88,6 +89,13 @@ def test_parts_merge_to_the_whole(cells, whole, tmp_path):
     for number, part in enumerate(parts, 1):
         result = call("run", cells, "-o", part, *STATES, *FEW, *CPU, "--part", f"{number}/2")
         assert result.exit_code == 0, result.output
+        assert f"merge{part}PART{3 - number}" in re.sub(r"[\s│]", "", result.stderr)
+            result.stderr.replace("│", "").replace("\n", " ").split("  ")
+        )
+    refused = call("rank", parts[1], "-o", tmp_path / "half.csv")
+    assert (refused.exit_code, "GF402" in refused.stderr) == (1, True)
+    assert "part 2 of 2 of a run; missing are [1]" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "half.csv").exists()
     report = told("merge", *reversed(parts), "-o", tmp_path / "merged")
     assert report == {"output": str(tmp_path / "merged"), "effects": len(effects(whole))}
     assert effects(tmp_path / "merged").equals(effects(whole))
@@ -139,6 +147,21 @@ def test_a_finished_run_is_ranked(whole, tmp_path):
     table = pd.read_csv(tmp_path / "ranking.csv")
     assert report["mode"] == "goal_state_shift"
     assert report["n"] == len(table) == 3
+    shown = call("rank", whole, "-o", tmp_path / "again.csv", "--permutations", 20)
+    head, *lines = shown.stderr.partition("└")[2].splitlines()[1:]
+    assert head.split()[:3] == ["Perturbation", "Shift", "to"]
+    assert [line.split()[0] for line in lines] == table["perturbation"].tolist()
+    assert all(f"{effect:.4g}" in line for effect, line in zip(table["effect"], lines, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["aggregate", "mixture_model"])
+def test_first_ranks_are_shown_whatever_the_statistics(cells, tmp_path, mode):
+    told("run", cells, "-o", tmp_path / "run", "--max-cells", 2, "--genes", "B2M,CD74,overexpress:LYZ", *CPU)
+    shown = call("rank", tmp_path / "run", "-o", tmp_path / "ranking.csv", "--permutations", 20, "--mode", mode)
+    assert shown.exit_code == 0, shown.output
+    head, *lines = shown.stderr.partition("└")[2].splitlines()[1:]
+    assert head.split()[:2] == ["Perturbation", "Effect"]
+    assert {line.split()[0] for line in lines} == {"B2M", "CD74", "overexpress:LYZ"}
 
 
 def test_all_genes_of_a_cell_of_tokens_without_states(cells, tmp_path):

@@ -29,6 +29,8 @@ class Outcome:
     title: str
     rows: Sequence[tuple[str, object]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    table: Sequence[Sequence[object]] = ()
+    """Its head and lines, below the others; a glance at what was written."""
 
 
 def written(what: str, output: object, rows: Sequence[tuple[str, object]], **data: Any) -> Outcome:
@@ -60,6 +62,14 @@ def show(outcome: Outcome, *, as_json: bool = False) -> None:
         text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         table.add_row(Text(label), Text(text))
     console().print(table)
+    if outcome.table:
+        head, *lines = outcome.table
+        glance = Table(box=None, pad_edge=False)
+        for name in head:
+            glance.add_column(Text(str(name)), overflow="fold")
+        for line in lines:
+            glance.add_row(*(Text(str(entry)) for entry in line))
+        console().print(glance)
 
 
 def show_error(error: Exception) -> None:

@@ -13,6 +13,9 @@ from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from geneformer.perturbation.effects import PerturbationRanking
     from geneformer.perturbation.plan import PerturbationPlan
 
 
@@ -88,13 +91,22 @@ def perturb_run(
         ("Cells", effects.cells.num_rows),
         ("Effects", len(effects)),
         ("Model", plan.model.name),
-        ("Next", f"geneformer perturb rank {output} -o ranking.csv"),
+        ("Next", _next_step(output, chosen)),
     ]
     screen = effects.provenance.get("screen")
     if screen:
         rows[2:2] = [(f"Screen, {name.replace('_', ' ')}", value) for name, value in screen.items()]
     screened = {"screen": screen} if screen else {}
     return written("Effects", output, rows, cells=effects.cells.num_rows, effects=len(effects), **screened)
+
+
+def _next_step(output: Path, part: tuple[int, int]) -> str:
+    """The command line that goes on from a finished run."""
+    number, parts = part
+    if parts == 1:
+        return f"geneformer perturb rank {output} -o ranking.csv"
+    others = " ".join(f"PART{other}" for other in range(1, parts + 1) if other != number)
+    return f"when all {parts} parts are there: geneformer perturb merge {output} {others} -o run; then perturb rank"
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -193,7 +205,40 @@ def perturb_rank(
     if plot is not None:
         rows.append(("Picture", plot))
         data["plot"] = str(plot)
-    return Outcome(f"Perturbations in {output}", rows, data)
+    first = _first_ranks(ranking)
+    return Outcome(f"Perturbations in {output}", rows, data, [[*first.columns], *first.to_numpy().tolist()])
+
+
+FIRST = 10
+"""Ranks that the shell shows."""
+
+
+def _first_ranks(ranking: "PerturbationRanking") -> "pd.DataFrame":
+    """The first rows of a ranking, with what a reader looks at first."""
+    import pandas as pd
+
+    frame, mode = ranking.frame, ranking.mode
+    if mode == "aggregate":
+        per_cell = (1 - frame["Cosine_sim"]).groupby(frame["perturbation"].astype(str))
+        frame = per_cell.agg(effect="mean", N_Detections="count").reset_index()
+        frame = frame.sort_values("effect", ascending=False, kind="stable")
+    frame = frame.head(FIRST)
+    name = frame["perturbation"].astype(str)
+    if "Ensembl_ID" in frame:
+        name = name.where(name != frame["Ensembl_ID"].astype(str), frame["Gene_name"].astype(str))
+    shown = {"Perturbation": name}
+    if mode == "aggregate_gene_shifts":
+        shown["Affected"] = frame["Affected_gene_name"].fillna("the cell")
+    goal = next((state for state, column in ranking.states.items() if column == "Shift_to_goal_end"), None)
+    shown["Effect" if goal is None else f"Shift to {goal}"] = frame["effect"].map("{:.4g}".format)
+    if "ci_low" in frame:
+        shown["Interval"] = frame["ci_low"].map("{:.4g} to ".format) + frame["ci_high"].map("{:.4g}".format)
+    rates = (rate for rate in ("Goal_end_FDR", "Test_vs_null_FDR", "matched_fdr") if rate in frame)
+    rate = next((rate for rate in rates if frame[rate].notna().any()), None)
+    if rate is not None:
+        shown["FDR"] = frame[rate].map("{:.2g}".format)
+    detections = frame["N_Detections" if "N_Detections" in frame else "N_Detections_test"]
+    return pd.DataFrame(shown | {"Cells": detections.map("{:,}".format)})
 
 
 def _open_plan(cells: CellsAndModel, options: PerturbOptions, runtime: RuntimeOptions) -> "PerturbationPlan":

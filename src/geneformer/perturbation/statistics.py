@@ -15,6 +15,7 @@ from geneformer.errors import (
     GeneformerWarning,
     OptionError,
     PerturbationError,
+    RunMismatchError,
     StateError,
 )
 from geneformer.options import RankOptions
@@ -60,8 +61,11 @@ def rank_effects(
     effects: PerturbationEffects, options: RankOptions, null: PerturbationEffects | None = None
 ) -> PerturbationRanking:
     """Test and rank the perturbations of a run."""
-    perturbed = Perturbed(effects)
-    compared = None if null is None else Perturbed(null)
+    _refuse_one_part(effects)
+    perturbed, compared = Perturbed(effects), None
+    if null is not None:
+        _refuse_one_part(null)
+        compared = Perturbed(null)
     if options.donor is not None:
         donors_of(perturbed, options.donor)
     mode = options.mode if options.mode != "auto" else _chosen(perturbed, compared)
@@ -71,6 +75,19 @@ def rank_effects(
     if mode in ("aggregate", "aggregate_gene_shifts"):
         return _aggregates(perturbed, mode, options)
     return _tested(perturbed, compared, mode, options)
+
+
+def _refuse_one_part(effects: PerturbationEffects) -> None:
+    """Refuse a part of a run: means and tests would be over some of its cells."""
+    part = effects.provenance.get("part")
+    number, parts = part if isinstance(part, list) and len(part) == 2 else (1, 1)
+    if parts != 1:
+        missing = [other for other in range(1, parts + 1) if other != number]
+        msg = (
+            f"This is part {number} of {parts} of a run; missing are {missing}. Put all of them together first: "
+            "geneformer perturb merge PART1 PART2 ... -o run."
+        )
+        raise RunMismatchError(msg)
 
 
 def rank_for_plots(effects: PerturbationEffects) -> PerturbationRanking:
