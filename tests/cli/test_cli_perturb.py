@@ -90,8 +90,6 @@ def test_parts_merge_to_the_whole(cells, whole, tmp_path):
         result = call("run", cells, "-o", part, *STATES, *FEW, *CPU, "--part", f"{number}/2")
         assert result.exit_code == 0, result.output
         assert f"merge{part}PART{3 - number}" in re.sub(r"[\s│]", "", result.stderr)
-            result.stderr.replace("│", "").replace("\n", " ").split("  ")
-        )
     refused = call("rank", parts[1], "-o", tmp_path / "half.csv")
     assert (refused.exit_code, "GF402" in refused.stderr) == (1, True)
     assert "part 2 of 2 of a run; missing are [1]" in " ".join(refused.stderr.split())
