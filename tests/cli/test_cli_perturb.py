@@ -57,7 +57,11 @@ def effects(folder):
 def test_plan_tells_what_run_does(cells, whole):
     planned = told("plan", cells, *STATES, *FEW, *CPU)
     report = json.loads((whole.parent / "report.json").read_text())
-    assert report == {"output": str(whole), "cells": 3, "effects": planned["rows"]}
+    panel = {"asked": 3, "used": 3, "left_out": [], "reasons": []}
+    assert report == {"output": str(whole), "cells": 3, "effects": planned["rows"], "panel": panel}
+    assert planned["panel"] == panel
+    some = told("plan", cells, *STATES, *FEW, "--genes", "NOTAGENE", "--no-calibrate", *CPU)
+    assert some["panel"]["left_out"] == ["NOTAGENE"]
     assert (planned["cells"], planned["perturbations"], planned["shards"]) == (3, 3, 3)
     assert planned["rows"] == 2 * planned["passes"] == len(effects(whole))
     assert planned["seconds"] > 0

@@ -93,6 +93,12 @@ def test_given_genes_are_predicted_in_every_cell(fitted, adata):
     assert predicted.uns["geneformer"]["vocabulary"] == "V1"
     with pytest.raises(UnknownGeneError, match="LYS9"):
         fitted.predict(adata, ["LYS9"])
+    with pytest.raises(UnknownGeneError, match="LYS9"):
+        fitted.predict(adata, ["LYZ", "LYS9"], unknown="error")
+    with pytest.warns(GeneformerWarning, match="1 of 2 genes are used. Left out: 1 without a token .*'LYS9'"):
+        one = fitted.predict(adata, ["LYZ", "LYS9"])
+    np.testing.assert_allclose(one.X, predicted.X[:, :1], atol=1e-6)
+    assert one.uns["geneformer"]["panel"]["left_out"] == ["LYS9"]
 
 
 def test_by_default_the_genes_read_of_every_cell_are_predicted(fitted, adata):

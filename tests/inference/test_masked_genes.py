@@ -4,11 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from geneformer.errors import CheckpointError, GeneformerWarning, OptionError, OutOfRangeError, UnknownGeneError
+from geneformer.errors import (
+    AbsentGeneError,
+    CheckpointError,
+    GeneformerWarning,
+    OptionError,
+    OutOfRangeError,
+    UnknownGeneError,
+)
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.masked_genes import predict_masked
 from geneformer.models.loading import LoadedModel
@@ -97,13 +105,24 @@ def test_symbols_are_told(model, tokens, genes):
     assert not set(table["predicted_gene"]) & set(model.vocabulary.special_tokens)
 
 
-def test_a_gene_that_no_cell_expresses_gives_no_rows(model, tokens):
+def test_genes_that_no_cell_expresses_are_left_out(model, tokens, genes):
     present = {model.vocabulary.gene_of[t] for row in range(len(tokens)) for t in tokens[row]}
     absent = next(gene for gene in model.vocabulary.genes if gene not in present)
-    with pytest.warns(GeneformerWarning, match=f"No cell has {model.vocabulary.symbol_of(absent)}; "):
-        table = predict_masked(tokens, model, PredictOptions(genes=(absent,)), RUNTIME)
+    asked = (*genes, absent, "NOTAGENE")
+    with pytest.warns(GeneformerWarning, match=f"Left out: .*'NOTAGENE'.*{absent}") as caught:
+        table = predict_masked(tokens, model, PredictOptions(genes=asked), RUNTIME)
+    assert len(caught) == 1
+    pd.testing.assert_frame_equal(table, predict_masked(tokens, model, PredictOptions(genes=genes), RUNTIME))
     assert list(table.columns) == COLUMNS
-    assert table.empty
+    panel = table.attrs["geneformer"]["panel"]
+    assert (panel["asked"], panel["used"]) == (len(asked), len(genes))
+    assert panel["left_out"] == ["NOTAGENE", absent]
+    with pytest.raises(AbsentGeneError, match=f"None of the 1 genes .*{absent}"):
+        predict_masked(tokens, model, PredictOptions(genes=(absent,)), RUNTIME)
+    with pytest.raises(AbsentGeneError, match="Not all of the"):
+        predict_masked(tokens, model, PredictOptions(genes=(*genes, absent), unknown="error"), RUNTIME)
+    with pytest.raises(UnknownGeneError, match="NOTAGENE"):
+        predict_masked(tokens, model, PredictOptions(genes=asked, unknown="error"), RUNTIME)
 
 
 def test_the_tokens_are_left_as_they_are(model, tokens, genes):

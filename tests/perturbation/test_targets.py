@@ -7,6 +7,7 @@ import pytest
 
 from geneformer.errors import (
     AbsentGeneError,
+    GeneformerWarning,
     GroupTooLargeError,
     NoCellsError,
     OptionError,
@@ -121,7 +122,7 @@ def test_an_entry_without_an_edit_takes_that_of_the_run():
 )
 def test_entries_that_cannot_be_read(entry, error, told):
     with pytest.raises(error, match=told):
-        planned(genes=("FTL", entry))
+        planned(genes=("FTL", entry), unknown="error")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,71 @@ def test_entries_that_cannot_be_read(entry, error, told):
 def test_perturbations_that_fit_no_cell(rows, options, error, told):
     with pytest.raises(error, match=told):
         planned(cells(*rows), **options)
+
+
+def panel_of(plan):
+    panel = plan.provenance["panel"]
+    return panel["asked"], panel["used"], dict(zip(panel["left_out"], panel["reasons"], strict=True))
+
+
+def test_absent_genes_are_left_out_at_once_and_the_run_goes_on():
+    rows = cells([LYZ, FTL, B2M], [FTL, CST3, B2M])
+    asked = (
+        "LYZ",
+        "LYZZ",
+        "CD3E",
+        "overexpress:CD3E",
+        "FTL",
+        "NOSUCHGENE",
+        "delete:NOSUCHGENE > overexpress:LYZ",
+        "LYZ+CST3",
+    )
+    with pytest.warns(GeneformerWarning, match="3 of 8 perturbations are used") as caught:
+        plan = planned(rows, genes=asked, min_cells=1)
+    assert len(caught) == 1
+    assert all(f"{name!r}" in str(caught[0].message) for name in ("LYZZ", "CD3E", "NOSUCHGENE", "LYZ+CST3"))
+    assert [p.name for p in plan.targets.named] == ["LYZ", "overexpress:CD3E", "FTL"]
+    n_asked, n_used, left_out = panel_of(plan)
+    assert (n_asked, n_used) == (8, 3)
+    assert left_out == {
+        "LYZZ": "without a token in vocabulary V1",
+        "CD3E": "in none of the cells",
+        "NOSUCHGENE": "without a token in vocabulary V1",
+        "delete:NOSUCHGENE > overexpress:LYZ": "without a token in vocabulary V1",
+        "LYZ+CST3": "not together in any cell",
+    }
+    with pytest.warns(GeneformerWarning, match="in fewer than 2 of the cells"):
+        assert [p.name for p in planned(rows, genes=("LYZ", "FTL"), min_cells=2).targets.named] == ["FTL"]
+
+
+def test_a_group_goes_on_without_absent_members():
+    rows = cells([LYZ, FTL, B2M], [FTL, CST3, B2M])
+    with pytest.warns(GeneformerWarning, match="of 'mine', which goes on without"):
+        plan = planned(rows, genes=("mine=LYZ+CD3E+NOSUCHGENE", "activate@0.5:FTL+NOSUCHGENE", "B2M"))
+    assert [(p.name, p.steps) for p in plan.targets.named] == [
+        ("mine", (Step("delete", (LYZ,)),)),
+        ("activate@0.5:FTL", (Step("activate", (FTL,), 0.5),)),
+        ("B2M", (Step("delete", (B2M,)),)),
+    ]
+    assert panel_of(plan)[:2] == (3, 3)
+    assert set(panel_of(plan)[2]) == {"CD3E", "NOSUCHGENE"}
+    with pytest.warns(GeneformerWarning, match="the same as another one"):
+        plan = planned(rows, genes=("LYZ+NOSUCHGENE", "LYZ"))
+    assert [p.name for p in plan.targets.named] == ["LYZ"]
+
+
+def test_nothing_left_of_a_panel_is_an_error_and_so_is_anything_missing_where_that_is_asked_for():
+    rows = cells([LYZ, FTL])
+    with pytest.raises(AbsentGeneError, match=r"None of the 2 perturbations .*CD3E.*CST3"):
+        planned(rows, genes=("CD3E", "CST3"))
+    with pytest.raises(UnknownGeneError, match="'LYZZ', 'NOSUCHGENE'"):
+        planned(rows, genes=("LYZZ", "NOSUCHGENE"))
+    with pytest.raises(AbsentGeneError, match=r"Not all of the 2 perturbations .*'CD3E'"):
+        planned(rows, genes=("LYZ", "CD3E"), unknown="error")
+    with pytest.raises(AbsentGeneError, match=r"'CD3E'"):
+        planned(rows, genes=("LYZ+CD3E",), unknown="error")
+    with pytest.raises(UnknownGeneError, match="'NOSUCHGENE'"):
+        planned(rows, genes=("LYZ", "LYZ+NOSUCHGENE"), unknown="error")
 
 
 def test_a_group_larger_than_the_input():

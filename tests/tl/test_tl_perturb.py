@@ -139,7 +139,7 @@ def test_a_file_keeps_what_is_ranked(adata, folder, tmp_path):
 def test_refusals_leave_the_cells_as_they_were(adata, folder):
     for given, error, told in [
         ({"genes": ["FTLL"]}, UnknownGeneError, "'FTLL'"),
-        ({"genes": [["FTL", "nonsense"]]}, UnknownGeneError, "'nonsense'"),
+        ({"genes": [["FTL", "nonsense"]], "unknown": "error"}, UnknownGeneError, "'nonsense'"),
         ({"genes": []}, OptionError, "No gene is named"),
         ({"genes": {}}, OptionError, "No gene is named"),
         ({"genes": {"a": []}}, UnknownGeneError, "''"),

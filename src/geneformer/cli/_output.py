@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 from geneformer.errors import GeneformerWarning
 from geneformer.files.progress import progress_bar
 
-__all__ = ["FAILED", "Outcome", "console", "progress_bar", "show", "show_error", "warnings_shown", "written"]
+__all__ = [
+    "FAILED",
+    "Outcome",
+    "console",
+    "panel_rows",
+    "progress_bar",
+    "show",
+    "show_error",
+    "warnings_shown",
+    "written",
+]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +46,13 @@ class Outcome:
 def written(what: str, output: object, rows: Sequence[tuple[str, object]], **data: Any) -> Outcome:
     """The outcome of a command that wrote a file or folder."""
     return Outcome(f"{what} in {output}", rows, {"output": str(output), **data})
+
+
+def panel_rows(panel: Mapping[str, Any] | None) -> Rows:
+    """The lines on a panel of genes of which some are left out."""
+    if not panel or not panel["left_out"]:
+        return []
+    return [("Asked for", panel["asked"]), ("Left out", f"{len(panel['left_out']):,}: {', '.join(panel['left_out'])}")]
 
 
 def console() -> "Console":

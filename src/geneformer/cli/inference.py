@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from geneformer import keys
 from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
 from geneformer.errors import OptionError, UnknownColumnError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 from geneformer.options._fields import nearest
@@ -91,14 +92,15 @@ def attention(
         read = cell_attention if per_cell else gene_attention
         result = read(tokens, loaded, options, runtime, progress=update)
     replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
-    n, n_genes = result.weights.nnz, len(result.genes)
+    n, n_genes, panel = result.weights.nnz, len(result.genes), result.provenance.get("panel")
     rows: Rows = [
         ("Cells", len(tokens)),
         ("Genes", n_genes),
+        *panel_rows(panel),
         ("Weights" if per_cell else "Pairs of genes", n),
         ("Model", f"{loaded.name}, layer {options.layer}"),
     ]
-    return written("Attention", output, rows, genes=n_genes, n=n)
+    return written("Attention", output, rows, genes=n_genes, n=n, **({} if panel is None else {"panel": panel}))
 
 
 @with_options(
@@ -124,16 +126,19 @@ def predict_masked(
     loaded, tokens = _open(cells, runtime)
     with progress_bar("Predicting", shown=runtime.progress, unit="cells") as update:
         table = run(tokens, loaded, options, runtime, progress=update)
-    provenance = describe_run(loaded, prediction={"genes": list(options.genes), "n_predictions": options.n_predictions})
+    panel = table.attrs[keys.UNS]["panel"]
+    prediction = {"genes": list(options.genes), "n_predictions": options.n_predictions}
+    provenance = describe_run(loaded, prediction=prediction, panel=panel)
     save_table(table, output, cells.recorded(provenance), overwrite=overwrite)
     first = table[table["order"] == 1]
     rows: Rows = [
         ("Cells", len(tokens)),
         ("Masked genes", len(first)),
+        *panel_rows(panel),
         ("Of these expected most", int((first["rank_of_masked"] == 1).sum())),
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
     ]
-    return written("Predictions", output, rows, masked=len(first), n=len(table))
+    return written("Predictions", output, rows, masked=len(first), n=len(table), panel=panel)
 
 
 def _open(cells: CellsAndModel, runtime: RuntimeOptions) -> "tuple[LoadedModel, TokenizedDataset]":

@@ -1,14 +1,15 @@
 """`geneformer perturb`: what a run will take, the run, its parts put together, and its statistics."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
@@ -35,9 +36,11 @@ def perturb_plan(
 
     plan = _open_plan(cells, options, runtime)
     cost = estimate_cost(plan, calibrate=calibrate)
+    panel = plan.provenance.get("panel")
     rows: Rows = [
         ("Cells", cost.cells),
         ("Perturbations", cost.perturbations),
+        *panel_rows(panel),
         ("Forward passes", cost.passes),
         ("Tokens", cost.tokens),
         *([] if cost.seconds is None else [("Time on this machine", _duration(cost.seconds))]),
@@ -46,7 +49,7 @@ def perturb_plan(
         ("Shards", plan.n_shards),
         ("Model", plan.model.name),
     ]
-    return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards})
+    return Outcome("Nothing was run yet", rows, {**asdict(cost), "shards": plan.n_shards, **_reported(panel)})
 
 
 EffectsFolder = Annotated[Path, output_option("OUT", "Folder to make.")]
@@ -93,10 +96,11 @@ def perturb_run(
         ("Model", plan.model.name),
         ("Next", _next_step(output, chosen)),
     ]
-    screen = effects.provenance.get("screen")
+    screen, panel = effects.provenance.get("screen"), effects.provenance.get("panel")
+    rows[2:2] = panel_rows(panel)
     if screen:
         rows[2:2] = [(f"Screen, {name.replace('_', ' ')}", value) for name, value in screen.items()]
-    screened = {"screen": screen} if screen else {}
+    screened = ({"screen": screen} if screen else {}) | _reported(panel)
     return written("Effects", output, rows, cells=effects.cells.num_rows, effects=len(effects), **screened)
 
 
@@ -107,6 +111,11 @@ def _next_step(output: Path, part: tuple[int, int]) -> str:
         return f"geneformer perturb rank {output} -o ranking.csv"
     others = " ".join(f"PART{other}" for other in range(1, parts + 1) if other != number)
     return f"when all {parts} parts are there: geneformer perturb merge {output} {others} -o run; then perturb rank"
+
+
+def _reported(panel: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The genes of a run that were named, used and left out, for `--json`."""
+    return {} if panel is None else {"panel": panel}
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -197,7 +206,9 @@ def perturb_rank(
     numbers = ranking.provenance["ranking"]["perturbations"]
     rows: Rows = [("Statistics", ranking.mode), ("Perturbations", numbers["tested"])]
     rows += [("Rows", len(ranking)), ("Left out", numbers["left_out"])]
-    data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **numbers}
+    panel = effects.provenance.get("panel")
+    rows += panel_rows(panel)
+    data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **numbers, **_reported(panel)}
     if "Sig" in ranking.frame:
         significant = int(ranking.frame["Sig"].sum())
         rows.append((f"FDR below {options.fdr:g}", significant))

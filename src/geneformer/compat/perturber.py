@@ -308,6 +308,7 @@ class _Run:
             layer=settings.emb_layer,
             gene_effects=on_genes,
             cells_per_shard=cells_at_once,
+            unknown="error",
             **names,
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from geneformer.finetuning.reports import MODEL, SYMBOL, ExpressionReport, Repor
 from geneformer.finetuning.splits import Split
 from geneformer.finetuning.targets import Encoded, Target
 from geneformer.finetuning.training import Batches, FinetuneResult, finetune, packed_tensors
-from geneformer.genes.lookup import tokens_of_genes
+from geneformer.genes.lookup import GenePanel, resolve_panel
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.models.finetuned import build_network
 from geneformer.models.heads import GeneformerForExpression
@@ -202,6 +202,7 @@ class ExpressionDecoder(CellEstimator):
         *,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        unknown: Literal["drop", "error"] = "drop",
     ) -> "AnnData":
         """Value and rank of genes in every cell, all genes of the cell being visible.
 
@@ -214,6 +215,8 @@ class ExpressionDecoder(CellEstimator):
             that express it.
         counts_layer, gene_ids
             Where counts and gene identifiers are.
+        unknown
+            Leave genes without a token out with a warning that lists them, or raise.
 
         Returns
         -------
@@ -225,11 +228,11 @@ class ExpressionDecoder(CellEstimator):
         Raises
         ------
         UnknownGeneError
-            A gene that the vocabulary does not have.
+            None of the genes has a token; with ``unknown="error"`` any of them.
         """
         import anndata as ad
 
-        blocks = list(self.predict_blocks(cells, genes, counts_layer=counts_layer, gene_ids=gene_ids))
+        blocks = list(self.predict_blocks(cells, genes, counts_layer=counts_layer, gene_ids=gene_ids, unknown=unknown))
         joined = ad.concat(blocks, merge="same", uns_merge="same") if len(blocks) > 1 else blocks[0]
         joined.obs_names = np.concatenate([block.obs_names for block in blocks])
         return joined
@@ -242,26 +245,27 @@ class ExpressionDecoder(CellEstimator):
         cells_per_block: int = 4096,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        unknown: Literal["drop", "error"] = "drop",
     ) -> Iterator["AnnData"]:
         """What `predict` returns, some thousand cells at a time, in the order of the input.
 
         Parameters
         ----------
-        cells, genes, counts_layer, gene_ids
+        cells, genes, counts_layer, gene_ids, unknown
             See `predict`.
         cells_per_block
             Cells of the input per block.
         """
         vocabulary = self.pairing.vocabulary
-        asked = None if genes is None else np.array(tokens_of_genes(genes, vocabulary), dtype=np.int64)
+        panel = None if genes is None else resolve_panel(genes, vocabulary, unknown=unknown).check(unknown)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
         names = cell_names(opened)
         for start in range(0, max(opened.n_input, 1), cells_per_block):
             stop = min(start + cells_per_block, opened.n_input)
             rows = np.flatnonzero((opened.rows >= start) & (opened.rows < stop))
-            yield self._block(opened, rows, opened.rows[rows] - start, names[start:stop], asked)
+            yield self._block(opened, rows, opened.rows[rows] - start, names[start:stop], panel)
 
-    def _block(self, cells: Cells, rows: Ints, places: Ints, names: NDArray[Any], asked: Ints | None) -> "AnnData":
+    def _block(self, cells: Cells, rows: Ints, places: Ints, names: NDArray[Any], panel: GenePanel | None) -> "AnnData":
         """Predictions for some tokenized cells, which are at some places among the named ones.
 
         They are dense for given genes, else sparse over the vocabulary.
@@ -271,6 +275,7 @@ class ExpressionDecoder(CellEstimator):
         from scipy import sparse
 
         vocabulary, max_length = self.pairing.vocabulary, self.pairing.max_length
+        asked = None if panel is None else np.array(panel.tokens, dtype=np.int64)
         tokens = cells.tokens.take(rows)
         if asked is not None:
             starts, genes = np.arange(len(rows) + 1) * len(asked), np.tile(asked, len(rows))
@@ -293,7 +298,7 @@ class ExpressionDecoder(CellEstimator):
                 sides[-1][places] = values.reshape(len(places), -1)
         ids = vocabulary.genes if asked is None else vocabulary.gene_of[asked]
         var = pd.DataFrame({SYMBOL: [vocabulary.symbol_of(gene) for gene in ids]}, index=pd.Index(ids))
-        uns = {keys.UNS: self.provenance}
+        uns = {keys.UNS: self.provenance | ({} if panel is None else {"panel": panel.record()})}
         return ad.AnnData(sides[0], obs=pd.DataFrame(index=pd.Index(names)), var=var, layers={RANK: sides[1]}, uns=uns)
 
     @shown_as("Evaluation")

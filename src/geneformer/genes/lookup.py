@@ -1,6 +1,7 @@
 """Every identifier under which a gene of a vocabulary is known, and one column of names looked up in it."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geneformer.errors import (
+    AbsentGeneError,
+    GeneformerWarning,
     GeneIdsNotFoundError,
     TooFewGenesMatchedError,
     UnknownColumnError,
@@ -578,14 +581,110 @@ def find_genes(names: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32
 
 def tokens_of_genes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     """Token id of every name: an Ensembl id, with or without version, a symbol, or an earlier one of either."""
-    places = find_genes(names, vocabulary)
-    unknown = [str(name) for name, place in zip(names, places, strict=True) if place < 0]
-    if unknown:
-        hint = nearest(unknown[0], (s for s, gene in vocabulary.symbols.items() if gene in vocabulary.token_of))
+    token_of = resolve_panel(names, vocabulary, unknown="error").token_of
+    return [token_of[str(name)] for name in names]
+
+
+@dataclass(slots=True)
+class GenePanel:
+    """Genes that were asked for: the tokens of those that can be used, and why the others cannot."""
+
+    vocabulary: Vocabulary
+    token_of: dict[str, int]
+    left_out: dict[str, str]
+    unit: str = "genes"
+    """What is counted: genes, or perturbations of them."""
+
+    used: int | None = None
+    """How many are used, where that is not the number of tokens."""
+
+    asked: int = 0
+    """How many were asked for."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids, each once, in the order of the names."""
+        return list(dict.fromkeys(self.token_of.values()))
+
+    @property
+    def n_used(self) -> int:
+        """How many are used."""
+        return len(self.token_of) if self.used is None else self.used
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Go on without a gene."""
+        self.token_of.pop(name, None)
+        self.left_out[name] = reason
+
+    def record(self) -> dict[str, Any]:
+        """What was asked for, used and left out, for `uns`, manifests and reports: lists of names and of reasons."""
+        names, reasons = list(self.left_out), list(self.left_out.values())
+        return {"asked": self.asked, "used": self.n_used, "left_out": names, "reasons": reasons}
+
+    def listed(self, most: int = 20) -> str:
+        """The names by reason."""
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            by_reason.setdefault(reason, []).append(name)
+        groups = []
+        for reason, names in by_reason.items():
+            more = f" and {len(names) - most:,} more" if len(names) > most else ""
+            groups.append(f"{len(names):,} {reason} ({', '.join(map(repr, names[:most]))}{more})")
+        return "; ".join(groups)
+
+    def check(self, unknown: str, refusal: str = "") -> "GenePanel":
+        """Say at once what is left out; an error where nothing is left, or where nothing may be left out."""
+        if not self.left_out:
+            return self
+        if unknown == "error" or not self.n_used:
+            msg = refusal or (
+                f"{'None' if not self.n_used else 'Not all'} of the {self.asked:,} {self.unit} can be used: "
+                f"{self.listed()}. Name others, or choose other cells."
+            )
+            raise AbsentGeneError(msg)
         msg = (
-            f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
-            f"{', '.join(map(repr, unknown[:10]))}. Pass Ensembl ids or symbols; "
-            f"`geneformer vocabulary {vocabulary.name} --gene NAME` looks one up.{hint if unknown[0] else ''}"
+            f"{self.n_used:,} of {self.asked:,} {self.unit} are used. Left out: {self.listed()}. "
+            'unknown="error" refuses instead.'
         )
-        raise UnknownGeneError(msg)
-    return [int(token) for token in vocabulary.token_ids[places]]
+        warnings.warn(msg, GeneformerWarning, stacklevel=4)
+        return self
+
+
+def resolve_panel(
+    names: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    unknown: str = "drop",
+    cells_with: NDArray[np.integer] | None = None,
+    n_cells: int = 0,
+) -> GenePanel:
+    """Tokens of a panel of genes; those without a token, or that no cell has, ``(V,)``, are left out at once.
+
+    Where none has a token, or with ``unknown="error"`` any has none, that is an error which lists them. Nothing is
+    warned about before `check`.
+    """
+    panel = GenePanel(vocabulary, {}, {}, asked=len(dict.fromkeys(map(str, names))))
+    for name, place in zip(names, find_genes(names, vocabulary).tolist(), strict=True):
+        if place < 0:
+            panel.leave_out(str(name), f"without a token in vocabulary {vocabulary.name}")
+        else:
+            panel.token_of[str(name)] = int(vocabulary.token_ids[place])
+    empty = [name for name in panel.left_out if not name.strip()]
+    if panel.left_out and (unknown == "error" or empty or not panel.token_of):
+        raise _unknown_genes(empty or list(panel.left_out), vocabulary)
+    if cells_with is not None:
+        for name in [name for name, token in panel.token_of.items() if not cells_with[token]]:
+            panel.leave_out(name, f"in none of the {n_cells:,} cells")
+        panel.check(unknown)
+    return panel
+
+
+def _unknown_genes(unknown: list[str], vocabulary: Vocabulary) -> UnknownGeneError:
+    hint = nearest(unknown[0], (s for s, gene in vocabulary.symbols.items() if gene in vocabulary.token_of))
+    more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
+    msg = (
+        f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
+        f"{', '.join(map(repr, unknown[:10]))}{more}. Pass Ensembl ids or symbols; "
+        f"`geneformer vocabulary {vocabulary.name} --gene NAME` looks one up.{hint if unknown[0] else ''}"
+    )
+    return UnknownGeneError(msg)

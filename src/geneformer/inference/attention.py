@@ -12,9 +12,8 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, Ints, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.files.progress import Progress
-from geneformer.genes.lookup import tokens_of_genes
-from geneformer.genes.vocabulary import Vocabulary
-from geneformer.inference.cells import check_pairing, describe_run, warn_of_absent
+from geneformer.genes.lookup import GenePanel
+from geneformer.inference.cells import check_pairing, describe_run, panel_in_cells
 from geneformer.inference.tables import TABLES, SavedResult, cells_as_anndata
 from geneformer.models.attention import KERNELS, attention_weights
 from geneformer.models.loading import LoadedModel
@@ -102,20 +101,17 @@ def cell_attention(
     from scipy.sparse import csr_matrix
 
     vocabulary = model.vocabulary
-    is_gene, is_chosen = _genes_and_chosen(options, vocabulary)
-    is_expressed = np.zeros(vocabulary.size, dtype=bool)
+    panel, is_gene, is_chosen = _genes_and_chosen(tokens, model, options)
     ids_of: list[Ints] = [np.empty(0, dtype=np.int64)] * len(tokens)
     weights_of = [np.empty(0, dtype=np.float32)] * len(tokens)
 
     def keep(row: int, ids: Ints, weights_HLL: Tensor) -> None:
         senders = torch.from_numpy(is_gene[ids]).to(weights_HLL.device)
         received_L = weights_HLL.float().mean(0)[senders].mean(0).cpu().numpy()
-        is_expressed[ids] = True
         places = np.flatnonzero(is_chosen[ids] & (received_L >= options.min_weight))
         ids_of[row], weights_of[row] = ids[places], received_L[places]
 
     _visit(tokens, model, runtime, options.layer, keep, progress)
-    warn_of_absent(tokens_of_genes(options.genes, vocabulary), np.flatnonzero(is_expressed), vocabulary)
     tokens_T, columns_T = np.unique(np.concatenate(ids_of), return_inverse=True)
     indptr = np.cumsum([0, *map(len, ids_of)])
     weights = csr_matrix((np.concatenate(weights_of), columns_T, indptr), shape=(len(tokens), len(tokens_T)))
@@ -123,7 +119,7 @@ def cell_attention(
     genes = vocabulary.gene_of[tokens_T]
     symbols = np.array([vocabulary.symbol_of(gene) for gene in genes], dtype=object)
     cells = tokens.table.select(tokens.columns)
-    provenance = describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
+    provenance = _provenance(model, options, panel)
     return CellAttention(genes, symbols, weights, cells, tokens.cell_ids, provenance)
 
 
@@ -137,7 +133,7 @@ def gene_attention(
 ) -> GeneAttention:
     """Attention gene by gene over all cells; nothing is kept per cell."""
     vocabulary = model.vocabulary
-    _, is_chosen = _genes_and_chosen(options, vocabulary)
+    panel, _, is_chosen = _genes_and_chosen(tokens, model, options)
     totals = _PairTotals(vocabulary.size)
     is_expressed = np.zeros(vocabulary.size, dtype=bool)
 
@@ -149,21 +145,34 @@ def gene_attention(
         is_expressed[ids[places]] = True
 
     _visit(tokens, model, runtime, options.layer, add, progress)
-    warn_of_absent(tokens_of_genes(options.genes, vocabulary), np.flatnonzero(is_expressed), vocabulary)
     sums, n_cells = totals.matrices(np.flatnonzero(is_expressed))
     means = sums.copy()
     means.data = sums.data / n_cells.data
     genes = vocabulary.gene_of[is_expressed]
-    provenance = describe_run(model, attention=asdict(options) | {"genes": list(options.genes)})
+    provenance = _provenance(model, options, panel)
     return GeneAttention(genes, means.astype(np.float32), n_cells, provenance)
 
 
-def _genes_and_chosen(options: AttentionOptions, vocabulary: Vocabulary) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tokens are genes, and which of them are asked for, ``(V,)`` each."""
+def _provenance(model: LoadedModel, options: AttentionOptions, panel: GenePanel) -> dict[str, Any]:
+    about = {"panel": panel.record()} if panel.asked else {}
+    return describe_run(model, attention=asdict(options) | {"genes": list(options.genes)}, **about)
+
+
+def _genes_and_chosen(
+    tokens: TokenizedDataset, model: LoadedModel, options: AttentionOptions
+) -> tuple[GenePanel, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The genes asked for; which tokens are genes, and which of them are asked for, ``(V,)`` each; all checked."""
+    check_pairing(tokens, model, truncate=False)
+    if not 0 <= -options.layer < model.n_layers:
+        deepest = 1 - model.n_layers
+        msg = f"layer={options.layer}, but {model.name} has {model.n_layers} layers with attention. Use 0 to {deepest}."
+        raise OutOfRangeError(msg)
+    vocabulary = model.vocabulary
+    panel = panel_in_cells(options.genes, tokens, model, unknown=options.unknown)
     is_gene, is_chosen = np.zeros((2, vocabulary.size), dtype=bool)
     is_gene[vocabulary.token_ids] = True
-    is_chosen[tokens_of_genes(options.genes, vocabulary) or vocabulary.token_ids] = True
-    return is_gene, is_chosen
+    is_chosen[panel.tokens or vocabulary.token_ids] = True
+    return panel, is_gene, is_chosen
 
 
 class _PairTotals:
@@ -214,11 +223,6 @@ def _visit(
     progress: Progress | None,
 ) -> None:
     """Hand the weights of every cell, one at a time, to `visit(row, token ids, weights)`."""
-    check_pairing(tokens, model, truncate=False)
-    if not 0 <= -layer < model.n_layers:
-        deepest = 1 - model.n_layers
-        msg = f"layer={layer}, but {model.name} has {model.n_layers} layers with attention. Use 0 to {deepest}."
-        raise OutOfRangeError(msg)
     target = model.n_layers + layer - 1
     visited = np.zeros(len(tokens), dtype=bool)
 

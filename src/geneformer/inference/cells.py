@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
@@ -23,17 +23,19 @@ from geneformer.errors import (
     VocabularyMismatchError,
 )
 from geneformer.files.progress import Progress, progress_bar
-from geneformer.genes.lookup import INDEX, resolve_genes
+from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
 from geneformer.tokenization.tokenizer import tokenize_counts
-from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.dataset import Packed, TokenizedDataset
 from geneformer.tokens.storage import is_dataset, read_dataset
 
 if TYPE_CHECKING:
     from anndata import AnnData, Raw
     from scipy import sparse
+
+_CELLS_AT_ONCE = 2048
 
 
 class PairedModel(Protocol):
@@ -143,14 +145,28 @@ def open_tokens(
     return tokens
 
 
-def warn_of_absent(wanted: Iterable[int], present: NDArray[np.integer], vocabulary: Vocabulary) -> None:
-    """Tell which of the genes that are asked for no cell has."""
-    absent = np.setdiff1d(np.asarray(list(wanted), dtype=np.int64), present)
-    if len(absent):
-        names = [vocabulary.symbol_of(str(gene)) for gene in vocabulary.gene_of[absent[:10]]]
-        more = f" and {len(absent) - 10:,} more" if len(absent) > 10 else ""
-        msg = f"No cell has {', '.join(names)}{more}; there is nothing to tell of them."
-        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+def cells_per_token(tokens: TokenizedDataset, model: PairedModel) -> NDArray[np.int64]:
+    """Cells that have each token, ``(V,)``; a cell has a token once."""
+    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
+    for packed in blocks(tokens, np.arange(len(tokens)), model):
+        counts += np.bincount(packed.input_ids, minlength=len(counts))
+    return counts
+
+
+def blocks(
+    tokens: TokenizedDataset, rows: NDArray[np.int64], model: PairedModel, *, counts: bool = False
+) -> Iterator[Packed]:
+    """Cells as the model sees them, some at a time."""
+    for start in range(0, len(rows), _CELLS_AT_ONCE):
+        yield tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=counts)
+
+
+def panel_in_cells(names: Sequence[str], tokens: TokenizedDataset, model: PairedModel, *, unknown: str) -> GenePanel:
+    """The genes asked for that the cells have; none where none is named."""
+    if not names:
+        return GenePanel(model.vocabulary, {}, {})
+    cells_with, n_cells = cells_per_token(tokens, model), len(tokens)
+    return resolve_panel(names, model.vocabulary, unknown=unknown, cells_with=cells_with, n_cells=n_cells)
 
 
 def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:

@@ -10,8 +10,7 @@ from geneformer import keys
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.errors import CheckpointError, OptionError
 from geneformer.files.progress import Progress
-from geneformer.genes.lookup import tokens_of_genes
-from geneformer.inference.cells import check_pairing, warn_of_absent
+from geneformer.inference.cells import check_pairing, panel_in_cells
 from geneformer.models.loading import LoadedModel
 from geneformer.options import PredictOptions, RuntimeOptions
 from geneformer.options._fields import check_range
@@ -41,9 +40,8 @@ def predict_masked(
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)
-    asked = tokens_of_genes(options.genes, model.vocabulary)
-    masked, rows, places, truth = _mask_each(tokens, model, asked)
-    warn_of_absent(asked, truth, model.vocabulary)
+    panel = panel_in_cells(options.genes, tokens, model, unknown=options.unknown)
+    masked, rows, places, truth = _mask_each(tokens, model, panel.tokens)
     special = torch.from_numpy(model.vocabulary.special_ids.astype(np.int64))
     top = np.empty((len(masked), n_predictions), dtype=np.int64)
     chance = np.empty((len(masked), n_predictions))
@@ -60,12 +58,11 @@ def predict_masked(
         own_chance[batch.rows] = own_B[:, 0].cpu().numpy()
         own_order[batch.rows] = (scores_BV > own_B).sum(1).cpu().numpy() + 1
 
-    if len(masked):
-        run_batches(masked, model.network, step, runtime, progress=progress)
+    run_batches(masked, model.network, step, runtime, progress=progress)
     vocabulary, repeat = model.vocabulary, n_predictions
     opens = masked.gather(np.arange(len(masked)), max_length=1).input_ids == vocabulary.cls_id
     predicted = vocabulary.gene_of[top.ravel()]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "cell_id": np.repeat(tokens.cell_ids[rows], repeat),
             "masked_gene": np.repeat(vocabulary.gene_of[truth], repeat),
@@ -79,6 +76,8 @@ def predict_masked(
             "probability_of_masked": np.repeat(own_chance, repeat),
         }
     )
+    table.attrs[keys.UNS] = {"panel": panel.record()}
+    return table
 
 
 def _mask_each(

@@ -62,6 +62,10 @@ class AttentionOptions(Options):
     min_weight: Share = 0.0
     """Pairs, or genes, are left out of the cells in which they weigh less; saves memory."""
 
+    unknown: Literal["drop", "error"] = "drop"
+    """Genes without a token, or that no cell has, are left out with one warning that lists them; or they are an
+    error. None left is always one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions(Options):
@@ -72,3 +76,7 @@ class PredictOptions(Options):
 
     n_predictions: Positive = 10
     """Genes listed in the place of a masked one, the most expected first."""
+
+    unknown: Literal["drop", "error"] = "drop"
+    """Genes without a token, or that no cell has, are left out with one warning that lists them; or they are an
+    error. None left is always one."""

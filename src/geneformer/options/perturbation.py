@@ -72,6 +72,11 @@ class PerturbOptions(Options):
     min_cells: Positive = 1
     """Genes found in fewer of the cells are passed over."""
 
+    unknown: Literal["drop", "error"] = "drop"
+    """Genes without a token, or in fewer than `min_cells` cells, are left out with one warning that lists them; or they
+    are an error. A group goes on without them, a sequence of edits only as long as each edit keeps a gene. None left is
+    always an error."""
+
     cells_per_shard: Positive = 16
     """Cells whose effects are written at once; a killed run repeats no more than that."""
 

@@ -50,6 +50,11 @@ class Perturbation:
         return tuple(dict.fromkeys(token for step in self.steps for token in step.tokens))
 
     @property
+    def key(self) -> object:
+        """What it does; the order of genes matters only where they are put to the front."""
+        return tuple((s.edit, s.dose, s.tokens if s.edit == "overexpress" else frozenset(s.tokens)) for s in self.steps)
+
+    @property
     def edit(self) -> str:
         """Edits in order, such as "delete" or "delete > overexpress"."""
         return " > ".join(

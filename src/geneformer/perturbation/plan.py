@@ -28,9 +28,17 @@ from geneformer.errors import (
 )
 from geneformer.files.manifest import digest
 from geneformer.finetuning.labels import distinct_words, word
-from geneformer.genes.lookup import tokens_of_genes
+from geneformer.genes.lookup import GenePanel, resolve_panel, tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.inference.cells import PairedModel, check_cls, check_layer, check_pairing, describe_run
+from geneformer.inference.cells import (
+    PairedModel,
+    blocks,
+    cells_per_token,
+    check_cls,
+    check_layer,
+    check_pairing,
+    describe_run,
+)
 from geneformer.models.finetuned import TASK
 from geneformer.models.loading import load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
@@ -39,15 +47,13 @@ from geneformer.options.perturbation import EDITS
 from geneformer.perturbation.edits import Ints, Perturbation, Step
 from geneformer.perturbation.effects import SCREEN
 from geneformer.perturbation.exact import Edit, ExactRunner, PerturbedModel, possible_edits
-from geneformer.tokens.dataset import Packed, TokenizedDataset
+from geneformer.tokens.dataset import TokenizedDataset
 
 if TYPE_CHECKING:
     from geneformer.finetuning.estimators import CellClassifier
 
 ALL = "all"
 """Every gene of a cell, one at a time."""
-
-_CELLS_AT_ONCE = 2048
 
 _SHOWN = 8
 """States that an error lists."""
@@ -132,7 +138,9 @@ class PerturbationPlan:
     @property
     def provenance(self) -> dict[str, Any]:
         """Where results come from."""
-        return describe_run(self.model, perturb=asdict(self.options), state_key=self.cells.state_key)
+        panel = self.targets.panel
+        about = {} if panel is None else {"panel": panel.record()}
+        return describe_run(self.model, perturb=asdict(self.options), state_key=self.cells.state_key, **about)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -141,7 +149,8 @@ class PerturbationPlan:
         packed = [self.tokens.gather(rows) for rows in (self.cells.rows, *self.cells.of_state.values())]
         weights = self.model.network.state_dict()
         return {
-            "options": asdict(self.options),
+            # Which genes are left out follows from the others; runs begun before there was a choice go on.
+            "options": {name: value for name, value in asdict(self.options).items() if name != "unknown"},
             "cells": digest(*(array for part in packed for array in (part.input_ids, part.cu_seqlens))),
             "cell_ids": digest(self.tokens.cell_ids[self.cells.rows].astype(str).tolist()),
             "weights": digest({name: value.detach().cpu().float().numpy() for name, value in weights.items()}),
@@ -327,6 +336,15 @@ class Targets:
     dose: float
     anchor: int | None
     genes: np.ndarray
+    panel: GenePanel | None = None
+
+    def told_apart(self) -> Iterator[tuple[str, object]]:
+        """Name of every perturbation, and what it does."""
+        yield from ((perturbation.name, perturbation.key) for perturbation in self.named)
+        for token in [] if self.every is None else self.every.tolist():
+            genes = (token,) if self.anchor is None else (self.anchor, token)
+            name = self.single_name(token)
+            yield name, Perturbation(name, (Step(self.edit, genes, self.dose),)).key
 
     def of_cell(self, cell: Ints) -> list[Perturbation]:
         """What is done to one cell, whether or not it changes it."""
@@ -351,7 +369,7 @@ class Targets:
 
 
 def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbOptions) -> Targets:
-    """What a user asked for, checked against the cells before anything runs."""
+    """What a user asked for, checked against the cells before anything runs; what cells do not allow is left out."""
     vocabulary = model.vocabulary
     n_cells = cells_per_token(tokens, model)
     anchor = None if options.anchor is None else gene_tokens([options.anchor], vocabulary)[0]
@@ -368,46 +386,147 @@ def find_targets(tokens: TokenizedDataset, model: PairedModel, options: PerturbO
                 f"cells, and min_cells={options.min_cells}. Choose another anchor, or other cells."
             )
             raise AbsentGeneError(msg)
-    named = [parse_perturbation(entry, vocabulary, options) for entry in options.genes if entry != ALL]
-    for place, perturbation in enumerate(named):
-        if anchor is not None and anchor not in perturbation.tokens:
-            # The anchor joins the genes of the first edit.
-            first, *others = perturbation.steps
-            steps = (replace(first, tokens=(anchor, *first.tokens)), *others)
-            named[place] = replace(perturbation, steps=steps)
-    for perturbation in named:
-        _check_room(perturbation, tokens, model)
-        _check_presence(perturbation, tokens, n_cells, model, options.min_cells)
+    targets = Targets((), every, options.edit, options.dose, anchor, vocabulary.gene_of)
+    entries = [_read_entry(entry, options) for entry in options.genes if entry != ALL]
+    if entries:
+        named, panel = _usable(entries, targets, tokens, model, options, n_cells)
+        targets = replace(targets, named=tuple(named), panel=panel)
     if options.matched_genes and every is None:
-        named += matched_perturbations(named, tokens, model, options.matched_genes)
-    targets = Targets(tuple(named), every, options.edit, options.dose, anchor, vocabulary.gene_of)
-    singles = [] if every is None else every.tolist()
-    names = Counter([*(perturbation.name for perturbation in named), *map(targets.single_name, singles)])
+        matched = matched_perturbations(targets.named, tokens, model, options.matched_genes)
+        targets = replace(targets, named=(*targets.named, *matched))
+    names = Counter(name for name, _ in targets.told_apart())
     twice = sorted(name for name, times in names.items() if times > 1)
     if twice:
         msg = f"Two perturbations are called {twice[0]!r}. Name one of them otherwise: other_name=GENE."
         raise OptionError(msg)
-    _refuse_the_same(targets, singles)
-    return targets
-
-
-def _refuse_the_same(targets: Targets, singles: Sequence[int]) -> None:
-    """No perturbation is there under two names."""
-    steps_of = [(perturbation.name, perturbation.steps) for perturbation in targets.named]
-    for token in singles:
-        genes = (token,) if targets.anchor is None else (targets.anchor, token)
-        steps_of.append((targets.single_name(token), (Step(targets.edit, genes, targets.dose),)))
     name_of: dict[object, str] = {}
-    for name, steps in steps_of:
-        # The order of genes matters only where they are put to the front.
-        key = tuple((s.edit, s.dose, s.tokens if s.edit == "overexpress" else frozenset(s.tokens)) for s in steps)
+    for name, key in targets.told_apart():
         if name_of.setdefault(key, name) != name:
             msg = f"{name_of[key]!r} and {name!r} are the same perturbation. Leave one of them out."
             raise OptionError(msg)
+    return targets
+
+
+def _usable(
+    entries: "Sequence[_Entry]",
+    targets: Targets,
+    tokens: TokenizedDataset,
+    model: PairedModel,
+    options: PerturbOptions,
+    n_cells: Ints,
+) -> tuple[list[Perturbation], GenePanel]:
+    """The perturbations that the vocabulary and the cells allow, and an account of what is left out."""
+    vocabulary, least = model.vocabulary, options.min_cells
+    genes = resolve_panel([gene for entry in entries for gene in entry.genes], vocabulary, unknown=options.unknown)
+    panel = GenePanel(vocabulary, {}, {}, unit="perturbations", asked=len(entries), used=0)
+    refusals: list[str] = []
+    kept: list[tuple[Perturbation, bool]] = []
+    for entry in entries:
+        present, absent = entry.in_cells(genes, n_cells, least)
+        perturbation = entry.perturbation(present, genes, targets.anchor)
+        if all(present):
+            _check_room(perturbation, tokens, model)
+            refusal, reason = (
+                _too_few_together(perturbation, tokens, model, least),
+                "not together in any cell" if least == 1 else f"not together in {least:,} cells",
+            )
+        else:
+            known = [genes.token_of[gene] for gene in absent if gene in genes.token_of][:10]
+            listed = ", ".join(sorted(_symbol(token, vocabulary) for token in known))
+            reason = next(iter(absent.values()))
+            refusal = (
+                f"{entry.label!r} needs cells that have {listed}; of the {len(tokens):,} cells fewer than {least} "
+                "do. Leave it out, choose other cells, or overexpress it."
+            )
+        if refusal:
+            panel.leave_out(entry.label, reason)
+            refusals.append(refusal)
+            continue
+        kept.append((perturbation, bool(absent)))
+        for gene, reason in absent.items():
+            panel.left_out[gene] = f"{reason}, of {perturbation.name!r}, which goes on without"
+    taken = {perturbation.key for perturbation, is_reduced in kept if not is_reduced}
+    taken |= {key for _, key in targets.told_apart()}
+    named = []
+    for perturbation, is_reduced in kept:
+        if is_reduced and perturbation.key in taken:
+            panel.leave_out(perturbation.name, "the same as another one without the genes that are left out")
+            continue
+        taken.add(perturbation.key)
+        named.append(perturbation)
+    panel.used = len(named)
+    panel.check(options.unknown, refusals[0] if len(entries) == len(refusals) == 1 else "")
+    return named, panel
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenStep:
+    """One edit as written, with the names of its genes."""
+
+    before: str
+    edit: str
+    dose: float
+    genes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A perturbation as written, with the names of its genes."""
+
+    name: str | None
+    written: str
+    steps: tuple[_WrittenStep, ...]
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages and results."""
+        return self.written if self.name is None else self.name
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes of all edits."""
+        return tuple(gene for step in self.steps for gene in step.genes)
+
+    def in_cells(self, panel: GenePanel, n_cells: Ints, least: int) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+        """Of each edit the genes that can be edited, and why the others cannot; what is added need not be there."""
+        present: list[tuple[str, ...]] = []
+        absent: dict[str, str] = {}
+        added = set[int]()
+        for step in self.steps:
+            tokens = {gene: panel.token_of[gene] for gene in step.genes if gene in panel.token_of}
+            absent |= {gene: panel.left_out[gene] for gene in step.genes if gene not in tokens}
+            if step.edit == "overexpress":
+                added |= set(tokens.values())
+            few = {gene for gene, token in tokens.items() if token not in added and n_cells[token] < least}
+            absent |= dict.fromkeys(
+                few, "in none of the cells" if least == 1 else f"in fewer than {least:,} of the cells"
+            )
+            present.append(tuple(gene for gene in tokens if gene not in few))
+        return present, absent
+
+    def perturbation(
+        self, present: Sequence[Sequence[str]], panel: GenePanel, anchor: int | None = None
+    ) -> Perturbation:
+        """The perturbation of the genes that are there; its name says which, unless it was given one."""
+        whole = all(set(step.genes) == set(genes) for step, genes in zip(self.steps, present, strict=True))
+        left = " > ".join(step.before + "+".join(genes) for step, genes in zip(self.steps, present, strict=True))
+        steps = [
+            Step(step.edit, tuple(dict.fromkeys(panel.token_of[gene] for gene in genes)), step.dose)
+            for step, genes in zip(self.steps, present, strict=True)
+        ]
+        if anchor is not None and all(anchor not in step.tokens for step in steps):
+            steps[0] = replace(steps[0], tokens=(anchor, *steps[0].tokens))  # it joins the genes of the first edit
+        return Perturbation(self.label if whole or self.name is not None else left, tuple(steps))
 
 
 def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
-    """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"."""
+    """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"; every gene must have a token."""
+    read = _read_entry(entry, options)
+    genes = resolve_panel(read.genes, vocabulary, unknown="error")
+    return read.perturbation([step.genes for step in read.steps], genes)
+
+
+def _read_entry(entry: str, options: PerturbOptions) -> _Entry:
     name, equals, written = entry.rpartition("=")
     if equals and not name.strip():
         msg = f'"{entry}" has no name before "=". Write name=GENE+GENE, or leave "=" out.'
@@ -415,11 +534,11 @@ def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptio
     if written.strip().lower() == ALL:
         msg = f'"{entry}" is not clear. Write "{ALL}" for every gene, or the Ensembl id of the gene that is meant.'
         raise OptionError(msg)
-    steps = tuple(_parse_step(part.strip(), vocabulary, options) for part in written.split(">"))
-    return Perturbation(name.strip() if equals else written.strip(), steps)
+    steps = tuple(_read_step(part.strip(), options) for part in written.split(">"))
+    return _Entry(name.strip() if equals else None, written.strip(), steps)
 
 
-def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> Step:
+def _read_step(text: str, options: PerturbOptions) -> _WrittenStep:
     before, colon, names = text.rpartition(":")
     edit, dose = (before.strip() if colon else options.edit), options.dose
     if "@" in edit:
@@ -434,7 +553,7 @@ def _parse_step(text: str, vocabulary: Vocabulary, options: PerturbOptions) -> S
             raise OptionError(msg) from error
     check_choice("edit", edit, EDITS)
     check_range("dose", dose, above=0.0, high=1.0)
-    return Step(edit, gene_tokens([name.strip() for name in names.split("+")], vocabulary), dose)
+    return _WrittenStep(before + colon, edit, dose, tuple(name.strip() for name in names.split("+")))
 
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
@@ -464,35 +583,26 @@ def _check_room(perturbation: Perturbation, tokens: TokenizedDataset, model: Pai
         raise GroupTooLargeError(msg)
 
 
-def _check_presence(
-    perturbation: Perturbation, tokens: TokenizedDataset, n_cells: Ints, model: PairedModel, min_cells: int
-) -> None:
-    """Genes a cell must have are found together in enough cells."""
+def _too_few_together(perturbation: Perturbation, tokens: TokenizedDataset, model: PairedModel, min_cells: int) -> str:
+    """Why a perturbation is refused whose genes too few cells have all at once; nothing if enough do."""
     needed, added = set[int](), set[int]()
     for step in perturbation.steps:
         if step.edit == "overexpress":
             added |= set(step.tokens)
         else:
             needed |= set(step.tokens) - added
-    missing = sorted(_symbol(token, model.vocabulary) for token in needed if n_cells[token] < min_cells)
-    if missing:
-        msg = (
-            f"{perturbation.name!r} needs cells that have {', '.join(missing[:10])}; of the {len(tokens):,} "
-            f"cells fewer than {min_cells} do. Leave it out, choose other cells, or overexpress it."
-        )
-        raise AbsentGeneError(msg)
     if len(needed) < 2:
-        return
+        return ""
     together = 0
-    for packed in _blocks(tokens, np.arange(len(tokens)), model):
+    for packed in blocks(tokens, np.arange(len(tokens)), model):
         cell = packed.cells[np.isin(packed.input_ids, list(needed))]
         together += int((np.bincount(cell) == len(needed)).sum())
-    if together < min_cells:
-        msg = (
-            f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
-            f"{len(tokens):,} cells do, and min_cells={min_cells}. Name fewer genes together, or one at a time."
-        )
-        raise AbsentGeneError(msg)
+    if together >= min_cells:
+        return ""
+    return (
+        f"{perturbation.name!r} needs cells that have all of its {len(needed)} genes at once; {together} of "
+        f"{len(tokens):,} cells do, and min_cells={min_cells}. Name fewer genes together, or one at a time."
+    )
 
 
 def matched_perturbations(
@@ -566,7 +676,7 @@ class _GeneSums(NamedTuple):
 def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _GeneSums:
     size = model.vocabulary.size
     sums = _GeneSums(*np.zeros((3, size)))
-    for packed in _blocks(tokens, rows, model, counts=tokens.has_counts):
+    for packed in blocks(tokens, rows, model, counts=tokens.has_counts):
         is_gene = ~np.isin(packed.input_ids, model.vocabulary.special_ids)
         ids, cell = packed.input_ids[is_gene], packed.cells[is_gene]
         n_genes = np.bincount(cell, minlength=len(packed.lengths))
@@ -576,20 +686,6 @@ def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _Gen
         if packed.counts is not None:
             sums.log_counts[:] += np.bincount(ids, weights=np.log1p(packed.counts[is_gene]), minlength=size)
     return sums
-
-
-def cells_per_token(tokens: TokenizedDataset, model: PairedModel) -> Ints:
-    """Cells that have each token, ``(V,)``; a cell has a token once."""
-    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
-    for packed in _blocks(tokens, np.arange(len(tokens)), model):
-        counts += np.bincount(packed.input_ids, minlength=len(counts))
-    return counts
-
-
-def _blocks(tokens: TokenizedDataset, rows: Ints, model: PairedModel, *, counts: bool = False) -> Iterator[Packed]:
-    """Cells as the model sees them, some at a time."""
-    for start in range(0, len(rows), _CELLS_AT_ONCE):
-        yield tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=counts)
 
 
 @dataclass(frozen=True, slots=True)

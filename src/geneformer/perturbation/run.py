@@ -239,7 +239,12 @@ def _save(effects: PerturbationEffects, folder: Path, inputs: Sequence[InputFile
         vocabulary=provenance["vocabulary_fingerprint"],
         inputs=tuple(inputs),
         options={"perturb": provenance["perturb"]},
-        results={"cells": effects.cells.num_rows, "effects": len(effects), "part": provenance["part"]},
+        results={
+            "cells": effects.cells.num_rows,
+            "effects": len(effects),
+            "part": provenance["part"],
+            **({"panel": provenance["panel"]} if "panel" in provenance else {}),
+        },
     ).write(folder)
 
 

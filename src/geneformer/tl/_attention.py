@@ -40,6 +40,7 @@ def attention(  # noqa: PLR0913
     progress: bool = True,
     key_added: str = keys.ATTENTION,
     copy: bool = False,
+    unknown: Literal["drop", "error"] = "drop",
 ) -> "AnnData | None":
     """Attention between genes over all cells, or to the genes of each cell; averaged over heads.
 
@@ -70,6 +71,8 @@ def attention(  # noqa: PLR0913
         Where and how the model runs; see `RuntimeOptions`.
     key_added, copy
         Slot of the result; return a copy instead of writing into `adata`.
+    unknown
+        Of `genes`, those without a token or that no cell has: leave them out with a warning that lists them, or raise.
 
     Returns
     -------
@@ -82,14 +85,17 @@ def attention(  # noqa: PLR0913
             For `per="cell"`: attention of the cell to the gene. The weights of a cell add up to 1, less what its genes
             pay to special tokens and to genes that are left out; cells without a known gene have none.
         `.uns["geneformer"][key_added]`
-            Model, vocabulary, options and versions.
+            Model, vocabulary, options and versions; `panel`: how many genes were asked for and used, and those left
+            out.
 
         Columns of `adata` that stand for one gene all get its weights.
 
     Raises
     ------
     CountsError
-        The counts or gene identifiers cannot be used, or a gene is not known.
+        The counts or gene identifiers cannot be used.
+    UnknownGeneError, AbsentGeneError
+        None of `genes` has a token, or none is in the cells; with ``unknown="error"`` any of them.
     PairingError
         Model, vocabulary and options do not belong together.
 
@@ -105,7 +111,7 @@ def attention(  # noqa: PLR0913
     >>> adata.layers["geneformer_attention"].sum(axis=1).min().round(3)
     np.float32(1.0)
     """
-    options = AttentionOptions(per=per, layer=layer, genes=genes, min_weight=min_weight)
+    options = AttentionOptions(per=per, layer=layer, genes=genes, min_weight=min_weight, unknown=unknown)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     adata = writable(adata, copy=copy)
     loaded = load_model(model, vocabulary=vocabulary)

@@ -56,7 +56,8 @@ def perturb(  # noqa: PLR0913
     genes
         "all": every gene of a cell, one at a time. Or a list, one perturbation each: a gene ("ISG15"), genes together
         ("ISG15+IFI6", or a list of them), edits one after the other ("delete:STAT1 > overexpress:ISG15"). Or a table
-        of named groups. Ensembl ids or symbols.
+        of named groups. Ensembl ids or symbols. What has no token or is in fewer than `min_cells` cells is left out
+        with one warning that lists it; a group goes on without such members, under its name if it has one.
     edit
         "delete", "overexpress" (to the front), "inhibit" or "activate" (down or up by `dose`).
     start, goal
@@ -78,7 +79,7 @@ def perturb(  # noqa: PLR0913
         Slot of the result; return a copy instead of writing into `adata`.
     **options
         Any other field of `PerturbOptions`: `anchor`, `dose`, `alternates`, `state_key`, `pooling`, `layer`,
-        `gene_effects`, `matched_genes`, `method`, `max_cells`, `seed`, …
+        `gene_effects`, `matched_genes`, `method`, `max_cells`, `unknown="error"` (refuse absent genes), `seed`, …
 
     Returns
     -------

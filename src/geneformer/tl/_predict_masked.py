@@ -32,6 +32,7 @@ def predict_masked(  # noqa: PLR0913
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     tokens_per_batch: int | None = None,
     progress: bool = True,
+    unknown: Literal["drop", "error"] = "drop",
 ) -> "pd.DataFrame":
     """Genes a model expects in the place of a masked one, in every cell that expresses it, as a ranked table.
 
@@ -55,6 +56,8 @@ def predict_masked(  # noqa: PLR0913
         Rank values that are no raw counts, such as counts corrected for ambient RNA.
     device, dtype, tokens_per_batch, progress
         Where and how the model runs; see `RuntimeOptions`.
+    unknown
+        Of `genes`, those without a token or that no cell has: leave them out with a warning that lists them, or raise.
 
     Returns
     -------
@@ -62,13 +65,16 @@ def predict_masked(  # noqa: PLR0913
         One row per cell, masked gene and prediction: `cell_id` (the name in `obs`), `masked_gene`, `masked_symbol`,
         `rank_in_cell` (0 = highest), `order` (1 = most expected), `predicted_gene`, `predicted_symbol`, `probability`,
         `rank_of_masked` and `probability_of_masked` (where the masked gene itself came out).
+        `table.attrs["geneformer"]["panel"]` lists the genes left out.
 
     Raises
     ------
     OptionError
         No genes.
     CountsError
-        The counts or gene identifiers cannot be used, or a gene is not known.
+        The counts or gene identifiers cannot be used.
+    UnknownGeneError, AbsentGeneError
+        None of `genes` has a token, or none is in the cells; with ``unknown="error"`` any of them.
     PairingError
         Model, vocabulary and options do not belong together, or the checkpoint cannot predict.
 
@@ -80,7 +86,7 @@ def predict_masked(  # noqa: PLR0913
     >>> table.groupby("cell_id").size().tolist()
     [10, 10, 10, 10, 10]
     """
-    options = PredictOptions(genes=genes, n_predictions=n_predictions)
+    options = PredictOptions(genes=genes, n_predictions=n_predictions, unknown=unknown)
     runtime = RuntimeOptions(device=device, dtype=dtype, tokens_per_batch=tokens_per_batch, progress=progress)
     loaded = load_model(model, vocabulary=vocabulary)
     with progress_bar("Predicting", shown=progress, unit="cells") as update:
