@@ -148,12 +148,12 @@ def open_tokens(
 def cells_per_token(tokens: TokenizedDataset, model: PairedModel) -> NDArray[np.int64]:
     """Cells that have each token, ``(V,)``; a cell has a token once."""
     counts = np.zeros(model.vocabulary.size, dtype=np.int64)
-    for packed in blocks(tokens, np.arange(len(tokens)), model):
+    for packed in token_blocks(tokens, np.arange(len(tokens)), model):
         counts += np.bincount(packed.input_ids, minlength=len(counts))
     return counts
 
 
-def blocks(
+def token_blocks(
     tokens: TokenizedDataset, rows: NDArray[np.int64], model: PairedModel, *, counts: bool = False
 ) -> Iterator[Packed]:
     """Cells as the model sees them, some at a time."""

@@ -32,12 +32,12 @@ from geneformer.genes.lookup import GenePanel, resolve_panel, tokens_of_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import (
     PairedModel,
-    blocks,
     cells_per_token,
     check_cls,
     check_layer,
     check_pairing,
     describe_run,
+    token_blocks,
 )
 from geneformer.models.finetuned import TASK
 from geneformer.models.loading import load_model
@@ -594,7 +594,7 @@ def _too_few_together(perturbation: Perturbation, tokens: TokenizedDataset, mode
     if len(needed) < 2:
         return ""
     together = 0
-    for packed in blocks(tokens, np.arange(len(tokens)), model):
+    for packed in token_blocks(tokens, np.arange(len(tokens)), model):
         cell = packed.cells[np.isin(packed.input_ids, list(needed))]
         together += int((np.bincount(cell) == len(needed)).sum())
     if together >= min_cells:
@@ -676,7 +676,7 @@ class _GeneSums(NamedTuple):
 def _gene_sums(tokens: TokenizedDataset, rows: Ints, model: PairedModel) -> _GeneSums:
     size = model.vocabulary.size
     sums = _GeneSums(*np.zeros((3, size)))
-    for packed in blocks(tokens, rows, model, counts=tokens.has_counts):
+    for packed in token_blocks(tokens, rows, model, counts=tokens.has_counts):
         is_gene = ~np.isin(packed.input_ids, model.vocabulary.special_ids)
         ids, cell = packed.input_ids[is_gene], packed.cells[is_gene]
         n_genes = np.bincount(cell, minlength=len(packed.lengths))
