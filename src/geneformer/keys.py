@@ -6,6 +6,9 @@ UNS = "geneformer"
 EMBEDDING = "X_geneformer"
 """``obsm`` slot of cell embeddings, and ``varm`` slot of gene embeddings averaged over cells."""
 
+MAP, OWN_MAP = "X_umap", "X_geneformer_umap"
+"""``obsm`` slots of the coordinates of a map; the second where the input has a map of its own, which stays."""
+
 ATTENTION = "geneformer_attention"
 """``varp`` slot of attention weights, gene by gene."""
 
@@ -31,8 +34,15 @@ CELL_ID = "cell_id"
 SOURCE = "source"
 """Columns of a tokenized dataset."""
 
-RESERVED = (INPUT_IDS, LENGTH, COUNTS, CELL_ID, SOURCE)
+ROW = "geneformer_row"
+"""Column of tokens made from files on the way to a result: the row of each cell among all rows of the inputs."""
+
+RESERVED = (INPUT_IDS, LENGTH, COUNTS, CELL_ID, SOURCE, ROW)
 """Dataset columns an ``obs`` column cannot take; such a column is written as ``obs_<name>``."""
+
+
+UNKNOWN = "unknown"
+"""What a cell is called that has no class, or none that is probable enough."""
 
 
 def predicted(label: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from geneformer.errors import OutputExistsError, UnsupportedFormatError
-from geneformer.finetuning.predictions import save_predictions, write_predictions
+from geneformer.finetuning.predictions import class_slots, save_cells
 
 NAMES = ["c3", "c1", "c2", "c9"]
 CLASSES = ("T/NK", "B cell", "probability B cell")
@@ -22,7 +22,7 @@ PROVENANCE = {"model": "tiny", "vocabulary": "V1"}
 def save(path, label="cell_type", *, overwrite=False, **columns):
     table = pa.table({"cell_id": NAMES, "donor": ["a", "a", "b", "b"], **columns})
     predictions = {"label": label, "classes": CLASSES, "predicted": PREDICTED, "proba": PROBA}
-    save_predictions(table, path, PROVENANCE, **predictions, overwrite=overwrite)
+    save_cells(table, class_slots(**predictions, provenance=PROVENANCE), path, PROVENANCE, overwrite=overwrite)
 
 
 def check_frame(frame):
@@ -88,8 +88,8 @@ def test_slots_of_adata():
     adata = anndata.AnnData(obs=pd.DataFrame(index=NAMES))
     adata.uns["geneformer"] = {"X_geneformer": {"model": "mini"}}
     arguments = {"label": "cell_type", "classes": CLASSES, "predicted": PREDICTED, "proba": PROBA}
-    write_predictions(adata, provenance=PROVENANCE, **arguments)
-    write_predictions(adata, provenance=PROVENANCE, key_added="mine", **arguments)
+    class_slots(provenance=PROVENANCE, **arguments).into(adata)
+    class_slots(provenance=PROVENANCE, key_added="mine", **arguments).into(adata)
     for key in ("geneformer_cell_type", "mine"):
         assert list(adata.obs[key]) == PREDICTED.tolist()
         assert list(adata.obs[key].cat.categories) == [*CLASSES, "unknown"]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-OUTPUTS = ("output", "umap", "heatmap", "plot")
+OUTPUTS = ("output", "umap", "heatmap", "confusion", "calibration", "plot")
 """Flags with the names of what is made; every other path is read."""
 
 COLUMNS = ("label", "groups", "ids", "state_key")
@@ -66,7 +66,7 @@ def _check_columns(given: Mapping[str, Any]) -> None:
     asked = {name: [one for one in _listed(given.get(name)) if isinstance(one, str)] for name in COLUMNS}
     if isinstance(given.get("model"), Path) and isinstance(given.get("label"), list):
         del asked["label"]  # tasks of a fitted model
-    inputs = given.get("inputs")
+    inputs = given.get("reference") or given.get("inputs")
     if not inputs or not any(asked.values()):
         return
     held = [columns_of(path) for path in inputs]

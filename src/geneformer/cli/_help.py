@@ -21,7 +21,7 @@ CELLS, MODEL, RESULTS, OWN, MACHINE, REST = (
 FLAGS = {
     CELLS: ("counts_layer", "gene_ids", "accept_normalized", "label", "groups", "ids"),
     MODEL: ("model", "vocabulary", "revision"),
-    RESULTS: ("output", "umap", "heatmap", "plot", "color", "overwrite", "resume"),
+    RESULTS: ("output", "umap", "heatmap", "confusion", "calibration", "plot", "color", "overwrite", "resume"),
     REST: ("config", "json", "progress"),
 }
 """Where flags stand that commands declare themselves; others are "Options"."""

@@ -3,10 +3,9 @@
 import math
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import (
     CellsFile,
@@ -22,6 +21,7 @@ from geneformer.cli._options import (
     with_options,
 )
 from geneformer.cli._output import Outcome, Rows, written
+from geneformer.cli._pictures import Pictures, check_pictures, given_pictures, picture, picture_rows
 from geneformer.errors import (
     CheckpointError,
     OptionError,
@@ -38,6 +38,9 @@ from geneformer.options import (
     SearchOptions,
     SplitOptions,
 )
+
+if TYPE_CHECKING:
+    from geneformer.inference.slots import Slots
 
 HIDDEN: dict[type, tuple[str, ...]] = {RuntimeOptions: ("tokens_per_batch",), SplitOptions: ("seed",)}
 """Fields another options class has already; one seed and one size of batch serve all."""
@@ -119,12 +122,39 @@ class Predicting(Using):
         check_output(check_suffix(self.output, SUFFIXES), overwrite=self.overwrite)
         return super().load(estimator)
 
-    def save(self, estimator: Any, opened: Any, columns: Mapping[str, Any]) -> None:
-        """Write predictions next to the columns of the input."""
-        from geneformer.finetuning.predictions import save_cells
 
-        cells = opened.tokens.table.select(opened.tokens.columns)
-        save_cells(cells, columns, self.output, estimator.provenance, overwrite=self.overwrite)
+@dataclass(frozen=True, kw_only=True)
+class PredictingCells(Predicting):
+    """The same where cells get columns, and are drawn."""
+
+    pictures: Pictures
+
+    def load(self, estimator: str) -> Any:
+        """The fitted estimator; before, what cannot be written is refused."""
+        self.pictures.check(overwrite=self.overwrite)
+        return super().load(estimator)
+
+    def open(self, inputs: list[Path], estimator: Any, *added: str) -> Any:
+        """The cells; a column to color by is refused if it is neither theirs nor one that is added."""
+        opened = estimator.open(inputs, **self.places)
+        self.pictures.check_color([*opened.columns, *added])
+        return opened
+
+    def save(self, inputs: list[Path], estimator: Any, opened: Any, slots: "Slots", color: list[str]) -> Rows:
+        """Write predictions beside everything the input holds, draw pictures, and say where things are."""
+        from geneformer import keys
+        from geneformer.finetuning.predictions import cell_table, save_cells
+        from geneformer.inference.slots import Origin
+
+        cells = cell_table(opened)
+        origin = Origin.of(inputs, opened.input_rows, self.counts_layer)
+        if self.pictures.paths:
+            slots = slots.with_obsm(keys.EMBEDDING, estimator.embed(opened), estimator.provenance)
+            slots = self.pictures.with_map(slots, keys.EMBEDDING, origin)
+        save_cells(cells, slots, self.output, estimator.provenance, origin=origin, overwrite=self.overwrite)
+        self.pictures.draw(opened.described(), slots, keys.EMBEDDING, origin, color)
+        shown = slots.rows(origin) if self.output.suffix == ".h5ad" else []
+        return [*shown, *picture_rows(self.pictures.paths)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +169,12 @@ class Evaluating(Using):
         check_report_folder(self.output, overwrite=self.overwrite)
         return super().load(estimator)
 
-    def evaluate(self, fitted: Any, inputs: list[Path], *truth: Any) -> Outcome:
+    def evaluate(self, fitted: Any, cells: Any, *truth: Any) -> Outcome:
         """Score a model on new cells, write the report, and show its figures."""
         from geneformer.finetuning.evaluations import metric_name
         from geneformer.finetuning.reports import by_task
 
-        report = fitted.evaluate(inputs, *truth, groups=self.groups, **self.places)
+        report = fitted.evaluate(cells, *truth, groups=self.groups, **self.places)
         report.save(self.output, overwrite=self.overwrite)
         rows: Rows = [
             (", ".join(filter(None, (task, metric_name(name)))), str(value))
@@ -152,6 +182,44 @@ class Evaluating(Using):
             for name, value in of_task.evaluation.metrics.items()
         ]
         return written("Report", self.output, rows, metrics=report_figures(report))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatingClasses(Evaluating):
+    """The same for classes, which are drawn."""
+
+    confusion: Annotated[Path | None, picture("the confusion matrix")] = None
+    calibration: Annotated[Path | None, picture("the reliability curve of the probabilities")] = None
+    umap: Annotated[Path | None, picture("maps of the cells by true and by predicted class")] = None
+
+    def load(self, estimator: str) -> Any:
+        """The fitted classifier; before, what cannot be written is refused."""
+        check_pictures(self.paths, overwrite=self.overwrite)
+        classifier = super().load(estimator)
+        if self.paths and classifier.multi_label_:
+            msg = f"--{next(iter(self.paths))} draws cells of one class each; this classifier gives several labels."
+            raise OptionError(msg)
+        return classifier
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Pictures that are asked for, by their kind."""
+        return given_pictures(confusion=self.confusion, calibration=self.calibration, umap=self.umap)
+
+    def draw(self, classifier: Any, opened: Any, label: str) -> Rows:
+        """Draw what is asked for of the cells that were scored last."""
+        from geneformer import keys, pl
+
+        if self.confusion is not None:
+            pl.confusion_matrix(self.output, save=self.confusion)
+        if self.calibration is not None:
+            pl.calibration(self.output, save=self.calibration)
+        if self.umap is not None:
+            adata = opened.described()
+            adata.obsm[keys.EMBEDDING] = classifier.embed(opened)
+            adata.obs[keys.predicted(label)] = classifier.predict(opened)
+            pl.embedding(adata, color=[label, keys.predicted(label)], save=self.umap)
+        return picture_rows(self.paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,30 +527,31 @@ def classify_search(
     "classify predict new.h5ad --model classifier -o predicted.h5ad",
     "classify predict new.h5ad -m classifier -o predicted.csv --unknown-below 0.5",
 )
-def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
+def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: PredictingCells) -> Outcome:
     """Predict the classes of cells."""
     import numpy as np
 
-    from geneformer.finetuning.predictions import cell_table, save_predictions
+    from geneformer import keys
+    from geneformer.finetuning.predictions import class_slots
     from geneformer.options._fields import check_range
 
     check_range("unknown_below", unknown_below, low=0.0, high=1.0)
     classifier = given.load("CellClassifier")
-    opened = classifier.open(inputs, **given.places)
+    label = str(classifier.label_)
+    key = keys.predicted(label)
+    opened = given.open(inputs, classifier, key, f"{key}_probability")
     proba = opened.spread(classifier.probabilities(opened), np.nan)
     named = classifier.name_classes(proba, unknown_below)
-    save_predictions(
-        cell_table(opened),
-        given.output,
-        classifier.provenance,
-        label=str(classifier.label_),
+    slots = class_slots(
+        label=label,
         classes=tuple(classifier.classes_),
         predicted=named,
         proba=proba,
-        overwrite=given.overwrite,
+        provenance=classifier.provenance,
     )
+    places = given.save(inputs, classifier, opened, slots, [label, key])
     counts = dict(Counter(sorted(named.tolist())).most_common())
-    return written("Predictions", given.output, list(counts.items()), counts=counts)
+    return written("Predictions", given.output, [*counts.items(), *places], counts=counts)
 
 
 @with_options(
@@ -495,23 +564,25 @@ def regress_predict(
     with_spread: Annotated[
         bool, flag("Also predict the standard deviation expected around each number.", "--with-spread")
     ] = False,
-    given: Predicting,
+    given: PredictingCells,
 ) -> Outcome:
     """Predict the numbers of cells."""
     from geneformer import keys
+    from geneformer.inference.slots import Slots
 
     regressor = given.load("CellRegressor")
-    opened = regressor.open(inputs, **given.places)
     key = keys.predicted(str(regressor.label_))
+    opened = given.open(inputs, regressor, key, *([f"{key}_spread"] if with_spread else []))
     values = regressor.predict(opened, return_std=with_spread)
     columns = dict(zip((key, f"{key}_spread"), values if with_spread else (values,), strict=False))
-    columns = {name: column[opened.rows] for name, column in columns.items()}
-    given.save(regressor, opened, columns)
-    numbers = columns[key]
+    slots = Slots(obs=columns, uns=dict.fromkeys(columns, regressor.provenance))
+    places = given.save(inputs, regressor, opened, slots, [key])
+    numbers = columns[key][opened.rows]
     figures = {"min": float(numbers.min()), "mean": float(numbers.mean()), "max": float(numbers.max())}
     rows: Rows = [
         ("Cells", len(numbers)),
         (str(regressor.label_), f"{figures['min']:.4g} to {figures['max']:.4g}, mean {figures['mean']:.4g}"),
+        *places,
     ]
     return written("Predictions", given.output, rows, cells=len(numbers), **figures)
 
@@ -520,25 +591,30 @@ def regress_predict(
     "multi-task predict new.h5ad --model classifier -o predicted.h5ad",
     "multi-task predict new.h5ad -m classifier -o predicted.csv --unknown-below 0.5",
 )
-def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: Predicting) -> Outcome:
+def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: PredictingCells) -> Outcome:
     """Predict the classes of cells in every task."""
     import pandas as pd
 
     from geneformer import keys
+    from geneformer.inference.slots import Slots
 
     classifier = given.load("MultiTaskClassifier")
-    opened = classifier.open(inputs, **given.places)
-    predicted = classifier.predict(opened, unknown_below=unknown_below).iloc[opened.rows]
+    slots_of_tasks = [keys.predicted(task) for task in classifier.classes_]
+    opened = given.open(inputs, classifier, *slots_of_tasks, *(f"{key}_probability" for key in slots_of_tasks))
+    predicted = classifier.predict(opened, unknown_below=unknown_below)
     columns: dict[str, Any] = {}
     counts: dict[str, dict[str, int]] = {}
     for task in classifier.classes_:
         key = keys.predicted(task)
         probability = predicted[f"{task}_probability"].to_numpy()
         columns |= {key: pd.Categorical(predicted[task]), f"{key}_probability": probability}
-        counts[task] = {str(name): int(number) for name, number in predicted[task].value_counts().items()}
-    given.save(classifier, opened, columns)
+        counts[task] = {
+            str(name): int(number) for name, number in predicted[task].iloc[opened.rows].value_counts().items()
+        }
+    slots = Slots(obs=columns, uns=dict.fromkeys(columns, classifier.provenance))
+    places = given.save(inputs, classifier, opened, slots, slots_of_tasks)
     rows: Rows = [(f"{task}: {name}", number) for task, numbers in counts.items() for name, number in numbers.items()]
-    return written("Predictions", given.output, rows, counts=counts)
+    return written("Predictions", given.output, [*rows, *places], counts=counts)
 
 
 @with_options(
@@ -604,10 +680,13 @@ def classify_evaluate(
     inputs: Inputs,
     *,
     label: Annotated[str | None, _label("Column of obs with the classes; the one learnt from by default.")] = None,
-    given: Evaluating,
+    given: EvaluatingClasses,
 ) -> Outcome:
     """Score a fitted classifier on labeled cells it has not seen."""
-    return given.evaluate(given.load("CellClassifier"), inputs, label)
+    classifier = given.load("CellClassifier")
+    opened = classifier.open(inputs, **given.places) if given.paths else inputs
+    outcome = given.evaluate(classifier, opened, label)
+    return replace(outcome, rows=[*outcome.rows, *given.draw(classifier, opened, label or classifier.label_)])
 
 
 @with_options(

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from geneformer import keys
-from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, flag, output_option, with_options
+from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
-from geneformer.errors import OptionError, UnknownColumnError
+from geneformer.cli._pictures import Pictures, picture_rows
+from geneformer.errors import OptionError
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
-from geneformer.options._fields import nearest
 
 if TYPE_CHECKING:
     from geneformer.models.loading import LoadedModel
@@ -24,46 +24,49 @@ def embed(
     cells: CellsAndModel,
     *,
     output: CellsFile,
-    umap: Annotated[Path | None, flag("Also draw a map of the cells: .png, .pdf, .svg.", metavar="FILE")] = None,
-    heatmap: Annotated[Path | None, flag("Also draw a clustered heatmap: .png, .pdf, .svg.", metavar="FILE")] = None,
-    color: Annotated[str | None, flag("Column of obs that colors the pictures, such as the cell type.")] = None,
+    pictures: Pictures,
     options: EmbedOptions,
     runtime: RuntimeOptions,
     overwrite: Overwrite = False,
 ) -> Outcome:
     """Embed cells or genes with a pretrained or fine-tuned encoder, and draw them."""
-    from geneformer.files.atomic import check_output
+    from geneformer.files.atomic import atomic_file, check_output
     from geneformer.inference.tables import SUFFIXES, CellEmbeddings, check_suffix
 
     check_output(check_suffix(output, SUFFIXES), overwrite=overwrite)
-    pictures = {name: path for name, path in (("umap", umap), ("heatmap", heatmap)) if path is not None}
-    _check_pictures(pictures, color, options, overwrite=overwrite)
+    pictures.check(overwrite=overwrite)
+    if pictures.paths and options.pooling == "gene":
+        msg = f"--{next(iter(pictures.paths))} draws cells, but --pooling gene embeds genes. Leave one of them out."
+        raise OptionError(msg)
     from geneformer.inference.embedding import embed as run  # not before the checks: it takes seconds
+    from geneformer.inference.slots import Origin, Slots
 
     loaded, tokens = _open(cells, runtime)
-    if color is not None and color not in tokens.columns:
-        msg = f"No column {color!r} to color by; the cells have {tokens.columns}.{nearest(color, tokens.columns)}"
-        raise UnknownColumnError(msg)
+    pictures.check_color(tokens.columns)
     with progress_bar("Embedding", shown=runtime.progress, unit="cells") as update:
         result = run(tokens, loaded, options, runtime, progress=update)
-    replace(result, provenance=cells.recorded(result.provenance)).save(output, overwrite=overwrite)
-    if pictures:
-        from geneformer import pl
-
-        adata = result.to_anndata()
-        if umap is not None:
-            pl.embedding(adata, color=color, save=umap)
-        if heatmap is not None:
-            pl.heatmap(adata, groupby=color, save=heatmap)
-    kind = "Cells" if isinstance(result, CellEmbeddings) else "Genes"
+    result = replace(result, provenance=cells.recorded(result.provenance))
     n, width = result.values.shape
     rows: Rows = [
-        (kind, n),
+        ("Cells" if isinstance(result, CellEmbeddings) else "Genes", n),
         ("Embedding", f"{width} numbers, pooling {options.pooling}, layer {options.layer}"),
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
-        *((f"Picture ({name})", str(path)) for name, path in pictures.items()),
     ]
-    drawn = {name: str(path) for name, path in pictures.items()}
+    if isinstance(result, CellEmbeddings):
+        origin = Origin.of(cells.inputs, tokens.input_rows, cells.counts_layer)
+        slots = Slots(obsm={keys.EMBEDDING: result.values}, uns={keys.EMBEDDING: result.provenance})
+        slots = pictures.with_map(slots, keys.EMBEDDING, origin)
+        if output.suffix == ".h5ad":
+            with atomic_file(output, overwrite=overwrite) as temporary:
+                slots.save(temporary, result.cells, origin)
+            rows += slots.rows(origin)
+        else:
+            result.save(output, overwrite=overwrite)
+        pictures.draw(result.to_anndata(), slots, keys.EMBEDDING, origin)
+    else:
+        result.save(output, overwrite=overwrite)
+    rows += picture_rows(pictures.paths)
+    drawn = {name: str(path) for name, path in pictures.paths.items()}
     return written("Embeddings", output, rows, n=n, hidden_size=width, **drawn)
 
 
@@ -147,19 +150,3 @@ def _open(cells: CellsAndModel, runtime: RuntimeOptions) -> "tuple[LoadedModel, 
 
     loaded = load_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
     return loaded, cells.tokens_for(loaded, runtime)
-
-
-def _check_pictures(pictures: dict[str, Path], color: str | None, options: EmbedOptions, *, overwrite: bool) -> None:
-    """Refuse pictures that cannot be drawn or written, before anything is computed."""
-    from geneformer.files.atomic import check_output
-    from geneformer.pl._figures import check_save
-
-    if color is not None and not pictures:
-        msg = f"--color {color} colors pictures, and none is asked for. Add --umap FILE or --heatmap FILE."
-        raise OptionError(msg)
-    if pictures and options.pooling == "gene":
-        msg = f"--{next(iter(pictures))} draws cells, but --pooling gene embeds genes. Leave one of them out."
-        raise OptionError(msg)
-    for path in pictures.values():
-        check_save(path)
-        check_output(path, overwrite=overwrite)

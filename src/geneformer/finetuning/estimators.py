@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer import keys
 from geneformer.errors import CheckpointError, LabelError, OptionError, UnknownClassError
 from geneformer.finetuning.estimator import CellEstimator, Estimator, read_folder
 from geneformer.finetuning.expression_decoder import ExpressionDecoder
 from geneformer.finetuning.gene_classifier import GeneClassifier
-from geneformer.finetuning.predictions import UNKNOWN, cell_names, name_classes
+from geneformer.finetuning.predictions import cell_names, name_classes
 from geneformer.finetuning.reports import ReportSet
 from geneformer.finetuning.splits import Split
 from geneformer.finetuning.targets import AnyOf, Encoded, Number, OneOf, encode_targets
@@ -491,7 +492,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         least = self.unknown_below_ if unknown_below is None else unknown_below
         columns: dict[str, NDArray[Any]] = {}
         for name, proba in self.probabilities(opened).items():
-            columns[name] = opened.spread(name_classes(proba, self.classes_[name], least=least), UNKNOWN)
+            columns[name] = opened.spread(name_classes(proba, self.classes_[name], least=least), keys.UNKNOWN)
             columns[f"{name}_probability"] = opened.spread(proba.max(axis=1), np.nan)
         return pd.DataFrame(columns, index=pd.Index(cell_names(opened)))
 

@@ -1,9 +1,8 @@
 """Predictions as users take them away: slots of AnnData, tables and files."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from geneformer import keys
 from geneformer.files.atomic import atomic_file
 from geneformer.finetuning.reports import GENE, SYMBOL
 from geneformer.inference.cells import Cells
-from geneformer.inference.tables import SUFFIXES, cells_as_anndata, check_suffix, write_table
+from geneformer.inference.slots import Origin, Slots
+from geneformer.inference.tables import SUFFIXES, check_suffix, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,79 +24,55 @@ if TYPE_CHECKING:
 RANK = "rank"
 """Layer, and column, of predicted ranks."""
 
-UNKNOWN = "unknown"
-"""What a cell is called whose best class is too improbable."""
 
-
-def write_predictions(
-    adata: "AnnData",
+def class_slots(
     *,
     label: str,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
     predicted: NDArray[Any],
     proba: NDArray[np.float64],
     provenance: Mapping[str, Any],
     key_added: str | None = None,
-) -> None:
-    """Put predictions into `adata`: `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]`, `uns`."""
+) -> Slots:
+    """Classes of cells as `obs[key]`, `obs[key + "_probability"]`, `obsm[key + "_proba"]` and `uns`."""
     import pandas as pd
 
     key = key_added or keys.predicted(label)
     named = [*classes, *sorted(set(predicted.astype(str)) - set(classes))]
-    adata.obs[key] = pd.Categorical(predicted.astype(str), categories=named).remove_unused_categories()
-    adata.obs[f"{key}_probability"] = proba.max(axis=1)
-    columns = [name.replace("/", "|") for name in classes]  # a slash would be a folder in the file
-    adata.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=adata.obs_names, columns=columns)
-    adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: {**provenance, "classes": list(classes)}}
-
-
-def save_predictions(
-    cells: "pa.Table",
-    path: str | Path,
-    provenance: Mapping[str, Any],
-    *,
-    label: str,
-    classes: tuple[str, ...],
-    predicted: NDArray[Any],
-    proba: NDArray[np.float64],
-    overwrite: bool = False,
-) -> None:
-    """Write the classes of cells with all probabilities as `save_cells` does; an `.h5ad` as `write_predictions`."""
-    key = keys.predicted(label)
-    columns = {key: predicted, f"{key}_probability": proba.max(axis=1)}
-    columns |= {f"probability {name}": proba[:, i] for i, name in enumerate(classes)}
-    into = partial(
-        write_predictions, label=label, classes=classes, predicted=predicted, proba=proba, provenance=provenance
+    return Slots(
+        obs={
+            key: pd.Categorical(predicted.astype(str), categories=named).remove_unused_categories(),
+            f"{key}_probability": proba.max(axis=1),
+        },
+        obsm={f"{key}_proba": pd.DataFrame(proba, columns=list(classes))},
+        uns={key: {**provenance, "classes": list(classes)}},
     )
-    save_cells(cells, columns, path, provenance, into=into, overwrite=overwrite)
 
 
 def save_cells(
     cells: "pa.Table",
-    columns: Mapping[str, Any],
+    slots: Slots,
     path: str | Path,
     provenance: Mapping[str, Any],
     *,
-    into: "Callable[[AnnData], None] | None" = None,
+    origin: Origin | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write an `.h5ad`, `.parquet` or `.csv` of predictions and the columns of the input, complete or not at all."""
+    """Write predictions and the columns of the input, complete or not at all; an `.h5ad` keeps all of the input.
+
+    A table has probabilities of classes as columns of their own.
+    """
     import pandas as pd
 
     path = check_suffix(path, SUFFIXES)
     with atomic_file(path, overwrite=overwrite) as temporary:
         if path.suffix == ".h5ad":
-            adata = cells_as_anndata(cells)
-            if into is not None:
-                into(adata)
-            else:
-                for name, values in columns.items():
-                    adata.obs[name] = values
-                adata.uns[keys.UNS] = {name: dict(provenance) for name in columns}
-            adata.write_h5ad(temporary)
+            slots.save(temporary, cells, origin)
             return
+        tables = [values for values in slots.obsm.values() if isinstance(values, pd.DataFrame)]
+        columns = {**slots.obs, **{f"probability {name}": table[name] for table in tables for name in table}}
         given = cells.to_pandas().drop(columns=list(columns), errors="ignore")
-        write_table(pd.concat([pd.DataFrame(dict(columns)), given], axis=1), temporary, provenance, index=False)
+        write_table(pd.concat([pd.DataFrame(columns), given], axis=1), temporary, provenance, index=False)
 
 
 def name_classes(
@@ -111,7 +87,7 @@ def name_classes(
     else:
         predicted = names[filled.argmax(axis=1)]
         missing = missing | (filled.max(axis=1) < least)
-    predicted[missing] = UNKNOWN
+    predicted[missing] = keys.UNKNOWN
     return predicted
 
 

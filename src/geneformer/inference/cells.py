@@ -25,9 +25,10 @@ from geneformer.errors import (
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
+from geneformer.inference.tables import cells_as_anndata
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
-from geneformer.tokenization.tokenizer import tokenize_counts
+from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
 from geneformer.tokens.dataset import Packed, TokenizedDataset
 from geneformer.tokens.storage import is_dataset, read_dataset
 
@@ -132,13 +133,16 @@ def open_tokens(
     options = _options_for(model, **chosen, counts=counts)
     with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
-        tokens, report = tokenize_counts(inputs, options, output=target, vocabulary=model.vocabulary, progress=progress)
+        tokens, report = tokenize_counts(
+            inputs, options, output=target, vocabulary=model.vocabulary, progress=progress, form=RowForm(rows=True)
+        )
     if left_out := report.n_cells - report.n_written:
         names = [name for source in report.sources for name in source.empty_cells]
         listed = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
         msg = (
-            f"{left_out:,} of {report.n_cells:,} cells are left out and have no row in the result: {report.n_empty:,} "
-            f"without a gene of the vocabulary{listed}, {report.n_filtered:,} by `filter_pass`."
+            f"{left_out:,} of {report.n_cells:,} cells are left out: {report.n_empty:,} without a gene of the "
+            f"vocabulary{listed}, {report.n_filtered:,} by `filter_pass`. Tables have no row of them; in an .h5ad with "
+            'the counts they are NaN or "unknown".'
         )
         warnings.warn(msg, GeneformerWarning, stacklevel=2)
     # The files stay readable through the memory map after their names are gone.
@@ -265,14 +269,31 @@ class Cells:
     layer: str | None = None
     gene_ids: str | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns that describe the cells."""
+        return self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
+
+    def described(self) -> "AnnData":
+        """All cells that `spread` puts values over, with their columns as `obs`."""
+        import anndata as ad
+
+        if self.adata is None:
+            return cells_as_anndata(self.tokens.table.select(self.tokens.columns))
+        return ad.AnnData(obs=self.adata.obs.copy())
+
     def column(self, name: str) -> Any:
         """A column of the tokenized cells, ``(n,)``."""
-        columns = self.tokens.columns if self.adata is None else list(self.adata.obs.columns)
-        if name not in columns:
+        if name not in self.columns:
             where = "the tokenized dataset" if self.adata is None else "obs"
-            msg = f"No column {name!r} in {where}; it has {columns}.{nearest(name, columns)}"
+            msg = f"No column {name!r} in {where}; it has {self.columns}.{nearest(name, self.columns)}"
             raise UnknownColumnError(msg)
         return self.tokens.column(name) if self.adata is None else self.adata.obs[name].iloc[self.rows]
+
+    @property
+    def input_rows(self) -> NDArray[np.int64] | None:
+        """Row among the cells of the input of each cell that `spread` puts values over; None of tokens."""
+        return self.tokens.input_rows if self.adata is None else np.arange(self.n_input)
 
     def spread(self, values: NDArray[Any], fill: Any) -> NDArray[Any]:
         """Values of the tokenized cells over all cells of the input, `fill` elsewhere, ``(n_input, …)``."""

@@ -1,4 +1,4 @@
-"""`gf.pl.confusion_matrix`, `gf.pl.roc` and `gf.pl.predictions`."""
+"""`gf.pl.confusion_matrix`, `gf.pl.calibration`, `gf.pl.roc` and `gf.pl.predictions`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import DatasetError, OptionError
-from geneformer.options._fields import check_choice
+from geneformer.options._fields import check_choice, check_range
 from geneformer.pl._figures import (
     FAINT,
     FULL_TEXT,
@@ -41,6 +41,9 @@ LEGEND_ROWS = 14
 
 GRID = np.linspace(0, 1, 401)
 """Where curves are averaged."""
+
+FEWEST_IN_BIN = 10
+"""Least cells of a point of a reliability curve, where there are as many."""
 
 LINES, GAP = 60, 4
 """Lines of one block of predictions, and blank lines between two."""
@@ -116,6 +119,84 @@ def confusion_matrix(
         shade = "white" if shares[row, column] > 0.55 else INK
         ax.text(column, row, value, ha="center", va="center", fontsize=size, color=shade)
     label_axes(ax, "predicted", "truth", title, pad=10)
+    save_figure(ax.figure, save)
+    return ax
+
+
+def calibration(
+    report: "ClassificationReport | str | Path",
+    *,
+    n_bins: int = 10,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+    save: str | Path | None = None,
+) -> "Axes":
+    """Reliability curve: how often the class that was called is right, by the probability it was called with.
+
+    Cells are put into bins of about as many cells each, from the least sure to the surest. Every bin is a point at its
+    mean probability and its share of right cells, with a 95 % interval (Wilson). On the diagonal probabilities are what
+    they say; below it they are too high.
+
+    Parameters
+    ----------
+    report
+        Report of a classifier, or the folder it was saved to.
+    n_bins
+        Most bins; each has at least ten cells where there are as many.
+    title, ax
+        Heading; axes to draw on.
+    save
+        File to write: .png, .pdf, .svg, .jpg or .tif. What is there is replaced.
+
+    Raises
+    ------
+    DatasetError
+        No cell has a label.
+    InputNotFoundError
+        No report in the folder.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import geneformer as gf
+    >>> from geneformer.finetuning.reports import ClassificationReport
+    >>> from geneformer.finetuning.metrics import evaluate_classes
+    >>> truth, proba = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    >>> evaluation = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
+    >>> report = ClassificationReport(evaluation=evaluation, truth=truth, predicted=proba.argmax(axis=1), proba=proba)
+    >>> axes = gf.pl.calibration(report)
+    >>> axes.get_xlabel()
+    'probability of the class that is called'
+    """
+    check_save(save)
+    check_range("n_bins", n_bins, low=1)
+    report = report_of(report)
+    labeled = report.truth >= 0
+    if not labeled.any():
+        msg = "No cell of the report has a label, so that there is nothing to compare probabilities with."
+        raise DatasetError(msg)
+    from scipy import stats
+
+    from geneformer.finetuning.metrics import expected_calibration_error
+
+    sure = np.asarray(report.proba[labeled].max(axis=1), dtype=np.float64)
+    right = report.proba[labeled].argmax(axis=1) == report.truth[labeled]
+    bins = np.array_split(np.argsort(sure, kind="stable"), min(n_bins, max(1, len(sure) // FEWEST_IN_BIN)))
+    x, y = (np.array([values[rows].mean() for rows in bins]) for values in (sure, right))
+    intervals = [stats.binomtest(int(right[rows].sum()), len(rows)).proportion_ci(method="wilson") for rows in bins]
+    ends = np.array([(interval.low, interval.high) for interval in intervals]).T
+    ax = figure_axes(ax, (5.2, 4.8))
+    ax.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color=GRAY)
+    ax.errorbar(x, y, yerr=np.abs(ends - y), color=SAFE[0], marker="o", markersize=5, linewidth=1.8, elinewidth=1)
+    ax.hist(sure, bins=20, range=(0, 1), weights=np.full(len(sure), 0.25 / len(sure)), color="#b9dcee", zorder=0)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
+    label_axes(ax, "probability of the class that is called", "share of cells that are right", title)
+    open_frame(ax)
+    ax.grid(color="#eeeeee")
+    error = expected_calibration_error(report.proba[labeled], report.truth[labeled])
+    ax.text(0.03, 0.95, f"expected calibration error {error:.3f}", transform=ax.transAxes, fontsize=9, color=INK)
     save_figure(ax.figure, save)
     return ax
 

@@ -169,7 +169,7 @@ def embedding(
 
 
 def _draw(
-    ax: "Axes", xy_n2: NDArray[np.float32], values: "pd.Series[Any] | None", size: float, colors: list[str] | None
+    ax: "Axes", xy_n2: NDArray[np.float32], values: "pd.Series[Any] | None", size: float, colors: dict[str, str] | None
 ) -> None:
     from matplotlib.patheffects import withStroke
 
@@ -345,9 +345,8 @@ def _categories(values: "pd.Series[Any]", adata: "AnnData", name: str) -> Catego
         classes = pd.qcut(values.astype(float), 5, duplicates="drop", precision=4)
         steps = np.linspace(0.05, 0.95, len(classes.cat.categories))
         ranges = [f"{part.left:,.4g} to {part.right:,.4g}" for part in classes.cat.categories]
-        return Categories(
-            classes.cat.rename_categories(ranges), [to_hex(color) for color in colormaps["viridis"](steps)]
-        )
+        colors = dict(zip(ranges, map(to_hex, colormaps["viridis"](steps)), strict=True))
+        return Categories(classes.cat.rename_categories(ranges), colors)
     return Categories(values, chosen_colors(adata, name))
 
 

@@ -1,6 +1,6 @@
 """What plots share: matplotlib, colors and categories, the look of axes, the embedding to draw, files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -159,16 +159,17 @@ NO_LABEL = "no label"
 class Categories:
     """Values of a column as categories with names and colors."""
 
-    def __init__(self, values: "pd.Series[Any]", colors: list[str] | None = None) -> None:
+    def __init__(self, values: "pd.Series[Any]", colors: Mapping[str, str] | None = None) -> None:
         import pandas as pd
 
         column = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype(object).astype("category")
         names = [str(category) for category in column.cat.categories]
-        chosen = colors if colors is not None and len(colors) == len(names) else None
         codes = np.asarray(column.cat.codes, dtype=np.int64)
         used = np.unique(codes[codes >= 0])
         self.names = [names[code] for code in used]
-        self.colors = [chosen[code] for code in used] if chosen else spread(len(used))
+        chosen = colors if colors is not None and set(self.names) <= set(colors) else None
+        self.colors = [chosen[name] for name in self.names] if chosen else spread(len(used))
+        self._numbers = {name: str(number) for number, name in enumerate(chosen or self.names, start=1)}
         self.codes: NDArray[np.int64] = np.where(codes < 0, len(used), np.searchsorted(used, codes))
         if (codes < 0).any():
             self.names.append(NO_LABEL)
@@ -183,7 +184,7 @@ class Categories:
     def marks(self) -> list[str]:
         """What stands for each category on a map: its name if all are short, else its number."""
         short = all(len(name) <= 3 for name in self.names if name != NO_LABEL)
-        return list(self.names) if short else [str(number) for number in range(1, len(self.names) + 1)]
+        return [name if short else self._numbers.get(name, "") for name in self.names]
 
     def labels(self) -> list[str]:
         """Names as a legend shows them."""
@@ -212,10 +213,27 @@ def sequential(*, bad: str) -> "Colormap":
     return colors.with_extremes(bad=bad)
 
 
-def chosen_colors(adata: "AnnData", column: str) -> list[str] | None:
-    """Colors that scanpy keeps for the categories of a column."""
-    colors = adata.uns.get(f"{column}_colors")
-    return None if colors is None else [str(color) for color in colors]
+def chosen_colors(adata: "AnnData", column: str) -> dict[str, str] | None:
+    """Colors of the categories of a column; what is true and what is predicted of it have the same ones.
+
+    Those that scanpy keeps count, then one for each class in the order of the classes; gray is for cells of none.
+    """
+    label = next((str(name) for name in adata.obs.columns if keys.predicted(str(name)) == column), column)
+    members = [name for name in (label, keys.predicted(label)) if name in adata.obs and not is_numeric(adata.obs[name])]
+    noted = adata.uns.get(keys.UNS, {}).get(keys.predicted(label), {}).get("classes", ())
+    names: dict[str, None] = {}
+    colors: dict[str, str] = {}
+    for name in members:
+        categories = [str(category) for category in adata.obs[name].astype("category").cat.categories]
+        kept = [str(color) for color in adata.uns.get(f"{name}_colors", ())]
+        colors = {**dict(zip(categories, kept, strict=True)), **colors} if len(kept) == len(categories) else colors
+        names |= dict.fromkeys(categories)
+    if not colors and len(members) < 2 and column == label:
+        return None
+    order = [name for name in dict.fromkeys([*map(str, noted), *names]) if name in colors or name != keys.UNKNOWN]
+    free = iter(spread(len(order)))
+    palette = {name: colors[name] if name in colors else next(free) for name in order}
+    return palette if keys.UNKNOWN in palette else {**palette, keys.UNKNOWN: GRAY}
 
 
 def is_numeric(values: "pd.Series[Any]") -> bool:

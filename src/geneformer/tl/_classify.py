@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geneformer.finetuning.estimators import CellClassifier
-from geneformer.finetuning.predictions import write_predictions
+from geneformer.finetuning.predictions import class_slots
 from geneformer.inference.cells import open_cells
 from geneformer.tl._embed import writable
 
@@ -83,8 +83,7 @@ def classify(
     )
     proba = fitted.predict_proba(cells)
     predicted = fitted.name_classes(proba, unknown_below)
-    write_predictions(
-        adata,
+    slots = class_slots(
         label=fitted.label_,
         classes=fitted.classes_,
         predicted=predicted,
@@ -92,4 +91,5 @@ def classify(
         provenance=fitted.provenance,
         key_added=key_added,
     )
+    slots.into(adata)
     return adata if copy else None

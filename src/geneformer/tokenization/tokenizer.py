@@ -500,6 +500,7 @@ class RowForm:
     special_tokens: bool = True
     max_length: int | None = None
     names_vocabulary: bool = True
+    rows: bool = False
 
     def schema(self, preparation: Preparation, *, counts: bool) -> pa.Schema:
         """Columns of the dataset, in order."""
@@ -508,6 +509,7 @@ class RowForm:
         length = (keys.LENGTH, pa.int64())
         if self.names is None:
             own = [(keys.CELL_ID, pa.string()), (keys.SOURCE, pa.string())]
+            own += [(keys.ROW, pa.int64())] if self.rows else []
             return pa.schema([*fields, *own, *((c.name, c.kind) for c in preparation.columns), length])
         described = [(self.names[column.origin], column.kind) for column in preparation.columns]
         last = [] if self._has_cell_id else [(keys.CELL_ID, pa.string())]
@@ -525,6 +527,9 @@ class RowForm:
             columns[keys.CELL_ID] = arrow_texts(names[unit.cells - start].tolist())
         if self.names is None:
             columns[keys.SOURCE] = arrow_texts([ready.name] * len(unit.cells))
+        if self.rows:
+            before = sum(earlier.source.n_cells for earlier in preparation.sources[:number])
+            columns[keys.ROW] = arrow_numbers(unit.cells + before)
         for column in preparation.columns:
             written = column.name if self.names is None else self.names[column.origin]
             if column.origin not in ready.source.obs:

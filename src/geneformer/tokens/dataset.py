@@ -118,7 +118,12 @@ class TokenizedDataset:
     @property
     def columns(self) -> list[str]:
         """Names of the columns that describe cells."""
-        return [c for c in self.table.column_names if c not in (keys.INPUT_IDS, keys.COUNTS)]
+        return [c for c in self.table.column_names if c not in (keys.INPUT_IDS, keys.COUNTS, keys.ROW)]
+
+    @property
+    def input_rows(self) -> Ints | None:
+        """Row of each cell among all rows of the inputs, ``(n,)``; None where that is not recorded."""
+        return _values(self.table.column(keys.ROW)) if keys.ROW in self.table.column_names else None
 
     @property
     def has_counts(self) -> bool:
