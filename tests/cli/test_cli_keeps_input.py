@@ -57,7 +57,8 @@ def place(tmp_path_factory):
     adata.X = sparse.csr_matrix(adata.X).astype(np.float32)
     adata.write_h5ad(place / "labeled.h5ad")
     told("classify", "fit", place / "labeled.h5ad", "-l", "kind", "-m", place / "model", "-o", place / "fitted",
-         "--max-steps", 2, "--tokens-per-batch", 600, "--valid", 0.25, "--test", 0.25, "--baselines", "none")  # fmt: skip
+         "--max-steps", 2, "--tokens-per-batch", 600, "--valid", 0.25, "--test", 0.25,
+         "--baselines", "none")  # fmt: skip
     adata.raw = adata
     adata.layers["twice"] = adata.X * 2
     adata.obsm["X_umap"] = np.zeros((40, 2))
