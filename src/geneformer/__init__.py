@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from geneformer import display
 from geneformer._version import __version__
 from geneformer.compat.paths import MODULES as PUBLISHED
 from geneformer.compat.paths import PublishedModules
@@ -125,6 +126,13 @@ _WRITTEN_WHEN_ASKED_FOR = "compat.dictionaries"
 """Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""
 
 sys.meta_path.append(PublishedModules())
+
+
+def _picture(name: str) -> Any:
+    return getattr(import_module(f"{__name__}.pl"), name)
+
+
+display.Pictures.of_name = _picture
 
 
 def __getattr__(name: str) -> Any:

@@ -55,9 +55,6 @@ OF_CELLS = ("pooling", *OF_SECOND_VIEWS)
 OF_SPLITS = tuple(field.name for field in fields(SplitOptions) if field.name != "valid")
 """Fields that have no effect where folds take the place of a split."""
 
-FIGURES = {"classes": "macro_f1", "expression": "r2", "genes": "roc_auc", "label sets": "macro_f1", "numbers": "r2"}
-"""The one figure that closing tables show, by kind of report."""
-
 
 def _label(text: str) -> Any:
     return flag(text, "--label", "-l")
@@ -422,7 +419,7 @@ def classify_cross_validate(
     result = cross_validate(classifier, inputs, label, n_folds=folds, **given.places)
     result.save(output, overwrite=given.overwrite)
     report: Any = result.report
-    figure, summary = FIGURES[report.kind], result.summary()
+    figure, summary = report.evaluation.headline[0], result.summary()
     rows: Rows = [("Cells", report.evaluation.n), ("Folds", len(result.folds))]
     rows += [
         (f"Test {metric_name(figure)}, {row['model']}", f"{row['mean']:.4f} ± {row['sd']:.4f}")
@@ -767,7 +764,7 @@ def compared_rows(report: Any) -> Rows:
 
     rows: Rows = []
     for task, of_task in by_task(report).items():
-        figure = FIGURES[of_task.kind]
+        figure = of_task.evaluation.headline[0]
         for model, evaluation in {"this model": of_task.evaluation, **of_task.baselines}.items():
             label = ", ".join(filter(None, (f"Test {metric_name(figure)}", task, model)))
             rows.append((label, str(evaluation.metrics[figure])))

@@ -3,16 +3,18 @@
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
     CheckpointError,
     NoCellsError,
@@ -25,7 +27,8 @@ from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import Manifest, installed_versions
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
-from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, load_report
+from geneformer.finetuning.evaluations import metric_name, number_text
+from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, by_task, compared, load_report, plot_first
 from geneformer.finetuning.splits import Split, draw_rows, given_rows
 from geneformer.finetuning.targets import CellTarget, Encoded
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
@@ -35,13 +38,29 @@ from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import PUBLISHED_CELLS, TASK, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.hub import first_names, fitted_folder
-from geneformer.models.loading import LoadedModel, class_names, load_model, read_config, recognize_vocabulary
+from geneformer.models.loading import (
+    OWN_VOCABULARY,
+    LoadedModel,
+    class_names,
+    load_model,
+    read_config,
+    recognize_vocabulary,
+)
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import spread_options, whole_number
 from geneformer.options._signatures import takes_options
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Values = NDArray[Any]
 Ints = NDArray[np.int64]
+
+PLAIN = (str, int, float, tuple, type(None))
+"""Values that are shown as they are; of others, such as a vocabulary, the name is."""
+
+PARTS_FOR = {"train": "learnt from", "valid": "to choose the best step", "test": "held out"}
+"""What the parts of a split are for."""
 
 NO_ROWS = np.empty(0, dtype=np.int64)
 NOT_SPLIT = Split(NO_ROWS, NO_ROWS, NO_ROWS, method="none")
@@ -86,7 +105,7 @@ def shown_as(title: str) -> Callable[[Method], Method]:
     return decorate
 
 
-class Estimator:
+class Estimator(Summarized):
     """Base of the estimators: options come as objects by the names in `option_kinds`, or field by field."""
 
     kind: ClassVar[str]
@@ -152,9 +171,14 @@ class Estimator:
         return self._base
 
     @property
+    def _base_name(self) -> str:
+        """Name or folder of the model it starts from."""
+        return str(self.model) if isinstance(self.model, str | Path) else self.base().name
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Where predictions come from: for `uns`, for files."""
-        return describe_run(self.pairing) | {"model": str(self.model)}
+        return describe_run(self.pairing) | {"model": self._base_name}
 
     @property
     def pairing(self) -> Pairing:
@@ -166,6 +190,78 @@ class Estimator:
     def task_options(self) -> Any:
         """The options about what is learnt: which cells, which baselines."""
         return getattr(self, list(self.option_kinds)[1])
+
+    @property
+    def history_(self) -> "pd.DataFrame":
+        """What the training logged, a row per step: `step`, `epoch`, `loss`, `eval_loss` and other figures."""
+        import pandas as pd
+
+        lines: dict[int, dict[str, Any]] = {}
+        for line in self._fitted("_history"):
+            if "step" in line:
+                lines.setdefault(line["step"], {}).update(line)
+        frame = pd.DataFrame(list(lines.values()))
+        # Not what is known of the run as a whole, or how fast it was.
+        kept = [name for name in map(str, frame) if not re.match("train_|total_|.*_(runtime|per_second)$", name)]
+        return frame[["step", *(name for name in kept if name != "step")]]
+
+    def plot(self, kind: str | None = None, **options: Any) -> Any:
+        """Draw its report by `gf.pl.<kind>`, such as "confusion_matrix", or its `training_curve`.
+
+        Parameters
+        ----------
+        kind
+            Function of `gf.pl`; by default the first that there is for the report.
+        **options
+            Its options, such as `title` and `save`.
+
+        Raises
+        ------
+        UnknownChoiceError
+            No such picture.
+        NotFittedError
+            It has learnt nothing yet.
+        """
+        self._fitted("network_")
+        of_report = [name for report in by_task(self.report_).values() for name in report.pictures]
+        return plot_first(self, [*dict.fromkeys(of_report), "training_curve"], kind, **options)
+
+    def loaded_model(self) -> LoadedModel:
+        """The fine-tuned encoder, as `gf.load_model` gives those that are pretrained; without a vocabulary head."""
+        network, pairing = self._fitted("network_"), self.pairing
+        return LoadedModel(type(self).__name__, Path(pairing.name), network, pairing.vocabulary, has_head=False)
+
+    def __repr__(self) -> str:
+        return self._call() if self.network_ is None else super().__repr__()
+
+    def _repr_html_(self) -> str | None:
+        return None if self.network_ is None else super()._repr_html_()
+
+    def _call(self) -> str:
+        """How it was made: what was set to something else than the default."""
+        given = {name: getattr(self, name) for name in ("model", "vocabulary")}
+        usual = {name: parameter.default for name, parameter in signature(Estimator).parameters.items()}
+        for group in option_groups(self).values():
+            given |= {entry.name: getattr(group, entry.name) for entry in fields(group)}
+            usual |= {entry.name: entry.default for entry in fields(group)}
+        given = {name: value if isinstance(value, PLAIN) else str(value) for name, value in given.items()}
+        named = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+        return f"{type(self).__name__}({', '.join(named)})"
+
+    def summary_of(self) -> Summary:
+        """What was learnt from what, and the figures that count most on what was held out."""
+        measured = compared(by_task(self.report_), "")
+        validated = [
+            f"{metric_name(name)} {number_text(value)}"
+            for name, value in dict(self.metrics_).items()
+            if isinstance(value, float) and "/" not in name
+        ]
+        facts = [("fitted from", self._base_name), *self._facts(), ("validation", ", ".join(validated[:4]))]
+        return replace(measured, title=self._call(), facts=[fact for fact in facts if fact[1]])
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What was learnt, by name."""
+        raise NotImplementedError
 
     def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
         """Tokens for this estimator; see `open_cells`."""
@@ -186,7 +282,7 @@ class Estimator:
         task = {
             "kind": self.kind,
             **{name: getattr(self, name) for name in self.task_fields},
-            "base_model": str(self.model),
+            "base_model": self._base_name,
             "preprocessing": {"max_length": self.pairing.max_length, "normalize_to": 10_000},
             "options": self._options,
             "vocabulary": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint},
@@ -195,7 +291,7 @@ class Estimator:
         with atomic_folder(folder, overwrite=overwrite) as temporary:
             save_network(network, temporary)
             if vocabulary.name not in BUNDLED:
-                vocabulary.save(temporary / VOCABULARY)
+                vocabulary.save(temporary / OWN_VOCABULARY)
             for name, content in ((TASK, task), (HISTORY, {"history": self._history})):
                 (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             if self.report_ is not None:
@@ -243,6 +339,8 @@ class Estimator:
             estimator._check_loaded()
         estimator._pairing = Pairing(str(folder), stored.vocabulary, max_length)
         estimator._history, estimator._options = stored.history, options
+        with _damage_named(folder):
+            estimator.summary_of()  # what was noted about the training can be shown
         estimator.report_ = load_report(folder / "report") if (folder / "report").is_dir() else None
         return estimator
 
@@ -468,6 +566,15 @@ class CellEstimator(Estimator):
         (target,) = self._targets()
         return self._evaluate_columns(opened, {target.name: label or target.name}, groups)
 
+    def _facts(self) -> list[tuple[str, str]]:
+        classes: Any = getattr(self, "classes_", None)
+        label = getattr(self, "label_", None)
+        learnt = classes if isinstance(classes, Mapping) else {label: classes or ()} if label else {}
+        parts = [f"{self.split_[part]:,} {use}" for part, use in PARTS_FOR.items() if self.split_.get(part)]
+        by = f", by {self.split_['groups']}" if self.split_.get("groups") else ""
+        facts = [(name, names_text(names) if names else "a number") for name, names in learnt.items()]
+        return [*facts, ("cells", ", ".join(parts) + by)]
+
     def split_options(self, groups: str | None) -> SplitOptions:
         """How `fit` splits the cells."""
         return self.split
@@ -589,7 +696,7 @@ class CellEstimator(Estimator):
                 continue
             truth, of_model = values[name][rows[labeled]], outputs[MODEL][name][labeled]
             predictions = {label: target.decode(out[name][labeled]) for label, out in outputs.items()}
-            settings = {"model": self.model, "label": name, "split": self.split_, **self._options}
+            settings = {"model": self._base_name, "label": name, "split": self.split_, **self._options}
             reports[name] = target.report(
                 truth,
                 predictions.pop(MODEL),
@@ -678,9 +785,6 @@ def with_training_options(estimator: AnyEstimator, options: dict[str, Any]) -> A
 HISTORY = "training.json"
 """Log lines of the training."""
 
-VOCABULARY = "vocabulary"
-"""Folder of a vocabulary that is not one of those bundled."""
-
 
 class StoredTask(NamedTuple):
     """What a folder of a fitted estimator holds, without the network."""
@@ -728,8 +832,7 @@ def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     if expected not in (None, kind):
         msg = f"{folder} holds a {kind}, not a {expected}."
         raise CheckpointError(msg)
-    own = folder / VOCABULARY if (folder / VOCABULARY).is_dir() else None
-    vocabulary = recognize_vocabulary(read_config(folder), folder, own)
+    vocabulary = recognize_vocabulary(read_config(folder), folder)
     if fingerprint != vocabulary.fingerprint:
         msg = (
             f"{folder} was written with vocabulary {fingerprint[:12]}, but its network belongs to "
@@ -757,5 +860,4 @@ def published_task(folder: Path) -> StoredTask | None:
         "preprocessing": {"max_length": config.max_position_embeddings},
         "options": {},
     }
-    own = folder / VOCABULARY if (folder / VOCABULARY).is_dir() else None
-    return StoredTask(task, [], recognize_vocabulary(config, folder, own))
+    return StoredTask(task, [], recognize_vocabulary(config, folder))

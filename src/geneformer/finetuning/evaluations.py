@@ -9,6 +9,8 @@ from typing import Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hin
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer.display import Summarized, Summary, names_text
+
 UNDEFINED = "-"
 """What stands in a table for a figure that cannot be computed."""
 
@@ -34,8 +36,8 @@ class Estimate:
         return number_text(self.mean) + ("" if math.isnan(self.mean) or math.isnan(self.low) else interval)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Figures:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Figures(Summarized):
     """Figures over held-out cells, and how their intervals were drawn.
 
     Two are equal when everything they hold is, to the last bit.
@@ -58,6 +60,9 @@ class Figures:
 
     unit: ClassVar[str] = "cell"
     """What was measured one by one."""
+
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Figures by which models are compared at a glance, the one that counts most first."""
 
     n: int
     metrics: Mapping[str, Estimate]
@@ -91,6 +96,17 @@ class Figures:
     def details(self) -> list[str]:
         """Sections of a text below the table of figures."""
         return []
+
+    def summary_of(self) -> Summary:
+        """Every figure with its interval."""
+        classes = getattr(self, "classes", ())
+        return Summary(
+            title=type(self).__name__,
+            facts=[("classes", names_text(classes))] if classes else [],
+            header=("", "figure"),
+            rows=[(metric_name(name), value) for name, value in self.metrics.items()],
+            note=self.size_text(),
+        )
 
 
 class RocCurve(NamedTuple):
@@ -140,7 +156,7 @@ class ClassRow:
     average_precision: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PerClass(Figures):
     """Figures over all classes and of every class.
 
@@ -178,7 +194,7 @@ class PerClass(Figures):
         return sections
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Evaluation(PerClass):
     """How well one class per cell was predicted.
 
@@ -189,6 +205,8 @@ class Evaluation(PerClass):
     confusion
         Cells by class, ``(C, C)``: rows are the truth, columns what was predicted; all classes of the model.
     """
+
+    headline = ("macro_f1", "accuracy", "roc_auc")
 
     confusion: NDArray[np.int64]
 
@@ -202,7 +220,7 @@ class Evaluation(PerClass):
         return [*super().details(), "## Confusion matrix", "Rows are the truth, columns what was predicted.", table]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LabelSetEvaluation(PerClass):
     """How well any number of labels per cell were predicted.
 
@@ -214,6 +232,8 @@ class LabelSetEvaluation(PerClass):
         Probability from which a label is predicted.
     """
 
+    headline = ("macro_f1", "micro_f1", "roc_auc")
+
     threshold: float = 0.5
 
     def details(self) -> list[str]:
@@ -223,6 +243,8 @@ class LabelSetEvaluation(PerClass):
 
 class NumberEvaluation(Figures):
     """How well a number per cell was predicted: squared and absolute error, R2, Pearson and Spearman correlation."""
+
+    headline = ("r2", "pearson", "mae")
 
 
 class GeneEvaluation(Evaluation):
@@ -237,7 +259,7 @@ class TokenEvaluation(Evaluation):
     unit = "occurrence"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FoldedEvaluation(GeneEvaluation):
     """Figures over the genes held out in all folds, and those of every fold.
 
@@ -253,6 +275,8 @@ class FoldedEvaluation(GeneEvaluation):
     occurrences
         Figures of every fold, over single occurrences.
     """
+
+    headline = ("roc_auc", "macro_f1", "accuracy")
 
     folds: tuple[GeneEvaluation, ...]
     occurrences: tuple[TokenEvaluation, ...]

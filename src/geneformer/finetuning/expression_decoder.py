@@ -356,7 +356,7 @@ class ExpressionDecoder(CellEstimator):
         target = Expression()
         predictions |= target.baselines(network.usual.cpu().double().numpy(), None, taken)
         cells = np.repeat(np.arange(len(rows)), np.diff(taken.starts))
-        settings = {"model": self.model, "share": self.share_, "split": self.split_, **self._options}
+        settings = {"model": self._base_name, "share": self.share_, "split": self.split_, **self._options}
         reports = ReportSet()
         for name, side, center in (("value", 0, 0.0), ("rank", 1, 0.0), (BEYOND, 0, predictions[MEAN][:, 0])):
             columns = {label: values[:, side] - center for label, values in predictions.items()}

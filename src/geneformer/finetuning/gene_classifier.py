@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geneformer.display import names_text
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError
 from geneformer.files.progress import Progress, counted
 from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
-from geneformer.finetuning.estimator import Estimator, Examples, Pairing, clone, shown_as
+from geneformer.finetuning.estimator import PARTS_FOR, Estimator, Examples, Pairing, clone, shown_as
 from geneformer.finetuning.evaluations import FoldedEvaluation, TokenEvaluation
 from geneformer.finetuning.gene_metrics import TokenTally, evaluate_genes
 from geneformer.finetuning.labels import GeneLabels, GeneLists, occurring, read_gene_classes
@@ -357,6 +358,10 @@ class GeneClassifier(Estimator):
         self.parts_ = {part: names[getattr(self._training.split, part)].tolist() for part in ("train", "valid", "test")}
         self.left_out_ = {"unknown": dict(labels.unknown), "absent": dict(labels.absent)}
 
+    def _facts(self) -> list[tuple[str, str]]:
+        parts = [f"{len(self.parts_[part]):,} {use}" for part, use in PARTS_FOR.items() if self.parts_.get(part)]
+        return [("classes", names_text(self.classes_ or ())), ("genes", ", ".join(parts))]
+
     def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> tuple[Floats, Ints]:
         """Probabilities of all genes of the vocabulary, ``(n_genes, C)``, and the cells each occurs in."""
         tokens, vocabulary = self._open_fitted(cells, counts_layer, gene_ids).tokens, self.pairing.vocabulary
@@ -436,7 +441,7 @@ class GeneClassifier(Estimator):
             for name in folds[0].predictions
         }
         settings = {
-            "model": str(self.model),
+            "model": self._base_name,
             "cells": len(examples.cells.tokens),
             "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
             "unknown": dict(labels.unknown),

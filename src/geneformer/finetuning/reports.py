@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import DatasetError, InputNotFoundError, OptionError, UnreadableInputError
+from geneformer.display import MOST, Summarized, Summary, draw
+from geneformer.errors import DatasetError, InputNotFoundError, NotFittedError, OptionError, UnreadableInputError
 from geneformer.files.atomic import atomic_file, check_output
 from geneformer.finetuning.evaluations import (
     UNDEFINED,
@@ -53,8 +54,8 @@ GENE, SYMBOL, FOLD, N_CELLS = "gene", "symbol", "fold", "n_cells"
 """Columns of tables of genes."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Report:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Report(Summarized):
     """Figures of a model and of baselines on the same cells, with the predictions behind them.
 
     Attributes
@@ -85,11 +86,14 @@ class Report:
     measured_from: ClassVar[str] = "proba"
     """Field that the figures are computed from, and what baselines predict."""
 
+    pictures: ClassVar[tuple[str, ...]] = ()
+    """Functions of `gf.pl` that draw it, that of `plot` first."""
+
     evaluation: Figures
     cell_ids: NDArray[Any] | None = None
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    baseline_predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    baseline_predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     truth: NDArray[Any]
 
     def __post_init__(self) -> None:
@@ -124,6 +128,27 @@ class Report:
         """The report to read: figures of the model and of every baseline in one table, then the details."""
         rows = {MODEL: self.evaluation.metrics} | {name: figures.metrics for name, figures in self.baselines.items()}
         return "\n\n".join([self.evaluation.size_text(), metrics_table(rows), *self.evaluation.details()]) + "\n"
+
+    def summary_of(self) -> Summary:
+        """The figures that count most, of the model and of the baselines."""
+        return compared({"": self}, type(self).__name__)
+
+    def plot(self, kind: str | None = None, **options: Any) -> Any:
+        """Draw it by `gf.pl.<kind>`: `confusion_matrix`, `predictions` or `roc`, the first that there is by default.
+
+        Parameters
+        ----------
+        kind
+            Function of `gf.pl`.
+        **options
+            Its options, such as `title`, `ax` and `save`.
+
+        Raises
+        ------
+        UnknownChoiceError
+            No such picture of this kind of report.
+        """
+        return plot_first(self, self.pictures, kind, **options)
 
     def predictions(self) -> "pa.Table":
         """One row per cell, or per gene: its name, `truth`, `predicted`, and whatever else was predicted."""
@@ -237,7 +262,7 @@ class Column(NamedTuple):
         return values
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ClassificationReport(Report):
     """A classifier on held-out cells, its baselines, and every prediction.
 
@@ -259,13 +284,15 @@ class ClassificationReport(Report):
         "proba": Column(PROBABILITY, "per class"),
     }  # fmt: skip
 
+    pictures = ("confusion_matrix", "predictions", "roc")
+
     evaluation: Evaluation
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
     proba: NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LabelSetReport(Report):
     """A classifier of label sets on held-out cells, its baselines, and every prediction.
 
@@ -282,6 +309,8 @@ class LabelSetReport(Report):
     kind = "label sets"
     columns: ClassVar = {"truth": Column(TRUTH, "per class"), "proba": Column(PROBABILITY, "per class")}
 
+    pictures = ("roc",)
+
     evaluation: LabelSetEvaluation
     proba: NDArray[Any]
 
@@ -292,7 +321,7 @@ class LabelSetReport(Report):
         return above
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NumberReport(Report):
     """A regression on held-out cells, its baselines, and every prediction.
 
@@ -310,11 +339,13 @@ class NumberReport(Report):
     columns: ClassVar = {"truth": Column("truth"), "predicted": Column("predicted")}
     measured_from = "predicted"
 
+    pictures = ("predictions",)
+
     evaluation: NumberEvaluation
     predicted: NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ExpressionReport(NumberReport):
     """Predicted numbers of genes in cells, and their baselines: one row per cell and gene.
 
@@ -332,7 +363,7 @@ class ExpressionReport(NumberReport):
     genes: NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GeneReport(ClassificationReport):
     """A classifier of genes on genes it did not learn from, its baselines, and every prediction.
 
@@ -373,7 +404,7 @@ class GeneReport(ClassificationReport):
         return {f"{FOLD} {number}": figures for number, figures in enumerate(folds, start=1)}
 
 
-class ReportSet(dict[str, Report]):
+class ReportSet(Summarized, dict[str, Report]):
     """Reports by name: those of several tasks, or of several quantities.
 
     Examples
@@ -384,6 +415,10 @@ class ReportSet(dict[str, Report]):
     """
 
     kind: ClassVar[str] = "set"
+
+    def summary_of(self) -> Summary:
+        """The figures that count most, of every model by task."""
+        return compared(self, f"{type(self).__name__}: {', '.join(self)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Figures and settings as JSON can hold them, without the predictions."""
@@ -471,8 +506,8 @@ _KINDS: dict[str, type[Report]] = {
 """Classes of reports by what their files call themselves."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CrossValidation:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class CrossValidation(Summarized):
     """A model that was fitted once per fold, and tested on the cells left out.
 
     Attributes
@@ -513,6 +548,33 @@ class CrossValidation:
             rows.append({"task": task, "model": model, "metric": name, "mean": mean, "sd": sd, "folds": len(defined)})
         return self._frame(rows)
 
+    def _by_model(self) -> dict[str, dict[str, dict[str, str]]]:
+        """By task and model, each figure as mean and standard deviation over the folds."""
+        by_model: dict[str, dict[str, dict[str, str]]] = {}
+        for row in self.summary().to_dict("records"):
+            of_model = by_model.setdefault(row.get("task", ""), {}).setdefault(row["model"], {})
+            of_model[row["metric"]] = f"{number_text(row['mean'])} ± {number_text(row['sd'])}"
+        return by_model
+
+    def summary_of(self) -> Summary:
+        """The figures that count most, as mean and standard deviation over the folds."""
+        figures = next(iter(by_task(self.report).values())).evaluation.headline
+        rows = [
+            (", ".join(filter(None, (task, model))), *(of_model.get(name, UNDEFINED) for name in figures))
+            for task, models in self._by_model().items()
+            for model, of_model in models.items()
+        ]
+        pooled = compared(by_task(self.report), "")
+        return Summary(
+            title=f"{type(self).__name__} of {len(self.folds)} folds",
+            header=("held out", *map(metric_name, figures)),
+            rows=[
+                *rows,
+                *((f"{name}, all folds together", *values) for name, *values in pooled.rows if MODEL in str(name)),
+            ],
+            note=f"Mean ± standard deviation over the folds. {pooled.note}",
+        )
+
     def _measured(self) -> Iterator[tuple[int, str, str, Figures]]:
         """Fold, task, model and figures."""
         for number, fold in enumerate(self.folds, start=1):
@@ -538,15 +600,11 @@ class CrossValidation:
     def to_markdown(self) -> str:
         """To read: mean and standard deviation over the folds, then the report on all cells."""
         sections = []
-        summary = self.summary()
-        for task, rows in summary.groupby("task", sort=False) if "task" in summary else [("", summary)]:
-            figures = list(dict.fromkeys(rows["metric"]))
-            cells = {
-                (row["model"], row["metric"]): f"{number_text(row['mean'])} ± {number_text(row['sd'])}"
-                for row in rows.to_dict("records")
-            }
-            models = dict.fromkeys(rows["model"])
-            table = [[model, *(cells.get((model, name), UNDEFINED) for name in figures)] for model in models]
+        for task, models in self._by_model().items():
+            figures = list(dict.fromkeys(name for of_model in models.values() for name in of_model))
+            table = [
+                [model, *(of_model.get(name, UNDEFINED) for name in figures)] for model, of_model in models.items()
+            ]
             sections += [*([f"### {task!s}"] if task else []), markdown_table(["", *map(metric_name, figures)], table)]
         header = f"## {len(self.folds)} folds\n\nMean ± standard deviation over the folds."
         return "\n\n".join([header, *sections, "## All cells", self.report.to_markdown()])
@@ -603,6 +661,79 @@ def by_task(report: Report | ReportSet | None) -> Mapping[str, Report]:
     if report is None:
         return {}
     return report if isinstance(report, ReportSet) else {"": report}
+
+
+def plot_first(source: Any, pictures: Sequence[str], kind: str | None, **options: Any) -> Any:
+    """One of the pictures that there are of something, the first by default."""
+    chosen = next(iter(pictures), "no picture") if kind is None else kind
+    check_choice("kind", chosen, pictures)
+    return draw(chosen, source, **options)
+
+
+class Reported(Protocol):
+    """What has a report: a fitted estimator."""
+
+    @property
+    def report_(self) -> Any:
+        """On what was held out."""
+        ...
+
+
+def find_report(source: Any) -> Report | ReportSet:
+    """The report that is given, or that something has: a fitted estimator, a result, or the folder of any of these.
+
+    Raises
+    ------
+    NotFittedError
+        It is not fitted, or nothing was held out.
+    InputNotFoundError
+        No report in the folder.
+    OptionError
+        Nothing that has a report.
+    """
+    if isinstance(source, Report | ReportSet):
+        return source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        folders = (path.parent if path.name == REPORT else path, path / "report", path / POOLED)
+        return load_report(next((folder for folder in folders if (folder / REPORT).is_file()), path))
+    of = type(source).__name__
+    places = [name for name in ("report_", "report") if hasattr(source, name)]
+    if not places:
+        msg = (
+            f"report came as {of}. Pass a report, a fitted model or the result of cross_validate or search, or the "
+            "folder that one of them was saved to."
+        )
+        raise OptionError(msg)
+    report: Report | ReportSet | None = getattr(source, places[0])
+    if report is None:
+        msg = f"This {of} has no report: it is not fitted, or no cells were held out. Pass what its evaluate returns."
+        raise NotFittedError(msg)
+    return report
+
+
+def compared(reports: Mapping[str, Report], title: str) -> Summary:
+    """The figures that count most with their intervals, a row per task and model or baseline."""
+    figures = dict.fromkeys(name for report in reports.values() for name in report.evaluation.headline)
+    several = len(reports) > 1 and sum(1 + len(report.baselines) for report in reports.values()) > MOST // 2
+    rows = [
+        (", ".join(filter(None, (task, model))), *(str(of_model.metrics.get(name, UNDEFINED)) for name in figures))
+        for task, report in reports.items()
+        for model, of_model in {MODEL: report.evaluation, **_baselines_of(report, strongest=several)}.items()
+    ]
+    sizes = {task: report.evaluation.size_text() for task, report in reports.items()}
+    same = len(set(sizes.values())) == 1
+    notes = [size if same else f"{task}: {size}" for task, size in sizes.items()]
+    return Summary(title=title, header=("held out", *map(metric_name, figures)), rows=rows, note="".join(notes[:1]))
+
+
+def _baselines_of(report: Report, *, strongest: bool) -> Mapping[str, Figures]:
+    """The baselines, or of many only the strongest."""
+    if not strongest or not report.baselines:
+        return report.baselines
+    scores = {name: figures.metrics[report.evaluation.headline[0]].mean for name, figures in report.baselines.items()}
+    best = max(scores, key=lambda name: -math.inf if math.isnan(scores[name]) else scores[name])
+    return {best: report.baselines[best]}
 
 
 def _prepared(folder: str | Path, content: str, *others: str, overwrite: bool) -> Path:

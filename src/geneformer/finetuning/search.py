@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 import numpy as np
 from transformers import TrainerCallback
 
+from geneformer.display import Summarized, Summary
 from geneformer.engine.device import memory_errors, release_memory, resolve_device
 from geneformer.errors import (
     GeneformerError,
@@ -34,6 +35,8 @@ from geneformer.finetuning.estimator import (
     training_groups,
     with_training_options,
 )
+from geneformer.finetuning.evaluations import metric_name, number_text
+from geneformer.finetuning.reports import by_task
 from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
@@ -61,12 +64,15 @@ BELONGS = {
 WAIT = 0.5
 """Seconds between looks at the trials of other processes."""
 
+SHOWN = 5
+"""Best trials that a result shows."""
+
 CHUNK = 10_000
 """Cells read at once where all are read."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SearchResult:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class SearchResult(Summarized):
     """The best options with their value, a table of all trials, and the estimator fitted with the best options."""
 
     best_options: dict[str, Any]
@@ -75,6 +81,29 @@ class SearchResult:
     trials: "pd.DataFrame"
     estimator: Any = None
     report: Any = None
+
+    def summary_of(self) -> Summary:
+        """The best options, and the best trials."""
+        searched = list(self.best_options)
+        figure = metric_name(self.metric)
+        best = self.trials.sort_values("value", ascending=self.metric in LOWER_IS_BETTER, kind="stable")
+        columns = [column for column in ("trial", "state", "value", *searched) if column in best]
+        states = [f"{number:,} {state}" for state, number in self.trials["state"].value_counts().items()]
+        facts = [(f"best {figure}", number_text(self.best_value)), *((n, str(v)) for n, v in self.best_options.items())]
+        tested = [
+            (", ".join(filter(None, ("held out", task, metric_name(name)))), str(report.evaluation.metrics[name]))
+            for task, report in by_task(self.report).items()
+            for name in report.evaluation.headline[:1]
+        ]
+        return Summary(
+            title=f"{type(self).__name__} of {len(self.trials):,} trials: {', '.join(states)}",
+            facts=facts + tested,
+            header=["trial", "state", f"validation {figure}", *searched],
+            rows=[
+                [f"{entry:.4g}" if isinstance(entry, float) else str(entry) for entry in row]
+                for row in best[columns].head(SHOWN).astype(object).itertuples(index=False)
+            ],
+        )
 
 
 @takes_options(SearchOptions)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from geneformer.display import Summarized, Summary
 from geneformer.errors import (
     ConstantLabelError,
     GeneformerWarning,
@@ -34,8 +35,8 @@ Column = tuple[Ints, list[str]]
 """Which of the names stands in each row, -1 for none; and the names."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Split(Summarized):
     """Rows of cells, or genes, trained on, of those that choose the best step, and of those only tested on."""
 
     train: Ints
@@ -44,6 +45,13 @@ class Split:
     method: str
     shared_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trials: tuple[dict[str, Any], ...] = ()
+
+    def summary_of(self) -> Summary:
+        """How many rows each part has."""
+        return Summary(
+            title=f"{type(self).__name__} ({self.method})",
+            facts=[(name, f"{len(rows):,}") for name, rows in zip(PARTS, self.parts, strict=True)],
+        )
 
     @property
     def learnt(self) -> Ints:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
+from geneformer.display import Summarized, Summary
 from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import (
@@ -72,14 +73,23 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class FinetuneResult(Summarized):
     """What a run came to."""
 
     steps: int
     share: TrainedShare
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def summary_of(self) -> Summary:
+        """How long it trained, how much of the network, and the figures of the validation cells."""
+        facts = [
+            ("steps", f"{self.steps:,}"),
+            ("parameters trained", f"{self.share.trained:,} of {self.share.total:,}"),
+            *((f"validation {name.replace('_', ' ')}", f"{value:.4g}") for name, value in self.metrics.items()),
+        ]
+        return Summary(title=type(self).__name__, facts=facts)
 
 
 def finetune(  # noqa: PLR0913

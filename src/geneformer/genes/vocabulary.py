@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import InvalidVocabularyError, UnknownVocabularyError
 from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
@@ -33,7 +34,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Vocabulary:
+class Vocabulary(Summarized):
     """Genes, token ids and nonzero medians of one corpus. Immutable; two are equal when their fingerprints are.
 
     Genes are listed by ascending token id, and every array is indexed alike.
@@ -259,10 +260,19 @@ class Vocabulary:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def __repr__(self) -> str:
-        return (
-            f"Vocabulary({self.name!r}, {len(self.genes):,} genes, {len(self.special_tokens)} special tokens, "
-            f"input size {self.input_size:,}, fingerprint {self.fingerprint[:12]})"
+    def __str__(self) -> str:
+        return self.name
+
+    def summary_of(self) -> Summary:
+        """How many genes it has, and by what it is known."""
+        return Summary(
+            title=f"Vocabulary {self.name}",
+            facts=[
+                ("genes", f"{len(self.genes):,}"),
+                ("special tokens", names_text(self.special_tokens)),
+                ("longest cell", f"{self.input_size:,} tokens"),
+                ("fingerprint", self.fingerprint[:12]),
+            ],
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geneformer import keys
+from geneformer.display import MOST, Summary
 from geneformer.engine.inference import Batch, Ints, run_batches
 from geneformer.errors import OutOfRangeError
 from geneformer.files.progress import Progress
@@ -30,7 +31,7 @@ _LEAST_MERGED = 4_000_000
 """Pairs that may wait to be merged."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GeneAttention(SavedResult):
     """Attention gene by gene, averaged over heads and over the cells that express both genes."""
 
@@ -39,6 +40,23 @@ class GeneAttention(SavedResult):
     weights: "csr_matrix"
     n_cells: "csr_matrix"
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def summary_of(self) -> Summary:
+        """The strongest pairs."""
+        pairs = self.weights.tocoo()
+        best = np.argpartition(-pairs.data, MOST)[:MOST] if pairs.nnz > MOST else np.arange(pairs.nnz)
+        best = best[np.argsort(-pairs.data[best], kind="stable")]
+        rows = [
+            (self.genes[source], self.genes[target], f"{weight:.4f}", f"{int(self.n_cells[source, target]):,}")
+            for source, target, weight in zip(pairs.row[best], pairs.col[best], pairs.data[best], strict=True)
+        ]
+        return Summary(
+            title=f"GeneAttention of {len(self.genes):,} genes: {pairs.nnz:,} pairs",
+            facts=self.made_by(),
+            header=("source", "target", "attention", "cells"),
+            rows=rows,
+            more=pairs.nnz - len(rows),
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """Tidy table, strongest pairs first: `source`, `target`, `attention`, `n_cells`."""
@@ -56,7 +74,7 @@ class GeneAttention(SavedResult):
         return pd.DataFrame(columns).sort_values("attention", ascending=False, ignore_index=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CellAttention(SavedResult):
     """Which genes each cell attends to: attention its genes pay to each, averaged over them and over heads."""
 
@@ -66,6 +84,18 @@ class CellAttention(SavedResult):
     cells: "pa.Table"
     cell_ids: NDArray[Any]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def summary_of(self) -> Summary:
+        """The genes that the cells attend to most."""
+        means = np.asarray(self.weights.mean(axis=0)).ravel()
+        best = np.argsort(-means, kind="stable")[:MOST]
+        return Summary(
+            title=f"CellAttention of {self.weights.shape[0]:,} cells to {len(self.genes):,} genes",
+            facts=self.made_by(),
+            header=("gene", "symbol", "attention, mean over cells"),
+            rows=[(self.genes[place], self.symbols[place], f"{means[place]:.4f}") for place in best],
+            more=len(self.genes) - len(best),
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """Tidy table, cell by cell, the genes it attends to most first: `cell_id`, `gene`, `symbol`, `attention`."""

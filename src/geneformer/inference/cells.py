@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer._version import __version__
+from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
     GeneformerWarning,
     NoCellsError,
@@ -258,8 +259,8 @@ CellInput = Union["AnnData", TokenizedDataset, "Cells", str, Path, Sequence[str 
 """AnnData with raw counts, tokens, or files and folders of either; or cells that were opened already."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cells:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Cells(Summarized):
     """Tokenized cells and where they come from."""
 
     tokens: TokenizedDataset
@@ -281,6 +282,13 @@ class Cells:
         if self.adata is None:
             return cells_as_anndata(self.tokens.table.select(self.tokens.columns))
         return ad.AnnData(obs=self.adata.obs.copy())
+
+    def summary_of(self) -> Summary:
+        """How many of the cells have tokens, and what is known about them."""
+        return Summary(
+            title=f"Cells: {len(self.tokens):,} of {self.n_input:,} with tokens",
+            facts=[("from", "tokens" if self.adata is None else "AnnData"), ("columns", names_text(self.columns))],
+        )
 
     def column(self, name: str) -> Any:
         """A column of the tokenized cells, ``(n,)``."""

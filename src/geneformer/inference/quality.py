@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from geneformer.display import Summarized, Summary
 from geneformer.errors import NonFiniteValuesError, OptionError, OutOfRangeError
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model, save_checkpoint
@@ -29,8 +30,8 @@ class Accuracy:
         return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmbeddingQuality:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class EmbeddingQuality(Summarized):
     """What an embedding knows about labels it was not made with."""
 
     knn: Accuracy
@@ -45,6 +46,21 @@ class EmbeddingQuality:
     metric: str
     standardize: bool
     seed: int
+
+    def summary_of(self) -> Summary:
+        """Accuracy of both classifiers next to that of the commonest label."""
+        rows = [
+            (f"{self.n_neighbors} nearest neighbors", self.knn),
+            ("linear probe", self.probe),
+            ("commonest label", f"{self.commonest:.3f}"),
+        ]
+        groups = "" if self.n_groups is None else f" in {self.n_groups:,} groups"
+        return Summary(
+            title=f"EmbeddingQuality: {self.n_classes:,} classes, {self.n_dimensions:,} dimensions",
+            header=("held out", "accuracy"),
+            rows=rows,
+            note=f"{self.n_cells:,} cells{groups}, each held out in one of {self.folds} folds. 95% intervals.",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
+from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import InputNotFoundError, ProvenanceError, UnsupportedFormatError
 from geneformer.files.atomic import atomic_file
 from geneformer.files.manifest import InputFile, Manifest
@@ -133,13 +134,17 @@ SUFFIXES = (".h5ad", *TABLES)
 """Files that results with a place in AnnData are written to."""
 
 
-class SavedResult:
+class SavedResult(Summarized):
     """A result that is a table and may be AnnData as well."""
 
     __slots__ = ()
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     names_rows: ClassVar[bool] = False
     provenance: Mapping[str, Any]
+
+    def made_by(self) -> list[tuple[str, str]]:
+        """Model and vocabulary, as summaries show them."""
+        return [(name, str(self.provenance[name])) for name in ("model", "vocabulary") if name in self.provenance]
 
     def to_frame(self) -> "pd.DataFrame":
         """The result as a table."""
@@ -167,7 +172,7 @@ class SavedResult:
                 write_table(self.to_frame(), temporary, self.provenance, index=self.names_rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CellEmbeddings(SavedResult):
     """One vector per cell, in the order of the input.
 
@@ -185,6 +190,12 @@ class CellEmbeddings(SavedResult):
     cells: "pa.Table"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def summary_of(self) -> Summary:
+        """How many vectors of how many dimensions there are, and what is known about the cells."""
+        n, width = self.values.shape
+        facts = [("dimensions", f"{width:,}"), *self.made_by(), ("columns", names_text(self.cells.column_names))]
+        return Summary(title=f"CellEmbeddings of {n:,} cells", facts=facts)
+
     def to_frame(self) -> "pd.DataFrame":
         """One row per cell: columns `0` to `hidden_size - 1`, then what is known about the cell."""
         import pandas as pd
@@ -201,7 +212,7 @@ class CellEmbeddings(SavedResult):
         return adata
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GeneEmbeddings(SavedResult):
     """One vector per gene, averaged over the cells that express it.
 
@@ -222,6 +233,18 @@ class GeneEmbeddings(SavedResult):
     genes: NDArray[Any]
     n_cells: NDArray[np.int64]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary_of(self) -> Summary:
+        """How many vectors of how many dimensions there are."""
+        n, width = self.values.shape
+        return Summary(
+            title=f"GeneEmbeddings of {n:,} genes",
+            facts=[
+                ("dimensions", f"{width:,}"),
+                *self.made_by(),
+                ("cells per gene", f"{int(self.n_cells.min()):,} to {int(self.n_cells.max()):,}" if n else "none"),
+            ],
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per gene, indexed by Ensembl id: `n_cells`, then columns `0` to `hidden_size - 1`."""

@@ -81,7 +81,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in (*BUNDLED, *HUB) if fnmatchcase(name, pattern)]
 
 
-def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:
+def find_folder(model: object, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:
     """Folder of a model: bundled, local, or downloaded from the hub."""
     place = place_of_model(model)
     if isinstance(place, Path):
@@ -89,12 +89,13 @@ def find_folder(model: str | Path, *, revision: str | None = None, cache_dir: Pa
     return _download(place.repository, place.subfolder, revision or place.revision, cache_dir)
 
 
-def place_of_model(model: str | Path) -> Path | HubModel:
+def place_of_model(model: object) -> Path | HubModel:
     """The folder of a model that is here, or where on the hub it is; what is neither is refused."""
     name = str(model)
     names = (*BUNDLED, *HUB)
     if not isinstance(model, (str, Path)) or not name.strip() or "\0" in name:
-        msg = f"model={model!r} names no model. Pass a name ({', '.join(names)}) or a checkpoint folder."
+        given = f"{model!r:.200}" if isinstance(model, str | bytes | int | float | None) else type(model).__name__
+        msg = f"model={given} names no model. Pass a name ({', '.join(names)}), a checkpoint folder or a fitted model."
         raise UnknownModelError(msg)
     if name in BUNDLED:
         return Path(str(files("geneformer.models") / "assets" / name))

@@ -6,10 +6,10 @@ A checkpoint folder holds `config.json` and `model.safetensors`, as `transformer
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig
 
+from geneformer.display import Summarized, Summary
 from geneformer.errors import (
     CheckpointError,
     ConversionNeededError,
@@ -34,12 +35,15 @@ from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.hub import ARCHITECTURES, CONFIG, PICKLED_WEIGHTS, WEIGHTS, config_file, find_folder, first_names
 from geneformer.options._fields import nearest
 
+OWN_VOCABULARY = "vocabulary"
+"""Folder, in that of a model, of a vocabulary that is not one of those bundled."""
+
 VOCABULARY_KEY = "geneformer_vocabulary"
 """Entry of `config.json` with the fingerprint of the vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
+@dataclass(frozen=True, slots=True, repr=False)
+class LoadedModel(Summarized):
     """A model ready to run."""
 
     name: str
@@ -58,14 +62,37 @@ class LoadedModel:
         """Encoder layers."""
         return int(self.network.config.num_hidden_layers)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
+        return self.name
+
+    def summary_of(self) -> Summary:
+        """Size of the network and what it reads."""
         config = self.network.config
-        size = f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}"
-        return f"LoadedModel({self.name}: {size}, {self.max_length} positions, vocabulary {self.vocabulary.name})"
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return Summary(
+            title=f"LoadedModel {self.name}",
+            facts=[
+                ("layers", f"{config.num_hidden_layers}"),
+                ("hidden size", f"{config.hidden_size:,}"),
+                ("parameters", f"{parameters:,}"),
+                ("longest cell", f"{self.max_length:,} tokens"),
+                ("vocabulary", self.vocabulary.name),
+                ("vocabulary head", "yes: it predicts masked genes" if self.has_head else "no"),
+                ("folder", str(self.folder)),
+            ],
+        )
+
+
+class Fitted(Protocol):
+    """A fine-tuned model, whose encoder can be read."""
+
+    def loaded_model(self) -> LoadedModel:
+        """Its encoder."""
+        ...
 
 
 def load_model(
-    model: str | Path,
+    model: "str | Path | LoadedModel | Fitted",
     *,
     vocabulary: str | Path | Vocabulary | None = None,
     revision: str | None = None,
@@ -77,7 +104,7 @@ def load_model(
     ----------
     model
         Bundled ("mini") or published name (`list_models`), a checkpoint folder, or a hub repository as
-        "owner/name" or "owner/name/subfolder".
+        "owner/name" or "owner/name/subfolder"; or a fitted model, whose encoder is taken, or what was loaded before.
     vocabulary
         "V1", "V2", a folder or a `Vocabulary`; needed where neither the checkpoint's fingerprint nor its size tells.
     revision
@@ -103,14 +130,22 @@ def load_model(
     >>> load_model("mini").vocabulary.name
     'V1'
     """
+    if not isinstance(model, (str, Path, LoadedModel)) and hasattr(type(model), "loaded_model"):
+        model = model.loaded_model()
+    if isinstance(model, LoadedModel):
+        if vocabulary is None:
+            return model
+        return replace(model, vocabulary=recognize_vocabulary(model.network.config, model.folder, vocabulary))
     folder = find_folder(model, revision=revision, cache_dir=cache_dir)
     config = read_config(folder)
     network, has_head = build_model(config, read_weights(folder), str(folder))
     return LoadedModel(str(model), folder, network, recognize_vocabulary(config, folder, vocabulary), has_head)
 
 
-def recognize_vocabulary(config: object, folder: Path, asked: str | Path | Vocabulary | None) -> Vocabulary:
-    """Vocabulary of a checkpoint: by its fingerprint, by what was asked, or by its size."""
+def recognize_vocabulary(config: object, folder: Path, asked: str | Path | Vocabulary | None = None) -> Vocabulary:
+    """Vocabulary of a checkpoint: what was asked, that in its folder, or else by its fingerprint or its size."""
+    if asked is None and (folder / OWN_VOCABULARY).is_dir():
+        asked = folder / OWN_VOCABULARY
     fingerprint = getattr(config, VOCABULARY_KEY, None)
     size = int(getattr(config, "vocab_size", 0))
     if asked is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
+from geneformer.display import MOST, Summarized, Summary, draw, names_text
 from geneformer.errors import DatasetError, UnknownColumnError
 from geneformer.files.atomic import atomic_file, check_output
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
@@ -51,8 +52,8 @@ DEFINITIONS = {
 RUN_TABLES = ("effects", "cells", "genes", "states")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PerturbationEffects:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PerturbationEffects(Summarized):
     """Result of a perturbation run.
 
     Attributes
@@ -89,6 +90,27 @@ class PerturbationEffects:
     def goal(self) -> str | None:
         """Name of the goal state."""
         return next(islice(self.states, 1, None), None)
+
+    def summary_of(self) -> Summary:
+        """How many effects there are, of what; nothing is computed."""
+        options = self.provenance.get("perturb", {})
+        asked = [str(gene) for gene in options.get("genes", ())]
+        states = " → ".join(name for name in (self.start, self.goal) if name is not None)
+        facts = [
+            ("model", str(self.provenance.get("model", ""))),
+            ("genes", "all" if asked == ["all"] else names_text(asked) if asked else ""),
+            ("edit", ", ".join(str(options[name]) for name in ("edit", "method") if name in options)),
+            ("cells", f"{self.cells.num_rows:,}{f', {states}' if states else ''}"),
+        ]
+        return Summary(
+            title=f"PerturbationEffects: {len(self):,} effects",
+            facts=[fact for fact in facts if fact[1]],
+            note="Ranked and tested by gf.tl.rank_perturbations; the rows by .to_frame().",
+        )
+
+    def plot(self, kind: str = "ranked", **options: Any) -> Any:
+        """Ranked and drawn by `gf.pl.perturbation`, which takes the same kinds and options."""
+        return draw("perturbation", self, kind=kind, **options)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per cell, perturbation and effect."""
@@ -412,7 +434,7 @@ def object_column(entries: Iterable[Any]) -> NDArray[Any]:
     if listed and all(isinstance(entry, int) for entry in listed):
         return np.array(listed, dtype=np.int64)
     column = np.empty(len(listed), dtype=object)
-    column[:] = listed
+    column[:] = names_text
     return column
 
 
@@ -423,8 +445,8 @@ DEFINITIONS_SUFFIX = ".columns.json"
 """What the file with definitions and provenance next to a .csv is called, after its name."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PerturbationRanking:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PerturbationRanking(Summarized):
     """Statistics of the perturbations of a run.
 
     Attributes
@@ -449,6 +471,29 @@ class PerturbationRanking:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def summary_of(self) -> Summary:
+        """The first rows, with the effect, its interval and the first false discovery rate there is."""
+        frame = self.frame.head(MOST)
+        columns: dict[str, Any] = {"perturbation": frame["perturbation"], "edit": frame["edit"]}
+        if "effect" in frame:
+            values = zip(*(frame[name] if name in frame else [np.nan] * len(frame) for name in INTERVAL), strict=True)
+            columns["effect"] = [_effect_text(*numbers) for numbers in values]
+        rates = [name for name in RATES if name in frame and frame[name].notna().any()]
+        others = [name for name in ("cell_id", "Cosine_sim", "Cosine_sim_mean", "Affected_gene_name") if name in frame]
+        for name in (*others, *rates[:1], *(["N_Detections"] if "N_Detections" in frame else [])):
+            columns[name] = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in frame[name]]
+        return Summary(
+            title=f"PerturbationRanking of {len(self):,} rows ({self.mode})",
+            header=list(columns),
+            rows=list(zip(*columns.values(), strict=True)),
+            more=len(self) - len(frame),
+            note="In parentheses: confidence intervals." if "ci_low" in frame else "",
+        )
+
+    def plot(self, kind: str = "ranked", **options: Any) -> Any:
+        """Drawn by `gf.pl.perturbation`, which takes the same kinds and options."""
+        return draw("perturbation", self, kind=kind, **options)
 
     def notes(self) -> dict[str, Any]:
         """Everything but the table, as JSON can hold it."""
@@ -531,6 +576,16 @@ class PerturbationRanking:
         if path.suffix == ".csv":
             with atomic_file(notes, overwrite=overwrite) as temporary:
                 temporary.write_text(json.dumps(self.notes(), indent=2) + "\n", encoding="utf-8")
+
+
+INTERVAL = ("effect", "ci_low", "ci_high")
+RATES = ("Goal_end_FDR", "Test_vs_null_FDR", "matched_fdr", "donor_fdr")
+"""Columns of a ranking with the effect and the ends of its interval, and with false discovery rates."""
+
+
+def _effect_text(effect: float, low: float, high: float) -> str:
+    """An effect with its interval, where there is one."""
+    return f"{effect:.3g}" + ("" if np.isnan(low) else f" ({low:.3g} to {high:.3g})")
 
 
 def _storable(frame: "pd.DataFrame", *, slashes: bool = False) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ from geneformer.inference.cells import (
     token_blocks,
 )
 from geneformer.models.finetuned import TASK
-from geneformer.models.loading import load_model
+from geneformer.models.loading import Fitted, LoadedModel, load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.options._fields import check_choice, check_range, nearest
 from geneformer.options.perturbation import EDITS
@@ -48,9 +48,6 @@ from geneformer.perturbation.edits import Ints, Perturbation, Step
 from geneformer.perturbation.effects import SCREEN
 from geneformer.perturbation.exact import Edit, ExactRunner, PerturbedModel, possible_edits
 from geneformer.tokens.dataset import TokenizedDataset
-
-if TYPE_CHECKING:
-    from geneformer.finetuning.estimators import CellClassifier
 
 ALL = "all"
 """Every gene of a cell, one at a time."""
@@ -218,21 +215,21 @@ def _checked_states(
 
 
 def open_perturbed_model(
-    model: "str | Path | CellClassifier",
+    model: "str | Path | LoadedModel | Fitted",
     *,
     vocabulary: str | Path | Vocabulary | None = None,
     revision: str | None = None,
 ) -> PerturbedModel:
     """A pretrained encoder, or a fine-tuned classifier of cells, whose probabilities are then read as well."""
-    name = "CellClassifier"
-    if isinstance(model, str | Path):
-        if not is_cell_classifier(Path(model)):
-            return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
+    name, classifier = type(model).__name__, cast(Any, model)
+    if isinstance(model, str | Path) and is_cell_classifier(Path(model)):
         from geneformer.finetuning.estimators import CellClassifier
 
-        name, model = str(model), CellClassifier.load(model)
-    pairing, network = model.pairing, model.network_.eval()
-    return PerturbedModel(name, pairing.vocabulary, network.bert, network, model.temperature_, pairing.max_length)
+        name, classifier = str(model), CellClassifier.load(model)
+    if getattr(classifier, "kind", "") != CELL_CLASSIFIER:
+        return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
+    pairing, network = classifier.pairing, classifier.network_.eval()
+    return PerturbedModel(name, pairing.vocabulary, network.bert, network, classifier.temperature_, pairing.max_length)
 
 
 def is_cell_classifier(folder: Path) -> bool:
@@ -241,7 +238,11 @@ def is_cell_classifier(folder: Path) -> bool:
         return False
     from geneformer.finetuning.estimator import read_folder
 
-    return str(read_folder(folder).task["kind"]) == "cell_classifier"
+    return str(read_folder(folder).task["kind"]) == CELL_CLASSIFIER
+
+
+CELL_CLASSIFIER = "cell_classifier"
+"""Kind of the fine-tuned model whose probabilities are read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

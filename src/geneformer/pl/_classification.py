@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from geneformer.finetuning.evaluations import Evaluation, PerClass
-    from geneformer.finetuning.reports import ClassificationReport
+    from geneformer.finetuning.reports import ClassificationReport, CrossValidation, NumberReport, Report, Reported
 
 LEGEND_ROWS = 14
 """Entries in one column of the legend."""
@@ -50,7 +50,7 @@ LINES, GAP = 60, 4
 
 
 def confusion_matrix(
-    report: "ClassificationReport | Evaluation | str | Path",
+    report: "ClassificationReport | Evaluation | CrossValidation | Reported | str | Path",
     *,
     normalize: bool = True,
     order: Sequence[str] | None = None,
@@ -66,7 +66,8 @@ def confusion_matrix(
     Parameters
     ----------
     report
-        Report of a classifier, its evaluation, or the folder it was saved to.
+        Report of a classifier, or its evaluation; a fitted classifier or a cross-validation, which have one; or the
+        folder that any of these was saved to.
     normalize
         Write shares of the cells of a row; otherwise numbers of cells.
     order
@@ -95,9 +96,10 @@ def confusion_matrix(
     ['B  n=2', 'T  n=1']
     """
     from geneformer.finetuning.evaluations import Evaluation
+    from geneformer.finetuning.reports import ClassificationReport
 
     check_save(save)
-    evaluation = report if isinstance(report, Evaluation) else report_of(report).evaluation
+    evaluation = report if isinstance(report, Evaluation) else report_of(report, ClassificationReport).evaluation
     drawn = order_of(evaluation.classes, order)
     names = [evaluation.classes[code] for code in drawn]
     counts = evaluation.confusion[np.ix_(drawn, drawn)]
@@ -202,7 +204,7 @@ def calibration(
 
 
 def roc(
-    report: "ClassificationReport | PerClass | str | Path | Mapping[str, ClassificationReport | PerClass | str | Path]",
+    report: "PerClass | Report | CrossValidation | Reported | str | Path | Mapping[str, Any]",
     *,
     curve: Literal["roc", "precision_recall"] = "roc",
     classes: Sequence[str] | None = None,
@@ -218,7 +220,8 @@ def roc(
     Parameters
     ----------
     report
-        Report of a classifier, its evaluation, or the folder it was saved to; or several of these by name.
+        Report of a classifier, or its evaluation; a fitted classifier or a cross-validation, which have one; or the
+        folder that any of these was saved to. Or several of these by name.
     curve
         What to draw.
     classes
@@ -250,6 +253,7 @@ def roc(
     """
     check_save(save)
     check_choice("curve", curve, ("roc", "precision_recall"))
+    report = tasks_of(report)
     if isinstance(report, Mapping):
         if not report:
             msg = "There is no report to draw. Give one, or several by name."
@@ -326,23 +330,26 @@ def _mean_line(
 
 
 def predictions(
-    report: "ClassificationReport | str | Path",
+    report: "ClassificationReport | NumberReport | CrossValidation | Reported | str | Path",
     *,
     order: Sequence[str] | None = None,
     title: str | None = None,
     ax: "Axes | None" = None,
     save: str | Path | None = None,
 ) -> "Axes":
-    """Heatmap of predicted probabilities: cells as rows, in blocks by true class; classes as columns.
+    """Predicted probabilities as a heatmap, or predicted numbers against the true ones.
 
-    Every block has the same height, however many cells it stands for, and shows cells at even steps from the surest in
-    their own class to the least sure, so that rare classes are seen as well as common ones. The column of the true
-    class is framed. Cells without a label come last, by predicted class.
+    Of probabilities, cells are rows, in blocks by true class, and classes are columns. Every block has the same height,
+    however many cells it stands for, and shows cells at even steps from the surest in their own class to the least
+    sure, so that rare classes are seen as well as common ones. The column of the true class is framed. Cells without a
+    label come last, by predicted class. Of numbers, every cell is a point, which lies on the dashed line where the
+    prediction is right.
 
     Parameters
     ----------
     report
-        Report of a classifier, or the folder it was saved to.
+        Report of a classifier or a regression; a fitted one or a cross-validation, which have one; or the folder that
+        any of these was saved to.
     order
         Classes in the order to draw them.
     title, ax
@@ -372,8 +379,35 @@ def predictions(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['B  n=2', 'T  n=1']
     """
+    from geneformer.finetuning.reports import ClassificationReport, NumberReport
+
     check_save(save)
-    report = report_of(report)
+    found: Any = report_of(report, ClassificationReport, NumberReport)
+    ax = _numbers(found, ax) if isinstance(found, NumberReport) else _probabilities(found, order, ax)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, loc="left", pad=10)
+    save_figure(ax.figure, save)
+    return ax
+
+
+def _numbers(report: "NumberReport", ax: "Axes | None") -> "Axes":
+    """Predicted numbers against true ones."""
+    ax = figure_axes(ax, (4.8, 4.6))
+    known = np.isfinite(report.truth) & np.isfinite(report.predicted)
+    truth, predicted = report.truth[known], report.predicted[known]
+    ends = [float(np.min([truth, predicted])), float(np.max([truth, predicted]))] if known.any() else [0.0, 1.0]
+    ax.plot(ends, ends, linestyle="--", linewidth=1, color=GRAY)
+    size = float(np.clip(25_000 / max(len(truth), 1), 2, 30))
+    ax.scatter(truth, predicted, s=size, color=SAFE[0], alpha=0.6, linewidths=0, rasterized=True)
+    r2 = report.evaluation.metrics.get("r2")
+    ax.text(1, 1.005, f"R2 {r2}", transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=INK)
+    label_axes(ax, "truth", "predicted")
+    open_frame(ax)
+    return ax
+
+
+def _probabilities(report: "ClassificationReport", order: Sequence[str] | None, ax: "Axes | None") -> "Axes":
+    """Predicted probabilities in blocks by true class."""
     plotting_library("matplotlib")
     from matplotlib.patches import Rectangle
 
@@ -394,8 +428,7 @@ def predictions(
             ax.add_patch(Rectangle(corner, 1, LINES, fill=False, edgecolor=INK, linewidth=0.8))
     middles = np.arange(len(blocks)) * (LINES + GAP) + LINES / 2 - 0.5
     ax.set_yticks(middles, labels, fontsize=label_size(len(names)), color=INK)
-    label_axes(ax, "probability of", "truth", title, pad=10)
-    save_figure(ax.figure, save)
+    label_axes(ax, "probability of", "truth")
     return ax
 
 
@@ -420,24 +453,49 @@ def _even(rows: NDArray[np.intp]) -> NDArray[np.intp]:
     return rows[(2 * np.arange(LINES) + 1) * len(rows) // (2 * LINES)]
 
 
-def report_of(report: "ClassificationReport | str | Path") -> "ClassificationReport":
-    """A report, read from its folder if need be."""
-    from geneformer.finetuning.reports import ClassificationReport, load_report
+AnyReport = TypeVar("AnyReport", bound="Report")
 
-    if not isinstance(report, str | Path):
-        return report
-    loaded = load_report(report)
-    if not isinstance(loaded, ClassificationReport):
-        msg = f'"{report}" holds no report of one class per cell or gene, which this plot draws.'
+
+def report_of(source: Any, *kinds: type[AnyReport]) -> AnyReport:
+    """The report of one of some kinds that something is, or has; several tasks have one each."""
+    from geneformer.finetuning.reports import ReportSet, find_report
+
+    report = find_report(source)
+    if isinstance(report, ReportSet):
+        if len(report) != 1:
+            names = list(report)
+            msg = (
+                f"There are several reports, on {', '.join(map(repr, names))}. Pass one, such as report[{names[0]!r}]."
+            )
+            raise OptionError(msg)
+        (report,) = report.values()
+    if not isinstance(report, kinds):
+        where = f'"{source}" holds' if isinstance(source, str | Path) else "This is"
+        msg = f"{where} a report on {report.kind}, which this plot does not draw."
         raise DatasetError(msg)
-    return loaded
+    return report
 
 
-def figures_of(report: "ClassificationReport | PerClass | str | Path") -> "PerClass":
+def tasks_of(source: Any) -> Any:
+    """The reports by task, where something has several; else what is given."""
+    from geneformer.finetuning.evaluations import PerClass
+    from geneformer.finetuning.reports import ReportSet, find_report
+
+    if isinstance(source, Mapping | PerClass):
+        return source
+    report = find_report(source)
+    return report if isinstance(report, ReportSet) and len(report) > 1 else source
+
+
+def figures_of(source: Any) -> "PerClass":
     """Figures of a report, or what is given if it is figures."""
     from geneformer.finetuning.evaluations import PerClass
+    from geneformer.finetuning.reports import ClassificationReport, LabelSetReport
 
-    return report if isinstance(report, PerClass) else report_of(report).evaluation
+    if isinstance(source, PerClass):
+        return source
+    report: Any = report_of(source, ClassificationReport, LabelSetReport)
+    return report.evaluation  # type: ignore[no-any-return]
 
 
 def order_of(classes: Sequence[str], order: Sequence[str] | None) -> list[int]:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from geneformer.errors import DatasetError, InputNotFoundError, UnreadableInputError
+from geneformer.errors import DatasetError, InputNotFoundError, OptionError, UnreadableInputError
 from geneformer.pl._figures import INK, check_save, figure_size, plotting_library, save_figure, spread
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 HISTORIES = ("training.json", "pretraining.json")
@@ -32,7 +33,10 @@ TRAINED, HELD_OUT, BASELINE = "#88ccee", "#332288", "#cc6677"
 
 
 def training_curve(
-    history: str | Path | Mapping[str, Any], *, title: str | None = None, save: str | Path | None = None
+    history: "str | Path | Mapping[str, Any] | pd.DataFrame | HasHistory",
+    *,
+    title: str | None = None,
+    save: str | Path | None = None,
 ) -> "list[Axes]":
     """Loss and accuracy over the steps of a run: of pretraining, or of fine-tuning.
 
@@ -43,8 +47,8 @@ def training_curve(
     Parameters
     ----------
     history
-        Folder of a checkpoint or of a saved classifier, its `pretraining.json` or `training.json`, or the content of
-        one.
+        A fitted model or its `history_`; folder of a checkpoint or of a saved classifier, its `pretraining.json` or
+        `training.json`, or the content of one.
     title
         Heading.
     save
@@ -73,19 +77,20 @@ def training_curve(
     'optimizer steps'
     """
     check_save(save)
-    content = history if isinstance(history, Mapping) else _read(Path(history))
+    content = _content(history)
     lines = [line for line in content.get("history", ()) if "step" in line]
-    trained = _series(lines, "masked_loss") or _series(lines, "loss")
-    if not trained:
-        where = "history" if isinstance(history, Mapping) else f'"{history}"'
+    trained, held_out = _series(lines, "masked_loss") or _series(lines, "loss"), _series(lines, "eval_loss")
+    if not trained and not held_out:
+        where = f'"{history}"' if isinstance(history, str | Path) else "history"
         msg = f"{where} has no line with a step and a loss. Pass the folder or the {' or '.join(HISTORIES)} of a run."
         raise DatasetError(msg)
     logged = {*content.get("metrics", ()), *(name for line in lines for name in line)}
     pretrained = not logged.isdisjoint(PRETRAINING)
     pyplot = plotting_library("matplotlib.pyplot")
     figure, (left, right) = pyplot.subplots(1, 2, figsize=figure_size(10, 3.8), layout="constrained")
-    left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
-    if held_out := _series(lines, "eval_loss"):
+    if trained:
+        left.plot(*trained, color=TRAINED, linewidth=1.5, label="training")
+    if held_out:
         label = "held-out cells" if pretrained else "validation cells"
         left.plot(*held_out, color=HELD_OUT, linewidth=2, marker="o", markersize=3, label=label)
     if pretrained:
@@ -106,6 +111,34 @@ def training_curve(
         figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
     save_figure(figure, save)
     return [left, right]
+
+
+class HasHistory(Protocol):
+    """A fitted model."""
+
+    @property
+    def history_(self) -> "pd.DataFrame":
+        """A row per step."""
+        ...
+
+
+def _content(history: Any) -> Mapping[str, Any]:
+    """What the file of a run holds, or the same from a fitted model."""
+    if isinstance(history, str | Path):
+        return _read(Path(history))
+    if isinstance(history, Mapping):
+        return history
+    if hasattr(type(history), "history_"):
+        history = history.history_
+    lines = history.to_dict("records") if hasattr(history, "iloc") else history
+    if not isinstance(lines, list) or not all(isinstance(line, Mapping) for line in lines):
+        msg = (
+            f"history came as {type(history).__name__}. Pass a fitted model or its history_, the folder or the "
+            f"{' or '.join(HISTORIES)} of a run, or the content of one."
+        )
+        raise OptionError(msg)
+    # Steps differ in what was measured.
+    return {"history": [{name: value for name, value in line.items() if value == value} for line in lines]}  # noqa: PLR0124
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.models.loading import Fitted, LoadedModel
 
 
 def attention(  # noqa: PLR0913
     adata: "AnnData",
     *,
-    model: str | Path = "mini",
+    model: "str | Path | LoadedModel | Fitted" = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
     per: Literal["pair", "cell"] = "pair",
     layer: int = 0,
@@ -49,8 +50,8 @@ def attention(  # noqa: PLR0913
     adata
         Raw counts of cells by genes.
     model, vocabulary
-        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
-        only where the checkpoint does not name its own.
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository, or a fitted model; and its
+        vocabulary, needed only where the checkpoint does not name its own.
     per
         "pair": what a gene pays to another, averaged over the cells that express both. "cell": which genes each cell
         attends to, the attention its genes pay to each of them on average. For the pairs of a single cell, pass that

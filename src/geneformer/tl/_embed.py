@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.models.loading import Fitted, LoadedModel
 
 
 def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
@@ -46,7 +47,7 @@ def writable(adata: "AnnData", *, copy: bool) -> "AnnData":
 def embed(  # noqa: PLR0913
     adata: "AnnData",
     *,
-    model: str | Path = "mini",
+    model: "str | Path | LoadedModel | Fitted" = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
     pooling: Literal["mean", "rank", "cls", "gene"] = "mean",
     layer: int = -1,
@@ -67,8 +68,8 @@ def embed(  # noqa: PLR0913
     adata
         Raw counts of cells by genes.
     model, vocabulary
-        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
-        only where the checkpoint does not name its own.
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository, or a fitted model; and its
+        vocabulary, needed only where the checkpoint does not name its own.
     pooling
         "mean" over the genes of a cell, by "rank" (a gene of rank r, from 0, weighs 1 / (1 + r / 100)), the state of
         "cls" (V2 models), or "gene": one vector per gene.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from geneformer.finetuning.estimators import CellClassifier
     from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.models.loading import Fitted, LoadedModel
     from geneformer.perturbation.effects import PerturbationEffects
 
 Genes = str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
@@ -35,7 +35,7 @@ def perturb(  # noqa: PLR0913
     edit: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     start: str | None = None,
     goal: str | None = None,
-    model: "str | Path | CellClassifier" = "mini",
+    model: "str | Path | LoadedModel | Fitted" = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
     counts_layer: str | None = None,
     gene_ids: str | None = None,

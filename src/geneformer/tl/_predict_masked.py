@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from geneformer.genes.vocabulary import Vocabulary
+    from geneformer.models.loading import Fitted, LoadedModel
 
 
 def predict_masked(  # noqa: PLR0913
     adata: "AnnData",
     *,
     genes: tuple[str, ...] = (),
-    model: str | Path = "mini",
+    model: "str | Path | LoadedModel | Fitted" = "mini",
     vocabulary: "str | Path | Vocabulary | None" = None,
     n_predictions: int = 10,
     counts_layer: str | None = None,
@@ -45,8 +46,8 @@ def predict_masked(  # noqa: PLR0913
     genes
         Ensembl ids or symbols of the genes to mask, each on its own.
     model, vocabulary
-        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository; and its vocabulary, needed
-        only where the checkpoint does not name its own.
+        Name ("mini", "V1-10M", …; `gf.list_models()`), checkpoint folder or hub repository, or a fitted model; and its
+        vocabulary, needed only where the checkpoint does not name its own.
     n_predictions
         Genes listed in the place of a masked one, the most expected first.
     counts_layer, gene_ids

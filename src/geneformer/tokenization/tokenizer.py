@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer._version import __version__
+from geneformer.display import Summarized, Summary
 from geneformer.errors import GeneformerWarning, NoCellsError, OutOfRangeError
 from geneformer.files.atomic import check_output, refuse_overlap
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs
@@ -685,8 +686,8 @@ class SourceReport:
     genes: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeReport:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class TokenizeReport(Summarized):
     """What tokenizing did.
 
     Attributes
@@ -735,6 +736,10 @@ class TokenizeReport:
         """The report as JSON can hold it, totals included."""
         totals = ("n_cells", "n_written", "n_filtered", "n_empty", "n_truncated")
         return {**{name: getattr(self, name) for name in totals}, **asdict(self)}
+
+    def summary_of(self) -> Summary:
+        """The same as lines of a table, with what was repaired or looks wrong."""
+        return Summary(title=type(self).__name__, facts=self.rows(), note=" ".join(self.warnings)[:400])
 
     def rows(self) -> list[tuple[str, str]]:
         """Lines of a table for people: what, and how much."""

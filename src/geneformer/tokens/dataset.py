@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer import keys
+from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import DatasetError
 from geneformer.options._fields import nearest
 
@@ -66,7 +67,7 @@ PADDING = 0
 _CHECKED_AT_ONCE = 2**24
 
 
-class TokenizedDataset:
+class TokenizedDataset(Summarized):
     """Rank value encodings with the identity of every cell.
 
     Columns are those of a Hugging Face `.dataset` folder: `input_ids`, `length`, optionally `counts`, and whatever is
@@ -112,8 +113,21 @@ class TokenizedDataset:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __repr__(self) -> str:
-        return f"TokenizedDataset({len(self):,} cells, {int(self.lengths.sum()):,} tokens, columns {self.columns})"
+    def summary_of(self) -> Summary:
+        """How many cells of how many tokens there are, and what is known about them."""
+        n, lengths = len(self), self.lengths
+        spread = f", {int(np.median(lengths)):,} in the median, {int(lengths.max()):,} at most" if n else ""
+        vocabulary = f"fingerprint {self.vocabulary[:12]}" if self.vocabulary else "not recorded"
+        return Summary(
+            title=f"TokenizedDataset of {n:,} cells",
+            facts=[
+                ("tokens", f"{int(lengths.sum()):,}{spread}"),
+                ("vocabulary", vocabulary),
+                ("counts", "kept with the tokens" if self.has_counts else "not kept"),
+                ("columns", names_text(self.columns)),
+                ("folder", str(self.path) if self.path else "none, in memory"),
+            ],
+        )
 
     @property
     def columns(self) -> list[str]:
