@@ -391,9 +391,8 @@ def _vocabulary_of(config: BertConfig, folder: Path, asked: Vocabulary | None) -
             msg = f"{folder} has {config.vocab_size:,} tokens, but the dictionary {asked.name} has {asked.size:,}."
             raise errors.VocabularyMismatchError(msg)
         return asked
-    own = folder / "vocabulary"
     try:
-        return loading.recognize_vocabulary(config, folder, own if asked is None and own.is_dir() else asked)
+        return loading.recognize_vocabulary(config, folder, asked)
     except errors.VocabularyMismatchError as error:
         fitting = [name for name in BUNDLED if Vocabulary.load(name).size == config.vocab_size]
         if not fitting or asked is None or asked.name in fitting:

@@ -434,7 +434,7 @@ def object_column(entries: Iterable[Any]) -> NDArray[Any]:
     if listed and all(isinstance(entry, int) for entry in listed):
         return np.array(listed, dtype=np.int64)
     column = np.empty(len(listed), dtype=object)
-    column[:] = names_text
+    column[:] = listed
     return column
 
 
