@@ -50,6 +50,11 @@ def test_a_report_is_drawn_from_wherever_it_is(source, picture, fitted):
     assert [label.get_text().split("  ")[0] for label in labels] == ["kind 0", "kind 1", "kind 2"]
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_calibration_is_drawn_from_wherever_the_report_is(source, fitted):
+    assert gf.pl.calibration(SOURCES[source](fitted)).get_ylabel() == "share of cells that are right"
+
+
 def test_folds_are_drawn_together(fitted):
     folds = CrossValidation(report=fitted.report_, folds=(fitted.report_,))
     assert gf.pl.confusion_matrix(folds).get_ylabel() == "truth"

@@ -284,7 +284,7 @@ class ClassificationReport(Report):
         "proba": Column(PROBABILITY, "per class"),
     }  # fmt: skip
 
-    pictures = ("confusion_matrix", "predictions", "roc")
+    pictures = ("confusion_matrix", "predictions", "roc", "calibration")
 
     evaluation: Evaluation
     truth: NDArray[np.int64]

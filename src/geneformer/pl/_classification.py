@@ -126,7 +126,7 @@ def confusion_matrix(
 
 
 def calibration(
-    report: "ClassificationReport | str | Path",
+    report: "ClassificationReport | CrossValidation | Reported | str | Path",
     *,
     n_bins: int = 10,
     title: str | None = None,
@@ -142,7 +142,8 @@ def calibration(
     Parameters
     ----------
     report
-        Report of a classifier, or the folder it was saved to.
+        Report of a classifier; a fitted classifier or a cross-validation, which have one; or the folder that any of
+        these was saved to.
     n_bins
         Most bins; each has at least ten cells where there are as many.
     title, ax
@@ -172,9 +173,11 @@ def calibration(
     >>> axes.get_xlabel()
     'probability of the class that is called'
     """
+    from geneformer.finetuning.reports import ClassificationReport
+
     check_save(save)
     check_range("n_bins", n_bins, low=1)
-    report = report_of(report)
+    report = report_of(report, ClassificationReport)
     labeled = report.truth >= 0
     if not labeled.any():
         msg = "No cell of the report has a label, so that there is nothing to compare probabilities with."
