@@ -3,6 +3,16 @@
 UNS = "geneformer"
 """``uns`` slot with the provenance of every result, by the slot it is in: model, vocabulary fingerprint, options."""
 
+MATCHED = "matched"
+"""Entry of the provenance of every result, and of the settings of every report: which cells and genes were read.
+
+``cells_read``, ``cells_used``, ``cells_filtered`` (by ``filter_pass``), ``cells_without_genes`` (without a gene of the
+vocabulary) and ``cells_shortened`` (with more genes than the model reads) are numbers of cells; ``genes_read``,
+``genes_matched``, ``genes_summed`` (into another column of the same gene) and ``genes_left_out`` numbers of columns;
+``share_of_counts_matched`` is between 0 and 1; ``left_out_most_counts`` names columns left out with the most counts. Of
+several inputs, numbers of cells are of all, and those of genes of the one of which the smallest share was matched.
+"""
+
 EMBEDDING = "X_geneformer"
 """``obsm`` slot of cell embeddings, and ``varm`` slot of gene embeddings averaged over cells."""
 

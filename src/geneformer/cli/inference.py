@@ -131,7 +131,7 @@ def predict_masked(
         table = run(tokens, loaded, options, runtime, progress=update)
     panel = table.attrs[keys.UNS]["panel"]
     prediction = {"genes": list(options.genes), "n_predictions": options.n_predictions}
-    provenance = describe_run(loaded, prediction=prediction, panel=panel)
+    provenance = describe_run(loaded, tokens, prediction=prediction, panel=panel)
     save_table(table, output, cells.recorded(provenance), overwrite=overwrite)
     first = table[table["order"] == 1]
     rows: Rows = [

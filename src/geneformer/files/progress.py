@@ -297,6 +297,8 @@ class _OnStderr(logging.Handler):
 
 def inform(message: str) -> None:
     """Tell on stderr, or through `logging`, what is worth knowing and no warning, if `settings.verbosity` says so."""
+    if not message:
+        return
     if not _log.handlers:
         _log.addHandler(_OnStderr())
     _log.setLevel(_settings().verbosity.upper())

@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
     CheckpointError,
@@ -128,6 +130,9 @@ class Estimator(Summarized):
 
     report_: Any = None
     """Evaluation on the test part of the split, if there was one."""
+
+    matched_: Mapping[str, Any] = MappingProxyType({})
+    """Which cells and genes were read to learn from, as `geneformer.keys.MATCHED` says; empty if not known."""
 
     metrics_: dict[str, float]
     """Figures of the validation part at the best weights."""
@@ -372,6 +377,7 @@ class Estimator(Summarized):
     def _fit(self, examples: Examples, *, output: str | Path | None, **run: Any) -> Self:
         """Learn from the training part of the examples, and evaluate on the test part."""
         self._training = examples
+        self.matched_ = examples.cells.tokens.matched
         self._train(output=None if output is None else Path(output), **run)
         self._calibrate()
         self._describe()
@@ -697,6 +703,7 @@ class CellEstimator(Estimator):
             truth, of_model = values[name][rows[labeled]], outputs[MODEL][name][labeled]
             predictions = {label: target.decode(out[name][labeled]) for label, out in outputs.items()}
             settings = {"model": self._base_name, "label": name, "split": self.split_, **self._options}
+            settings |= matched_in(tested.cells)
             reports[name] = target.report(
                 truth,
                 predictions.pop(MODEL),
@@ -742,6 +749,11 @@ def part_of(cells: Cells, rows: Ints) -> Cells:
         msg = "No labeled cell to evaluate on. Check the labels and the split."
         raise NoCellsError(msg)
     return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
+
+
+def matched_in(cells: Cells) -> dict[str, Any]:
+    """Which cells and genes were read, as an entry of settings or provenance; none if not known."""
+    return {keys.MATCHED: cells.tokens.matched} if cells.tokens.matched else {}
 
 
 def groups_of(cells: Cells, column: str | None) -> Values | None:

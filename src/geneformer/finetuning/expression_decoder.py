@@ -15,7 +15,7 @@ from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import DatasetError, OptionError
 from geneformer.files.progress import Progress
-from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of, shown_as
+from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of, matched_in, shown_as
 from geneformer.finetuning.evaluations import Figures
 from geneformer.finetuning.labels import capped
 from geneformer.finetuning.metrics import evaluate_numbers
@@ -357,6 +357,7 @@ class ExpressionDecoder(CellEstimator):
         predictions |= target.baselines(network.usual.cpu().double().numpy(), None, taken)
         cells = np.repeat(np.arange(len(rows)), np.diff(taken.starts))
         settings = {"model": self._base_name, "share": self.share_, "split": self.split_, **self._options}
+        settings |= matched_in(tested.cells)
         reports = ReportSet()
         for name, side, center in (("value", 0, 0.0), ("rank", 1, 0.0), (BEYOND, 0, predictions[MEAN][:, 0])):
             columns = {label: values[:, side] - center for label, values in predictions.items()}

@@ -18,7 +18,7 @@ from geneformer.engine.training import Key, Scored, length_read
 from geneformer.errors import GeneformerWarning, GeneListError, OptionError
 from geneformer.files.progress import Progress, counted
 from geneformer.finetuning.baselines import MAJORITY, log_normalized, logistic_regression_on, majority
-from geneformer.finetuning.estimator import PARTS_FOR, Estimator, Examples, Pairing, clone, shown_as
+from geneformer.finetuning.estimator import PARTS_FOR, Estimator, Examples, Pairing, clone, matched_in, shown_as
 from geneformer.finetuning.evaluations import FoldedEvaluation, TokenEvaluation
 from geneformer.finetuning.gene_metrics import TokenTally, evaluate_genes
 from geneformer.finetuning.labels import GeneLabels, GeneLists, occurring, read_gene_classes
@@ -446,6 +446,7 @@ class GeneClassifier(Estimator):
             "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
             "unknown": dict(labels.unknown),
             "absent": dict(labels.absent),
+            **matched_in(examples.cells),
             **settings,
             **{name: asdict(getattr(self, name)) for name in ("finetuning", "classify")},
         }

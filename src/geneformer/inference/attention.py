@@ -149,7 +149,7 @@ def cell_attention(
     genes = vocabulary.gene_of[tokens_T]
     symbols = np.array([vocabulary.symbol_of(gene) for gene in genes], dtype=object)
     cells = tokens.table.select(tokens.columns)
-    provenance = _provenance(model, options, panel)
+    provenance = _provenance(model, tokens, options, panel)
     return CellAttention(genes, symbols, weights, cells, tokens.cell_ids, provenance)
 
 
@@ -179,13 +179,15 @@ def gene_attention(
     means = sums.copy()
     means.data = sums.data / n_cells.data
     genes = vocabulary.gene_of[is_expressed]
-    provenance = _provenance(model, options, panel)
+    provenance = _provenance(model, tokens, options, panel)
     return GeneAttention(genes, means.astype(np.float32), n_cells, provenance)
 
 
-def _provenance(model: LoadedModel, options: AttentionOptions, panel: GenePanel) -> dict[str, Any]:
+def _provenance(
+    model: LoadedModel, tokens: TokenizedDataset, options: AttentionOptions, panel: GenePanel
+) -> dict[str, Any]:
     about = {"panel": panel.record()} if panel.asked else {}
-    return describe_run(model, attention=asdict(options) | {"genes": list(options.genes)}, **about)
+    return describe_run(model, tokens, attention=asdict(options) | {"genes": list(options.genes)}, **about)
 
 
 def _genes_and_chosen(

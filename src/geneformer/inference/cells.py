@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from geneformer import keys
 from geneformer._version import __version__
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
@@ -23,14 +24,14 @@ from geneformer.errors import (
     UnknownVocabularyError,
     VocabularyMismatchError,
 )
-from geneformer.files.progress import Progress, progress_bar
+from geneformer.files.progress import Progress, inform, progress_bar
 from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.tables import cells_as_anndata
 from geneformer.options import TokenizeOptions
 from geneformer.options._fields import nearest
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
-from geneformer.tokens.dataset import Packed, TokenizedDataset
+from geneformer.tokens.dataset import Packed, TokenizedDataset, describe_matched
 from geneformer.tokens.storage import is_dataset, read_dataset
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def tokens_for(
     options = _options_for(model, **chosen, keep=keep, counts=counts)
     with progress_bar("Tokenizing", unit="cells") as update:
         tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary, progress=update)
+    inform(describe_matched(tokens.matched))
     names = pd.Index(np.asarray(adata.obs_names, dtype=str))
     return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
 
@@ -146,6 +148,7 @@ def open_tokens(
             'the counts they are NaN or "unknown".'
         )
         warnings.warn(msg, GeneformerWarning, stacklevel=2)
+    inform(describe_matched(tokens.matched))
     # The files stay readable through the memory map after their names are gone.
     return tokens
 
@@ -244,8 +247,10 @@ def check_cls(tokens: TokenizedDataset, model: PairedModel) -> None:
         raise PairingError(msg)
 
 
-def describe_run(model: PairedModel, **options: Any) -> dict[str, Any]:
+def describe_run(model: PairedModel, tokens: TokenizedDataset | None = None, **options: Any) -> dict[str, Any]:
     """Where a result comes from: for `uns`, for files."""
+    if tokens is not None and tokens.matched:
+        options[keys.MATCHED] = tokens.matched
     return {
         "model": model.name,
         "vocabulary": model.vocabulary.name,

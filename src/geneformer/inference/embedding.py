@@ -54,7 +54,7 @@ def embed(
         values[batch.rows] = pool_cells(*given, options.pooling).cpu().numpy()
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)
-    provenance = describe_run(model, embedding=asdict(options))
+    provenance = describe_run(model, tokens, embedding=asdict(options))
     if not is_per_gene:
         return CellEmbeddings(values, tokens.table.select(tokens.columns), provenance)
     present = np.flatnonzero(n_cells)

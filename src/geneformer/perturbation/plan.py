@@ -137,7 +137,8 @@ class PerturbationPlan:
         """Where results come from."""
         panel = self.targets.panel
         about = {} if panel is None else {"panel": panel.record()}
-        return describe_run(self.model, perturb=asdict(self.options), state_key=self.cells.state_key, **about)
+        about |= {"perturb": asdict(self.options), "state_key": self.cells.state_key}
+        return describe_run(self.model, self.tokens, **about)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

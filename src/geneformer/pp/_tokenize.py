@@ -76,8 +76,10 @@ def tokenize(  # noqa: PLR0913
     >>> tokens.lengths.tolist()
     [2, 2]
     """
+    from geneformer.files.progress import inform
     from geneformer.options import TokenizeOptions
     from geneformer.tokenization.tokenizer import tokenize_counts
+    from geneformer.tokens.dataset import describe_matched
 
     options = TokenizeOptions(
         vocabulary=vocabulary,
@@ -93,4 +95,5 @@ def tokenize(  # noqa: PLR0913
         workers=workers,
     )
     dataset, _ = tokenize_counts(adata, options)
+    inform(describe_matched(dataset.matched))
     return dataset

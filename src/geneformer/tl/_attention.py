@@ -86,8 +86,8 @@ def attention(  # noqa: PLR0913
             For `per="cell"`: attention of the cell to the gene. The weights of a cell add up to 1, less what its genes
             pay to special tokens and to genes that are left out; cells without a known gene have none.
         `.uns["geneformer"][key_added]`
-            Model, vocabulary, options and versions; `panel`: how many genes were asked for and used, and those left
-            out.
+            Model, vocabulary, options, versions, and which cells and genes were read (`geneformer.keys.MATCHED`);
+            `panel`: how many genes were asked for and used, and those left out.
 
         Columns of `adata` that stand for one gene all get its weights.
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geneformer.files.progress import progress_bar
+from geneformer.finetuning.estimator import matched_in
 from geneformer.finetuning.estimators import CellClassifier
 from geneformer.finetuning.predictions import class_slots
 from geneformer.inference.cells import open_cells
@@ -55,7 +57,7 @@ def classify(
         `.obsm[key_added + "_proba"]` : DataFrame, ``(n_obs, C)``
             Probability of every class.
         `.uns["geneformer"][key_added]`
-            Model, vocabulary, classes, options.
+            Model, vocabulary, classes, options, and which cells and genes were read (`geneformer.keys.MATCHED`).
 
     Raises
     ------
@@ -78,17 +80,18 @@ def classify(
     """
     fitted: Any = classifier if isinstance(classifier, CellClassifier) else CellClassifier.load(classifier)
     adata = writable(adata, copy=copy)
-    cells = open_cells(
-        adata, fitted.pairing, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
-    )
-    proba = fitted.predict_proba(cells)
+    with progress_bar("Classifying", shown=fitted.runtime.progress):
+        cells = open_cells(
+            adata, fitted.pairing, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
+        proba = fitted.predict_proba(cells)
     predicted = fitted.name_classes(proba, unknown_below)
     slots = class_slots(
         label=fitted.label_,
         classes=fitted.classes_,
         predicted=predicted,
         proba=proba,
-        provenance=fitted.provenance,
+        provenance=fitted.provenance | matched_in(cells),
         key_added=key_added,
     )
     slots.into(adata)

@@ -95,7 +95,7 @@ def embed(  # noqa: PLR0913
         `.varm[key_added]` : float32, ``(n_vars, hidden_size)``
             Gene embeddings, for `pooling="gene"`; rows of genes in no cell are NaN.
         `.uns["geneformer"][key_added]`
-            Model, vocabulary, options and versions.
+            Model, vocabulary, options, versions, and which cells and genes were read (`geneformer.keys.MATCHED`).
 
     Raises
     ------

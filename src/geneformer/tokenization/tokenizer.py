@@ -85,7 +85,7 @@ def tokenize_counts(
         if output is None:
             collector = _Collector(schema)
             report = run(collector)
-            dataset = collector.dataset(form.fingerprint(vocabulary))
+            dataset = collector.dataset(form.fingerprint(vocabulary), report)
         else:
             files = [file for ready in preparation.sources for file in ready.source.files]
             described = describe_inputs(files, hash_limit=_HASH_LIMIT)
@@ -616,10 +616,10 @@ class _Collector:
         ordered = [arrow_column(field.name, complete[field.name], field.type) for field in self._schema]
         self._batches.append(pa.record_batch(ordered, schema=self._schema))
 
-    def dataset(self, vocabulary: str | None) -> TokenizedDataset:
+    def dataset(self, vocabulary: str | None, report: "TokenizeReport") -> TokenizedDataset:
         """All cells so far."""
         table = pa.Table.from_batches(self._batches, schema=self._schema)
-        return TokenizedDataset(table, vocabulary=vocabulary)
+        return TokenizedDataset(table, vocabulary=vocabulary, report=report.to_dict())
 
 
 def _warn(remarks: Iterable[str]) -> None:

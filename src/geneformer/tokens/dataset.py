@@ -3,7 +3,7 @@
 Batches of them are planned here, and cells are masked, thinned and cut for training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,26 @@ class _Rows:
     counts: NDArray[np.float64] | None
 
 
+MATCHED_CELLS = {
+    "read": "cells", "used": "written", "filtered": "filtered", "without_genes": "empty", "shortened": "truncated",
+}  # fmt: skip
+MATCHED_GENES = ("genes_read", "genes_matched", "genes_summed", "genes_left_out")
+MATCHED_SHARE = "share_of_counts_matched"
+"""Entries of `TokenizedDataset.matched`; those of cells by the names in reports."""
+
+
+def describe_matched(matched: Mapping[str, Any]) -> str:
+    """One line that says which cells and genes were read; empty if that is not known."""
+    if not matched:
+        return ""
+    most = matched.get("left_out_most_counts", ())
+    left_out = f"; left out with the most counts: {', '.join(most)}" if most else ""
+    return (
+        f"Read {matched['cells_used']:,} of {matched['cells_read']:,} cells, and {matched['genes_matched']:,} of "
+        f"{matched['genes_read']:,} genes with {matched[MATCHED_SHARE]:.1%} of the counts{left_out}."
+    )
+
+
 PADDING = 0
 """Id of `<pad>` in every vocabulary; cells are kept without it."""
 
@@ -81,6 +101,8 @@ class TokenizedDataset(Summarized):
         Fingerprint of the vocabulary the ids belong to, if known.
     path
         Folder the dataset came from, if any.
+    report
+        What tokenizing reported, as the manifest of a dataset has it; empty if not known.
 
     Raises
     ------
@@ -88,7 +110,14 @@ class TokenizedDataset(Summarized):
         No `input_ids`, or lengths that contradict them.
     """
 
-    def __init__(self, table: pa.Table, *, vocabulary: str | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        vocabulary: str | None = None,
+        path: Path | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
         where = f" in {path}" if path else ""
         if keys.INPUT_IDS not in table.column_names:
             columns = table.column_names
@@ -97,6 +126,7 @@ class TokenizedDataset(Summarized):
         self.table = table
         self.vocabulary = vocabulary
         self.path = path
+        self.report = report or {}
         self._rows = _blocks(table, where)
         self._starts = np.cumsum([0, *(len(block.offsets) - 1 for block in self._rows)])
         self.lengths: Ints = np.concatenate(
@@ -138,6 +168,19 @@ class TokenizedDataset(Summarized):
     def input_rows(self) -> Ints | None:
         """Row of each cell among all rows of the inputs, ``(n,)``; None where that is not recorded."""
         return _values(self.table.column(keys.ROW)) if keys.ROW in self.table.column_names else None
+
+    @property
+    def matched(self) -> dict[str, Any]:
+        """Which cells and genes of the input were read, as `keys.MATCHED` says; empty if not known."""
+        try:
+            source = min(self.report["sources"], key=lambda source: float(source["matched_share"]))
+            genes, found = source["genes"], {MATCHED_SHARE: float(source["matched_share"])}
+            found |= {f"cells_{name}": int(self.report[f"n_{told}"]) for name, told in MATCHED_CELLS.items()}
+            found |= {name: int(genes[name]) for name in MATCHED_GENES}
+            most = [str(name) for name in genes["left_out_most_counts"]]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {}  # of a manifest that an earlier version, or somebody else, wrote
+        return {**found, "left_out_most_counts": most} if most else found
 
     @property
     def has_counts(self) -> bool:
@@ -233,7 +276,7 @@ class TokenizedDataset(Summarized):
     def take(self, rows: Sequence[int] | Ints) -> "TokenizedDataset":
         """The dataset reduced to the given rows, in the order given."""
         taken = self.table.take(pa.array(np.asarray(rows, dtype=np.int64)))
-        return TokenizedDataset(taken, vocabulary=self.vocabulary, path=self.path)
+        return TokenizedDataset(taken, vocabulary=self.vocabulary, path=self.path, report=self.report)
 
 
 def _blocks(table: pa.Table, where: str) -> list[_Rows]:

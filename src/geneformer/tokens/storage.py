@@ -392,7 +392,9 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
         made_from = Manifest.read(path)
     except OutputError as error:
         raise DatasetError(re.sub(r"^\w+ \(GF\d+\): ", "", str(error))) from error
-    return TokenizedDataset(table, vocabulary=made_from.vocabulary if made_from else None, path=path)
+    if made_from is None:
+        return TokenizedDataset(table, path=path)
+    return TokenizedDataset(table, vocabulary=made_from.vocabulary, path=path, report=made_from.results)
 
 
 def write_dataset(
