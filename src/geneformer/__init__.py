@@ -4,6 +4,7 @@ Every name is loaded when it is first used, so `import geneformer` is instant.
 """
 
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,9 @@ _WRITTEN_WHEN_ASKED_FOR = "compat.dictionaries"
 """Home of paths of files, which may be gone or belong elsewhere when they are asked for again."""
 
 sys.meta_path.append(PublishedModules())
+
+# The library of the models loads bars with widgets and warns where those are missing; the bars here need none.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def _picture(name: str) -> Any:

@@ -286,20 +286,24 @@ def _clock(seconds: float) -> str:
 _log = logging.getLogger("geneformer")
 
 
-class _OnStderr(logging.Handler):
+class _Printing(logging.Handler):
     """Prints what nobody else has asked `logging` for."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line, above a bar if one is drawn."""
-        if not logging.root.handlers and (record.name == _log.name or _settings().verbosity == "debug"):
+        """One line on stderr, above a bar if one is drawn; on stdout in notebooks, which show stderr as an alarm."""
+        if logging.root.handlers or (record.name != _log.name and _settings().verbosity != "debug"):
+            return
+        if _in_notebook():
+            sys.stdout.write(f"{record.getMessage()}\n")
+        else:
             _console().print(record.getMessage(), markup=False, soft_wrap=True)
 
 
 def inform(message: str) -> None:
-    """Tell on stderr, or through `logging`, what is worth knowing and no warning, if `settings.verbosity` says so."""
+    """Print, or hand to `logging`, what is worth knowing and no warning, if `settings.verbosity` says so."""
     if not message:
         return
     if not _log.handlers:
-        _log.addHandler(_OnStderr())
+        _log.addHandler(_Printing())
     _log.setLevel(_settings().verbosity.upper())
     _log.info(message)
