@@ -136,7 +136,7 @@ class PerturbationPlan:
     def provenance(self) -> dict[str, Any]:
         """Where results come from."""
         panel = self.targets.panel
-        about = {} if panel is None else {"panel": panel.record()}
+        about: dict[str, Any] = {} if panel is None else {"panel": panel.record()}
         about |= {"perturb": asdict(self.options), "state_key": self.cells.state_key}
         return describe_run(self.model, self.tokens, **about)
 
