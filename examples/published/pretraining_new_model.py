@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import load_from_disk
 from transformers import BertConfig, BertForMaskedLM, TrainingArguments
 
@@ -23,13 +22,6 @@ from geneformer.files.pickles import read_pickle, write_pickle
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
 PUBLISHED = {"num_hidden_layers": 6, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512}
-
-# Cells of like length share a batch; the argument for it was renamed in transformers 5.
-BY_LENGTH: dict[str, Any] = (
-    {"group_by_length": True}
-    if int(transformers.__version__.split(".")[0]) < 5
-    else {"train_sampling_strategy": "group_by_length"}
-)
 
 
 def config(token_dictionary: dict[str, int], *, published: bool = False) -> BertConfig:
@@ -62,8 +54,8 @@ def training_arguments(out: Path, n_cells: int, *, published: bool) -> TrainingA
         weight_decay=0.001,
         seed=42,
         report_to=[],
+        group_by_length=True,  # cells of like length share a batch
         **chosen,
-        **BY_LENGTH,
     )
 
 

@@ -21,7 +21,6 @@ from geneformer import Classifier, load_model
 from geneformer.errors import (
     CheckpointError,
     DatasetError,
-    DeviceError,
     GeneformerWarning,
     MissingLabelError,
     NoCellsError,
@@ -49,6 +48,7 @@ CONSTRUCTOR = [
     ("training_args", None), ("ray_config", None), ("freeze_layers", 0), ("num_crossval_splits", 1),
     ("split_sizes", {"train": 0.8, "valid": 0.1, "test": 0.1}), ("stratify_splits_col", None), ("no_eval", False),
     ("forward_batch_size", 100), ("model_version", "V2"), ("token_dictionary_file", None), ("nproc", 4), ("ngpu", 1),
+    ("filter_data_dict", None),
 ]  # fmt: skip
 METHODS = {
     "prepare_data": [
@@ -670,12 +670,16 @@ def test_adapter_folders_of_plain_peft_are_evaluated(run, model, tmp_path):
     assert np.allclose(found, wanted, atol=1e-5)
 
 
-def test_weights_of_four_bits_are_refused_where_there_is_no_accelerator(run, model, tmp_path, monkeypatch):
-    if torch.accelerator.is_available():
-        pytest.skip("there is an accelerator")
-    with pytest.raises(DeviceError, match="4bit"):
-        make(quantize=True).train_classifier(model, 3, run.out / "run.1_labeled_train.dataset", None, tmp_path / "m")
-    assert not (tmp_path / "m" / "config.json").exists()
+def test_weights_of_four_bits_keep_32_where_there_is_no_accelerator(run, model, tmp_path):
+    adapters = {"r": 64, "lora_alpha": 128, "lora_dropout": 0.1, "bias": "none", "target_modules": ["query", "value"]}
+    cells = run.out / "run.1_labeled_train.dataset"
+    with pytest.warns(GeneformerWarning, match="quantize saves memory on an accelerator") as caught:
+        quantized = make(quantize=True, training_args={**QUICK, "no_cuda": True})
+    assert caught[0].filename == __file__
+    quantized.train_classifier(model, 3, cells, None, tmp_path / "a")
+    plain = make(quantize={"peft_config": pytest.importorskip("peft").LoraConfig(**adapters, task_type="TOKEN_CLS")})
+    plain.train_classifier(model, 3, cells, None, tmp_path / "b")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
 def test_an_empty_dictionary_switches_quantizing_off():

@@ -1,15 +1,17 @@
 """Gene classification under the published names."""
 
+import logging
 import pickle
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from geneformer import Classifier
+from geneformer import Classifier, Vocabulary
 from geneformer.compat.cells import balanced_classes, gene_folds
 from geneformer.errors import (
     GeneformerWarning,
@@ -18,7 +20,8 @@ from geneformer.errors import (
     UnsupportedArgumentError,
     VocabularyMismatchError,
 )
-from geneformer.tokens.storage import read_dataset
+from geneformer.tokens.dataset import TokenizedDataset
+from geneformer.tokens.storage import read_dataset, write_dataset
 from small_classifier_inputs import genes, saved_cells, tiny_model
 
 pytestmark = pytest.mark.contract
@@ -236,15 +239,46 @@ def test_a_search_is_judged_by_the_test_genes(prepared, tmp_path):
     assert metrics["conf_matrix"].to_numpy().sum() == sum(label != -100 for row in labels for label in row)
 
 
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_cells_of_v1_are_recognized(prepared, tmp_path, is_marked, caplog):
+    cells = read_dataset(prepared.out / "c.dataset")
+    high = cells.table if is_marked else marked_only_by_tokens(cells.table)
+    source = write_dataset(TokenizedDataset(high, vocabulary=cells.vocabulary if is_marked else None), tmp_path / "c")
+    for version in ("V1", "V2"):
+        with caplog.at_level(logging.WARNING):
+            make(model_version=version).prepare_data(source, tmp_path, version)
+    assert "The cells are of V1" in caplog.text
+    first, second = (read_dataset(tmp_path / f"{version}_labeled.dataset").table for version in ("V1", "V2"))
+    assert first.equals(second)
+
+
+def marked_only_by_tokens(table):
+    """The cells with one more gene at their end, which V2 has no token for."""
+    rows = [[*row, 25_000] for row in table.column("input_ids").to_pylist()]
+    return table.set_column(
+        table.column_names.index("input_ids"), "input_ids", pa.array(rows, pa.list_(pa.int32()))
+    ).set_column(table.column_names.index("length"), "length", pa.array([len(row) for row in rows]))
+
+
+def test_labeled_cells_of_v1_are_recognized_by_the_next_classifier(prepared, tmp_path):
+    trainer = make(model_version="V2", training_args={**QUICK, "max_steps": 1}).train_all_data(
+        prepared.model, prepared.data, prepared.classes, tmp_path, "p"
+    )
+    assert trainer.state.global_step == 1
+
+
 def test_a_model_of_another_vocabulary_is_refused(prepared, tmp_path):
-    classifier = make(gene_class_dict=CLASSES, model_version="V2")
+    cells = read_dataset(prepared.data)
+    unmarked = TokenizedDataset(cells.table)
     with pytest.raises(VocabularyMismatchError, match='model_version="V1"'):
-        classifier.train_all_data(prepared.model, prepared.data, prepared.classes, tmp_path, "p")
+        make(model_version="V2").train_classifier(prepared.model, 2, unmarked, None, tmp_path / "m")
 
 
 def test_cells_of_another_vocabulary_are_not_labeled(prepared, tmp_path):
+    cells = read_dataset(prepared.out / "c.dataset").table
+    of_v2 = TokenizedDataset(cells, vocabulary=Vocabulary.load("V2").fingerprint)
     with pytest.raises(VocabularyMismatchError, match="model_version"):
-        make(model_version="V2").prepare_data(prepared.out / "c.dataset", tmp_path, "p")
+        make().prepare_data(write_dataset(of_v2, tmp_path / "c"), tmp_path, "p")
 
 
 @pytest.mark.parametrize("given", [None, {"one": ["ENSG00000000419"]}, ["ENSG00000000419"]])

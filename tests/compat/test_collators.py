@@ -7,7 +7,8 @@ import torch
 from transformers import BertForSequenceClassification, BertForTokenClassification, Trainer, TrainingArguments
 
 from geneformer import DataCollatorForCellClassification, DataCollatorForGeneClassification, Vocabulary
-from geneformer.errors import DatasetError, OptionError
+from geneformer.compat.classifier_training import length_groups
+from geneformer.errors import DatasetError, GeneformerWarning, OptionError
 from small_classifier_inputs import POSITIONS, cells, tiny_model
 
 pytestmark = pytest.mark.contract
@@ -37,6 +38,39 @@ def test_labels_of_cells_and_of_genes():
     rows = [{key: value for key, value in row.items() if key != "labels"} for row in ROWS]
     assert DataCollatorForCellClassification()(rows)["labels"].tolist() == [2, 0]
     assert DataCollatorForGeneClassification()(ROWS)["labels"].tolist() == [[1, -100, 0], [1, -100, -100]]
+
+
+OTHER_NAMES = [
+    ({"evaluation_strategy": "steps", "eval_steps": 5}, {"eval_strategy": "steps", "eval_steps": 5}),
+    ({"group_by_length": True, "length_column_name": "length"}, {"length_column_name": "length"}),
+    ({"no_cuda": True}, {"use_cpu": True}),
+    ({"per_gpu_train_batch_size": 3, "per_gpu_eval_batch_size": 2}, {"per_device_train_batch_size": 3}),
+    ({"adafactor": True}, {"optim": "adafactor"}),
+    ({"include_inputs_for_metrics": True}, {"include_for_metrics": ["inputs"]}),
+    ({"overwrite_output_dir": True, "save_safetensors": True, "fp16_backend": "auto"}, {"fp16": False}),
+    ({"warmup_ratio": 0.25, "max_steps": 8}, {"max_steps": 8}),
+    ({"learning_rate": 0.5, "warmup_steps": 3}, {"learning_rate": 0.5, "warmup_steps": 3}),
+]
+
+
+@pytest.mark.parametrize(("given", "means"), OTHER_NAMES, ids="-".join)
+def test_training_arguments_take_their_names_of_other_releases(tmp_path, given, means):
+    """Those of a plain Trainer, once a collator of this package is imported; whichever release is installed."""
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], **given)
+    assert {name: getattr(args, name) for name in means} == means
+    if "group_by_length" in given:
+        assert length_groups(args, [3, 1, 2]) is not None
+    if "warmup_ratio" in given:
+        assert args.get_warmup_steps(8) == 2
+    assert inspect.signature(TrainingArguments).parameters["output_dir"].name == "output_dir"
+
+
+def test_training_arguments_that_no_release_has_are_refused_as_ever(tmp_path):
+    with pytest.raises(TypeError, match="no_such_argument"):
+        TrainingArguments(output_dir=str(tmp_path), no_such_argument=1)
+    if "logging_dir" not in inspect.signature(TrainingArguments).parameters:
+        with pytest.warns(GeneformerWarning, match="TENSORBOARD_LOGGING_DIR"):
+            TrainingArguments(output_dir=str(tmp_path), report_to=[], logging_dir="logs")
 
 
 def test_numbers_that_are_not_whole_stay_so():

@@ -103,6 +103,7 @@ CONSTRUCTOR = [
     ("save_tdigest", False),
     ("model_version", "V2"),
     ("token_dictionary_file", None),
+    ("filter_data_dict", None),
 ]
 NEEDED = inspect.Parameter.empty
 PLACES = [(name, NEEDED) for name in ("model_directory", "input_data_file", "output_directory", "output_prefix")]
@@ -323,8 +324,17 @@ def test_a_model_of_v1_is_read_with_its_own_dictionary(home, caplog):
     genes = extract(home, model_version="V2", emb_mode="gene")
     pd.testing.assert_frame_equal(genes, extract(home, emb_mode="gene"))
     assert "V1" in caplog.text
-    with pytest.raises(PairingError, match='model_version="V1"'):
-        extract(home, model_version="V2", emb_mode="cls")
+    caplog.clear()
+    pd.testing.assert_frame_equal(extract(home, model_version="V2", emb_mode="cls"), named)
+    assert 'V1 has no <cls> token: emb_mode is "cell"' in caplog.text
+
+
+def test_a_model_of_v1_does_not_change_how_the_next_one_is_read(home, tmp_path):
+    cells = {version: home / f"{version}_short.dataset" for version in ("V1", "V2")}
+    own = EmbExtractor()
+    first, second = (own.extract_embs(home / version, cells[version], tmp_path, version) for version in ("V1", "V2"))
+    pd.testing.assert_frame_equal(first, extract(home, "V1", emb_mode="cell"))
+    pd.testing.assert_frame_equal(second, extract(home, "V2", emb_mode="cls"))
 
 
 def test_v1_takes_cls_for_cell(home):

@@ -18,7 +18,6 @@ from geneformer.errors import (
     OutOfRangeError,
     SequenceTooLongError,
     StateError,
-    VocabularyMismatchError,
 )
 from geneformer.files.pickles import read_pickle
 from geneformer.tokens.dataset import TokenizedDataset
@@ -182,8 +181,6 @@ def test_refusals_name_what_the_drop_in_class_takes(tmp_path, model):
     long = TokenizedDataset(pa.table({"input_ids": [list(range(10, 110))]}))
     with pytest.raises(SequenceTooLongError, match=rf"max_length={POSITIONS} \(model_input_size"):
         perturbed(model, tmp_path, tokens=long)
-    with pytest.raises(VocabularyMismatchError, match=r'belongs to vocabulary V1, not to V2\. Pass model_version="V1"'):
-        perturbed(model, tmp_path, model_version="V2")
 
 
 def test_raw_numbers_in_memory_and_arguments_without_meaning(tmp_path):

@@ -32,10 +32,18 @@ def test_functions_left_out_name_what_to_use(module):
 
 
 def test_scripts_that_catch_import_errors_go_on():
-    with pytest.raises(ImportError, match="TOKEN_DICTIONARY_FILE_30M"):
-        from geneformer.pretrainer import token_dictionary  # noqa: F401
+    with pytest.raises(ImportError, match="ENSEMBL_DICTIONARY_FILE"):
+        from geneformer.in_silico_perturber_stats import GENE_NAME_ID_DICTIONARY_FILE  # noqa: F401
     with pytest.raises(ImportError, match=r"geneformer\.perturber_utils"):
         from geneformer.in_silico_perturber import load_model  # noqa: F401
+
+
+def test_scripts_of_before_there_was_v2_find_its_dictionary():
+    from geneformer.collator_for_classification import token_dictionary as of_collators
+    from geneformer.pretrainer import token_dictionary
+
+    assert token_dictionary == of_collators == geneformer.EmbExtractor(model_version="V1").gene_token_dict
+    assert not hasattr(geneformer.classifier, "token_dictionary")
 
 
 def test_every_published_path_is_imported_as_a_module():

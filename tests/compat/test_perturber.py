@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import logging
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import torch
 from transformers import BertModel
 
 import geneformer
-from geneformer import InSilicoPerturber
+from geneformer import Classifier, EmbExtractor, InSilicoPerturber
 from geneformer.compat.perturber_files import read_raw_folder
 from geneformer.errors import (
     AbsentGeneError,
@@ -27,6 +29,7 @@ from geneformer.errors import (
     UnknownChoiceError,
     UnknownGeneError,
     UnsupportedArgumentError,
+    VocabularyMismatchError,
 )
 from geneformer.files.pickles import read_pickle
 from geneformer.genes.vocabulary import Vocabulary
@@ -139,6 +142,7 @@ def test_arguments_are_the_published_ones():
         ("model_version", "V2"),
         ("token_dictionary_file", None),
         ("clear_mem_ncells", 1000),
+        ("filter_data_dict", None),
     ]
     required = inspect.Parameter.empty
     assert signature(InSilicoPerturber.perturb_data) == [
@@ -552,10 +556,62 @@ def test_models_of_all_types_give_their_encoder(golden, tmp_path):
             assert found["value"].tolist() == plain.tolist()
 
 
-def test_quantized_models_are_refused_where_they_cannot_run(golden, tmp_path):
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_quantized_models_keep_32_bits_on_a_cpu(golden, tmp_path):
+    plain = perturb(golden, tmp_path / "plain", "V1", max_ncells=2)
     for model_type in ("Pretrained-Quantized", "MTLCellClassifier-Quantized"):
-        with pytest.raises(DeviceError, match=f'model_type="{model_type}" cannot run here.*use model_type='):
-            perturb(golden, tmp_path, "V1", model_type=model_type)
+        with pytest.warns(GeneformerWarning, match=f'model_type="{model_type}" saves memory on an acc') as caught:
+            InSilicoPerturber(model_type=model_type)
+        assert caught[0].filename == __file__
+        found = perturb(golden, tmp_path / model_type, "V1", model_type=model_type, max_ncells=2)
+        pd.testing.assert_frame_equal(found, plain)
+
+
+def test_quantized_models_are_refused_by_accelerators_that_cannot_run_them(monkeypatch):
+    monkeypatch.setattr("geneformer.compat.perturber.resolve_device", lambda: torch.device("mps"))
+    library = SimpleNamespace(supported_torch_devices={"cpu", "cuda"})
+    monkeypatch.setattr("geneformer.compat.networks.low_bit_library", lambda: library)
+    with pytest.raises(DeviceError, match=r'model_type="Pretrained-Quantized" cannot run here.*kernels for cuda'):
+        InSilicoPerturber(model_type="Pretrained-Quantized")
+
+
+def test_a_model_of_v1_is_perturbed_as_such(golden, tmp_path, caplog):
+    how = {"genes_to_perturb": [LYZ], "max_ncells": 6}
+    named = perturb(golden, tmp_path / "named", "V1", **how)
+    with caplog.at_level(logging.WARNING):
+        found = perturb(golden, tmp_path / "found", "V1", **how, model_version="V2", emb_mode="cls")
+    pd.testing.assert_frame_equal(found, named)
+    assert [path.name for path in sorted((tmp_path / "found").iterdir())] == [
+        path.name for path in sorted((tmp_path / "named").iterdir())
+    ]
+    assert "is of V1, and is perturbed as such" in caplog.text
+    assert 'emb_mode is "cell"' in caplog.text
+
+
+def test_a_model_of_v2_is_no_model_of_v1(golden, tmp_path):
+    with pytest.raises(VocabularyMismatchError, match=r'belongs to vocabulary V2, not to V1\. Pass model_version="V2"'):
+        perturb(golden, tmp_path, "V2", model_version="V1")
+
+
+def test_states_are_embedded_where_nobody_gave_them(golden, tmp_path):
+    """As the first releases did, which had no argument for it; filters hold for these cells too."""
+    extract = EmbExtractor(emb_mode="cell", summary_stat="exact_mean", max_ncells=None, model_version="V1")
+    vectors = extract.get_state_embs(STATES, golden / "V1", golden / "V1.dataset", tmp_path, "states")
+    how = {"genes_to_perturb": [LYZ], "cells": golden / "V1.dataset", "cell_states_to_model": STATES, "max_ncells": 3}
+    given = perturb(golden, tmp_path / "given", "V1", **how, state_embs_dict=vectors)
+    pd.testing.assert_frame_equal(perturb(golden, tmp_path / "none", "V1", **how, state_embs_dict=None), given)
+
+
+def test_filters_may_be_called_as_in_a_published_notebook():
+    kinds = {"kind": ["a"]}
+    assert InSilicoPerturber(filter_data_dict=kinds).filter_data == kinds
+    assert EmbExtractor(filter_data_dict=kinds).filter_data == kinds
+    assert Classifier(
+        "cell", cell_state_dict={"state_key": "kind", "states": "all"}, filter_data_dict=kinds
+    ).filter_data
+    for construct in (InSilicoPerturber, EmbExtractor):
+        with pytest.raises(OptionError, match="two names"):
+            construct(filter_data=kinds, filter_data_dict=kinds)
 
 
 def test_what_has_no_meaning_is_said():
@@ -589,7 +645,7 @@ def test_what_has_no_meaning_is_said():
         ({"cell_inds_to_perturb": {"start": 1}}, OptionError),
         ({"cell_inds_to_perturb": {"start": 5, "end": 5}}, OutOfRangeError),
         ({"cell_inds_to_perturb": {"start": -1, "end": 5}}, OutOfRangeError),
-        ({"cell_states_to_model": STATES}, StateError),
+        ({"cell_states_to_model": STATES, "state_embs_dict": {}}, StateError),
         ({"cell_states_to_model": {**STATES, "goal_state": START}, "state_embs_dict": {}}, StateError),
         ({"cell_states_to_model": {"a": "b", "c": "d"}, "state_embs_dict": {}}, StateError),
     ],

@@ -148,6 +148,15 @@ def test_published_tables(tmp_path, version, layout, name, run, arguments):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=column)
 
 
+def test_a_run_of_v1_is_recognized_by_its_tokens(tmp_path, caplog):
+    for file, content in stored_content("V1", "delete_all_goal").items():
+        put(tmp_path / "raw", file, content)
+    how = {"mode": "goal_state_shift", "cell_states_to_model": STATES}
+    named = tabled(tmp_path / "raw", tmp_path / "named", "V1", **how)
+    pd.testing.assert_frame_equal(tabled(tmp_path / "raw", tmp_path / "found", "V2", **how), named)
+    assert "holds a run of V1, and is read as such" in caplog.text
+
+
 def goal_means(*runs):
     """Mean shifts of LYZ and S100A9 together."""
     stored = golden_table("perturbation_V1")

@@ -235,13 +235,16 @@ def test_low_rank_updates_are_added_saved_and_read_back(tmp_path):
         torch.testing.assert_close(again(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
 
 
-def test_weights_of_few_bits_need_an_accelerator(published_inputs, monkeypatch):
+def test_weights_of_few_bits_keep_32_on_a_cpu(published_inputs, monkeypatch):
     monkeypatch.setattr(plain_models, "resolve_device", lambda: torch.device("cpu"))
-    with pytest.raises(errors.DeviceError, match="8bit"):
-        perturber_utils.load_model("Pretrained-Quantized", 0, published_inputs / "V1", "eval")
+    with pytest.warns(errors.GeneformerWarning, match='model_type="Pretrained-Quantized" saves memory') as caught:
+        model = perturber_utils.load_model("Pretrained-Quantized", 0, published_inputs / "V1", "eval")
+    assert caught[0].filename == __file__
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     pytest.importorskip("peft")
-    with pytest.raises(errors.DeviceError, match="4bit"):
-        perturber_utils.load_model("GeneClassifier", 2, published_inputs / "V1", "train", quantize=True)
+    with pytest.warns(errors.GeneformerWarning, match="quantize saves memory"):
+        model = perturber_utils.load_model("GeneClassifier", 2, published_inputs / "V1", "train", quantize=True)
+    assert any("lora" in name and weight.requires_grad for name, weight in model.named_parameters())
 
 
 def test_types_modes_and_folders_that_are_not_there_are_named(tmp_path):

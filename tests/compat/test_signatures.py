@@ -1,4 +1,7 @@
-"""Every published class has its arguments: names, order, defaults and kinds, written down as published."""
+"""Every published class has its arguments: names, order, defaults and kinds, written down as published.
+
+What was added comes last.
+"""
 
 import inspect
 
@@ -35,7 +38,7 @@ class EmbExtractor:
         self, model_type="Pretrained", num_classes=0, emb_mode="cls", cell_emb_style="mean_pool",
         gene_emb_style="mean_pool", filter_data=None, max_ncells=1000, emb_layer=-1, emb_label=None,
         labels_to_plot=None, forward_batch_size=100, nproc=4, summary_stat=None, save_tdigest=False,
-        model_version="V2", token_dictionary_file=None,
+        model_version="V2", token_dictionary_file=None, filter_data_dict=None,
     ): ...  # fmt: skip
     def extract_embs(
         self, model_directory, input_data_file, output_directory, output_prefix, output_torch_embs=False,
@@ -56,7 +59,7 @@ class Classifier:
         rare_threshold=0, max_ncells=None, max_ncells_per_class=None, training_args=None, ray_config=None,
         freeze_layers=0, num_crossval_splits=1, split_sizes={"train": 0.8, "valid": 0.1, "test": 0.1},  # noqa: B006
         stratify_splits_col=None, no_eval=False, forward_batch_size=100, model_version="V2",
-        token_dictionary_file=None, nproc=4, ngpu=1,
+        token_dictionary_file=None, nproc=4, ngpu=1, filter_data_dict=None,
     ): ...  # fmt: skip
     def prepare_data(
         self, input_data_file, output_directory, output_prefix, split_id_dict=None, test_size=None,
@@ -103,6 +106,7 @@ class InSilicoPerturber:
         model_type="Pretrained", num_classes=0, emb_mode="cls", cell_emb_style="mean_pool", filter_data=None,
         cell_states_to_model=None, state_embs_dict=None, max_ncells=None, cell_inds_to_perturb="all", emb_layer=-1,
         forward_batch_size=100, nproc=4, model_version="V2", token_dictionary_file=None, clear_mem_ncells=1000,
+        filter_data_dict=None,
     ): ...  # fmt: skip
     def perturb_data(self, model_directory, input_data_file, output_directory, output_prefix): ...
 

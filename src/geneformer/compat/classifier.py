@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +22,9 @@ from geneformer.compat.cells import (
     subsample_by_class,
     without_rare,
 )
-from geneformer.compat.dictionaries import published_vocabulary
-from geneformer.compat.networks import check_low_bit, checked_quantize, load_bert_classifier, published_runtime
-from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments
+from geneformer.compat.dictionaries import only_in_v1, published_vocabulary
+from geneformer.compat.networks import checked_quantize, load_bert_classifier, published_runtime, usable_bits
+from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, either
 from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
@@ -53,7 +53,9 @@ class Classifier:
     Parameters
     ----------
     classifier : "cell" or "gene".
-    quantize : True for low-rank updates over weights of four bits, or a dictionary with `peft_config`, `bnb_config`.
+    quantize
+        True for low-rank updates over weights of four bits, or a dictionary with `peft_config`, `bnb_config`. On a CPU
+        the weights keep their 32 bits.
     cell_state_dict : For cells: `state_key`, a column, and `states`, a list of its values or "all".
     gene_class_dict : For genes: lists of Ensembl ids by label; as an attribute, token ids. Unknown genes are left out.
     filter_data : Values to keep, by column.
@@ -67,8 +69,10 @@ class Classifier:
     stratify_splits_col : Column whose shares are kept in random splits.
     no_eval : Train without evaluation.
     forward_batch_size : At most so many of the longest cells in one pass of an evaluation; how, not what.
-    model_version, token_dictionary_file : "V1" or "V2", for the dictionary of genes; or one of the user's own.
+    model_version, token_dictionary_file
+        "V1" or "V2", for the dictionary of genes; or one of the user's own. Left at "V2", cells of V1 are recognized.
     nproc, ngpu : Checked, with nothing to do: reading is memory mapped, and trials run one after another.
+    filter_data_dict : Another name of `filter_data`.
     """
 
     classifier: str = None  # type: ignore[assignment]  # the published default, which is refused
@@ -91,8 +95,10 @@ class Classifier:
     token_dictionary_file: str | Path | None = None
     nproc: Positive = 4
     ngpu: Count = 1
+    filter_data_dict: InitVar[Values] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, filter_data_dict: Values) -> None:
+        self.filter_data = either(self.filter_data, filter_data_dict)
         check_choice("classifier", self.classifier, ("cell", "gene"))
         vars(self).update(check_arguments(type(self), vars(self)))
         check_range("rare_threshold", self.rare_threshold, low=0.0, high=1.0)
@@ -102,7 +108,8 @@ class Classifier:
             raise errors.OptionError(msg)
         self.vocabulary = published_vocabulary(self.model_version, self.token_dictionary_file)
         self.gene_token_dict = dict(self.vocabulary.token_of)
-        self.adapters, self.bits = checked_quantize(self.quantize)
+        self.adapters, bits = checked_quantize(self.quantize)
+        self.bits = usable_bits(bits, training.chosen_device(arguments), "quantize")
         if self.classifier == "cell":
             _warn_unused("cell", gene_class_dict=self.gene_class_dict)
             self.gene_class_dict = None
@@ -114,11 +121,24 @@ class Classifier:
             unused = {"rare_threshold": self.rare_threshold, "stratify_splits_col": self.stratify_splits_col}
             _warn_unused("gene", cell_state_dict=self.cell_state_dict, **unused)
             self.cell_state_dict = None
+            self._genes_given = self.gene_class_dict
             self.gene_class_dict = cells.checked_genes(self.gene_class_dict, self.vocabulary)
         self.filter_data = cells.checked_filter(self.filter_data, self.cell_state_dict)
         self.split_sizes = sizes = cells.checked_shares(self.split_sizes)
         self.train_size, self.oos_test_size = sizes["train"], sizes["test"]
         self.eval_size = sizes["valid"] / (sizes["train"] + sizes["valid"])
+
+    def _read(self, data: Any) -> TokenizedDataset:
+        """Tokenized cells; if they are of V1, and no other version was chosen, genes are those of V1 from here on."""
+        tokens, v1 = cells.as_tokens(data), published_vocabulary("V1")
+        is_v1 = tokens.vocabulary == v1.fingerprint or (
+            tokens.vocabulary is None and only_in_v1(self.vocabulary, training.highest_token(tokens))
+        )
+        if self.classifier == "gene" and is_v1 and self.vocabulary == published_vocabulary("V2"):
+            _logger.warning("The cells are of V1, and genes are looked up as such.")
+            self.model_version, self.vocabulary, self.gene_token_dict = "V1", v1, dict(v1.token_of)
+            self.gene_class_dict = cells.checked_genes(self._genes_given, v1)
+        return tokens
 
     def prepare_data(  # noqa: PLR0917  the published signature
         self,
@@ -156,7 +176,7 @@ class Classifier:
             "test", split_id_dict, attr_to_split, attr_to_balance, max_trials, pval_threshold,
             trials_file=Path(f"{stem}_train_test_balance_df.csv"),
         )  # fmt: skip
-        data = cells.as_tokens(input_data_file)
+        data = self._read(input_data_file)
         for name in training.LABELS.values():
             if name in data.columns:
                 msg = f"The data set has a column {name!r} already, the name of the labels to be made. Rename it."
@@ -260,7 +280,7 @@ class Classifier:
         run = self._run_folder(output_directory, output_prefix)
         _refuse_trained(run)
         classes = cells.read_classes(id_class_dict_file)
-        data = cells.as_tokens(prepared_input_data_file)
+        data = self._read(prepared_input_data_file)
         if self.classifier == "gene":
             data = self._cells_of_genes(data, self._class_of_genes(classes), balance=gene_balance)
         else:
@@ -346,7 +366,7 @@ class Classifier:
             _warn_unused("gene", predict_trainer=predict_trainer)
         n_hyperopt_trials = whole_number("n_hyperopt_trials", n_hyperopt_trials, low=0)
         classes = cells.read_classes(id_class_dict_file)
-        splits = self._splits(cells.as_tokens(prepared_input_data_file), classes, split, gene_balance)
+        splits = self._splits(self._read(prepared_input_data_file), classes, split, gene_balance)
         results = []
         for number, (train, valid, test) in enumerate(splits, start=1):
             if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
@@ -509,7 +529,6 @@ class Classifier:
         settings = training.placed_arguments(
             make_folder(folder), self.training_args, self.classifier, base.n_layers, len(train), valid is not None
         )
-        check_low_bit(self.bits, settings.device)
         network = training.new_network(
             base, self.classifier, num_classes, seed=int(settings.seed), freeze_layers=self.freeze_layers,
             adapters=self.adapters, bits=self.bits,

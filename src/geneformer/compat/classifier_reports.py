@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from geneformer import errors
 from geneformer.compat.classifier_data import as_tokens, read_classes
 from geneformer.compat.classifier_training import LabelPredictions, accuracy_and_f1, predict
+from geneformer.compat.embedding_plots import show_figures
 from geneformer.compat.networks import packed_classifier, published_runtime
 from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle
@@ -187,7 +188,7 @@ def plot_confusion_matrices(
         )  # fmt: skip
         file = make_folder(output_dir) / f"{stem}_conf_mat.pdf"
         confusion_matrix(evaluation, order=order, title=str(model), save=file)
-    _show()
+    show_figures()
 
 
 def plot_ROC(  # noqa: N802  the published name
@@ -223,7 +224,7 @@ def plot_ROC(  # noqa: N802  the published name
     ax.legend(loc="lower right", frameon=False)
     open_frame(ax)
     save_figure(ax.figure, make_folder(output_dir) / f"{output_prefix}_roc.pdf")
-    _show()
+    show_figures()
 
 
 def plot_predictions(  # noqa: PLR0917  those of the method
@@ -264,7 +265,7 @@ def plot_predictions(  # noqa: PLR0917  those of the method
     keys = [patches.Patch(color=color, label=name) for name, color in zip(drawn, colors, strict=True)]
     grid.ax_col_dendrogram.legend(handles=keys, title=title, loc="center", ncols=min(len(drawn), 4), frameon=False)
     save_figure(grid.figure, make_folder(output_directory) / f"{output_prefix}_pred.pdf")
-    _show()
+    show_figures()
 
 
 def _read_predictions(path: str | Path) -> tuple[Any, Any]:
@@ -276,12 +277,3 @@ def _read_predictions(path: str | Path) -> tuple[Any, Any]:
         return content[0], content[1]
     msg = f'"{path}" holds no predictions. Give the _pred_dict.pkl of an evaluation, or predictions.pkl.'
     raise errors.UnreadableInputError(msg)
-
-
-_WITHOUT_SCREEN = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
-
-
-def _show() -> None:
-    """Show the figures that are open, where there is a screen to show them on."""
-    if str(plotting_library("matplotlib").get_backend()).lower() not in _WITHOUT_SCREEN:
-        plotting_library("matplotlib.pyplot").show()

@@ -3,9 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,14 +13,17 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, set_seed
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from geneformer import errors, keys
 from geneformer.compat import networks
+from geneformer.compat.training_arguments import NAMES, installed_arguments
 from geneformer.engine import training
-from geneformer.engine.device import resolve_training_attention
+from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
+from geneformer.files import Progress, progress_bar
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
@@ -60,9 +61,12 @@ def train_network(
     """Train a network in place, write it to the output folder of the settings, and return the trainer with it."""
     network.label_smoothing = float(settings.label_smoothing_factor)
     settings.label_smoothing_factor = 0.0  # the network's own loss does it
-    trainer = FixedBatchTrainer(network, settings, train, train.take([]) if valid is None else valid)
-    trainer.fit()
-    with training.quiet_library() if settings.disable_tqdm else nullcontext():
+    nobody, shown = train.take([]), not settings.disable_tqdm
+    settings.disable_tqdm = True  # the bar is this package's
+    with progress_bar(f"Training {Path(str(settings.output_dir)).name}", shown=shown) as update:
+        trainer = FixedBatchTrainer(network, settings, train, nobody if valid is None else valid, update)
+        trainer.fit()
+    with training.quiet_library():
         networks.merge_adapters(network)
         network.cpu()
         network.train(False)
@@ -95,6 +99,7 @@ class FixedBatchTrainer(training.PackedTrainer):
         settings: training.PlacedArguments,
         train: TokenizedDataset,
         valid: TokenizedDataset,
+        progress: Progress | None = None,
     ) -> None:
         batches, held_out = label_batches(train, network.kind), label_batches(valid, network.kind)
         dropout = getattr(network.config, "attention_probs_dropout_prob", 0.0)
@@ -113,8 +118,9 @@ class FixedBatchTrainer(training.PackedTrainer):
                 f"Lower per_device_train_batch_size (now {settings.per_device_train_batch_size}) and raise "
                 "gradient_accumulation_steps by the same factor."
             ),
-            callbacks=[training.Reporting()],
+            callbacks=[training.Reporting(progress)],
         )
+        self.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in notebooks a table, with a bar of its own
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of so many cells, in the order the arguments ask for."""
@@ -190,7 +196,8 @@ def predict(network: networks.BertClassifier, cells: TokenizedDataset, runtime: 
         labeled = truth != MISSING
         parts.append((logits[labeled], truth[labeled], rows[labeled]))
 
-    run_batches(cells, network.train(False), step, runtime)
+    with progress_bar("Predicting") as update:
+        run_batches(cells, network.train(False), step, runtime, progress=update)
     logits, truth, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
     return LabelPredictions(logits[order].argmax(axis=1), truth[order], logits[order], rows[order])
@@ -243,13 +250,6 @@ def accuracy_and_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, floa
 BATCH_SIZE = 12
 """Cells in a batch of the published package."""
 
-RENAMED = {
-    "evaluation_strategy": "eval_strategy",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-}
-"""Arguments of old releases of `transformers`, and what they are called since."""
-
 UNNEEDED = (
     "do_train", "do_eval", "do_predict", "length_column_name", "label_names", "log_on_each_node",
     "overwrite_output_dir", "remove_unused_columns", "save_safetensors", "use_legacy_prediction_loop",
@@ -299,7 +299,7 @@ def published_arguments(
     # Ten log lines a pass, at least one a step.
     per_step = int(arguments["per_device_train_batch_size"]) * int(arguments.get("gradient_accumulation_steps", 1))
     arguments.setdefault("logging_steps", max(1, round(math.ceil(n_train / per_step) / 10)))
-    return _installed(arguments)
+    return _checked(arguments)
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,39 +310,39 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"training_args sets output_dir={value!r}; files go to the output_directory of the method instead."
             warnings.warn(msg, errors.GeneformerWarning, stacklevel=4)
         elif name in REFUSED and value not in (None, False, "", [], {}):
-            msg = f"training_args sets {name}={value!r}, which is not names here. {REFUSED[name]}."
+            msg = f"training_args sets {name}={value!r}, which cannot be honored here. {REFUSED[name]}."
             raise errors.UnsupportedArgumentError(msg)
         elif name not in UNNEEDED and name not in REFUSED:
-            # The one old argument that begins with "no_" asks for the CPU.
-            chosen["use_cpu" if name.startswith("no_") else RENAMED.get(name, name)] = value
-    return chosen
+            chosen[name] = value
+    return installed_arguments(chosen)
 
 
-def _installed(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as the installed release calls them."""
-    names = {field.name for field in fields(TrainingArguments)}
-    if "group_by_length" in arguments and "group_by_length" not in names:
-        by_length = arguments.pop("group_by_length")
-        arguments.setdefault("train_sampling_strategy", "group_by_length" if by_length else "random")
+def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, once the installed release has all of them."""
     if arguments.get("train_sampling_strategy") == "batch_rebalance":
         msg = 'training_args sets train_sampling_strategy="batch_rebalance". Choose "random" or "group_by_length".'
         raise errors.UnsupportedArgumentError(msg)
-    if "warmup_ratio" in arguments and "warmup_ratio" not in names:
-        ratio = arguments.pop("warmup_ratio")
-        arguments.setdefault("warmup_steps", ratio)  # a share of the steps, where it is below one
     for name in arguments:
-        if name not in names:
-            msg = f"training_args sets {name!r}, which the installed transformers does not have.{nearest(name, names)}"
+        if name not in NAMES:
+            msg = f"training_args sets {name!r}, which the installed transformers does not have.{nearest(name, NAMES)}"
             raise errors.UnknownOptionError(msg)
     return arguments
+
+
+def chosen_device(given: Mapping[str, Any] | None) -> torch.device:
+    """The accelerator if there is one, unless arguments ask for the CPU."""
+    return resolve_device("cpu" if given and (given.get("use_cpu") or given.get("no_cuda")) else "auto")
 
 
 def placed_arguments(
     folder: Path, given: Mapping[str, Any] | None, kind: str, n_layers: int, n_train: int, evaluate: bool
 ) -> training.PlacedArguments:
     """Arguments of the Trainer on the accelerator if there is one, unless they ask for the CPU."""
-    arguments = published_arguments(given, kind=kind, n_layers=n_layers, n_train=n_train, evaluate=evaluate)
-    device = "cpu" if arguments.get("use_cpu") else "auto"
+    arguments = {
+        "disable_tqdm": False,
+        **published_arguments(given, kind=kind, n_layers=n_layers, n_train=n_train, evaluate=evaluate),
+    }
+    device = str(chosen_device(arguments))
     try:
         return training.training_arguments(
             folder, RuntimeOptions(device=device, dtype="float32", progress=False), **arguments

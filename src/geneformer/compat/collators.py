@@ -11,9 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from geneformer import errors
 from geneformer.compat.dictionaries import published_vocabulary
+from geneformer.compat.training_arguments import accept_other_names
 from geneformer.genes.vocabulary import MASK, PAD
 from geneformer.models.losses import MISSING
 from geneformer.options._fields import check_choice
+
+accept_other_names()  # scripts that import a collator, or the pretrainer, make their TrainingArguments themselves
 
 
 class GeneformerPreCollator:

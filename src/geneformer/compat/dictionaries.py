@@ -150,10 +150,22 @@ class TokenDictionary:
         self.gene_token_dict = all_tokens(vocabulary)
         self.token_gene_dict = {token: gene for gene, token in self.gene_token_dict.items()}
         self.pad_token_id = vocabulary.pad_id
-        if self.model_version == "V1" and self.emb_mode.startswith("cls"):
-            self.emb_mode = self.emb_mode.replace("cls", "cell")
-            _logger.warning('V1 has no <cls> token: emb_mode is "%s".', self.emb_mode)
+        self.emb_mode = mode_of_version(self.emb_mode, self.model_version)
         return vocabulary
+
+
+def mode_of_version(emb_mode: Any, model_version: str) -> Any:
+    """The mode of embedding cells; V1 has no `<cls>`, so that genes stand for their cell."""
+    if model_version != "V1" or not emb_mode.startswith("cls"):
+        return emb_mode
+    mode = emb_mode.replace("cls", "cell")
+    _logger.warning('V1 has no <cls> token: emb_mode is "%s".', mode)
+    return mode
+
+
+def only_in_v1(vocabulary: Vocabulary, token: int) -> bool:
+    """Whether the vocabulary is V2's, of which the arguments default to, and only V1 has the token."""
+    return vocabulary == Vocabulary.load("V2") and vocabulary.size <= token < Vocabulary.load("V1").size
 
 
 def all_tokens(vocabulary: Vocabulary) -> dict[str, int]:

@@ -6,7 +6,7 @@ Axes: ``n`` cells, ``T`` tokens of all cells, ``L`` tokens of the longest cell, 
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,10 +19,10 @@ from transformers import BertConfig
 
 from geneformer import errors, keys
 from geneformer.compat.cells import dataset_tokens, mark_tokens, published_cells, read_cell_states
-from geneformer.compat.dictionaries import TokenDictionary, bundled_with
+from geneformer.compat.dictionaries import TokenDictionary, bundled_with, mode_of_version
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
-from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments
+from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments, either
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
@@ -74,8 +74,10 @@ class EmbExtractor(TokenDictionary):
         "mean" or "median", exact: one row for all cells, or one for each gene. "exact_mean" or "exact_median": the file
         has all cells, what is returned is their summary.
     save_tdigest : Refused, as there are no digests to save.
-    model_version : "V1" or "V2". Left at "V2", a model of V1 is recognized and read with its own dictionary.
+    model_version
+        "V1" or "V2". Left at "V2", a model of V1 is recognized, and read with its own dictionary and "cell" for "cls".
     token_dictionary_file : Published token dictionary of the model, if it has one of its own.
+    filter_data_dict : Another name of `filter_data`.
 
     Examples
     --------
@@ -101,8 +103,10 @@ class EmbExtractor(TokenDictionary):
     save_tdigest: bool = False
     model_version: Version = "V2"
     token_dictionary_file: str | Path | None = None
+    filter_data_dict: InitVar[Values] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, filter_data_dict: Values) -> None:
+        self.filter_data = either(self.filter_data, filter_data_dict)
         vars(self).update(check_arguments(type(self), vars(self)))
         self.exact_summary_stat = self.summary_stat if self.summary_stat in _EXACT else None
         if self.save_tdigest:
@@ -243,11 +247,11 @@ class EmbExtractor(TokenDictionary):
         """Table to write, table to return, and the tensor."""
         import pandas as pd
 
-        embedder = _Embedder(mark_tokens(tokens, model.vocabulary), model, self.emb_layer, self.forward_batch_size)
+        embedder = Embedder(mark_tokens(tokens, model.vocabulary), model, self.emb_layer, self.forward_batch_size)
         if self.emb_mode == "gene":
             frame, tensor = self._extract_genes(embedder, with_tensor=with_tensor)
             return frame, frame, tensor
-        values_nd = embedder.embed(self.emb_mode).values
+        values_nd = embedder.embed(mode_of_version(self.emb_mode, model.vocabulary.name)).values
         if self.summary_stat is not None:
             vector_d = summarize(values_nd, self.summary_stat)
             frame = pd.DataFrame([vector_d])
@@ -260,7 +264,7 @@ class EmbExtractor(TokenDictionary):
         is_mean = self.exact_summary_stat == "exact_mean"
         return table, row, torch.from_numpy(vector_d) if is_mean else cells.median(dim=0).values
 
-    def _extract_genes(self, embedder: "_Embedder", *, with_tensor: bool) -> "tuple[pd.DataFrame, Any]":
+    def _extract_genes(self, embedder: "Embedder", *, with_tensor: bool) -> "tuple[pd.DataFrame, Any]":
         """Genes, each as the mean or median over cells or in every cell; and the tensor."""
         gene_of, summary = embedder.model.vocabulary.gene_of, self.summary_stat
         if self.emb_label:
@@ -326,7 +330,7 @@ def get_embs(  # noqa: PLR0913, PLR0917  the published arguments
         raise errors.OutOfRangeError(msg)
     tokens = mark_tokens(dataset_tokens(filtered_input_data, pad_token_id), loaded.vocabulary)
     from_output = index - n_layers if index >= 0 else index + 1
-    embedder = _Embedder(tokens, loaded, from_output, forward_batch_size, silent)
+    embedder = Embedder(tokens, loaded, from_output, forward_batch_size, silent)
     if emb_mode == "gene":
         states = embedder.gene_states()
         return states.padded() if summary_stat is None else _by_token(*states.summaries(summary_stat))
@@ -420,7 +424,7 @@ def _same_cells(embs: Tensor, data: Any) -> TokenizedDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedder:
+class Embedder:
     """Some cells with a model, in the arithmetic of the published package."""
 
     tokens: TokenizedDataset

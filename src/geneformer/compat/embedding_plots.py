@@ -53,6 +53,16 @@ def plot_labels(
     for label in shown:
         draw = label_heatmap if layout is None else label_umap
         draw(values if layout is None else layout, embs[label], start.with_name(f"{start.name}_{label}.pdf"), settings)
+    show_figures()
+
+
+_WITHOUT_SCREEN = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
+
+
+def show_figures() -> None:
+    """Show the figures that are open, in a notebook or where there is a screen."""
+    if str(plotting_library("matplotlib").get_backend()).lower() not in _WITHOUT_SCREEN:
+        plotting_library("matplotlib.pyplot").show()
 
 
 def label_layout(embedding: ArrayLike) -> NDArray[np.float32]:

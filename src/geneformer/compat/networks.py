@@ -5,6 +5,7 @@ Axes: ``T`` packed tokens, ``B`` cells, ``M`` labeled tokens, ``D`` hidden, ``C`
 
 import logging
 import re
+import warnings
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from dataclasses import MISSING, fields
@@ -42,6 +43,9 @@ from geneformer.options import RuntimeOptions
 from geneformer.options._fields import check_choice, check_range
 
 _logger = logging.getLogger(__name__)
+
+Bits = Literal["full", "8bit", "4bit"]
+"""How weights that are not trained are kept."""
 
 
 class _PublishedFolder:
@@ -167,7 +171,7 @@ def peft_library() -> Any:
     return require("peft", "An adapter", extra="train")
 
 
-def add_adapters(network: Any, config: Any, bits: Literal["full", "8bit", "4bit"] = "full") -> None:
+def add_adapters(network: Any, config: Any, bits: Bits = "full") -> None:
     """Freeze a network but for its head, and add trained adapters to it, in place."""
     library = peft_library()
     if not isinstance(config, library.PeftConfig):
@@ -300,7 +304,23 @@ def check_low_bit(bits: str, device: torch.device) -> None:
         raise errors.DeviceError(msg)
 
 
-def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"]]:
+def usable_bits(bits: Bits, device: torch.device, asked: str, *, stacklevel: int = 4) -> Bits:
+    """The precision asked for; on a CPU full precision, with a warning. Elsewhere what cannot run is refused."""
+    if bits == "full":
+        return bits
+    if device.type == "cpu":
+        msg = f"{asked} saves memory on an accelerator; on this CPU weights keep their 32 bits."
+        warnings.warn(msg, errors.GeneformerWarning, stacklevel=stacklevel)
+        return "full"
+    try:
+        check_low_bit(bits, device)
+    except (errors.DeviceError, errors.MissingExtraError) as error:
+        msg = f"{asked} cannot run here, leave it out: {str(error).partition(': ')[2]}"
+        raise type(error)(msg) from error
+    return bits
+
+
+def checked_quantize(quantize: Any) -> tuple[Any, Bits]:
     """What `quantize` asks for: a configuration of PEFT or None, and the bits of the frozen weights."""
     if not quantize:
         return None, "full"
@@ -312,7 +332,7 @@ def checked_quantize(quantize: Any) -> tuple[Any, Literal["full", "8bit", "4bit"
         raise errors.OptionError(msg)
     adapters, stored = quantize.get("peft_config"), quantize.get("bnb_config") or {}
     setting = stored.get if isinstance(stored, Mapping) else lambda name: getattr(stored, name, None)
-    bits: Literal["full", "8bit", "4bit"] = "full"
+    bits: Bits = "full"
     if setting("load_in_4bit"):
         bits = "4bit"
         check_choice("bnb_4bit_quant_type", setting("bnb_4bit_quant_type"), (None, "nf4", "fp4"))
@@ -452,7 +472,8 @@ def load_plain_network(
     if model_type.endswith(QUANTIZED):
         bits = "8bit"
     device = resolve_device()
-    check_low_bit(bits, device)
+    asked = f'model_type="{model_type}"' if model_type.endswith(QUANTIZED) else "quantize"
+    bits = usable_bits(bits, device, asked, stacklevel=3)
     folder = readable_folder(model_directory)
     trained = is_adapter_folder(folder)
     network = _plain_network(adapter_base_folder(folder) if trained else folder, plain_type, num_classes)

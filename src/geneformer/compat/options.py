@@ -24,6 +24,14 @@ _CONTAINERS: dict[Any, tuple[Any, str]] = {
 }
 
 
+def either(filter_data: Values, filter_data_dict: Values) -> Values:
+    """Accepted values by column, by the name of the argument or by that some published notebooks have for it."""
+    if filter_data_dict is not None and filter_data is not None:
+        msg = "filter_data and filter_data_dict are two names of one argument. Give one of them."
+        raise OptionError(msg)
+    return filter_data_dict if filter_data is None else filter_data
+
+
 def check_arguments(annotated: type | Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a class or function, refused unless each fits its annotation; whole numbers as those of Python."""
     checked = {}

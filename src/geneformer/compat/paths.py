@@ -61,7 +61,6 @@ MODULES: dict[str, dict[str, str]] = {
 _PERTURB = "InSilicoPerturber(...).perturb_data(...) makes, runs and compares perturbed cells"
 _STATISTICS = "InSilicoPerturberStats(...).get_stats(...) reads the files of a run"
 _CLASSIFY = "Classifier(...).prepare_data(...) and .validate(...) label, split and balance"
-_DICTIONARY = "open geneformer.TOKEN_DICTIONARY_FILE, or TOKEN_DICTIONARY_FILE_30M for models of V1"
 _HELPER = "import it from geneformer.perturber_utils"
 
 REPLACED: dict[str, dict[str, str]] = {
@@ -112,8 +111,6 @@ REPLACED: dict[str, dict[str, str]] = {
         ),
         "pad_tensor_list pads tensors of any dimension": "pad_list pad_or_truncate_encoding pad_xd_tensor",
     },
-    "collator_for_classification": {_DICTIONARY: "token_dictionary"},
-    "pretrainer": {_DICTIONARY: "token_dictionary"},
     "tokenizer": {"TranscriptomeTokenizer sums the columns of a gene by itself": "sum_ensembl_ids"},
 }
 """By module: what does the job, and the published names it stands for."""
@@ -159,6 +156,8 @@ def _constant_or_refusal(module: str, name: str) -> Any:
 
     if name in dictionaries.FILES:
         return getattr(dictionaries, name)
+    if name == "token_dictionary" and module.endswith(("pretrainer", "collator_for_classification")):
+        return dictionaries.all_tokens(dictionaries.Vocabulary.load("V1"))  # scripts of before there was a V2
     for instead, replaced in _names(REPLACED.get(module.rpartition(".")[2], {})):
         if replaced == name:
             msg = f"{module}.{name} of the published package is not carried over. Instead: {instead}."

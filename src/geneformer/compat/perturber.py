@@ -1,8 +1,9 @@
 """`InSilicoPerturber`: perturbation of tokenized cells, under its published name."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 from geneformer import errors, keys
 from geneformer.compat.cells import CellStates, listed, mark_tokens, published_cells, read_cell_states, read_slice
 from geneformer.compat.dictionaries import TokenDictionary
-from geneformer.compat.networks import QUANTIZED, check_low_bit, published_model, published_runtime
-from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments
+from geneformer.compat.emb_extractor import Embedder, summarize
+from geneformer.compat.networks import QUANTIZED, published_model, published_runtime, usable_bits
+from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, either
 from geneformer.compat.perturber_files import CELL, CELLS_SUFFIX, Raw, RunFiles, write_raw
 from geneformer.engine.device import resolve_device
 from geneformer.files.atomic import atomic_file
@@ -20,6 +22,7 @@ from geneformer.files.pickles import write_pickle
 from geneformer.files.progress import progress_bar
 from geneformer.genes.vocabulary import CLS, EOS
 from geneformer.models.finetuned import quantize_linears
+from geneformer.models.loading import LoadedModel
 from geneformer.options import PerturbOptions
 from geneformer.perturbation.edits import Ints
 from geneformer.perturbation.effects import GENE_SIMILARITY, SHIFT, SIMILARITY
@@ -31,6 +34,8 @@ from geneformer.tokens.storage import read_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_logger = logging.getLogger(__name__)
 
 _QUARTERS = 4
 """`perturb_rank_shift` counts quarters of a cell's genes."""
@@ -56,7 +61,7 @@ class InSilicoPerturber(TokenDictionary):
         "all", one at a time; or Ensembl ids, perturbed together in cells that have all of them ("overexpress": in all).
     combos : 0, or 1: every gene is perturbed alone and together with `anchor_gene`.
     anchor_gene : Ensembl id. Only cells that have it are perturbed.
-    model_type : Published type; those that end with "-Quantized" keep dense layers in 8 bits, where the device can.
+    model_type : Published type; those that end with "-Quantized" keep dense layers in 8 bits, on a CPU all in 32.
     num_classes : Classes of the head, where known; a model with another number is refused.
     emb_mode : "cls" or, as always for V1, "cell", as for `EmbExtractor`; "_and_gene" for effects on other genes too.
     cell_emb_style : "mean_pool".
@@ -64,15 +69,18 @@ class InSilicoPerturber(TokenDictionary):
     cell_states_to_model
         ``{"state_key": column, "start_state": ..., "goal_state": ..., "alt_states": [...]}``: cells of the start are
         perturbed, and shifts towards all states are written.
-    state_embs_dict : Embedding of each state, a tensor of ``(D,)``, as `EmbExtractor.get_state_embs` makes them.
+    state_embs_dict
+        Embedding of each state, a tensor of ``(D,)``, as `EmbExtractor.get_state_embs` makes them. Without it, as in
+        the first releases, it is the mean over all cells of the state that pass the filter.
     max_ncells : Most cells, drawn with seed 42. All by default.
     cell_inds_to_perturb : "all", or a slice ``{"start": 0, "end": 100}`` of the chosen cells, longest first.
     emb_layer : -1 for the layer before the last, 0 for the last.
     token_dictionary_file : Pickle with the token of each gene; by default that of the version.
     forward_batch_size : At most so many of the longest cells in one pass; how, not what.
     nproc : Has nothing to do: no worker processes are needed.
-    model_version : "V1" or "V2".
+    model_version : "V1" or "V2". Left at "V2", a model of V1 is recognized, and perturbed as with "V1".
     clear_mem_ncells : Most single perturbations of a cell in one file.
+    filter_data_dict : Another name of `filter_data`.
 
     Examples
     --------
@@ -109,16 +117,23 @@ class InSilicoPerturber(TokenDictionary):
     model_version: Version = "V2"
     token_dictionary_file: str | Path | None = None
     clear_mem_ncells: Positive = 1000
+    filter_data_dict: InitVar[Values] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, filter_data_dict: Values) -> None:
+        self.filter_data = either(self.filter_data, filter_data_dict)
         self.genes_to_perturb = given_genes("genes_to_perturb", self.genes_to_perturb)
         vars(self).update(check_arguments(type(self), vars(self)))
         self._vocabulary = vocabulary = self._read_dictionary()
         self.special_token = {CLS, EOS} <= set(vocabulary.special_tokens)
         self._part = read_slice(self.cell_inds_to_perturb)
         self._states = None if self.cell_states_to_model is None else read_cell_states(self.cell_states_to_model)
-        self._vectors = None if self._states is None else _state_vectors(self._states, self.state_embs_dict)
+        self._vectors: dict[str, Any] | None = None
+        if self._states is not None and self.state_embs_dict is not None:
+            self._vectors = _state_vectors(self._states, self.state_embs_dict)
         self._settle_conflicts()
+        self._bits = "full"
+        if self.model_type.endswith(QUANTIZED):
+            self._bits = usable_bits("8bit", resolve_device(), f'model_type="{self.model_type}"')
         genes = self.genes_to_perturb
         self.tokens_to_perturb = genes if isinstance(genes, str) else list(gene_tokens(genes, vocabulary))
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], vocabulary)[0]
@@ -162,10 +177,16 @@ class InSilicoPerturber(TokenDictionary):
         output_directory, output_prefix : Folder for the files, made if missing, and what the run is called in names.
         """
         files = RunFiles.prepare(output_directory, self.perturb_type, output_prefix, self._part)
-        model = self._open_model(model_directory)
+        loaded = self._open_model(model_directory)
+        model = PerturbedModel.pretrained(loaded)
+        if self.token_dictionary_file is None and model.vocabulary.name != self.model_version:
+            _logger.warning("%s is of %s, and is perturbed as such.", model_directory, model.vocabulary.name)
+            as_such = replace(self, model_version=model.vocabulary.name)  # type: ignore[arg-type]
+            return as_such.perturb_data(model_directory, input_data_file, output_directory, output_prefix)
         everyone = mark_tokens(read_dataset(input_data_file), model.vocabulary)
         rows = self._rows(everyone)
-        run = _Run(self, model, everyone.take(rows), files, 0 if self._part is None else self._part[0])
+        vectors = self._vectors or self._state_vectors(everyone, loaded)
+        run = _Run(self, model, everyone.take(rows), files, 0 if self._part is None else self._part[0], vectors)
         tokens = self.tokens_to_perturb
         table = files.of_group("cell", tokens, CELLS_SUFFIX) if isinstance(tokens, list) else files.cells
         with atomic_file(table, overwrite=True) as temporary:
@@ -174,22 +195,33 @@ class InSilicoPerturber(TokenDictionary):
             run.perturb_together(tokens)
         else:
             run.perturb_each()
+        return None
 
-    def _open_model(self, folder: str | Path) -> PerturbedModel:
-        """The encoder of the model; quantized, where the type says so and the device can."""
+    def _open_model(self, folder: str | Path) -> LoadedModel:
+        """The model, its encoder quantized where the type says so; of V1 too, where no other version was chosen."""
         plain = self.model_type.removesuffix(QUANTIZED)
-        if self.model_type != plain:
-            try:
-                check_low_bit("8bit", resolve_device("auto"))
-            except (errors.DeviceError, errors.MissingExtraError) as error:
-                reason = str(error).partition(": ")[2]
-                msg = f'model_type="{self.model_type}" cannot run here, use model_type="{plain}": {reason}'
-                raise type(error)(msg) from error
         n_classes = self.num_classes if plain in ("CellClassifier", "GeneClassifier") else 0
-        model = PerturbedModel.pretrained(published_model(folder, self._vocabulary, num_classes=n_classes))
-        if self.model_type != plain:
-            quantize_linears(model.encoder, "8bit")
-        return model
+        try:
+            found = published_model(folder, self._vocabulary, num_classes=n_classes)
+        except errors.VocabularyMismatchError:
+            if self.model_version == "V1" or self.token_dictionary_file is not None:
+                raise
+            found = published_model(folder, num_classes=n_classes)
+        if self._bits != "full":
+            quantize_linears(found.network.bert, "8bit")
+        return found
+
+    def _state_vectors(self, everyone: TokenizedDataset, model: LoadedModel) -> dict[str, Any] | None:
+        """The mean embedding of the cells of each state, where nobody gave one."""
+        if self._states is None:
+            return None
+        _logger.warning("state_embs_dict is not given: the cells of each state are embedded first.")
+        mode, vectors = ("cls" if self.emb_mode.startswith("cls") else "cell"), {}
+        for name, state in self._states.by_name.items():
+            rows = published_cells(everyone, [self.filter_data or {}, {self._states.key: [state]}])
+            embedder = Embedder(everyone.take(rows), model, self.emb_layer, self.forward_batch_size)
+            vectors[name] = summarize(embedder.embed(mode).values, "mean")
+        return vectors
 
     def _rows(self, everyone: TokenizedDataset) -> Ints:
         """Rows of the cells to be perturbed, in published order."""
@@ -226,6 +258,8 @@ class _Run:
     files: RunFiles
     start: int
     """Number of the first cell in the names of files."""
+    vectors: dict[str, Any] | None
+    """Embedding of each state by its name."""
 
     @property
     def states(self) -> dict[str, Any]:
@@ -322,17 +356,17 @@ class _Run:
             columns[_STATE] = [next(iter(self.states))] * len(self.cells)
         tokens = TokenizedDataset(pa.table(columns), vocabulary=self.cells.vocabulary)
         runtime = published_runtime(self.model.encoder, self.settings.forward_batch_size)
-        return plan_perturbation(tokens, self.model, options, runtime, states=self.settings._vectors)
+        return plan_perturbation(tokens, self.model, options, runtime, states=self.vectors)
 
     def _effects(self, *options: PerturbOptions) -> Iterator[tuple[CellEffects, ...]]:
         """For each cell, what each of some options does to it."""
         plans = [self._plan(each) for each in options]
-        with progress_bar("Perturbing", unit="shards") as progress:
+        with progress_bar("Perturbing", unit="cells") as progress:
             for shard in range(plans[0].n_shards):
                 rows = plans[0].rows_of(shard)
                 tables = [exact_effects(p, rows, list(map(p.targets.of_cell, p.token_rows(rows)))) for p in plans]
                 yield from zip(*(self._by_cell(table, rows) for table in tables), strict=True)
-                progress(shard + 1, plans[0].n_shards)
+                progress(int(rows[-1]) + 1, len(self.cells))
 
     def _by_cell(self, effects: pa.Table, rows: Ints) -> list[CellEffects]:
         """Effects of a table whose cells are called by their rows, cell by cell; an anchor comes first in its pairs."""

@@ -15,10 +15,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from geneformer.errors import DatasetError, InputNotFoundError, OutputError
+from geneformer.files import progress_bar
 from geneformer.files.atomic import check_output, make_folder
 from geneformer.files.manifest import digest
 from geneformer.files.pickles import read_pickle, write_pickle
@@ -109,7 +111,19 @@ def read_raw_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
             f'No file in "{folder}" ends with "{suffix}"; found {names}. Give another folder, or another pickle_suffix.'
         )
         raise InputNotFoundError(msg)
-    return [of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)) for path in paths]
+    files = []
+    with progress_bar("Reading") as update:
+        for path in paths:
+            files.append(of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)))
+            update(len(files), len(paths))
+    return files
+
+
+def highest_token(files: Iterable[RawFile]) -> int:
+    """The highest token that was perturbed; -1 without tokens."""
+    keys = (perturbed for file in files for entries in file.by_state.values() for perturbed, _ in entries)
+    tokens = (token for key in keys for token in (key if isinstance(key, tuple) else (key,)))
+    return max((int(token) for token in tokens if isinstance(token, Integral)), default=-1)
 
 
 def of_content(content: Any, name: str, cell_ids: Sequence[str] | None = None) -> RawFile:

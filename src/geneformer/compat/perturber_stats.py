@@ -1,9 +1,10 @@
 """`InSilicoPerturberStats`: statistics of perturbation runs, under its published name."""
 
+import logging
 import warnings
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,10 +14,10 @@ import pyarrow as pa
 
 from geneformer import errors
 from geneformer.compat.cells import read_cell_states
-from geneformer.compat.dictionaries import dictionary_path, files_of, published_vocabulary
+from geneformer.compat.dictionaries import dictionary_path, files_of, only_in_v1, published_vocabulary
 from geneformer.compat.options import Version, check_arguments
 from geneformer.compat.perturber import given_genes
-from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, of_content, read_raw_folder
+from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, highest_token, of_content, read_raw_folder
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.perturbation import statistics
@@ -33,6 +34,8 @@ from geneformer.perturbation.plan import gene_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_logger = logging.getLogger(__name__)
 
 _FDR = 0.05
 
@@ -56,7 +59,7 @@ class InSilicoPerturberStats:
     anchor_gene : Ensembl id. With combos=0 and "mixture_model": what perturbing this gene does to each of the others.
     cell_states_to_model : States of the run, as for `InSilicoPerturber`.
     pickle_suffix : End of the names of the files to read.
-    model_version : "V1" or "V2".
+    model_version : "V1" or "V2". Left at "V2", a run of V1 is recognized by tokens that V2 does not have.
     token_dictionary_file, gene_name_id_dictionary_file
         Pickles with the token of each gene, and the gene of each symbol; by default those of the version.
         Dictionaries of V2, which the arguments default to, give way to model_version="V1".
@@ -124,12 +127,19 @@ class InSilicoPerturberStats:
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
         files = read_raw_folder(input_data_directory, self.pickle_suffix)
+        if only_in_v1(self._vocabulary, highest_token(files)):
+            _logger.warning("%s holds a run of V1, and is read as such.", input_data_directory)
+            as_such = replace(self, model_version="V1")
+            return as_such.get_stats(
+                input_data_directory, null_dist_data_directory, output_directory, output_prefix, null_dict_list
+            )
         if self.mode == "vs_null":
             frame = self._vs_null(files, self._null_files(null_dist_data_directory, null_dict_list))
         else:
             frame = getattr(self, f"_{self.mode}")(files)
         with atomic_file(Path(output_directory) / f"{output_prefix}.csv", overwrite=True, parents=True) as temporary:
             frame.to_csv(temporary)
+        return None
 
     def _perturbed(self, files: Sequence[RawFile], kind: str, **how: Any) -> Perturbed:
         """Effects of the files, once it is certain that there are some of a kind."""

@@ -80,7 +80,7 @@ class GeneformerPretrainer(Trainer):
     token_dictionary : Id of every token, by gene or special token.
     example_lengths_file
         Pickle with the number of tokens of each cell, in the order of the dataset. Cells of like length share a batch
-        with `group_by_length=True` before transformers 5, `train_sampling_strategy="group_by_length"` since.
+        with `group_by_length=True`, which transformers calls `train_sampling_strategy="group_by_length"` since 5.
     mlm : Predict masked genes; False predicts every token that is shown, as `DataCollatorForLanguageModeling` does.
     mlm_probability : Chance of each gene to be selected; 80 % of these become `<mask>`, 10 % another gene.
     data_collator
@@ -116,6 +116,8 @@ class GeneformerPretrainer(Trainer):
         for name in ("train_dataset", "eval_dataset"):
             if isinstance(trainer_kwargs.get(name), (TokenizedDataset, str, Path)):
                 trainer_kwargs[name] = _Rows(trainer_kwargs[name])
+        if "tokenizer" in trainer_kwargs:  # its name before transformers 5
+            trainer_kwargs["processing_class"] = trainer_kwargs.pop("tokenizer")
         super().__init__(*args, data_collator=data_collator, **trainer_kwargs)  # type: ignore[misc]
         self._packs = isinstance(self.model, GeneformerForMaskedLM)
         cells: Any = self.train_dataset

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from geneformer import errors, keys
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
 from geneformer.compat.options import Positive, Version, check_arguments
-from geneformer.files import require
+from geneformer.files import progress_bar, require
 from geneformer.files.atomic import make_folder
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
@@ -264,13 +264,14 @@ class TranscriptomeTokenizer:
         tokenize = partial(
             tokenize_counts, files, output=output, vocabulary=self._vocabulary, overwrite=True, form=form
         )
-        try:
-            dataset, report = tokenize(options)
-        except errors.NotRawCountsError as error:
-            dataset, report = tokenize(replace(options, accept_normalized=True))
-            warnings.warn(
-                f"Values that are no counts were ranked. {Exception.__str__(error)}", errors.GeneformerWarning, 3
-            )
+        with progress_bar("Tokenizing") as update:
+            try:
+                dataset, report = tokenize(options, progress=update)
+            except errors.NotRawCountsError as error:
+                dataset, report = tokenize(replace(options, accept_normalized=True), progress=update)
+                warnings.warn(
+                    f"Values that are no counts were ranked. {Exception.__str__(error)}", errors.GeneformerWarning, 3
+                )
         for name, value in report.rows():
             _logger.info("%s: %s", name, value)
         if report.n_empty:
