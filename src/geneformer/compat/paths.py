@@ -157,7 +157,7 @@ def _constant_or_refusal(module: str, name: str) -> Any:
     if name in dictionaries.FILES:
         return getattr(dictionaries, name)
     if name == "token_dictionary" and module.endswith(("pretrainer", "collator_for_classification")):
-        return dictionaries.all_tokens(dictionaries.Vocabulary.load("V1"))  # scripts of before there was a V2
+        return dictionaries.all_tokens(dictionaries.published_vocabulary("V1"))  # scripts of before there was a V2
     for instead, replaced in _names(REPLACED.get(module.rpartition(".")[2], {})):
         if replaced == name:
             msg = f"{module}.{name} of the published package is not carried over. Instead: {instead}."
