@@ -29,6 +29,7 @@ from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import write_pickle
+from geneformer.files.progress import progress_bar
 from geneformer.finetuning.training import count_cells
 from geneformer.options._fields import check_choice, check_range, whole_number
 from geneformer.tokens.dataset import TokenizedDataset
@@ -368,25 +369,26 @@ class Classifier:
         classes = cells.read_classes(id_class_dict_file)
         splits = self._splits(self._read(prepared_input_data_file), classes, split, gene_balance)
         results = []
-        for number, (train, valid, test) in enumerate(splits, start=1):
-            if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
-                _save_gene_split(run / output_prefix, number, train=train, valid=valid, test=test)
-                if debug_gene_split_datasets:
-                    return None
-            folder = run / f"ksplit{number}"
-            inputs = model_directory, len(classes), train, None if self.no_eval else valid, folder
-            if n_hyperopt_trials == 0:
-                trainer, evaluated = self.train_classifier(*inputs, predict=predict_trainer), valid
-            else:
-                trainer = self.hyperopt_classifier(*inputs, n_trials=n_hyperopt_trials)
-                self._write_trainer_predictions(trainer, valid if predict_trainer else None, folder)
-                evaluated = valid if test is None else test  # the validation genes chose the trial
-            if not self.no_eval:
-                results.append(
-                    self.evaluate_model(
-                        trainer.model, len(classes), classes, evaluated, predict_eval, folder, output_prefix
+        with progress_bar():  # one display for all splits
+            for number, (train, valid, test) in enumerate(splits, start=1):
+                if self.classifier == "gene" and (save_gene_split_datasets or debug_gene_split_datasets):
+                    _save_gene_split(run / output_prefix, number, train=train, valid=valid, test=test)
+                    if debug_gene_split_datasets:
+                        return None
+                folder = run / f"ksplit{number}"
+                inputs = model_directory, len(classes), train, None if self.no_eval else valid, folder
+                if n_hyperopt_trials == 0:
+                    trainer, evaluated = self.train_classifier(*inputs, predict=predict_trainer), valid
+                else:
+                    trainer = self.hyperopt_classifier(*inputs, n_trials=n_hyperopt_trials)
+                    self._write_trainer_predictions(trainer, valid if predict_trainer else None, folder)
+                    evaluated = valid if test is None else test  # the validation genes chose the trial
+                if not self.no_eval:
+                    results.append(
+                        self.evaluate_model(
+                            trainer.model, len(classes), classes, evaluated, predict_eval, folder, output_prefix
+                        )
                     )
-                )
         if self.no_eval:
             return None
         metrics = reports.metrics_of_splits(results, list(classes.values()))

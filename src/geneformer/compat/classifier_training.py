@@ -23,7 +23,7 @@ from geneformer.compat.training_arguments import NAMES, installed_arguments
 from geneformer.engine import training
 from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
-from geneformer.files import Progress, progress_bar
+from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.training import Batches, packed_tensors
 from geneformer.genes.vocabulary import Vocabulary
@@ -63,7 +63,7 @@ def train_network(
     settings.label_smoothing_factor = 0.0  # the network's own loss does it
     nobody, shown = train.take([]), not settings.disable_tqdm
     settings.disable_tqdm = True  # the bar is this package's
-    with progress_bar(f"Training {Path(str(settings.output_dir)).name}", shown=shown) as update:
+    with progress_bar(f"Training {Path(str(settings.output_dir)).name}", shown=shown, unit="steps") as update:
         trainer = FixedBatchTrainer(network, settings, train, nobody if valid is None else valid, update)
         trainer.fit()
     with training.quiet_library():
@@ -196,7 +196,7 @@ def predict(network: networks.BertClassifier, cells: TokenizedDataset, runtime: 
         labeled = truth != MISSING
         parts.append((logits[labeled], truth[labeled], rows[labeled]))
 
-    with progress_bar("Predicting") as update:
+    with progress_bar("Predicting", unit="cells") as update:
         run_batches(cells, network.train(False), step, runtime, progress=update)
     logits, truth, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")

@@ -361,12 +361,14 @@ class _Run:
     def _effects(self, *options: PerturbOptions) -> Iterator[tuple[CellEffects, ...]]:
         """For each cell, what each of some options does to it."""
         plans = [self._plan(each) for each in options]
+        n_done = 0
         with progress_bar("Perturbing", unit="cells") as progress:
             for shard in range(plans[0].n_shards):
                 rows = plans[0].rows_of(shard)
                 tables = [exact_effects(p, rows, list(map(p.targets.of_cell, p.token_rows(rows)))) for p in plans]
                 yield from zip(*(self._by_cell(table, rows) for table in tables), strict=True)
-                progress(int(rows[-1]) + 1, len(self.cells))
+                n_done += len(rows)
+                progress(n_done, len(self.cells))
 
     def _by_cell(self, effects: pa.Table, rows: Ints) -> list[CellEffects]:
         """Effects of a table whose cells are called by their rows, cell by cell; an anchor comes first in its pairs."""

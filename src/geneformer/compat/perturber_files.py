@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geneformer.errors import DatasetError, InputNotFoundError, OutputError
-from geneformer.files import progress_bar
 from geneformer.files.atomic import check_output, make_folder
 from geneformer.files.manifest import digest
 from geneformer.files.pickles import read_pickle, write_pickle
+from geneformer.files.progress import counted, progress_bar
 
 SUFFIX = "_raw.pickle"
 CELL = "cell_emb"
@@ -111,12 +111,8 @@ def read_raw_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
             f'No file in "{folder}" ends with "{suffix}"; found {names}. Give another folder, or another pickle_suffix.'
         )
         raise InputNotFoundError(msg)
-    files = []
-    with progress_bar("Reading") as update:
-        for path in paths:
-            files.append(of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)))
-            update(len(files), len(paths))
-    return files
+    with progress_bar("Reading", unit="files") as update:
+        return [of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)) for path in counted(paths, update)]
 
 
 def highest_token(files: Iterable[RawFile]) -> int:

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from geneformer import errors, keys
 from geneformer.compat.dictionaries import dictionary_path, ranking_vocabulary
 from geneformer.compat.options import Positive, Version, check_arguments
-from geneformer.files import progress_bar, require
+from geneformer.files import require
 from geneformer.files.atomic import make_folder
+from geneformer.files.progress import progress_bar
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options import TokenizeOptions
@@ -264,7 +265,7 @@ class TranscriptomeTokenizer:
         tokenize = partial(
             tokenize_counts, files, output=output, vocabulary=self._vocabulary, overwrite=True, form=form
         )
-        with progress_bar("Tokenizing") as update:
+        with progress_bar("Tokenizing", unit="cells") as update:
             try:
                 dataset, report = tokenize(options, progress=update)
             except errors.NotRawCountsError as error:

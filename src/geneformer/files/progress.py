@@ -291,7 +291,8 @@ class _Printing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line on stderr, above a bar if one is drawn; on stdout in notebooks, which show stderr as an alarm."""
-        if logging.root.handlers or (record.name != _log.name and _settings().verbosity != "debug"):
+        is_for_users = record.name == _log.name or record.levelno >= logging.WARNING
+        if logging.root.handlers or not (is_for_users or _settings().verbosity == "debug"):
             return
         if _in_notebook():
             sys.stdout.write(f"{record.getMessage()}\n")
