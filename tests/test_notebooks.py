@@ -17,6 +17,7 @@ def test_each_notebook_is_listed():
     assert all(f"examples/notebooks/{name}.ipynb" in readme for name in FIGURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_notebooks_run(name, tmp_path):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

@@ -9,7 +9,7 @@ import pytest
 import published_notebooks
 from notebooks import executed
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=["EARLIER", "LATER"])
