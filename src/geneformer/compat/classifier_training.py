@@ -331,7 +331,7 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def chosen_device(given: Mapping[str, Any] | None) -> torch.device:
     """The accelerator if there is one, unless arguments ask for the CPU."""
-    return resolve_device("cpu" if given and (given.get("use_cpu") or given.get("no_cuda")) else "auto")
+    return resolve_device("cpu" if installed_arguments(given or {}).get("use_cpu") else "auto")
 
 
 def placed_arguments(

@@ -115,7 +115,7 @@ def read_raw_folder(folder: str | Path, suffix: str = SUFFIX) -> list[RawFile]:
         return [of_content(read_pickle(path), f'"{path}"', _cell_ids(path, suffix)) for path in counted(paths, update)]
 
 
-def highest_token(files: Iterable[RawFile]) -> int:
+def highest_perturbed(files: Iterable[RawFile]) -> int:
     """The highest token that was perturbed; -1 without tokens."""
     keys = (perturbed for file in files for entries in file.by_state.values() for perturbed, _ in entries)
     tokens = (token for key in keys for token in (key if isinstance(key, tuple) else (key,)))

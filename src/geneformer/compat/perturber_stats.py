@@ -17,7 +17,7 @@ from geneformer.compat.cells import read_cell_states
 from geneformer.compat.dictionaries import dictionary_path, files_of, only_in_v1, published_vocabulary
 from geneformer.compat.options import Version, check_arguments
 from geneformer.compat.perturber import given_genes
-from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, highest_token, of_content, read_raw_folder
+from geneformer.compat.perturber_files import CELL, SUFFIX, RawFile, highest_perturbed, of_content, read_raw_folder
 from geneformer.files.atomic import atomic_file
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.perturbation import statistics
@@ -127,7 +127,7 @@ class InSilicoPerturberStats:
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
         files = read_raw_folder(input_data_directory, self.pickle_suffix)
-        if only_in_v1(self._vocabulary, highest_token(files)):
+        if only_in_v1(self._vocabulary, highest_perturbed(files)):
             _logger.warning("%s holds a run of V1, and is read as such.", input_data_directory)
             as_such = replace(self, model_version="V1")
             return as_such.get_stats(

@@ -4,6 +4,7 @@ Names come and go between releases of `transformers`: `evaluation_strategy` is `
 `group_by_length` is a choice of `train_sampling_strategy` since 5. Here they become those of the installed release.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -19,7 +20,6 @@ NAMES = frozenset(field.name for field in fields(TrainingArguments))
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
 }
@@ -40,19 +40,25 @@ _GONE = frozenset(
     (
         "fp16_backend", "fp16_opt_level", "half_precision_backend", "jit_mode_eval", "mp_parameters",
         "overwrite_output_dir", "past_index", "ray_scope", "save_safetensors", "tpu_metrics_debug", "tpu_num_cores",
-        "use_ipex", "use_legacy_prediction_loop", "use_mps_device",
+        "use_ipex", "use_legacy_prediction_loop",
     )
 )  # fmt: skip
 """Arguments of other releases that have nothing to do in the installed one, unless it has them."""
 
 
+# Two arguments named kinds of hardware: no_… asked for the CPU, use_…_device has nothing to do.
+_NO_ACCELERATOR = re.compile(r"no_[a-z]{4}").fullmatch
+_ACCELERATOR = re.compile(r"use_[a-z]{3}_device").fullmatch
+
+
 def installed_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as the installed release calls them; those that no release has are left as they are."""
-    chosen = {name: value for name, value in given.items() if name in NAMES and name not in RENAMED}
+    called = {name: "use_cpu" if _NO_ACCELERATOR(name) else RENAMED.get(name, name) for name in given}
+    chosen = {name: value for name, value in given.items() if name in NAMES and called[name] == name}
     for name, value in given.items():
-        if name in RENAMED:
-            chosen.setdefault(RENAMED[name], value)
-        elif name in NAMES or name in _GONE:
+        if called[name] != name:
+            chosen.setdefault(called[name], value)
+        elif name in NAMES or name in _GONE or _ACCELERATOR(name):
             continue
         elif name == "logging_dir":
             if value is not None:
