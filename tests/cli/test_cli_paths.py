@@ -117,4 +117,4 @@ def test_what_is_wrong_in_a_command_line_is_said_at_once(refusals):
 def test_every_command_that_reads_is_tried():
     names = {*cli.COMMANDS, *(f"{family} {name}" for family, members in cli.GROUPS.items() for name in members)}
     families = set(cli.GROUPS)
-    assert names - families - set(READS) == {"demo", "explain", "models", "verify", "vocabulary"}
+    assert names - families - set(READS) == {"demo", "doctor", "explain", "models", "verify", "vocabulary"}

@@ -17,6 +17,7 @@ _HELP = {"help_option_names": ["-h", "--help"], **WIDTH}
 
 COMMANDS = {
     "attention": "Tabulate attention between genes over all cells, or to the genes of each cell.",
+    "doctor": "Check versions, devices, extras, caches and the bundled model of this installation.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
     "embed": "Embed cells or genes with a pretrained or fine-tuned encoder, and draw them.",
     "explain": "Tell what a code of an error means, and what mends it.",
@@ -83,7 +84,7 @@ _HOMES = {
 """Modules of commands and groups whose module has another name."""
 
 SECTIONS = {
-    "First": ("demo", "models", "vocabulary"),
+    "First": ("demo", "doctor", "models", "vocabulary"),
     "From counts to tokens, embeddings and maps": ("tokenize", "embed"),
     "Learning from labels": ("classify", "regress", "multi-task", "classify-genes", "decode-expression"),
     "Asking the model": ("perturb", "attention", "predict-masked"),

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ from geneformer.pl._figures import FAINT, SAFE, plotting_library
 from geneformer.tokenization.tokenizer import tokenize_counts
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 UMAP, PCA = "X_umap", "X_pca"
@@ -177,9 +179,13 @@ def run_demo(
     n_cells: int | None = None,
     overwrite: bool = False,
     report_step: Callable[[Step], object] | None = None,
+    report_map: Callable[[Path], object] | None = None,
 ) -> dict[str, Any]:
-    """Tokenize and embed PBMC3k, draw it, measure how well cell types are predicted; the content of `report.json`."""
-    check_output(output, overwrite=overwrite)
+    """Tokenize and embed PBMC3k, draw it, measure how well cell types are predicted; the content of `report.json`.
+
+    The folder is there as soon as the map is, and once more, complete, at the end.
+    """
+    output = check_output(output, overwrite=overwrite)
     runtime = runtime or RuntimeOptions()
     name = Path(model).name
     steps: list[Step] = []
@@ -191,6 +197,12 @@ def run_demo(
         loaded = load_model(model)
         adata = load_cells(n_cells, seed)
     on_machine = {key: getattr(runtime, key) for key in ("device", "dtype", "tokens_per_batch", "progress")}
+    manifest = Manifest(
+        task="demo",
+        vocabulary=loaded.vocabulary.fingerprint,
+        inputs=describe_inputs([pbmc3k_path()]),
+        options={"model": str(model), "seed": seed, "runtime": asdict(runtime)},
+    )
     with atomic_folder(output, overwrite=overwrite) as folder:
         with step(f"tokenize {adata.n_obs:,} cells"):
             options = TokenizeOptions(vocabulary=loaded.vocabulary.name, max_length=loaded.max_length)
@@ -205,32 +217,26 @@ def run_demo(
             title = f"{adata.n_obs:,} blood cells, Geneformer {name}"
             pl.embedding(adata, color=LABEL, basis=UMAP, title=title, seed=seed, save=folder / "umap.png")
             pl.heatmap(adata, groupby=LABEL, title=title, seed=seed, save=folder / "heatmap.png")
+        manifest.write(folder)
+    if report_map is not None:
+        report_map(output / "umap.png")
+    with atomic_folder(output, overwrite=True) as folder:
+        shutil.copytree(output, folder, dirs_exist_ok=True)
         with step("baseline: random weights"), tempfile.TemporaryDirectory() as place:
             untrained = save_random_weights(model, Path(place) / "random", seed=seed)
             tl.embed(bare := adata.copy(), model=untrained, **on_machine)
         with step("baseline: principal components"):
             adata.obsm[PCA] = pca_embedding(adata.X, seed=seed)
         with step("predict cell types"):
-            labels = adata.obs[LABEL].astype(str)
-            # Every fold needs a cell of each type.
-            rows = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
-            embeddings = {
-                f"Geneformer {name}": adata.obsm[keys.EMBEDDING][rows],
-                "random weights, same shape": bare.obsm[keys.EMBEDDING][rows],
-                f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA][rows],
-            }
-            quality: list[dict[str, Any]] = [
+            quality = _qualities(
                 {
-                    "name": embedding,
-                    **{
-                        key: embedding_quality(
-                            values, labels[rows], standardize=standardize, folds=FOLDS, seed=seed
-                        ).to_dict()
-                        for key, standardize in (("as_given", False), ("standardized", True))
-                    },
-                }
-                for embedding, values in embeddings.items()
-            ]
+                    f"Geneformer {name}": adata.obsm[keys.EMBEDDING],
+                    "random weights, same shape": bare.obsm[keys.EMBEDDING],
+                    f"PCA({adata.obsm[PCA].shape[1]}) of variable genes": adata.obsm[PCA],
+                },
+                adata.obs[LABEL].astype(str),
+                seed,
+            )
         with step("fine-tune a classifier"):
             classifier = CellClassifier(
                 model,
@@ -245,39 +251,54 @@ def run_demo(
             pl.confusion_matrix(classifier.report_, title=title, save=folder / "confusion.png")
         with step("write the cells"):
             adata.write_h5ad(folder / "pbmc3k_geneformer.h5ad", compression="gzip")
-        evaluations = {"fine-tuned": classifier.report_.evaluation, **classifier.report_.baselines}
-        first = quality[0]["as_given"]
-        how = (
-            f"Share of {first['n_cells']:,} labeled cells whose type is predicted right while they are held out "
-            f"({first['folds']} folds, {first['n_neighbors']} neighbors, {first['metric']} distance; 95% intervals)."
-        )
         report = {
             "model": str(model),
             "seed": seed,
-            "processors": os.cpu_count(),
-            "platform": platform.platform(),
-            "versions": installed_versions(),
-            "seconds": sum(step.seconds for step in steps),
+            **_figures(quality, classifier),
             "steps": [asdict(step) for step in steps],
-            "quality": quality,
-            "classified": {
-                model_name: {metric: str(evaluation.metrics[metric]) for metric in ("accuracy", "macro_f1")}
-                for model_name, evaluation in evaluations.items()
-            },
+            "seconds": sum(step.seconds for step in steps),
             "tokens": tokenized.to_dict(),
-            "notes": [how, LABELS_FROM_COMPONENTS, *([PRETRAINED_ON_THEM] if str(model) == "mini" else [])],
-            "files": list(FILES),
         }
+        report["notes"] += [PRETRAINED_ON_THEM] if str(model) == "mini" else []
         (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        Manifest(
-            task="demo",
-            vocabulary=loaded.vocabulary.fingerprint,
-            inputs=describe_inputs([pbmc3k_path()]),
-            options={"model": str(model), "seed": seed, "runtime": asdict(runtime)},
-            results={"quality": quality},
-        ).write(folder)
+        replace(manifest, results={"quality": quality}).write(folder)
     return report
+
+
+def _figures(quality: Sequence[Mapping[str, Any]], classifier: CellClassifier) -> dict[str, Any]:
+    """What was measured, where, and how to read it."""
+    evaluations = {"fine-tuned": classifier.report_.evaluation, **classifier.report_.baselines}
+    first = quality[0]["as_given"]
+    how = (
+        f"Share of {first['n_cells']:,} labeled cells whose type is predicted right while they are held out "
+        f"({first['folds']} folds, {first['n_neighbors']} neighbors, {first['metric']} distance; 95% intervals)."
+    )
+    return {
+        "processors": os.cpu_count(),
+        "platform": platform.platform(),
+        "versions": installed_versions(),
+        "quality": quality,
+        "classified": {
+            model_name: {metric: str(evaluation.metrics[metric]) for metric in ("accuracy", "macro_f1")}
+            for model_name, evaluation in evaluations.items()
+        },
+        "notes": [how, LABELS_FROM_COMPONENTS],
+        "files": list(FILES),
+    }
+
+
+def _qualities(embeddings: Mapping[str, Any], labels: "pd.Series[str]", seed: int) -> list[dict[str, Any]]:
+    """What each embedding knows about the labels, as it is and standardized."""
+    # Every fold needs a cell of each type.
+    rows = is_labeled(labels) & (labels.map(labels.value_counts()) >= FOLDS).to_numpy()
+    found: list[dict[str, Any]] = []
+    for name, values in embeddings.items():
+        measure = partial(embedding_quality, values[rows], labels[rows], folds=FOLDS, seed=seed)
+        as_given = measure()
+        standardized = measure(standardize=True, probe=as_given.probe)
+        found.append({"name": name, "as_given": as_given.to_dict(), "standardized": standardized.to_dict()})
+    return found
 
 
 def load_cells(n_cells: int | None, seed: int) -> "AnnData":

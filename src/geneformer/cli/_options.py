@@ -15,7 +15,7 @@ import typer
 
 from geneformer.cli._checks import check_given
 from geneformer.cli._help import heading_of, headings_of
-from geneformer.cli._output import Outcome, progress_bar, show
+from geneformer.cli._output import FAILED, Outcome, progress_bar, show
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.options._fields import field_docs, plain_type, read_options
 
@@ -76,7 +76,10 @@ def with_options(*examples: str, hide: Hidden | None = None) -> Callable[..., Ca
             for one in own:
                 if is_dataclass(one.annotation):
                     given[one.name] = _build(one.annotation, given, from_file, hidden)
-            show(command(**given), as_json=json)
+            outcome = command(**given)
+            show(outcome, as_json=json)
+            if outcome.failed:
+                raise typer.Exit(FAILED)
 
         del vars(run)["__wrapped__"]  # or Typer reads the signature beneath
         vars(run).update(__signature__=inspect.Signature(flags), options=tuple(options), hidden=hidden)

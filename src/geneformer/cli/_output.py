@@ -41,6 +41,8 @@ class Outcome:
     data: Mapping[str, Any] = field(default_factory=dict)
     table: Sequence[Sequence[object]] = ()
     """Its head and lines, below the others; a glance at what was written."""
+    failed: bool = False
+    """Whether what was looked at is not in order."""
 
 
 def written(what: str, output: object, rows: Sequence[tuple[str, object]], **data: Any) -> Outcome:

@@ -34,5 +34,6 @@ def demo(
         seed=seed,
         overwrite=overwrite,
         report_step=lambda step: target.print(f"{step.name}: {step}", markup=False),
+        report_map=lambda path: target.print(f"The map is ready: {path}", style="bold", markup=False, soft_wrap=True),
     )
     return written("Demo", output, closing_rows(report, output), **report)

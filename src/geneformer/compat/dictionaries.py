@@ -4,7 +4,6 @@ They are for scripts that open them; this package reads its own tables instead.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,11 +12,11 @@ from typing import Any
 
 from geneformer import errors
 from geneformer._version import __version__
+from geneformer.files import cache_folder, expanded
 from geneformer.files.atomic import make_folder
 from geneformer.files.pickles import read_pickle, write_pickle
 from geneformer.genes.vocabulary import BUNDLED, MemoryTables, Vocabulary, vocabulary_from
 from geneformer.options._fields import check_choice
-from geneformer.options.settings import settings
 
 _logger = logging.getLogger(__name__)
 
@@ -36,12 +35,6 @@ FILES = {
     for name, table in _TABLES.items()
 }
 """Vocabulary, table and file of each published constant."""
-
-
-def cache_folder() -> Path:
-    """Where the dictionaries go: `gf.settings.cache`, `GENEFORMER_CACHE`, or `geneformer` in the user's cache."""
-    chosen = settings.cache or os.environ.get("GENEFORMER_CACHE")
-    return _expanded(Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
 
 
 @contextmanager
@@ -69,17 +62,9 @@ def dictionary_path(name: str) -> Path:
 
 def bundled_version(path: str | Path) -> str | None:
     """The vocabulary whose published dictionary a path is, in whatever cache; None for a file of the user's own."""
-    path = _expanded(Path(path))
+    path = expanded(Path(path))
     versions = {file: version for version, _, file in FILES.values()}
     return versions.get(path.name) if path.parent.name == _FOLDER else None
-
-
-def _expanded(path: Path) -> Path:
-    """An absolute path; one whose home folder is not known stays as it is."""
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError:
-        return path
 
 
 def __getattr__(name: str) -> Path:

@@ -34,6 +34,37 @@ def _suggest(accelerator: torch.device | None) -> str:
     return f' or "{accelerator.type}"' if accelerator is not None else " (no accelerator was found)"
 
 
+def list_devices() -> list[torch.device]:
+    """The CPU, and every accelerator."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    return [torch.device("cpu"), *(torch.device(accelerator.type, number) for number in range(count) if accelerator)]
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of a device, as far as PyTorch knows it."""
+    if device.type == "cpu":
+        return torch.backends.cpu.get_cpu_capability()
+    module = getattr(torch, device.type, None)
+    name = getattr(module, "get_device_name", None)
+    return str(name(device)) if name is not None else device.type
+
+
+def working_dtypes(device: torch.device) -> list[str]:
+    """Arithmetic in which a small matrix product on the device is right, the exact one first."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 64, 64, generator=generator)
+    working = []
+    for dtype, tolerance in ((torch.float32, 0.05), (torch.bfloat16, 0.5), (torch.float16, 0.1)):
+        try:
+            product = (left.to(device, dtype) @ right.to(device, dtype)).cpu().float()
+        except (RuntimeError, NotImplementedError, TypeError):
+            continue
+        if torch.allclose(product, left @ right, rtol=0, atol=tolerance):
+            working.append(str(dtype).removeprefix("torch."))
+    return working
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be allocated on the device now; ``None`` where it cannot be asked."""
     if device.type == "cpu":

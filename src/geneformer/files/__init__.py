@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from geneformer.errors import (
     PlaceholderFileError,
     UnreadableInputError,
 )
+from geneformer.options.settings import settings
 
 
 def require(module: str, needed_by: str, *, extra: str = "", instead: str = "") -> Any:
@@ -25,6 +27,20 @@ def require(module: str, needed_by: str, *, extra: str = "", instead: str = "") 
         alternative = f", or {instead}" if instead else ""
         msg = f"{needed_by} needs {library}. Install it with `pip install {package}`{alternative}."
         raise MissingExtraError(msg) from error
+
+
+def cache_folder() -> Path:
+    """Where what is made once goes: `gf.settings.cache`, `GENEFORMER_CACHE`, or `geneformer` in the user's cache."""
+    chosen = settings.cache or os.environ.get("GENEFORMER_CACHE")
+    return expanded(Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "geneformer")
+
+
+def expanded(path: Path) -> Path:
+    """An absolute path; one whose home folder is not known stays as it is."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path
 
 
 _LFS_POINTER = b"version https://git-lfs"

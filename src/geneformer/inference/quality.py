@@ -77,13 +77,18 @@ def embedding_quality(
     standardize: bool = False,
     folds: int = 5,
     seed: int = 0,
+    probe: Accuracy | None = None,
 ) -> EmbeddingQuality:
-    """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn."""
+    """Accuracy of labels predicted from an embedding by neighbors and by a linear probe, on cells held out in turn.
+
+    The probe standardizes in any case; its accuracy is taken as given where it is known from before.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     check_choice("metric", metric, METRICS)
     check_range("n_neighbors", n_neighbors, low=1)
@@ -91,13 +96,15 @@ def embedding_quality(
     splits = _splits(values_nd, names, parts, folds, seed)
     n_neighbors = min(n_neighbors, *(len(train) for train, _ in splits))
     neighbors = KNeighborsClassifier(n_neighbors, metric=metric, algorithm="brute")
-    knn, probe = (
-        _accuracy(cross_val_predict(classifier, values_nd, names, cv=splits) == names, parts, seed)
-        for classifier in (
-            make_pipeline(StandardScaler(), neighbors) if standardize else neighbors,
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
-        )
-    )
+
+    def accuracy(classifier: Any) -> Accuracy:
+        return _accuracy(cross_val_predict(classifier, values_nd, names, cv=splits) == names, parts, seed)
+
+    with threadpool_limits(
+        1
+    ):  # of products this small, threads wait for each other a hundred times longer than they work
+        knn = accuracy(make_pipeline(StandardScaler(), neighbors) if standardize else neighbors)
+        probe = probe or accuracy(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)))
     sizes = np.unique(names, return_counts=True)[1]
     return EmbeddingQuality(
         knn=knn,
