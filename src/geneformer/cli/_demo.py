@@ -40,7 +40,7 @@ UMAP, PCA = "X_umap", "X_pca"
 FOLDS = 5
 """Parts the cells are split into, each predicted from the others."""
 
-LIBRARIES = ("matplotlib.pyplot", "seaborn", "sklearn", "scanpy")
+LIBRARIES = ("matplotlib.pyplot", "seaborn")
 """What later steps import on their own; imported first, so that no step pays for it."""
 
 OPTIONS = FinetuneOptions(epochs=3, max_length=256, learning_rate=1e-3, tokens_per_batch=4096)

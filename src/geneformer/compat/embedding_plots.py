@@ -69,13 +69,17 @@ def label_layout(embedding: ArrayLike) -> NDArray[np.float32]:
     """UMAP of an embedding over its principal components, ``(n, 2)``; the same for the same input."""
     values_nd = np.asarray(embedding, dtype=np.float32)
     if values_nd.shape[1] > _DIMENSIONS and len(values_nd) > 2:
-        values_nd = np.asarray(plotting_library("scanpy").pp.pca(values_nd, svd_solver="arpack"))
+        import scanpy as sc
+
+        values_nd = np.asarray(sc.pp.pca(values_nd, svd_solver="arpack"))
     return umap_layout(values_nd, metric="euclidean")
 
 
 def label_umap(xy_n2: NDArray[np.float32], labels: "pd.Series[Any]", path: Path, settings: Mapping[str, Any]) -> None:
     """Write a map of the cells colored by a label; whole numbers are names of groups, other numbers quantities."""
-    sc, sns, pyplot = (plotting_library(name) for name in ("scanpy", "seaborn", "matplotlib.pyplot"))
+    import scanpy as sc
+
+    sns, pyplot = (plotting_library(name) for name in ("seaborn", "matplotlib.pyplot"))
     import anndata as ad
     import pandas as pd
 

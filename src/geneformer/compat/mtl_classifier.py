@@ -537,7 +537,8 @@ def _warn(msg: str) -> None:
 def log_folder(asked: str | Path, results: Path) -> Path | None:
     """Where TensorBoard's files go: where asked, or a folder of the results where nobody may write there."""
     if find_spec("tensorboard") is None:
-        _warn("TensorBoard is not installed, so nothing is logged for it. Install it with `pip install tensorboard`.")
+        install = '`pip install "geneformer[train]"`'
+        _warn(f"TensorBoard is not installed, so nothing is logged for it. Install it with {install}.")
         return None
     folder, reason = Path(asked).expanduser(), "Permission denied"
     try:

@@ -43,8 +43,8 @@ def umap_layout(
     """UMAP coordinates of an embedding, ``(n, 2)``; the same for the same input and seed."""
     check_choice("metric", metric, ("cosine", "euclidean"))
     check_range("n_neighbors", n_neighbors, low=2)
-    sc = plotting_library("scanpy")
     import anndata as ad
+    import scanpy as sc
     from threadpoolctl import threadpool_limits
 
     values_nd = np.asarray(embedding, dtype=np.float32)
