@@ -19,10 +19,10 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from geneformer import errors
 from geneformer._version import __version__
-from geneformer.compat.dictionaries import cache_folder, written_cache
+from geneformer.compat.dictionaries import written_cache
 from geneformer.engine.device import resolve_device
 from geneformer.engine.inference import tokens_that_fit
-from geneformer.files import file_digest, read_json, require
+from geneformer.files import cache_folder, file_digest, read_json, require
 from geneformer.files.atomic import atomic_folder, make_folder
 from geneformer.files.manifest import digest
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
