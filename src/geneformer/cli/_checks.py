@@ -9,7 +9,7 @@ from typing import Any
 OUTPUTS = ("output", "umap", "heatmap", "confusion", "calibration", "plot")
 """Flags with the names of what is made; every other path is read."""
 
-COLUMNS = ("label", "groups", "ids", "state_key")
+COLUMNS = ("label", "groups", "ids", "state_key", "color")
 """Flags with the names of columns that the cells have."""
 
 
@@ -75,7 +75,8 @@ def _check_columns(given: Mapping[str, Any]) -> None:
         return
     for flag, names in asked.items():
         for name in names:
-            if name not in known | set(keys.RESERVED):
+            is_added = flag == "color" and name.startswith(keys.predicted(""))
+            if name not in known | set(keys.RESERVED) and not is_added:
                 columns = sorted(known)
                 msg = f"No cell has a column {name!r} (--{flag.replace('_', '-')}); there are {columns}."
                 raise UnknownColumnError(msg + nearest(name, columns))

@@ -27,16 +27,21 @@ def models(
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
     from geneformer.files.atomic import check_output
-    from geneformer.models.hub import ARCHITECTURES, BUNDLED, list_models
-    from geneformer.models.loading import convert_pickled, load_model
+    from geneformer.models.hub import ARCHITECTURES, BUNDLED, find_folder, list_models
 
     if convert is not None:
         if output is None:
             msg = "--convert needs --output DIR, the folder for the converted weights."
             raise OptionError(msg)
-        convert_pickled(convert, check_output(output))
+        check_output(output)
+        from geneformer.models.loading import convert_pickled
+
+        convert_pickled(convert, output)
         return Outcome(f"Checkpoint in {output}", [("Converted", str(convert))], {"output": str(output)})
     if name is not None:
+        find_folder(name)
+        from geneformer.models.loading import load_model
+
         loaded = load_model(name)
         config = loaded.network.config
         rows: Rows = [
