@@ -465,9 +465,14 @@ def test_a_trained_model_is_not_overwritten(run, model):
     assert (run.folder / "model.safetensors").read_bytes() == before
 
 
-def test_few_cells_are_trained_on(run, model, tmp_path):
+def test_few_cells_are_trained_on(run, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("geneformer.files.progress.SECONDS_BETWEEN_LINES", 0.0)
     few = read_dataset(run.out / "run.1_labeled_train.dataset").take(range(6))
     trainer = make(training_args={"num_train_epochs": 1}).train_classifier(model, 3, few, None, tmp_path / "m")
+    assert "Training m: 1 of 1 steps" in capsys.readouterr().err
+    hidden = {"num_train_epochs": 1, "disable_tqdm": True}
+    make(training_args=hidden).train_classifier(model, 3, few, None, tmp_path / "hidden")
+    assert "Training" not in capsys.readouterr().err
     assert trainer.state.global_step == 1
     assert trainer.args.logging_steps == 1
 

@@ -7,6 +7,7 @@ import torch
 from transformers import BertForSequenceClassification, BertForTokenClassification, Trainer, TrainingArguments
 
 from geneformer import DataCollatorForCellClassification, DataCollatorForGeneClassification, Vocabulary
+from geneformer.compat import training_arguments
 from geneformer.compat.classifier_training import length_groups
 from geneformer.errors import DatasetError, GeneformerWarning, OptionError
 from small_classifier_inputs import POSITIONS, cells, tiny_model
@@ -63,6 +64,15 @@ def test_training_arguments_take_their_names_of_other_releases(tmp_path, given, 
     if "warmup_ratio" in given:
         assert args.get_warmup_steps(8) == 2
     assert inspect.signature(TrainingArguments).parameters["output_dir"].name == "output_dir"
+
+
+def test_the_names_of_a_later_release_work_in_an_earlier_one(monkeypatch):
+    earlier = {"eval_strategy", "group_by_length", "no_cuda", "use_cpu", "warmup_ratio", "warmup_steps"}
+    monkeypatch.setattr(training_arguments, "NAMES", frozenset(earlier))
+    given = {"train_sampling_strategy": "group_by_length", "warmup_ratio": 0.1, "no_cuda": True, "eval_strategy": "no"}
+    assert training_arguments.installed_arguments(given) == {
+        "group_by_length": True, "warmup_ratio": 0.1, "use_cpu": True, "eval_strategy": "no",
+    }  # fmt: skip
 
 
 def test_training_arguments_that_no_release_has_are_refused_as_ever(tmp_path):

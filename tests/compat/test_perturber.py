@@ -594,6 +594,17 @@ def test_a_model_of_v2_is_no_model_of_v1(golden, tmp_path):
         perturb(golden, tmp_path, "V2", model_version="V1")
 
 
+def test_runs_and_statistics_say_how_far_they_are(golden, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("geneformer.files.progress.SECONDS_BETWEEN_LINES", 0.0)
+    perturb(golden, tmp_path / "raw", "V1", genes_to_perturb=[LYZ], max_ncells=3)
+    geneformer.InSilicoPerturberStats("aggregate_data", [LYZ], model_version="V1").get_stats(
+        tmp_path / "raw", None, tmp_path, "x"
+    )
+    said = capsys.readouterr().err
+    assert "Perturbing: 3 of 3 cells" in said
+    assert "Reading: 1 of 1 files" in said
+
+
 def test_states_are_embedded_where_nobody_gave_them(golden, tmp_path):
     """As the first releases did, which had no argument for it; filters hold for these cells too."""
     extract = EmbExtractor(emb_mode="cell", summary_stat="exact_mean", max_ncells=None, model_version="V1")

@@ -24,7 +24,7 @@ from geneformer.compat.cells import (
 )
 from geneformer.compat.dictionaries import only_in_v1, published_vocabulary
 from geneformer.compat.networks import checked_quantize, load_bert_classifier, published_runtime, usable_bits
-from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, either
+from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, given_filter
 from geneformer.compat.search_space import read_ray_space
 from geneformer.files import require
 from geneformer.files.atomic import make_folder
@@ -99,7 +99,7 @@ class Classifier:
     filter_data_dict: InitVar[Values] = None
 
     def __post_init__(self, filter_data_dict: Values) -> None:
-        self.filter_data = either(self.filter_data, filter_data_dict)
+        self.filter_data = given_filter(self.filter_data, filter_data_dict)
         check_choice("classifier", self.classifier, ("cell", "gene"))
         vars(self).update(check_arguments(type(self), vars(self)))
         check_range("rare_threshold", self.rare_threshold, low=0.0, high=1.0)
@@ -132,10 +132,10 @@ class Classifier:
     def _read(self, data: Any) -> TokenizedDataset:
         """Tokenized cells; if they are of V1, and no other version was chosen, genes are those of V1 from here on."""
         tokens, v1 = cells.as_tokens(data), published_vocabulary("V1")
-        is_v1 = tokens.vocabulary == v1.fingerprint or (
-            tokens.vocabulary is None and only_in_v1(self.vocabulary, training.highest_token(tokens))
-        )
-        if self.classifier == "gene" and is_v1 and self.vocabulary == published_vocabulary("V2"):
+        if self.classifier == "cell" or self.vocabulary != published_vocabulary("V2"):
+            return tokens
+        is_unmarked = tokens.vocabulary is None
+        if tokens.vocabulary == v1.fingerprint or (is_unmarked and only_in_v1(training.highest_token(tokens))):
             _logger.warning("The cells are of V1, and genes are looked up as such.")
             self.model_version, self.vocabulary, self.gene_token_dict = "V1", v1, dict(v1.token_of)
             self.gene_class_dict = cells.checked_genes(self._genes_given, v1)

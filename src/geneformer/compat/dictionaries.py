@@ -148,9 +148,9 @@ def mode_of_version(emb_mode: Any, model_version: str) -> Any:
     return mode
 
 
-def only_in_v1(vocabulary: Vocabulary, token: int) -> bool:
-    """Whether the vocabulary is V2's, of which the arguments default to, and only V1 has the token."""
-    return vocabulary == Vocabulary.load("V2") and vocabulary.size <= token < Vocabulary.load("V1").size
+def only_in_v1(token: int) -> bool:
+    """Whether V1 has the token and V2, the default of all arguments, does not."""
+    return Vocabulary.load("V2").size <= token < Vocabulary.load("V1").size
 
 
 def all_tokens(vocabulary: Vocabulary) -> dict[str, int]:

@@ -22,7 +22,7 @@ from geneformer.compat.cells import dataset_tokens, mark_tokens, published_cells
 from geneformer.compat.dictionaries import TokenDictionary, bundled_with, mode_of_version
 from geneformer.compat.embedding_plots import plot_labels
 from geneformer.compat.networks import merge_adapters, published_model, published_runtime
-from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments, either
+from geneformer.compat.options import Columns, Count, Limit, Positive, Values, Version, check_arguments, given_filter
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.files.atomic import atomic_file
 from geneformer.files.pickles import write_pickle
@@ -106,7 +106,7 @@ class EmbExtractor(TokenDictionary):
     filter_data_dict: InitVar[Values] = None
 
     def __post_init__(self, filter_data_dict: Values) -> None:
-        self.filter_data = either(self.filter_data, filter_data_dict)
+        self.filter_data = given_filter(self.filter_data, filter_data_dict)
         vars(self).update(check_arguments(type(self), vars(self)))
         self.exact_summary_stat = self.summary_stat if self.summary_stat in _EXACT else None
         if self.save_tdigest:

@@ -24,7 +24,7 @@ _CONTAINERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def either(filter_data: Values, filter_data_dict: Values) -> Values:
+def given_filter(filter_data: Values, filter_data_dict: Values) -> Values:
     """Accepted values by column, by the name of the argument or by that some published notebooks have for it."""
     if filter_data_dict is not None and filter_data is not None:
         msg = "filter_data and filter_data_dict are two names of one argument. Give one of them."

@@ -14,7 +14,7 @@ from geneformer.compat.cells import CellStates, listed, mark_tokens, published_c
 from geneformer.compat.dictionaries import TokenDictionary
 from geneformer.compat.emb_extractor import Embedder, summarize
 from geneformer.compat.networks import QUANTIZED, published_model, published_runtime, usable_bits
-from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, either
+from geneformer.compat.options import Count, Limit, Positive, Values, Version, check_arguments, given_filter
 from geneformer.compat.perturber_files import CELL, CELLS_SUFFIX, Raw, RunFiles, write_raw
 from geneformer.engine.device import resolve_device
 from geneformer.files.atomic import atomic_file
@@ -120,7 +120,7 @@ class InSilicoPerturber(TokenDictionary):
     filter_data_dict: InitVar[Values] = None
 
     def __post_init__(self, filter_data_dict: Values) -> None:
-        self.filter_data = either(self.filter_data, filter_data_dict)
+        self.filter_data = given_filter(self.filter_data, filter_data_dict)
         self.genes_to_perturb = given_genes("genes_to_perturb", self.genes_to_perturb)
         vars(self).update(check_arguments(type(self), vars(self)))
         self._vocabulary = vocabulary = self._read_dictionary()
@@ -131,9 +131,9 @@ class InSilicoPerturber(TokenDictionary):
         if self._states is not None and self.state_embs_dict is not None:
             self._vectors = _state_vectors(self._states, self.state_embs_dict)
         self._settle_conflicts()
-        self._bits = "full"
-        if self.model_type.endswith(QUANTIZED):
-            self._bits = usable_bits("8bit", resolve_device(), f'model_type="{self.model_type}"')
+        asked = f'model_type="{self.model_type}"'
+        if self.model_type.endswith(QUANTIZED) and usable_bits("8bit", resolve_device(), asked) == "full":
+            self.model_type = self.model_type.removesuffix(QUANTIZED)  # type: ignore[assignment]
         genes = self.genes_to_perturb
         self.tokens_to_perturb = genes if isinstance(genes, str) else list(gene_tokens(genes, vocabulary))
         self._anchor = None if self.anchor_gene is None else gene_tokens([self.anchor_gene], vocabulary)[0]
@@ -207,7 +207,7 @@ class InSilicoPerturber(TokenDictionary):
             if self.model_version == "V1" or self.token_dictionary_file is not None:
                 raise
             found = published_model(folder, num_classes=n_classes)
-        if self._bits != "full":
+        if self.model_type != plain:
             quantize_linears(found.network.bert, "8bit")
         return found
 

@@ -127,7 +127,7 @@ class InSilicoPerturberStats:
         if self.mode != "vs_null" and (null_dist_data_directory is not None or null_dict_list is not None):
             _warn(f'The run to compare with has no meaning in mode="{self.mode}", and is not read.', stacklevel=3)
         files = read_raw_folder(input_data_directory, self.pickle_suffix)
-        if only_in_v1(self._vocabulary, highest_perturbed(files)):
+        if self._vocabulary == published_vocabulary("V2") and only_in_v1(highest_perturbed(files)):
             _logger.warning("%s holds a run of V1, and is read as such.", input_data_directory)
             as_such = replace(self, model_version="V1")
             return as_such.get_stats(

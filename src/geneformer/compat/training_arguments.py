@@ -76,7 +76,7 @@ def installed_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def accept_other_names() -> None:
     """Let `TrainingArguments` itself take the names of other releases, which published notebooks pass to it.
 
-    Until there is such a name nothing changes: it would be a `TypeError`.
+    Calls without such a name, which would be a `TypeError`, are as they were.
     """
     construct: Any = TrainingArguments.__init__
     if hasattr(construct, "__wrapped__"):
