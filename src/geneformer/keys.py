@@ -56,5 +56,9 @@ UNKNOWN = "unknown"
 
 
 def predicted(label: str) -> str:
-    """``obs`` slot of predicted classes; their probabilities are in ``<slot>_probability`` and ``<slot>_proba``."""
+    """``obs`` slot of predicted classes; their probabilities are in ``<slot>_probability`` and ``<slot>_proba``.
+
+    Labels from a reference also have ``<slot>_nearest``, the class however far the cell is, and ``<slot>_distance``,
+    that distance in units of the cut-off: a cell above 1 is called "unknown".
+    """
     return f"geneformer_{label.replace('/', '|')}"  # a slash would be a folder in the file

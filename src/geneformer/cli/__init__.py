@@ -16,6 +16,7 @@ from geneformer.errors import GeneformerError
 _HELP = {"help_option_names": ["-h", "--help"], **WIDTH}
 
 COMMANDS = {
+    "annotate": "Label cells from a labeled reference, and draw them.",
     "attention": "Tabulate attention between genes over all cells, or to the genes of each cell.",
     "doctor": "Check versions, devices, extras, caches and the bundled model of this installation.",
     "demo": "Take 2,700 real blood cells from counts to a map.",
@@ -85,7 +86,7 @@ _HOMES = {
 
 SECTIONS = {
     "First": ("demo", "doctor", "models", "vocabulary"),
-    "From counts to tokens, embeddings and maps": ("tokenize", "embed"),
+    "From counts to tokens, embeddings and maps": ("tokenize", "embed", "annotate"),
     "Learning from labels": ("classify", "regress", "multi-task", "classify-genes", "decode-expression"),
     "Asking the model": ("perturb", "attention", "predict-masked"),
     "Training an encoder": ("pretrain",),

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geneformer import keys, pl, tl
+from geneformer.cli._output import markdown_table
 from geneformer.datasets import LABEL, UNASSIGNED, pbmc3k, pbmc3k_path
 from geneformer.files.atomic import atomic_folder, check_output
 from geneformer.files.manifest import Manifest, describe_inputs, installed_versions
@@ -147,27 +148,21 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"# {report['tokens']['n_cells']:,} blood cells through Geneformer `{report['model']}`",
         "![Map of the cells](umap.png)",
         "## Cell types predicted from the embedding",
-        _table(("embedding", *COLUMNS), accuracies),
+        markdown_table(("embedding", *COLUMNS), accuracies),
         "\n".join(f"* {note}" for note in report["notes"]),
         "![Heatmap of the embedding](heatmap.png)",
         "## Cell types predicted by a fine-tuned classifier",
         "A fifth of the cells was held out; everything in the table was trained on the same other cells.",
-        _table(("", "accuracy", "macro-F1"), classified),
+        markdown_table(("", "accuracy", "macro-F1"), classified),
         "![Confusion matrix](confusion.png)",
         "## Time and memory",
-        _table(("step", "seconds", "peak MiB"), [*costs, ("all steps", f"{report['seconds']:.1f}", "")]),
+        markdown_table(("step", "seconds", "peak MiB"), [*costs, ("all steps", f"{report['seconds']:.1f}", "")]),
         f"{report['processors']} processors, {report['platform']}, {versions}.",
         "## Files",
         "\n".join(f"* `{name}`: {text}" for name, text in FILES.items()),
         "Counts: PBMC3k, 10x Genomics, CC BY 4.0. Labels: the scanpy tutorial's.",
     ]
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def run_demo(

@@ -19,7 +19,16 @@ CELLS, MODEL, RESULTS, OWN, MACHINE, REST = (
 """Headings that many commands have; those of options classes stand between the last three."""
 
 FLAGS = {
-    CELLS: ("counts_layer", "gene_ids", "accept_normalized", "label", "groups", "ids"),
+    CELLS: (
+        "reference",
+        "label",
+        "groups",
+        "counts_layer",
+        "reference_layer",
+        "gene_ids",
+        "accept_normalized",
+        "ids",
+    ),
     MODEL: ("model", "vocabulary", "revision"),
     RESULTS: ("output", "umap", "heatmap", "confusion", "calibration", "plot", "color", "overwrite", "resume"),
     REST: ("config", "json", "progress"),
@@ -27,6 +36,7 @@ FLAGS = {
 """Where flags stand that commands declare themselves; others are "Options"."""
 
 FIELDS: Mapping[str, Mapping[str, str]] = {
+    "AnnotateOptions": {"": "Labels"},
     "AttentionOptions": {"per": "Attention"},
     "ClassifyOptions": {"max_cells": "Classes"},
     "EmbedOptions": {"pooling": "Embedding"},

@@ -68,20 +68,30 @@ class Pictures(Flags):
         return replace(slots, obsm={**slots.obsm, slot: coordinates})
 
     def draw(
-        self, adata: "AnnData", slots: "Slots", basis: str, origin: "Origin | None", color: Sequence[str] = ()
+        self,
+        adata: "AnnData",
+        slots: "Slots",
+        basis: str,
+        origin: "Origin | None",
+        color: Sequence[str] = (),
+        sure: Sequence[str] = (),
     ) -> None:
-        """Draw cells that slots are added to, colored by the columns asked for or else by those given."""
+        """Draw cells that slots are added to, colored by the columns asked for or else by those given.
+
+        Maps are drawn by the columns in `sure` as well.
+        """
         if not self.paths:
             return
         from geneformer import keys, pl
 
         slots.into(adata)
         adata.uns |= {} if origin is None else origin.colors
-        chosen = list(self.color or (name for name in color if name in adata.obs)) or None
+        chosen = list(self.color or (name for name in color if name in adata.obs))
         if self.umap is not None:
-            pl.embedding(adata, color=chosen, basis=keys.MAP if origin is None else origin.map_slot, save=self.umap)
+            slot = keys.MAP if origin is None else origin.map_slot
+            pl.embedding(adata, color=[*chosen, *sure] or None, basis=slot, save=self.umap)
         if self.heatmap is not None:
-            pl.heatmap(adata, groupby=chosen, basis=basis, save=self.heatmap)
+            pl.heatmap(adata, groupby=chosen or None, basis=basis, save=self.heatmap)
 
 
 def given_pictures(**paths: Path | None) -> dict[str, Path]:

@@ -303,6 +303,11 @@ class Cells(Summarized):
             raise UnknownColumnError(msg)
         return self.tokens.column(name) if self.adata is None else self.adata.obs[name].iloc[self.rows]
 
+    @classmethod
+    def of(cls, tokens: TokenizedDataset) -> "Cells":
+        """Cells of which there are tokens alone."""
+        return cls(tokens, np.arange(len(tokens)), len(tokens))
+
     @property
     def input_rows(self) -> NDArray[np.int64] | None:
         """Row among the cells of the input of each cell that `spread` puts values over; None of tokens."""
@@ -367,7 +372,7 @@ def open_cells(
                 cells = open_tokens(paths, model, counts=are_counts, progress=update, **chosen)
     if isinstance(cells, TokenizedDataset):
         check_pairing(cells, model, truncate=True)
-        return Cells(cells, np.arange(len(cells)), len(cells))
+        return Cells.of(cells)
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)

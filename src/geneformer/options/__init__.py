@@ -10,12 +10,13 @@ from geneformer.options.finetuning import (
     SearchOptions,
     SplitOptions,
 )
-from geneformer.options.inference import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
+from geneformer.options.inference import AnnotateOptions, AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 from geneformer.options.perturbation import PerturbOptions, RankOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.tokenization import TokenizeOptions
 
 __all__ = [
+    "AnnotateOptions",
     "AttentionOptions",
     "ClassifyOptions",
     "EmbedOptions",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from geneformer.options._fields import Layer, Options, Positive, Range, Share
+from geneformer.options._fields import Layer, Options, Positive, Range, Seed, Share
 from geneformer.options.settings import settings
 
 
@@ -80,3 +80,30 @@ class PredictOptions(Options):
     unknown: Literal["drop", "error"] = "drop"
     """Genes without a token, or that no cell has, are left out with one warning that lists them; or they are an
     error. None left is always one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotateOptions(Options):
+    """How labels of a reference are transferred to cells, and when a cell is called "unknown"."""
+
+    method: Literal["neighbors", "probe"] = "neighbors"
+    """Classes by the votes of the nearest reference cells, or by a logistic regression on the embedding."""
+
+    n_neighbors: Positive = 15
+    """Reference cells that vote, and whose mean distance says how far a cell is from the reference."""
+
+    false_rejection: Annotated[float, Range(low=0.0, high=0.5)] = 0.05
+    """Share of cells like those of the reference that may be called "unknown" for their distance; 0 calls none so. The
+    cut-off of every class comes from reference cells that were held out."""
+
+    unknown_below: Share = 0.0
+    """Cells whose best class has a lower probability are called "unknown" as well."""
+
+    folds: Annotated[int, Range(low=2)] = 5
+    """Parts of the reference that are held out in turn."""
+
+    baseline: bool = True
+    """Also transfer labels by principal components of the counts, for comparison; takes all counts in memory."""
+
+    seed: Seed = 0
+    """Fixes the folds."""

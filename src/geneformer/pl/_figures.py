@@ -218,17 +218,19 @@ def chosen_colors(adata: "AnnData", column: str) -> dict[str, str] | None:
 
     Those that scanpy keeps count, then one for each class in the order of the classes; gray is for cells of none.
     """
-    label = next((str(name) for name in adata.obs.columns if keys.predicted(str(name)) == column), column)
-    members = [name for name in (label, keys.predicted(label)) if name in adata.obs and not is_numeric(adata.obs[name])]
-    noted = adata.uns.get(keys.UNS, {}).get(keys.predicted(label), {}).get("classes", ())
+    notes = adata.uns.get(keys.UNS, {})
+    truth = next((str(name) for name in adata.obs.columns if keys.predicted(str(name)) == column), column)
+    slot = column if truth != column or "classes" in notes.get(column, {}) else keys.predicted(column)
+    members = {name for name in (truth, slot) if name in adata.obs and not is_numeric(adata.obs[name])}
+    noted = notes.get(slot, {}).get("classes", ())
     names: dict[str, None] = {}
     colors: dict[str, str] = {}
-    for name in members:
+    for name in sorted(members, key=(truth, slot).index):
         categories = [str(category) for category in adata.obs[name].astype("category").cat.categories]
         kept = [str(color) for color in adata.uns.get(f"{name}_colors", ())]
         colors = {**dict(zip(categories, kept, strict=True)), **colors} if len(kept) == len(categories) else colors
         names |= dict.fromkeys(categories)
-    if not colors and len(members) < 2 and column == label:
+    if not colors and len(members) < 2 and not len(noted):
         return None
     order = [name for name in dict.fromkeys([*map(str, noted), *names]) if name in colors or name != keys.UNKNOWN]
     free = iter(spread(len(order)))

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geneformer.tl._annotate import annotate
     from geneformer.tl._attention import attention
     from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 _HOMES = {"rank_perturbations": "_perturb"}
 
-__all__ = ["attention", "classify", "embed", "perturb", "predict_masked", "rank_perturbations"]
+__all__ = ["annotate", "attention", "classify", "embed", "perturb", "predict_masked", "rank_perturbations"]
 
 
 def __getattr__(name: str) -> Any:
