@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from geneformer.errors import GeneformerError, OutputError, OutputExistsError, RunLockedError, RunMismatchError
+from geneformer.options._fields import as_path
 
 MANIFEST_NAME = "geneformer_manifest.json"
 """File that says what an output was made from; a folder that has it is ours to replace."""
@@ -39,7 +40,7 @@ _REASONS = {
 
 def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[str, ...] = (MANIFEST_NAME,)) -> Path:
     """The path, once it is certain that something can be put there."""
-    path = Path(path)
+    path = as_path("The place to write to", path, "the path of a file or folder")
     parent = path.absolute().parent
     if not parent.is_dir():
         msg = f'Cannot write "{path}": there is no folder "{parent}". Make it first, or choose another place.'

@@ -1,6 +1,6 @@
 """`gf.cross_validate`: any estimator of cells, fitted once per fold and tested on the cells left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from geneformer.finetuning.reports import CrossValidation, Report, ReportSet, by
 from geneformer.finetuning.splits import Split, draw_folds
 from geneformer.finetuning.targets import Target
 from geneformer.inference.cells import CellInput, Cells, open_cells
+from geneformer.options._fields import came_as
 
 OF_ONE_FOLD = ("split", "temperature", "task_weights", "scale", "expected_calibration_error", "within_two_deviations")
 """Settings in the report of a fold that do not hold for all cells."""
@@ -76,8 +77,14 @@ def cross_validate(
     >>> folds.report.evaluation.n, len(folds.folds)
     (200, 2)
     """
-    make: Callable[[], Any] = (lambda: clone(estimator)) if isinstance(estimator, Estimator) else estimator
+    make: Any = (lambda: clone(estimator)) if isinstance(estimator, Estimator) else estimator
+    if not callable(make):
+        msg = f"{came_as('estimator', estimator)}. Pass a CellClassifier or the like, or a function that makes one."
+        raise OptionError(msg)
     first = make()
+    if not isinstance(first, Estimator):
+        msg = f"{came_as('What estimator made', first)}. It has to make a CellClassifier or the like."
+        raise OptionError(msg)
     if not isinstance(first, CellEstimator):
         msg = (
             f"cross_validate splits cells, and {type(first).__name__} learns about genes. Call its own method "

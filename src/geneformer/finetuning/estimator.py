@@ -49,7 +49,7 @@ from geneformer.models.loading import (
     recognize_vocabulary,
 )
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
-from geneformer.options._fields import spread_options, whole_number
+from geneformer.options._fields import as_path, spread_options, whole_number
 from geneformer.options._signatures import takes_options
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class Estimator(Summarized):
         VocabularyMismatchError
             Network and vocabulary do not belong together.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder, f"the folder of a saved {cls.__name__}")
         stored = read_folder(folder, cls.kind)
         needed = ("base_model", "preprocessing", "options", *cls.task_fields)
         if absent := [name for name in needed if name not in stored.task]:
@@ -570,7 +570,7 @@ class CellEstimator(Estimator):
         """
         opened = self._open_fitted(cells, counts_layer, gene_ids)
         (target,) = self._targets()
-        return self._evaluate_columns(opened, {target.name: label or target.name}, groups)
+        return self._evaluate_columns(opened, {target.name: target.name if label is None else label}, groups)
 
     def _facts(self) -> list[tuple[str, str]]:
         classes: Any = getattr(self, "classes_", None)
@@ -824,7 +824,7 @@ def _damage_named(folder: Path) -> Iterator[None]:
 
 def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     """What `Estimator.save` wrote, without the network."""
-    folder = fitted_folder(Path(folder))
+    folder = fitted_folder(as_path("folder", folder, "the folder of a saved model"))
     path = folder / TASK
     if not path.is_file() and expected in (None, "cell_classifier") and (published := published_task(folder)):
         return published

@@ -27,7 +27,7 @@ from geneformer.options import (
     RuntimeOptions,
     SplitOptions,
 )
-from geneformer.options._fields import check_range
+from geneformer.options._fields import came_as, check_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -419,7 +419,11 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        tasks, weights = (labels,) if isinstance(labels, str) else tuple(labels), self.multi_task.task_weights
+        weights = self.multi_task.task_weights
+        if not isinstance(labels, str | Sequence) or not all(isinstance(name, str) for name in labels):
+            msg = f"{came_as('labels', labels)}. Pass names of columns, one per task."
+            raise OptionError(msg)
+        tasks = (labels,) if isinstance(labels, str) else tuple(labels)
         if len(set(tasks)) < len(tasks):
             msg = f"labels={list(tasks)} names a column twice. Name each one once."
             raise LabelError(msg)

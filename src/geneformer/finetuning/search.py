@@ -30,6 +30,7 @@ from geneformer.files.manifest import digest
 from geneformer.files.progress import progress_bar
 from geneformer.finetuning.estimator import (
     MEASURED_BY,
+    CellEstimator,
     clone,
     option_groups,
     training_groups,
@@ -40,7 +41,7 @@ from geneformer.finetuning.reports import by_task
 from geneformer.finetuning.splits import Split, draw_rows
 from geneformer.inference.cells import CellInput, Cells, open_cells
 from geneformer.options import SearchOptions
-from geneformer.options._fields import nearest, plain_type, spread_options, typed_value
+from geneformer.options._fields import came_as, nearest, plain_type, spread_options, typed_value
 from geneformer.options._signatures import takes_options
 from geneformer.options.finetuning import read_space
 
@@ -174,6 +175,9 @@ def search(
     """
     chosen: SearchOptions = spread_options({"search": options or SearchOptions()}, changes)["search"]
     require("optuna", "A search", extra="train")
+    if not isinstance(estimator, CellEstimator):
+        msg = f"{came_as('estimator', estimator)}. Pass a CellClassifier or the like, which splits cells."
+        raise OptionError(msg)
     base = estimator.base()
     table = read_space(space) if isinstance(space, (str, Path)) else space
     training = training_groups(estimator)
@@ -358,9 +362,14 @@ def default_space(n_layers: int) -> dict[str, Any]:
     }
 
 
-def check_space(table: Mapping[str, Any], options: Sequence[Any], fixed: Collection[str] = ()) -> Space:
+def check_space(table: Any, options: Sequence[Any], fixed: Collection[str] = ()) -> Space:
     """Distributions of values that the options take, that of the strategy first."""
     owners = {field.name: entry for entry in options for field in fields(entry) if field.name not in fixed}
+    if not isinstance(table, Mapping):
+        msg = (
+            f"{came_as('space', table)}. Pass a table by option, such as {{'learning_rate': [1e-4, 1e-3]}}, or a file."
+        )
+        raise OptionError(msg)
     if not table:
         msg = f"The space names no option to search. Options are {', '.join(owners)}."
         raise OptionError(msg)

@@ -23,7 +23,7 @@ from geneformer.errors import (
     WrongSpeciesError,
 )
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.options._fields import nearest
+from geneformer.options._fields import as_names, nearest
 
 _ABSENT: Final = frozenset({"", "nan", "none", "na", "<na>", "n/a", "null"})
 """Spellings, in lower case, of an identifier that is not there."""
@@ -663,6 +663,7 @@ def resolve_panel(
     Where none has a token, or with ``unknown="error"`` any has none, that is an error which lists them. Nothing is
     warned about before `check`.
     """
+    names = as_names("genes", names)
     panel = GenePanel(vocabulary, {}, {}, asked=len(dict.fromkeys(map(str, names))))
     for name, place in zip(names, find_genes(names, vocabulary).tolist(), strict=True):
         if place < 0:

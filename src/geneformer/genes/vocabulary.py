@@ -20,7 +20,7 @@ from geneformer.errors import InvalidVocabularyError, UnknownVocabularyError
 from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.pickles import read_pickle
-from geneformer.options._fields import nearest
+from geneformer.options._fields import as_path, nearest
 
 PAD, MASK, CLS, EOS = "<pad>", "<mask>", "<cls>", "<eos>"
 SPECIAL = (PAD, MASK, CLS, EOS)
@@ -102,9 +102,9 @@ class Vocabulary(Summarized):
         InvalidVocabularyError
             It is incomplete, damaged or contradicts itself; the entry is named.
         """
+        path = as_path("vocabulary", name_or_folder, f"{', '.join(BUNDLED)} or the path of a folder with a vocabulary")
         if name_or_folder in BUNDLED:
             return _load_bundled(str(name_or_folder))
-        path = Path(name_or_folder)
         if not path.exists():
             msg = (
                 f'No vocabulary is called "{name_or_folder}" and there is no such folder. '

@@ -29,7 +29,7 @@ from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_pan
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.tables import cells_as_anndata
 from geneformer.options import TokenizeOptions
-from geneformer.options._fields import nearest
+from geneformer.options._fields import came_as, nearest
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
 from geneformer.tokens.dataset import Packed, TokenizedDataset, describe_matched
 from geneformer.tokens.storage import is_dataset, read_dataset
@@ -60,13 +60,10 @@ class PairedModel(Protocol):
         ...
 
 
-def check_anndata(adata: object) -> None:
+def check_anndata(adata: object, why: str = "results are written into AnnData") -> None:
     """Refuse cells that came as something else than AnnData, which results can be written into."""
-    if not all(hasattr(adata, name) for name in ("obs_names", "obsm", "uns")):
-        msg = (
-            f"The cells came as {type(adata).__name__}; results are written into AnnData. Read files first, such as "
-            "with anndata.read_h5ad, or use the commands (`geneformer --help`), which take files."
-        )
+    if isinstance(adata, type) or not all(hasattr(adata, name) for name in ("obs_names", "obsm", "uns")):
+        msg = f"{came_as('The cells', adata)}; {why}. Read files first, such as with anndata.read_h5ad."
         raise OptionError(msg)
 
 
@@ -295,8 +292,11 @@ class Cells(Summarized):
             facts=[("from", "tokens" if self.adata is None else "AnnData"), ("columns", names_text(self.columns))],
         )
 
-    def column(self, name: str) -> Any:
+    def column(self, name: Any) -> Any:
         """A column of the tokenized cells, ``(n,)``."""
+        if not isinstance(name, str):
+            msg = f"{came_as('A column of the cells', name)}. Pass its name; there are {self.columns}."
+            raise OptionError(msg)
         if name not in self.columns:
             where = "the tokenized dataset" if self.adata is None else "obs"
             msg = f"No column {name!r} in {where}; it has {self.columns}.{nearest(name, self.columns)}"
@@ -362,7 +362,9 @@ def open_cells(
         "gene_ids": gene_ids,
         "accept_normalized": accept_normalized,
     }
-    if isinstance(cells, (str, Path)) or (isinstance(cells, Sequence) and cells):
+    if isinstance(cells, (str, Path)) or (
+        isinstance(cells, Sequence) and cells and all(isinstance(path, (str, Path)) for path in cells)
+    ):
         paths = [Path(path) for path in ([cells] if isinstance(cells, (str, Path)) else cells)]
         if len(paths) == 1 and paths[0].suffix == ".h5ad":
             cells = _read(paths[0])
@@ -374,7 +376,7 @@ def open_cells(
         check_pairing(cells, model, truncate=True)
         return Cells.of(cells)
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
-        msg = f"Cells came as {type(cells).__name__}. Pass AnnData, a TokenizedDataset, or paths of either."
+        msg = f"{came_as('Cells', cells)}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
     tokens, rows = tokens_for(cells, model, counts=counts, **chosen)
     check_pairing(tokens, model, truncate=True)

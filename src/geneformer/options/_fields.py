@@ -8,12 +8,14 @@ import inspect
 import itertools
 import json
 import math
+import os
 import textwrap
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError
@@ -96,6 +98,24 @@ def whole_number(option: str, value: Any, *, low: int, high: int | None = None) 
     return number
 
 
+def came_as(option: str, value: object) -> str:
+    """How a message about a value of the wrong kind begins: what it was, without its content."""
+    kind = (
+        "None" if value is None else f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    )
+    if isinstance(value, list | tuple):
+        kind = f"{kind} of {type(value[0]).__name__}" if value else f"empty {kind}"
+    return f"{option} came as {kind}"
+
+
+def as_path(option: str, value: object, accepted: str) -> Path:
+    """A path; what is none is refused, with what is accepted in its place."""
+    if not isinstance(value, (str, os.PathLike)):
+        msg = f"{came_as(option, value)}. Pass {accepted}."
+        raise OptionError(msg)
+    return Path(value)
+
+
 def as_names(option: str, value: Any) -> tuple[Any, ...]:
     """Several names as a tuple; one name alone is a list of one, not of its letters."""
     if isinstance(value, str):
@@ -137,6 +157,9 @@ def check_value(name: str, value: Any, hint: Any, default: Any = None) -> Any:
     elif get_origin(hint) is Annotated:
         for bounds in hint.__metadata__:
             check_range(name, value, low=bounds.low, high=bounds.high, above=bounds.above)
+    elif hint in (str, str | None) and not isinstance(value, (str, os.PathLike, NoneType)):
+        msg = f"{came_as(name, value)}. Pass a text."
+        raise OptionError(msg)
     elif hint in (str, str | None) and not value and value != default:
         msg = f"{name} is empty. Give it a value, or leave it out."
         raise OptionError(msg)

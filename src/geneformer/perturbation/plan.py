@@ -227,7 +227,7 @@ def open_perturbed_model(
         from geneformer.finetuning.estimators import CellClassifier
 
         name, classifier = str(model), CellClassifier.load(model)
-    if getattr(classifier, "kind", "") != CELL_CLASSIFIER:
+    if getattr(type(classifier), "kind", "") != CELL_CLASSIFIER:
         return PerturbedModel.pretrained(load_model(model, vocabulary=vocabulary, revision=revision))
     pairing, network = classifier.pairing, classifier.network_.eval()
     return PerturbedModel(name, pairing.vocabulary, network.bert, network, classifier.temperature_, pairing.max_length)

@@ -16,6 +16,7 @@ from geneformer.pl._figures import (
     INK,
     NO_LABEL,
     Categories,
+    asked_columns,
     check_save,
     chosen_colors,
     column_of,
@@ -69,10 +70,11 @@ LEGEND_MOST = 120
 """Entries in one column of a legend, and in all; a longer legend is left out."""
 
 
-def embedding(
+def embedding(  # noqa: PLR0913
     adata: "AnnData",
     *,
     color: str | Sequence[str] | None = None,
+    groupby: str | Sequence[str] | None = None,
     basis: str = keys.EMBEDDING,
     metric: Literal["cosine", "euclidean"] = "cosine",
     n_neighbors: int = 15,
@@ -92,8 +94,8 @@ def embedding(
     ----------
     adata
         Cells with an embedding.
-    color
-        Column of `obs`, or several for one map each. Colors in ``uns["<column>_colors"]`` are kept to.
+    color, groupby
+        Column of `obs`, or several for one map each; by either name. Colors in ``uns["<column>_colors"]`` are kept to.
     basis
         Slot of `obsm` to draw.
     metric, n_neighbors
@@ -133,7 +135,9 @@ def embedding(
     'Blood'
     """
     check_save(save)
-    colors = [color] if color is None or isinstance(color, str) else list(color)
+    asked = asked_columns(color, groupby)
+    colors: list[Any] = [None] if asked is None else asked
+    is_one = asked is None or isinstance(groupby if color is None else color, str)
     titles = [title] * len(colors) if title is None or isinstance(title, str) else list(title)
     if not colors or len(titles) != len(colors) or (ax is not None and len(colors) > 1):
         more = "" if ax is None else " and one ax"
@@ -165,7 +169,7 @@ def embedding(
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(GRAY)
     save_figure(panels[0].figure, save)
-    return panels[0] if color is None or isinstance(color, str) else panels
+    return panels[0] if is_one else panels
 
 
 def _draw(
@@ -233,6 +237,7 @@ def heatmap(
     adata: "AnnData",
     *,
     groupby: str | Sequence[str] | None = None,
+    color: str | Sequence[str] | None = None,
     basis: str = keys.EMBEDDING,
     n_cells: int | None = 1000,
     seed: int = 0,
@@ -248,8 +253,8 @@ def heatmap(
     ----------
     adata
         Cells with an embedding.
-    groupby
-        Column of `obs` to show along the rows, or several.
+    groupby, color
+        Column of `obs` to show along the rows, or several; by either name.
     basis
         Slot of `obsm` to draw.
     n_cells
@@ -286,7 +291,7 @@ def heatmap(
     """
     check_save(save)
     check_range("n_cells", n_cells, low=2)
-    names = [] if groupby is None else [groupby] if isinstance(groupby, str) else list(groupby)
+    names = asked_columns(color, groupby) or []
     columns = {name: column_of(adata, name) for name in names}
     values_nd, rows = embedding_of(adata, basis)
     if len(rows) < 2:

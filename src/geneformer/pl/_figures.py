@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import NoCellsError, UnknownColumnError
+from geneformer.errors import NoCellsError, OptionError, UnknownColumnError
 from geneformer.files import require
 from geneformer.files.atomic import atomic_file
-from geneformer.options._fields import check_choice, nearest
+from geneformer.inference.cells import check_anndata
+from geneformer.options._fields import as_names, as_path, came_as, check_choice, nearest
 from geneformer.options.settings import settings
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def side_legend(ax: "Axes", *entries: Any, **style: Any) -> Any:
 
 def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Embedding of the cells that have one, ``(n, d)``, and their rows in `adata`, ``(n,)``."""
+    check_cells(adata)
     if basis not in adata.obsm:
         slots = list(adata.obsm)
         msg = f"adata.obsm has no {basis!r}; it has {slots or 'nothing'}.{nearest(basis, slots)}"
@@ -118,8 +120,26 @@ def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDA
     return values_nd[rows], rows
 
 
-def column_of(adata: "AnnData", name: str) -> "pd.Series[Any]":
+def asked_columns(color: Any, groupby: Any) -> list[str] | None:
+    """The columns of `obs` to show, by either of the words for them; None where none is asked for."""
+    if color is not None and groupby is not None:
+        msg = f"color={color!r} and groupby={groupby!r} are the same here. Pass one of them."
+        raise OptionError(msg)
+    asked = groupby if color is None else color
+    return None if asked is None else list(as_names("groupby" if color is None else "color", asked))
+
+
+def check_cells(adata: object) -> None:
+    """Refuse cells to draw that came as something else than AnnData."""
+    check_anndata(adata, "what is drawn is in AnnData, such as after gf.tl.embed")
+
+
+def column_of(adata: "AnnData", name: Any) -> "pd.Series[Any]":
     """Column of `obs`."""
+    check_cells(adata)
+    if not isinstance(name, str):
+        msg = f"{came_as('A column of adata.obs', name)}. Pass its name."
+        raise OptionError(msg)
     if name not in adata.obs.columns:
         columns = [str(column) for column in adata.obs.columns]
         msg = f"adata.obs has no column {name!r}; it has {columns or 'none'}.{nearest(name, columns)}"
@@ -136,7 +156,7 @@ def check_save(save: str | Path | None) -> None:
 
 def _with_suffix(save: str | Path) -> Path:
     """The name of a figure, with the suffix of the settings where it has none."""
-    path = Path(save)
+    path = as_path("save", save, "the path of a picture")
     return path if path.suffix else path.with_name(f"{path.name}.{settings.figure_format}")
 
 

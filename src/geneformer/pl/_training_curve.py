@@ -130,7 +130,7 @@ def _content(history: Any) -> Mapping[str, Any]:
         return history
     if hasattr(type(history), "history_"):
         history = history.history_
-    lines = history.to_dict("records") if hasattr(history, "iloc") else history
+    lines = history.to_dict("records") if hasattr(history, "columns") and hasattr(history, "iloc") else history
     if not isinstance(lines, list) or not all(isinstance(line, Mapping) for line in lines):
         msg = (
             f"history came as {type(history).__name__}. Pass a fitted model or its history_, the folder or the "

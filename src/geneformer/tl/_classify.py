@@ -8,6 +8,7 @@ from geneformer.finetuning.estimator import matched_in
 from geneformer.finetuning.estimators import CellClassifier
 from geneformer.finetuning.predictions import class_slots
 from geneformer.inference.cells import open_cells
+from geneformer.options._fields import as_path
 from geneformer.tl._embed import writable
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def classify(
     >>> adata.obsm["geneformer_cell_type_proba"].shape == (200, len(classifier.classes_))
     True
     """
-    fitted: Any = classifier if isinstance(classifier, CellClassifier) else CellClassifier.load(classifier)
+    fitted: Any = classifier
+    if not isinstance(classifier, CellClassifier):
+        fitted = CellClassifier.load(as_path("classifier", classifier, "a fitted CellClassifier or the folder of one"))
     adata = writable(adata, copy=copy)
     with progress_bar("Classifying", shown=fitted.runtime.progress):
         cells = open_cells(

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geneformer import keys
+from geneformer.errors import OptionError
 from geneformer.files.progress import progress_bar
 from geneformer.inference.cells import tokens_for
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
-from geneformer.options._fields import as_names, spread_options
+from geneformer.options._fields import as_names, came_as, spread_options
 from geneformer.options._signatures import takes_options
 from geneformer.perturbation.effects import effects_of, to_uns
 from geneformer.perturbation.plan import open_perturbed_model, plan_perturbation
@@ -135,7 +136,11 @@ def _entries(genes: Genes) -> tuple[str, ...]:
     """Lists and tables of genes as the entries the options take."""
     if isinstance(genes, Mapping):
         return tuple(f"{name}={'+'.join(as_names('genes', group))}" for name, group in genes.items())
-    return tuple("+".join(as_names("genes", group)) for group in as_names("genes", genes))
+    groups = [as_names("genes", group) for group in as_names("genes", genes)]
+    if not all(isinstance(name, str) for group in groups for name in group):
+        msg = f"{came_as('genes', genes)}. Pass Ensembl ids or symbols, or lists of them."
+        raise OptionError(msg)
+    return tuple(map("+".join, groups))
 
 
 def rank_perturbations(  # noqa: PLR0913

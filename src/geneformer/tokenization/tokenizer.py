@@ -6,7 +6,7 @@ of the cells, and a killed run goes on behind the last unit that was written.
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer._version import __version__
 from geneformer.display import Summarized, Summary
-from geneformer.errors import GeneformerWarning, NoCellsError, OutOfRangeError
+from geneformer.errors import GeneformerWarning, NoCellsError, OptionError, OutOfRangeError
 from geneformer.files.atomic import check_output, refuse_overlap
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs
 from geneformer.genes.lookup import check_matched_share, foreign_species, suspicion
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
-from geneformer.options._fields import to_table
+from geneformer.options._fields import came_as, to_table
 from geneformer.tokenization.checks import Preparation, PreparedSource, checked, invalid_total, prepare
 from geneformer.tokenization.ranking import CellRows, RankedCells, RankedGenes, Ranker, join_cells
 from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_texts
@@ -71,7 +71,12 @@ def tokenize_counts(
     vocabulary = vocabulary or Vocabulary.load(options.vocabulary)
     form = form or RowForm()
     form.longest(options, vocabulary)
-    several: Any = [inputs] if isinstance(inputs, (str, Path)) or hasattr(inputs, "obs_names") else list(inputs)
+    one_alone = isinstance(inputs, (str, Path)) or hasattr(inputs, "obs_names")
+    several: Any = [inputs] if one_alone or not isinstance(inputs, Sequence) else list(inputs)
+    for given in several:
+        if not isinstance(given, (str, Path)) and not hasattr(given, "obs_names"):
+            msg = f"{came_as('The counts', inputs)}. Pass AnnData with raw counts, or paths of files with them."
+            raise OptionError(msg)
     if output is not None:
         check_output(output, overwrite=overwrite, markers=MARKERS)
         refuse_overlap([output], (given for given in several if isinstance(given, (str, Path))))

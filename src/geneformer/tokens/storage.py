@@ -40,6 +40,7 @@ from geneformer.files.atomic import (
     sync,
 )
 from geneformer.files.manifest import Manifest
+from geneformer.options._fields import as_path
 from geneformer.tokens.dataset import TokenizedDataset, arrow_column, arrow_lists, arrow_numbers, arrow_type, feature
 
 
@@ -363,7 +364,7 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
     PlaceholderFileError
         Files are git-lfs pointers.
     """
-    path = Path(path)
+    path = as_path("path", path, "the folder of a dataset of tokens")
     if not path.exists():
         msg = f'There is no dataset at "{path}". Give the folder that `geneformer tokenize` wrote.'
         raise InputNotFoundError(msg)
