@@ -166,11 +166,13 @@ def test_columns_come_in_the_published_order_with_the_names_of_cells_last(publis
     assert data[0]["length"] == len(data[0]["input_ids"])
 
 
-def test_v1_brings_its_own_size_ids_and_no_special_tokens(published_inputs, tmp_path):
+def test_v1_brings_its_own_size_ids_and_no_special_tokens(published_inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("geneformer.files.progress.SECONDS_BETWEEN_LINES", 0.0)
     tokenizer = gf.TranscriptomeTokenizer(keep_counts=True, model_version="V1")
     assert (tokenizer.model_input_size, tokenizer.special_token) == (2048, False)
     assert len(tokenizer.gene_token_dict) == 25_426
     tokenizer.tokenize_data(published_inputs / "loom", tmp_path, "p")
+    assert "Tokenizing: 60 of 60 cells" in capsys.readouterr().err
     data = datasets.load_from_disk(str(tmp_path / "p.dataset"))
     assert data.column_names == ["input_ids", "counts", "length", "cell_id"]
     schema = data.data.table.schema
