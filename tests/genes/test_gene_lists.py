@@ -33,6 +33,10 @@ def files(tmp_path, monkeypatch):
         (["sets.gmt"], ("ISG15", "IFI6", "CD79A", "MS4A1")),
         (["sets.gmt:B CELL"], ("CD79A", "MS4A1")),
         (["GENES"], ("B2M",)),
+        (
+            ["LYZ, panel.txt,sets.gmt:B CELL"],
+            ("LYZ", "ISG15", "IFI6", "MX1", "interferon=STAT1+STAT2", "CD79A", "MS4A1"),
+        ),
         (["ENSG00000187608.12", "AC000123.1"], ("ENSG00000187608.12", "AC000123.1")),
     ],
 )

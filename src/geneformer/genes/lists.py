@@ -41,15 +41,19 @@ def named_genes(given: Iterable[str], *, groups: bool = False) -> tuple[str, ...
 
 def _entries(text: str, *, groups: bool) -> Iterator[str]:
     """What one word of a command line names."""
-    name, colon, chosen = text.rpartition(":")
-    if colon and Path(name).suffix.lower() == GMT:
-        yield from _of_sets({chosen: _one_set(Path(name), chosen)}, groups=groups)
-    elif Path(text).suffix.lower() == GMT:
-        yield from _of_sets(read_gmt(Path(text)), groups=groups)
-    elif Path(text).suffix.lower() in LISTS or (Path(text).is_file() and "=" not in text):
-        yield from _of_lines(Path(text))
-    else:
-        yield from _with_commas(text)
+    whole = any(
+        Path(name).is_file() for name in (text, text.rpartition(":")[0])
+    )  # names of files and sets may have commas
+    for piece in [text] if whole else _with_commas(text):
+        name, _, chosen = piece.rpartition(":")
+        if Path(name).suffix.lower() == GMT:
+            yield from _of_sets({chosen: _one_set(Path(name), chosen)}, groups=groups)
+        elif Path(piece).suffix.lower() == GMT:
+            yield from _of_sets(read_gmt(Path(piece)), groups=groups)
+        elif Path(piece).suffix.lower() in LISTS or Path(piece).is_file():
+            yield from _of_lines(Path(piece))
+        else:
+            yield piece
 
 
 def _with_commas(text: str) -> Iterator[str]:
