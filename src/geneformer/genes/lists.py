@@ -41,9 +41,8 @@ def named_genes(given: Iterable[str], *, groups: bool = False) -> tuple[str, ...
 
 def _entries(text: str, *, groups: bool) -> Iterator[str]:
     """What one word of a command line names."""
-    whole = any(
-        Path(name).is_file() for name in (text, text.rpartition(":")[0])
-    )  # names of files and sets may have commas
+    # Names of files and sets may have commas.
+    whole = any(Path(name).is_file() for name in (text, text.rpartition(":")[0]))
     for piece in [text] if whole else _with_commas(text):
         name, _, chosen = piece.rpartition(":")
         if Path(name).suffix.lower() == GMT:
