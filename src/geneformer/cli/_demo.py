@@ -44,7 +44,7 @@ FOLDS = 5
 LIBRARIES = ("matplotlib.pyplot", "seaborn")
 """What later steps import on their own; imported first, so that no step pays for it."""
 
-OPTIONS = FinetuneOptions(epochs=3, max_length=256, learning_rate=1e-3, tokens_per_batch=4096)
+OPTIONS = FinetuneOptions(epochs=3, max_length=160, learning_rate=1e-3, tokens_per_batch=4096)
 """Short enough for a demo: the highest ranked genes of each cell, three times."""
 
 FILES = {
