@@ -88,7 +88,8 @@ def test_attention(counts, folder, tmp_path):
     assert list(table.columns) == ["source", "target", "attention", "n_cells"]
     assert len(table) == report["n"] == 4
     noted = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"geneformer"])
-    assert noted["attention"] == {"per": "pair", "layer": 0, "min_weight": 0.0, "genes": ["B2M", "ENSG00000205542"]}
+    given = {"per": "pair", "layer": 0, "min_weight": 0.0, "genes": ["B2M", "ENSG00000205542"], "unknown": "drop"}
+    assert noted["attention"] == given
     assert call(*arguments, "-o", tmp_path / "a.csv").exit_code == 0
     assert pd.read_csv(tmp_path / "a.csv").shape == table.shape
 

@@ -24,6 +24,7 @@ for line in json.load(sys.stdin):
 READS = {
     "tokenize": ["-o", "x.dataset"],
     "embed": ["-o", "x.h5ad"],
+    "annotate": ["-r", "cells.h5ad", "-l", "cell_type", "-o", "x"],
     "attention": ["-o", "x.csv"],
     "predict-masked": ["-o", "x.csv", "--genes", "B2M"],
     "pretrain": ["-o", "x"],
@@ -72,10 +73,14 @@ def wrong_lines():
         if "cell_type" in rest:
             wrong = ["cell_typ" if one == "cell_type" else one for one in rest]
             lines.append(([*name.split(), *given, *wrong], 'Did you mean "cell_type"?'))
-        if name.split()[0] in ("embed", "attention", "predict-masked", "perturb") and given == ["cells.h5ad"]:
+        if name.split()[0] in ("embed", "annotate", "attention", "predict-masked", "perturb") and given == [
+            "cells.h5ad"
+        ]:
             lines.append(([*name.split(), *given, *rest, "-m", "nothing"], "GF304"))
             lines.append(([*name.split(), *given, *rest, "-m", "run"], "there is no config.json"))
             lines.append(([*name.split(), *given, *rest, "--vocabulary", "V7"], "V7"))
+    annotating = ["annotate", "cells.h5ad", "-l", "cell_type", "-o", "x", "-r"]
+    lines.append(([*annotating, "nope.h5ad"], "GF201"))
     lines.append((["embed", "cells.h5ad", "-o", "x.txt"], "GF209"))
     lines.append((["embed", "cells.h5ad", "-o", "x.h5ad", "--umap", "map.xyz"], "GF101"))
     lines.append((["embed", "cells.h5ad", "-o", "x.h5ad", "--umap", "map.png", "--color", "cell_typ"], "--color"))
