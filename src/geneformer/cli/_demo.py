@@ -27,6 +27,7 @@ from geneformer.finetuning.labels import is_labeled
 from geneformer.inference.quality import Accuracy, embedding_quality, save_random_weights
 from geneformer.models.loading import load_model
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions, TokenizeOptions
+from geneformer.options.settings import settings
 from geneformer.pl._embedding import umap_layout
 from geneformer.pl._figures import FAINT, SAFE, plotting_library
 from geneformer.tokenization.tokenizer import tokenize_counts
@@ -215,7 +216,8 @@ def run_demo(
         manifest.write(folder)
     if report_map is not None:
         report_map(output / "umap.png")
-    with atomic_folder(output, overwrite=True) as folder:
+    # What was read of the cells has been told.
+    with atomic_folder(output, overwrite=True) as folder, settings.override(verbosity="warning"):
         shutil.copytree(output, folder, dirs_exist_ok=True)
         with step("baseline: random weights"), tempfile.TemporaryDirectory() as place:
             untrained = save_random_weights(model, Path(place) / "random", seed=seed)
