@@ -23,7 +23,7 @@ from geneformer.errors import (
     UnreadableInputError,
 )
 from geneformer.pl._embedding import umap_layout
-from geneformer.pl._figures import FAINT, SAFE, Categories, spread
+from geneformer.pl._figures import FAINT, GRAY, SAFE, Categories, spread
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -279,3 +279,19 @@ def test_a_training_curve_needs_a_history(tmp_path):
         gf.pl.training_curve(tmp_path)
     with pytest.raises(DatasetError, match="no line with a step and a loss"):
         gf.pl.training_curve({"history": []})
+
+
+def test_truth_and_prediction_have_the_same_colors(cells):
+    types = cells.obs["cell_type"].astype(str)
+    called = types.where(types != types.iloc[0], "unknown")  # one type is never called
+    cells.obs["geneformer_cell_type"] = pd.Categorical(called)
+    truth, prediction = gf.pl.embedding(cells, color=["cell_type", "geneformer_cell_type"], basis="X_umap")
+    colors = [
+        {text.get_text(): mark.get_color() for text, mark in zip(legend.texts, legend.legend_handles, strict=True)}
+        for legend in (truth.get_legend(), prediction.get_legend())
+    ]
+    shared = set(colors[0]) & set(colors[1])
+    assert len(shared) == len(set(types)) - 1
+    assert all(colors[0][name] == colors[1][name] for name in shared)
+    assert len(set(colors[1].values())) == len(colors[1])
+    assert colors[1]["unknown"] == GRAY

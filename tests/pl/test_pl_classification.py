@@ -267,3 +267,15 @@ def test_a_training_curve_without_validation_cells_and_of_numbers():
     _, shares = gf.pl.training_curve({"history": [line]})
     assert list(lines_of(shares)) == ["R2", "Pearson r"]
     assert shares.get_ylim()[0] <= -0.5
+
+
+def test_a_reliability_curve_shows_how_often_the_sure_are_right(tmp_path):
+    sure = np.repeat([0.6, 0.9], 50)
+    truth = np.concatenate([np.repeat([0, 1], [20, 30]), np.repeat([0, 1], [45, 5])])  # right in 40 % and in 90 %
+    proba = np.column_stack([sure, 1 - sure])
+    evaluation = evaluate_classes(truth, proba, ["B", "T"], n_boot=0)
+    report = ClassificationReport(evaluation=evaluation, truth=truth, predicted=np.zeros(100, dtype=int), proba=proba)
+    ax = gf.pl.calibration(report, n_bins=2, save=tmp_path / "curve.svg")
+    points = ax.containers[0].lines[0].get_xydata()
+    np.testing.assert_allclose(points, [[0.6, 0.4], [0.9, 0.9]])
+    assert "expected calibration error 0.100" in (tmp_path / "curve.svg").read_text()

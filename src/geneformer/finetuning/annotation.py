@@ -112,7 +112,7 @@ def annotate(
     measured: dict[str, Any] = {"cutoffs": fitted.cutoffs, "rejected": fitted.rejected}
     for name, one in (("held_out_accuracy", report.evaluation), ("baseline_accuracy", figures.get(COMPONENTS))):
         measured |= {} if one is None else {name: one.metrics["accuracy"].mean}
-    noted = describe_run(model, **chosen, **measured)
+    noted = describe_run(model, cells.tokens, **chosen, **measured)
     slots = class_slots(
         label=label, classes=classes.tolist(), predicted=named, proba=found.proba, provenance=noted, key_added=key
     )
@@ -122,7 +122,7 @@ def annotate(
     slots = Slots(
         obs={**slots.obs, f"{key}_nearest": nearest, f"{key}_distance": found.relative},
         obsm={**slots.obsm, keys.EMBEDDING: values["cells"]},
-        uns={**slots.uns, keys.EMBEDDING: describe_run(model, embedding=asdict(embedding))},
+        uns={**slots.uns, keys.EMBEDDING: describe_run(model, cells.tokens, embedding=asdict(embedding))},
     )
     own = np.asarray(cells.column(label), dtype=object).astype(str) if label in cells.columns else None
     described = _described(own, classes, labeled_by, options)
