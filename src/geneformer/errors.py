@@ -567,6 +567,15 @@ class MissingExtraError(GeneformerError, ImportError):
     code = "GF901"
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library says is wrong, without the name of the file, with which the message begins."""
+    if isinstance(error, GeneformerError):
+        return Exception.__str__(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
 def errors_by_code() -> dict[str, type[GeneformerError]]:
     """Every error by its code, in the order of the codes."""
     found, waiting = {}, [GeneformerError]

@@ -13,6 +13,7 @@ from geneformer.errors import (
     MissingExtraError,
     PlaceholderFileError,
     UnreadableInputError,
+    reason_of,
 )
 from geneformer.options.settings import settings
 
@@ -103,7 +104,7 @@ def read_json(path: Path, refusal: type[GeneformerError], advice: str = "Copy or
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, GeneformerError):
             raise
-        msg = f"{path} is not valid JSON ({error}). {advice}"
+        msg = f"{path} is not valid JSON ({reason_of(error)}). {advice}"
         raise refusal(msg) from error
     if not isinstance(content, dict):
         msg = f"{path} should hold a JSON object, found {type(content).__name__}. {advice}"

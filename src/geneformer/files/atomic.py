@@ -56,7 +56,10 @@ def check_output(path: str | Path, *, overwrite: bool = False, markers: tuple[st
         msg = f'"{path}" is a device, a pipe or a socket. Results go to a file or folder; choose another name.'
         raise OutputError(msg)
     if not overwrite:
-        msg = f'"{path}" exists already. Choose another name, or allow it to be replaced with --overwrite.'
+        msg = (
+            f'"{path}" exists already. Choose another name, or allow it to be replaced with --overwrite '
+            "(overwrite=True)."
+        )
         raise OutputExistsError(msg)
     if path.is_dir() and any(path.iterdir()) and not any((path / marker).exists() for marker in markers):
         msg = (
@@ -315,14 +318,15 @@ class Journal:
             stored = dict(lines[0]["identity"]) if lines else {}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             msg = (
-                f'The journal "{path}" of a half-finished run is damaged ({error!r:.100}). Start over with --overwrite.'
+                f'The journal "{path}" of a half-finished run is damaged ({error!r:.100}). Start over with '
+                "--overwrite (overwrite=True)."
             )
             raise RunMismatchError(msg) from error
         given = _plain(identity)
         if lines and stored != given:
             msg = (
                 f'The half-finished run in "{path.parent}" was made from something else: {_difference(stored, given)}. '
-                "Repeat the command it was started with, or start over with --overwrite."
+                "Repeat the command it was started with, or start over with --overwrite (overwrite=True)."
             )
             raise RunMismatchError(msg)
         return lines

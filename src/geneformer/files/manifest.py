@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer._version import __version__
-from geneformer.errors import OutputError
+from geneformer.errors import OutputError, reason_of
 from geneformer.files import file_digest, read_json
 from geneformer.files.atomic import MANIFEST_NAME
 
@@ -89,7 +89,7 @@ class Manifest:
             inputs = tuple(InputFile(**entry) for entry in fields.pop("inputs", ()))
             return cls(inputs=inputs, **fields)
         except (ValueError, TypeError, AttributeError) as error:
-            msg = f'The manifest "{path}" is damaged ({error}). Make the output again.'
+            msg = f'The manifest "{path}" is damaged ({reason_of(error)}). Make the output again.'
             raise OutputError(msg) from error
 
 

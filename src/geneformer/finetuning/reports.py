@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.display import MOST, Summarized, Summary, draw
-from geneformer.errors import DatasetError, InputNotFoundError, NotFittedError, OptionError, UnreadableInputError
+from geneformer.errors import (
+    DatasetError,
+    InputNotFoundError,
+    NotFittedError,
+    OptionError,
+    UnreadableInputError,
+    reason_of,
+)
 from geneformer.files.atomic import atomic_file, check_output
 from geneformer.finetuning.evaluations import (
     UNDEFINED,
@@ -652,7 +659,9 @@ class CrossValidation(Summarized):
             folds = tuple(load_report(folder / f"fold_{number}") for number in range(1, n_folds + 1))
             return cls(report=load_report(folder / POOLED), folds=folds)
         except (ValueError, KeyError, TypeError, InputNotFoundError) as error:
-            msg = f'The cross-validation in "{folder}" cannot be read ({error}). It is damaged; save it again.'
+            msg = (
+                f'The cross-validation in "{folder}" cannot be read ({reason_of(error)}). It is damaged; save it again.'
+            )
             raise UnreadableInputError(msg) from error
 
 

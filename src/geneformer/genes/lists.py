@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError
+from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError, reason_of
 from geneformer.files import check_file
 from geneformer.options._fields import nearest
 
@@ -113,7 +113,7 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        msg = f'"{path}" cannot be read as a list of genes: {error}. Save it as UTF-8 text.'
+        msg = f'"{path}" cannot be read as a list of genes: {reason_of(error)}. Save it as UTF-8 text.'
         raise UnreadableInputError(msg) from error
 
 
@@ -140,7 +140,7 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         if isinstance(error, GeneListError):
             raise
-        msg = f'"{path}" cannot be read as {path.suffix}: {error}. Save it as UTF-8 text of that format.'
+        msg = f'"{path}" cannot be read as {path.suffix}: {reason_of(error)}. Save it as UTF-8 text of that format.'
         raise UnreadableInputError(msg) from error
 
 

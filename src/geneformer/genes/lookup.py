@@ -396,7 +396,7 @@ def check_matched_share(match: GeneMatch, counts_per_name: ArrayLike, min_matche
             f"({match.n_matched:,} of {match.n_genes:,} genes, identifiers from {_place(match.column)}); at least "
             f"{min_matched:.0%} are needed. Most counts are left out in {most}."
             f"{suspicion(match)} Name the column of var with Ensembl ids or symbols with gene_ids=, "
-            "or lower min_matched= if that is meant."
+            "or lower min_matched= where the counts are tokenized, if that is meant."
         )
         raise TooFewGenesMatchedError(msg)
     if report["share_of_counts_without_name"] > MAX_UNNAMED:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geneformer.display import Summarized, Summary, names_text
-from geneformer.errors import InvalidVocabularyError, UnknownVocabularyError
+from geneformer.errors import InvalidVocabularyError, UnknownVocabularyError, reason_of
 from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.pickles import read_pickle
@@ -558,7 +558,7 @@ def _read_batches(path: Path, columns: Mapping[str, str]) -> Iterator[list[Any]]
                 arrays = [(batch.column(name), kind) for name, kind in columns.items()]
                 yield [array if str(array.type) == kind else array.cast(kind) for array, kind in arrays]
     except (OSError, KeyError, pa.ArrowException) as error:
-        msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {error}'
+        msg = f'"{path}" cannot be read as a vocabulary table with the columns {", ".join(columns)}: {reason_of(error)}'
         raise InvalidVocabularyError(msg) from error
 
 

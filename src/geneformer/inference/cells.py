@@ -23,6 +23,7 @@ from geneformer.errors import (
     UnknownColumnError,
     UnknownVocabularyError,
     VocabularyMismatchError,
+    reason_of,
 )
 from geneformer.files.progress import Progress, inform, progress_bar
 from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
@@ -395,5 +396,6 @@ def _read(path: Path) -> "AnnData":
     try:
         return ad.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError) as error:
-        msg = f'"{path}" cannot be read as .h5ad: {error}. The file may be truncated; copy or download it again.'
+        reason = reason_of(error)
+        msg = f'"{path}" cannot be read as .h5ad: {reason}. The file may be truncated; copy or download it again.'
         raise UnreadableInputError(msg) from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
-from geneformer.errors import InputNotFoundError, ProvenanceError, UnsupportedFormatError
+from geneformer.errors import InputNotFoundError, ProvenanceError, UnsupportedFormatError, reason_of
 from geneformer.files.atomic import atomic_file
 from geneformer.files.manifest import InputFile, Manifest
 
@@ -92,7 +92,7 @@ def _noted(path: Path) -> dict[str, Any]:
                 slots = read_elem(file[f"uns/{keys.UNS}"]) if f"uns/{keys.UNS}" in file else {}
             return next((noted for noted in slots.values() if "versions" in noted), {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f'"{path}" cannot be read: {error}. Make it again.'
+        msg = f'"{path}" cannot be read: {reason_of(error)}. Make it again.'
         raise ProvenanceError(msg) from error
     return {}
 

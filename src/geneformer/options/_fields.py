@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError
+from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError, reason_of
 
 
 @functools.cache
@@ -243,7 +243,7 @@ def read_table(path: str | Path, what: str = "The configuration", kinds: str = "
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        msg = f'{what} "{path}" cannot be read ({error}). It must be a {kinds}.'
+        msg = f'{what} "{path}" cannot be read ({reason_of(error)}). It must be a {kinds}.'
         raise OptionError(msg) from error
 
 

@@ -1,6 +1,7 @@
 """Effects of perturbations: one row per cell, perturbation and effect, with the cells and genes; and their ranking."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.display import MOST, Summarized, Summary, draw, names_text
-from geneformer.errors import DatasetError, UnknownColumnError
+from geneformer.errors import DatasetError, UnknownColumnError, reason_of
 from geneformer.files.atomic import atomic_file, check_output
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.tables import check_suffix, write_table
@@ -155,9 +156,10 @@ class PerturbationEffects(Summarized):
             states = {row["state"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
             _check_tables(tables)
         except (OSError, KeyError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
+            reason = reason_of(error).replace(f"{folder}{os.sep}", "")
             msg = (
-                f'"{folder}" holds no finished perturbation run ({error}). It must be a folder that `geneformer perturb'
-                " run` finished; run the same command again to finish it."
+                f'"{folder}" holds no finished perturbation run ({reason}). It must be a folder that `geneformer '
+                "perturb run` finished; run the same command again to finish it."
             )
             raise DatasetError(msg) from error
         if told:

@@ -203,13 +203,14 @@ def _check_journal(partial: Path, identity: dict[str, Any], *, resume: bool, ove
         return False
     if not resume:
         msg = (
-            f'An interrupted run lies in "{partial}". Go on with it by --resume, or drop it with --overwrite. '
+            f'An interrupted run lies in "{partial}". Go on with it by --resume (resume=True), or drop '
+            "it with --overwrite (overwrite=True). "
             "Nothing was changed."
         )
         raise OutputExistsError(msg)
     entries = Journal.read(path, identity)[1:]
     if not all(type(entry.get("shard")) is int for entry in entries):
-        msg = f'The journal in "{partial}" is damaged. Start over with --overwrite.'
+        msg = f'The journal in "{partial}" is damaged. Start over with --overwrite (overwrite=True).'
         raise RunMismatchError(msg)
     return True
 

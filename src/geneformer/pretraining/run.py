@@ -87,7 +87,10 @@ def pretrain(
     dataset.check_ids(vocabulary.size)
     views = options.contrastive_weight > 0
     if (views or options.spectral_start) and not dataset.has_counts:
-        msg = "contrastive_weight and spectral_start need counts. Tokenize with --counts, or switch them off."
+        msg = (
+            "contrastive_weight and spectral_start need counts. Tokenize with counts=True (--counts), or switch them "
+            "off."
+        )
         raise DatasetError(msg)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
     set_seed(options.seed)

@@ -265,7 +265,7 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
         more = f" and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
         msg = (
             f"{where} holds missing or infinite values: {shown}{more}. Correct them, or take them for zero with "
-            '--missing zero (missing="zero").'
+            '--missing zero (missing="zero") where the counts are tokenized.'
         )
         raise NonFiniteCountsError(msg)
     whole = np.rint(np.where(finite, values, 0))
@@ -364,7 +364,10 @@ def _where_raw(source: CountSource) -> str:
     places = " and ".join(place_of(layer) for layer in raw)
     verb = "holds" if len(raw) == 1 else "hold"
     name = raw[0] if raw[0] != RAW or len(raw) == 1 else raw[1]
-    return f'{places} {verb} raw counts: choose with --layer {name} (layer="{name}").'
+    return (
+        f'{places} {verb} raw counts: choose with --layer {name} (layer="{name}"), or where that is a layer of the '
+        f'model, --counts-layer {name} (counts_layer="{name}").'
+    )
 
 
 def passing_cells(source: CountSource) -> NDArray[np.bool_] | None:
@@ -631,5 +634,5 @@ def _open_hdf5(path: Path, layer: str | None) -> CountSource:
 
 def _refuse_layer(layer: str | None, path: Path) -> None:
     if layer not in (None, "X"):
-        msg = f'"{path}" is a single matrix without layers, but layer "{layer}" was asked for. Leave out --layer.'
+        msg = f'"{path}" is a single matrix without layers, but layer "{layer}" was asked for. Leave it out.'
         raise UnknownColumnError(msg)

@@ -268,7 +268,7 @@ class TokenizedDataset(Summarized):
             ids[target] = source.values[start : start + length]
             if values is not None:
                 if source.counts is None:
-                    msg = "The tokenized dataset has no `counts`. Tokenize with `--counts`."
+                    msg = "The tokenized dataset has no `counts`. Tokenize with counts=True (--counts)."
                     raise DatasetError(msg)
                 values[target] = source.counts[start : start + length]
         return Packed(ids, cu_seqlens, values)

@@ -25,6 +25,7 @@ from geneformer.errors import (
     OutputExistsError,
     PlaceholderFileError,
     RunMismatchError,
+    reason_of,
 )
 from geneformer.files import read_json, refuse_foreign_link, refuse_lfs_pointer
 from geneformer.files.atomic import (
@@ -246,8 +247,8 @@ class DatasetWriter:
             return False
         if not self._resume and not self._overwrite:
             msg = (
-                f'A half-finished run lies in "{self.partial}". Continue it with --resume, or start over with '
-                "--overwrite."
+                f'A half-finished run lies in "{self.partial}". Continue it with --resume (resume=True), or start over '
+                "with --overwrite (overwrite=True)."
             )
             raise OutputExistsError(msg)
         if not self._resume:
@@ -265,7 +266,10 @@ class DatasetWriter:
         """Refuse an entry of a journal that is not such as `_end_shard` writes."""
         kinds: dict[str, Any] = {"rows": int, "bytes": int, "sha256": str, "progress": (dict, type(None))}
         if entry.get("file") != _shard_name(number) or not all(isinstance(entry.get(k), t) for k, t in kinds.items()):
-            msg = f'The journal in "{self.partial}" is damaged (entry {number + 1}). Start over with --overwrite.'
+            msg = (
+                f'The journal in "{self.partial}" is damaged (entry {number + 1}). Start over with --overwrite '
+                "(overwrite=True)."
+            )
             raise RunMismatchError(msg)
 
     def _open_journal(self, path: Path) -> Journal:
@@ -284,7 +288,10 @@ class DatasetWriter:
                 renamed.rename(self._folder / entry["file"])
             file = self._folder / entry["file"]
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                msg = f'"{file}" is missing or damaged, so the run cannot go on. Start over with --overwrite.'
+                msg = (
+                    f'"{file}" is missing or damaged, so the run cannot go on. Start over with --overwrite '
+                    "(overwrite=True)."
+                )
                 raise DatasetError(msg)
             self.rows += entry["rows"]
             self.progress = self._pending = entry["progress"]
@@ -374,7 +381,8 @@ def read_dataset(path: str | Path) -> TokenizedDataset:
         table = pa.concat_tables(tables)
         table.validate()
     except pa.ArrowInvalid as error:
-        msg = f'The files of "{path}" differ in their columns, or are damaged ({error}). Make the dataset again.'
+        reason = reason_of(error)
+        msg = f'The files of "{path}" differ in their columns, or are damaged ({reason}). Make the dataset again.'
         raise DatasetError(msg) from error
     for file in indices:
         table = table.take(_rows_in(file, table.num_rows))
@@ -515,5 +523,6 @@ def _damage_named(path: Path) -> Iterator[None]:
     except (DatasetError, PlaceholderFileError):
         raise
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-        msg = f'"{path}" cannot be read ({error}). It is damaged, incomplete or not an Arrow file; get it again.'
+        reason = reason_of(error)
+        msg = f'"{path}" cannot be read ({reason}). It is damaged, incomplete or not an Arrow file; get it again.'
         raise DatasetError(msg) from error

@@ -24,6 +24,7 @@ from geneformer.errors import (
     UnknownColumnError,
     UnreadableInputError,
     UnsupportedFormatError,
+    reason_of,
 )
 from geneformer.files import check_file, require
 from geneformer.options._fields import nearest
@@ -631,7 +632,10 @@ def require_layer(layer: str | None, available: list[str], where: str) -> None:
         return
     listed = ", ".join(f'"{name}"' for name in available) or "no matrix at all"
     if layer is None:
-        msg = f"{where} has no X. It has {listed}: choose one with --layer (layer= in Python)."
+        msg = (
+            f"{where} has no X. It has {listed}: choose one with --layer (layer=), or where that is a layer of the "
+            "model, --counts-layer (counts_layer=)."
+        )
     else:
         msg = f'{where} has no layer "{layer}". It has {listed}.{nearest(layer, available)}'
     raise UnknownColumnError(msg)
@@ -688,7 +692,11 @@ def reading(path: Path | None) -> Iterator[None]:
     except GeneformerError:
         raise
     except DamagedError as error:
-        msg = f"adata: {error}." if path is None else f'"{path}" is damaged: {error}. Get it, or write it, again.'
+        msg = (
+            f"adata: {error}."
+            if path is None
+            else f'"{path}" is damaged: {reason_of(error)}. Get it, or write it, again.'
+        )
         raise UnreadableInputError(msg) from error
     except CAUSES as error:
         if path is None:
