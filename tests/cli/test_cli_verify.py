@@ -7,10 +7,13 @@ import anndata as ad
 import pytest
 from typer.testing import CliRunner
 
+import geneformer as gf
 import geneformer.cli
 from geneformer.models.loading import load_model
-from small_cells import write_blood
+from small_cells import blood
+from small_runs import write_architecture
 
+TRAINED = ["--max-steps", "1", "--max-length", "32"]
 QUIET = ["--device", "cpu", "--no-progress"]
 
 
@@ -22,7 +25,10 @@ def run(*arguments):
 def place(tmp_path_factory):
     """Cells, a model, and what commands made of them."""
     folder = tmp_path_factory.mktemp("results")
-    cells, model = write_blood(folder / "cells.h5ad", 6), folder / "model"
+    cells, model = folder / "cells.h5ad", folder / "model"
+    adata = blood(6)
+    adata.obs["half"] = ["a", "b"] * 3
+    adata.write_h5ad(cells)
     shutil.copytree(load_model("mini").folder, model)
     given = [cells, "--model", model, *QUIET]
     for command in (
@@ -30,6 +36,35 @@ def place(tmp_path_factory):
         ["embed", *given, "-o", folder / "e.h5ad"],
         ["embed", *given, "-o", folder / "e.parquet"],
         ["predict-masked", *given, "-o", folder / "m.parquet", "--genes", "B2M"],
+        [
+            "pretrain",
+            folder / "t.dataset",
+            "-o",
+            folder / "pretrained",
+            *TRAINED,
+            "--architecture",
+            write_architecture(folder),
+            *QUIET,
+        ],
+        [
+            "classify",
+            "fit",
+            cells,
+            "-o",
+            folder / "fitted",
+            "--model",
+            model,
+            "--label",
+            "half",
+            *TRAINED,
+            "--valid",
+            "0",
+            "--test",
+            "0",
+            "--baselines",
+            "none",
+            *QUIET,
+        ],
         ["perturb", "run", *given, "-o", folder / "run", "--genes", "B2M", "--min-cells", "1"],
     ):
         done = run(*command)
@@ -37,7 +72,7 @@ def place(tmp_path_factory):
     return folder
 
 
-RESULTS = ["t.dataset", "e.h5ad", "e.parquet", "m.parquet", "run"]
+RESULTS = ["t.dataset", "e.h5ad", "e.parquet", "m.parquet", "run", "fitted"]
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -66,6 +101,32 @@ def test_inputs_that_changed_are_named(place, name, tmp_path):
         assert "cells.h5ad (missing)" in run("verify", place / name).output.replace("\n", "")
     finally:
         shutil.copy(kept, place / "cells.h5ad")
+
+
+def test_a_pretrained_model_is_what_came_of_its_cells(place, tmp_path):
+    done = run("verify", place / "pretrained", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["inputs"] == {str(place / "t.dataset"): "unchanged"}
+    assert set(found["outputs"]) == {"config.json", "model.safetensors", "pretraining.json"}
+    folder = shutil.copytree(place / "pretrained", tmp_path / "out")
+    (folder / "checkpoints" / "more").mkdir(parents=True)
+    assert run("verify", folder).exit_code == 0  # checkpoints come and go
+    (folder / "config.json").write_text("{}")
+    assert "config.json (changed)" in run("verify", folder).output.replace("\n", "")
+    (folder / "geneformer_manifest.json").unlink()
+    assert "does not say what it was made from" in run("verify", folder).output.replace("\n", " ")
+
+
+def test_a_fit_does_not_claim_cells_that_changed_before_it_was_saved(place, tmp_path):
+    cells = shutil.copy(place / "cells.h5ad", tmp_path)
+    quick = {"max_steps": 1, "max_length": 32, "valid": 0, "test": 0, "baselines": "none", "progress": False}
+    classifier = gf.CellClassifier(place / "model", **quick).fit(cells, "half")
+    (tmp_path / "cells.h5ad").write_bytes(b"other cells")
+    classifier.save(tmp_path / "fitted")
+    found = json.loads(run("verify", tmp_path / "fitted", "--json").stdout or "{}")
+    assert not found
+    assert "cells.h5ad (changed)" in run("verify", tmp_path / "fitted").output.replace("\n", "")
 
 
 def test_files_that_changed_are_named(place, tmp_path):

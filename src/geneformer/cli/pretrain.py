@@ -37,7 +37,7 @@ def pretrain(
     with progress_bar("Tokenizing", shown=runtime.progress, unit="cells") as update:
         tokens, vocabulary = open_corpus(data, output, options, runtime, progress=update)
     with progress_bar("Training", shown=runtime.progress, unit="steps") as update:
-        result = run(tokens, vocabulary, output, options, runtime, resume=resume, progress=update)
+        result = run(tokens, vocabulary, output, options, runtime, resume=resume, inputs=data, progress=update)
     rows: Rows = [
         ("Cells trained on", result.n_train),
         ("Cells held out", result.n_held_out),

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from geneformer._version import __version__
 from geneformer.errors import OutputError, reason_of
 from geneformer.files import file_digest, read_json
-from geneformer.files.atomic import MANIFEST_NAME
+from geneformer.files.atomic import MANIFEST_NAME, atomic_file
 
 HASH_LIMIT = 64 * 2**30
 """Bytes up to which an input is hashed; larger ones are identified by size and time of change."""
@@ -60,19 +60,22 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def write(self, folder: str | Path) -> Path:
+    def write(self, folder: str | Path, *, leave_out: Collection[str] = ()) -> Path:
         """Write `geneformer_manifest.json` into a folder, or `<file>.manifest.json` beside a file.
 
-        Files of the folder are recorded with their hashes; those of `outputs` are known already.
+        Files of the folder are recorded with their hashes; those of `outputs` are known already, and what is below the
+        names in `leave_out` is passed over.
         """
         path = manifest_path(folder)
         hashes = dict(self.outputs)
-        for file in sorted(Path(folder).rglob("*")):
+        tops = (top for top in sorted(Path(folder).glob("*")) if top.name not in leave_out)
+        for file in (file for top in tops for file in ([top] if top.is_file() else sorted(top.rglob("*")))):
             name = file.relative_to(folder).as_posix()
             if file.is_file() and file != path and name not in hashes:
                 hashes[name] = file_digest(file)
         content = asdict(replace(self, outputs=hashes))
-        path.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -133,6 +136,17 @@ def manifest_path(output: str | Path) -> Path:
 def describe_inputs(paths: Iterable[str | Path], *, hash_limit: int = HASH_LIMIT) -> tuple[InputFile, ...]:
     """Size and hash of every input file or folder, read in pieces."""
     return tuple(_describe(Path(path), hash_limit) for path in paths)
+
+
+def hash_unchanged(seen: Iterable[InputFile]) -> tuple[InputFile, ...]:
+    """Inputs that were described without a hash, with the hashes of those that are still as they were then."""
+    return tuple(_hashed_if_unchanged(file) for file in seen)
+
+
+def _hashed_if_unchanged(seen: InputFile) -> InputFile:
+    path = Path(seen.path)
+    unchanged = path.exists() and _describe(path, 0) == seen
+    return _describe(path, HASH_LIMIT) if unchanged else seen
 
 
 def _describe(path: Path, hash_limit: int) -> InputFile:

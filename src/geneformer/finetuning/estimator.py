@@ -26,7 +26,7 @@ from geneformer.errors import (
 )
 from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
-from geneformer.files.manifest import Manifest, installed_versions
+from geneformer.files.manifest import InputFile, Manifest, describe_inputs, hash_unchanged, installed_versions
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
 from geneformer.finetuning.evaluations import metric_name, number_text
@@ -143,6 +143,7 @@ class Estimator(Summarized):
     _pairing: Pairing | None = None
     _history: list[dict[str, Any]]
     _options: Mapping[str, Any]
+    _inputs: tuple[InputFile, ...] = ()
     _training: Any = None
     _random_network: Any = None
 
@@ -301,7 +302,12 @@ class Estimator(Summarized):
                 (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             if self.report_ is not None:
                 self.report_.save(temporary / "report")
-            Manifest(task=self.kind, vocabulary=vocabulary.fingerprint, options=self._options).write(temporary)
+            Manifest(
+                task=self.kind,
+                vocabulary=vocabulary.fingerprint,
+                inputs=hash_unchanged(self._inputs),
+                options=self._options,
+            ).write(temporary)
         return Path(folder)
 
     @classmethod
@@ -378,6 +384,7 @@ class Estimator(Summarized):
         """Learn from the training part of the examples, and evaluate on the test part."""
         self._training = examples
         self.matched_ = examples.cells.tokens.matched
+        self._inputs = (*examples.cells.inputs, *describe_inputs([self.base().folder], hash_limit=0))
         self._train(output=None if output is None else Path(output), **run)
         self._calibrate()
         self._describe()

@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
@@ -25,6 +25,7 @@ from geneformer.errors import (
     VocabularyMismatchError,
     reason_of,
 )
+from geneformer.files.manifest import InputFile, describe_inputs
 from geneformer.files.progress import Progress, inform, progress_bar
 from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
@@ -272,6 +273,8 @@ class Cells(Summarized):
     adata: "AnnData | None" = None
     layer: str | None = None
     gene_ids: str | None = None
+    inputs: tuple[InputFile, ...] = ()
+    """Files the cells came from, as they were when they were opened; none for cells that were in memory."""
 
     @property
     def columns(self) -> list[str]:
@@ -363,6 +366,7 @@ def open_cells(
         "gene_ids": gene_ids,
         "accept_normalized": accept_normalized,
     }
+    paths: list[Path] = []
     if isinstance(cells, (str, Path)) or (
         isinstance(cells, Sequence) and cells and all(isinstance(path, (str, Path)) for path in cells)
     ):
@@ -375,13 +379,15 @@ def open_cells(
                 cells = open_tokens(paths, model, counts=are_counts, progress=update, **chosen)
     if isinstance(cells, TokenizedDataset):
         check_pairing(cells, model, truncate=True)
-        return Cells.of(cells)
+        inputs = describe_inputs(paths or filter(None, [cells.path]), hash_limit=0)
+        return replace(Cells.of(cells), inputs=inputs)
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"{came_as('Cells', cells)}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
     tokens, rows = tokens_for(cells, model, counts=counts, **chosen)
     check_pairing(tokens, model, truncate=True)
-    return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids)
+    inputs = describe_inputs(paths or ([cells.filename] if cells.isbacked else []), hash_limit=0)
+    return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids, inputs)
 
 
 def _read(path: Path) -> "AnnData":

@@ -16,6 +16,7 @@ from transformers import set_seed
 from geneformer import keys
 from geneformer.engine.device import resolve_device, resolve_training_attention
 from geneformer.engine.training import (
+    CHECKPOINTS,
     Key,
     PackedTrainer,
     Reporting,
@@ -29,12 +30,15 @@ from geneformer.engine.training import (
 )
 from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
 from geneformer.files.atomic import atomic_file
+from geneformer.files.manifest import Manifest, describe_inputs, hash_unchanged
 from geneformer.files.progress import Progress
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.hub import WEIGHTS
+from geneformer.models.hub import WEIGHTS, find_folder
 from geneformer.models.loading import save_checkpoint
 from geneformer.options import PretrainOptions, RuntimeOptions
+from geneformer.options._fields import to_table
+from geneformer.pretraining.corpus import TOKENS
 from geneformer.pretraining.start import initial_model, start_from_spectrum
 from geneformer.tokens.dataset import Masked, TokenizedDataset, concatenate, mask_genes, plan_batches, split_counts
 
@@ -75,9 +79,14 @@ def pretrain(
     runtime: RuntimeOptions,
     *,
     resume: bool = False,
+    inputs: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> PretrainResult:
-    """Train an encoder on masked genes and write a checkpoint folder; of several processes the first one writes."""
+    """Train an encoder on masked genes and write a checkpoint folder; of several processes the first one writes.
+
+    The manifest in that folder names the given inputs, or else the folder of the dataset, and the model that training
+    started from.
+    """
     if dataset.vocabulary not in (None, vocabulary.fingerprint):
         msg = (
             f"The tokens were made with vocabulary {dataset.vocabulary}, not {vocabulary.name} "
@@ -93,6 +102,8 @@ def pretrain(
         )
         raise DatasetError(msg)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
+    started_from = [find_folder(options.start_from)] if options.start_from else []
+    seen = describe_inputs([*(inputs or filter(None, [dataset.path])), *started_from], hash_limit=0)
     set_seed(options.seed)
     model = initial_model(options, vocabulary)
     name = options.start_from or options.architecture
@@ -138,6 +149,14 @@ def pretrain(
         del record["folder"]
         with atomic_file(output / HISTORY, overwrite=True) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        manifest = Manifest(
+            task="pretrain",
+            vocabulary=vocabulary.fingerprint,
+            inputs=hash_unchanged(seen),
+            options=to_table(options),
+            results=metrics,
+        )
+        manifest.write(output, leave_out=(CHECKPOINTS, TOKENS))
     processes.wait_for_everyone()
     return result
 
