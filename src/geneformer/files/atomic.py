@@ -143,7 +143,8 @@ def atomic_file(path: str | Path, *, overwrite: bool = False, parents: bool = Fa
             temporary.replace(path)
             sync(path.absolute().parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # after a success there is nothing to delete; after a failure that is what to report
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
