@@ -179,3 +179,16 @@ def test_a_terminal_keeps_the_bars(clock, monkeypatch):
     assert last[0].split() == ["Fitting", "in", "0:01:15"]
     assert last[1].startswith("  Training ━━━")
     assert last[1].rstrip().endswith("300 of 300 steps in 0:01:15")
+
+
+def test_what_has_no_line_of_its_own_leaves_no_empty_output(notebook, clock):
+    with progress_bar():
+        clock[0] += 10.0
+    assert notebook == []
+    with progress_bar():
+        clock[0] += 10.0
+        with progress_bar("Tokenizing", unit="cells") as update:
+            clock[0] += 0.1
+            update(3, 3)
+    (output,) = notebook
+    assert [state["text/plain"].partition(":")[0] for state in output.states] == ["Tokenizing"] * len(output.states)

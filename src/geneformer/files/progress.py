@@ -106,12 +106,18 @@ class _Display:
         """Go out of a phase; its line goes as well if it took no time, or is part of what has a count of its own."""
         self.open.remove(phase)
         phase.ended, phase.broke_off = time.monotonic(), broke_off
+        around = self.open[-1] if self.open else None
         brief = phase.ended - phase.started < SECONDS_UNTIL_DRAWN
-        if self.open and not broke_off and (brief or self.open[-1].done is not None):
-            self.open[-1].within.remove(phase)
+        if around and around.label and phase in around.within and not broke_off and (brief or around.done is not None):
+            around.within.remove(phase)
         self.draw()
         if not self.open:
             self.close()
+
+    def is_due(self, now: float) -> bool:
+        """Whether there is something to show that takes long enough."""
+        late = self.root is not None and now - self.root.started >= SECONDS_UNTIL_DRAWN
+        return late and any(self.root.lines() if self.root else ())
 
     def draw(self) -> None:
         """Show how things stand."""
@@ -145,7 +151,7 @@ class _Terminal(_Display):
         self.live: Live | None = None
 
     def draw(self) -> None:
-        if self.live is None and self.root and time.monotonic() - self.root.started >= SECONDS_UNTIL_DRAWN:
+        if self.live is None and self.is_due(time.monotonic()):
             from rich.live import Live
 
             self.live = Live(
@@ -185,7 +191,7 @@ class _Notebook(_Display):
 
     def draw(self) -> None:
         now = time.monotonic()
-        if self.root is None or (self.handle is None and now - self.root.started < SECONDS_UNTIL_DRAWN):
+        if self.root is None or (self.handle is None and not self.is_due(now)):
             return
         if self.open and now - self.last_drawing < _SECONDS_BETWEEN_DRAWINGS:
             return
