@@ -263,9 +263,12 @@ def test_any_groups(cells, seed):
     learnable = len({tuple(np.unique(codes[(groups == g) & (codes >= 0)])) for g in np.unique(groups)})
     try:
         split = draw_split(codes, options, groups=groups)
-    except ConstantLabelError:
+    except RareClassError:
         assert learnable > 1  # three groups of one class each, say
         return
+    labeled = codes >= 0
+    if len(np.unique(codes[labeled])) > 1:
+        assert all(len(np.unique(codes[rows])) > 1 for rows in (split.train, split.valid, split.test))
     parts = parts_of(split, len(codes))
     assert shared_groups(split, groups) == {}
     assert set(parts[codes >= 0]) == {0, 1, 2}
@@ -279,6 +282,74 @@ def test_a_class_of_one_donor_is_learnt(cohort):
         split = draw_split(codes, SplitOptions(seed=seed), groups=donor)
         assert "d3" in donor[split.train]
         assert set(codes[split.train]) == {0, 1, 2}
+
+
+def nested(donors_of, cells_of=lambda rng: 20):
+    """Codes and donors of cells whose donors have one class each."""
+    rng = np.random.default_rng(len(donors_of) + sum(donors_of))
+    donor_class = np.repeat(np.arange(len(donors_of)), donors_of)
+    sizes = [cells_of(rng) for _ in donor_class]
+    return np.repeat(donor_class, sizes), np.repeat([f"d{i}" for i in range(len(donor_class))], sizes)
+
+
+@pytest.mark.parametrize("donors_of", [(3, 3), (3, 4), (4, 4), (3, 9), (3, 3, 3), (5, 4, 3, 6), (30, 3)])
+def test_every_class_is_on_every_side_where_each_donor_has_one(donors_of):
+    codes, donors = nested(donors_of, lambda rng: int(rng.integers(5, 200)))
+    for seed in range(10):
+        split = draw_split(codes, SplitOptions(seed=seed), groups=donors)
+        assert all(set(codes[rows]) == set(codes) for rows in (split.train, split.valid, split.test))
+        assert shared_groups(split, donors) == {}
+
+
+def test_a_class_with_fewer_donors_than_parts_is_refused_with_the_ways_out():
+    codes, donors = nested((3, 2))
+    kinds = ["sick", "well"]
+    with pytest.raises(RareClassError, match=r"'well' is found in 2 of 5 groups \('d3', 'd4'\).*valid=0.*n_folds=2"):
+        draw_split(codes, SplitOptions(), groups=donors, classes=kinds)
+    split = draw_split(codes, SplitOptions(valid=0), groups=donors, classes=kinds)
+    assert set(codes[split.train]) == set(codes[split.test]) == {0, 1}
+    assert len(draw_folds(codes, 2, groups=donors, valid=0)) == 2
+    codes, donors = nested((4, 1))
+    with pytest.raises(
+        RareClassError, match=r"'well' .* 1 of 5 groups \('d4'\).*'well' apart cannot be told from .*'d4'"
+    ):
+        draw_split(codes, SplitOptions(valid=0), groups=donors, classes=kinds)
+    with pytest.raises(UnknownClassError, match=r"'1' \(20 cells\) is found in one fold only \(groups 'd4'\)"):
+        draw_folds(codes, 2, groups=donors)
+    three = nested((4, 4, 1))
+    with pytest.raises(RareClassError, match="'2' is found in 1 of 9 groups"):
+        draw_split(three[0], SplitOptions(), groups=three[1])
+
+
+def test_a_rare_class_next_to_others_is_no_reason_to_refuse():
+    donors = np.repeat([f"d{i}" for i in range(8)], 30)
+    codes = np.arange(240) % 3
+    codes[donors == "d5"] = 3
+    split = draw_split(np.where((donors == "d5") & (np.arange(240) % 2 == 0), 0, codes), SplitOptions(), groups=donors)
+    assert "d5" in donors[split.train]
+
+
+@pytest.mark.parametrize("donors_of", [(3, 3), (2, 2), (4, 6, 5)])
+def test_folds_of_nested_donors_learn_every_class(donors_of):
+    codes, donors = nested(donors_of)
+    valid = 0.1 if min(donors_of) > 2 else 0.0
+    for seed in range(5):
+        for split in draw_folds(codes, min(donors_of), groups=donors, seed=seed, valid=valid):
+            assert set(codes[split.train]) == set(codes[split.test]) == set(codes)
+            assert not valid or set(codes[split.valid]) == set(codes)
+
+
+def test_every_task_and_label_is_on_every_side():
+    donors = np.repeat([f"d{i}" for i in range(6)], 40)
+    sick, cell_type = np.repeat([0, 1, 0, 1, 0, 1], 40), np.arange(240) % 5
+    labels = {"disease": (sick, ["well", "sick"]), "type": (cell_type, list("abcde"))}
+    for seed in range(10):
+        split = draw_split(sick * 5 + cell_type, SplitOptions(seed=seed), groups=donors, labels=labels)
+        assert all(set(sick[rows]) == {0, 1} for rows in (split.train, split.valid, split.test))
+    sick = np.repeat([0, 1, 0, 0, 0, 0], 40)
+    labels["disease"] = (sick, ["well", "sick"])
+    with pytest.raises(RareClassError, match="Labels 'disease': 'sick' is found in 1 of 6 groups"):
+        draw_split(sick * 5 + cell_type, SplitOptions(), groups=donors, labels=labels)
 
 
 def test_too_few_groups():
@@ -526,7 +597,8 @@ def test_classes_that_are_tested_but_not_learnt():
     kinds = OneOf("kind", ("a", "b", "c"))
     with pytest.raises(UnknownClassError, match=r"1 classes of the test part are not learnt: 'c' \(2 cells\)"):
         kinds.prepare(np.array([0, 1, 0, 2, 2]), split)
-    kinds.prepare(np.array([0, 1, 0, MISSING, 1]), split)
+    with pytest.warns(GeneformerWarning, match="Labels 'kind': None of the 1 cells measured is of 'a'"):
+        kinds.prepare(np.array([0, 1, 0, MISSING, 1]), split)
     with pytest.raises(UnknownClassError, match="valid part"):
         kinds.prepare(np.array([0, 1, 2, 0, 0]), split)
 

@@ -1,9 +1,11 @@
 """What all estimators share: open cells, split, fit, calibrate, predict, evaluate, save and load."""
 
+import base64
 import functools
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,6 +21,7 @@ from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
     CheckpointError,
+    GeneformerWarning,
     NoCellsError,
     NotFittedError,
     OptionError,
@@ -29,13 +32,13 @@ from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs, hash_unchanged, installed_versions
 from geneformer.files.progress import Progress, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
-from geneformer.finetuning.evaluations import metric_name, number_text
+from geneformer.finetuning.evaluations import absent_text, metric_name, number_text
 from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, by_task, compared, load_report, plot_first
 from geneformer.finetuning.splits import Split, draw_rows, given_rows
 from geneformer.finetuning.targets import CellTarget, Encoded
 from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
-from geneformer.inference.cells import CellInput, Cells, describe_run, open_cells
+from geneformer.inference.cells import CellInput, Cells, cell_fingerprints, describe_run, open_cells
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import PUBLISHED_CELLS, TASK, load_network, save_network
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -146,6 +149,8 @@ class Estimator(Summarized):
     _inputs: tuple[InputFile, ...] = ()
     _training: Any = None
     _random_network: Any = None
+    _learnt_cells: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+    """Fingerprints of cells that were learnt from, ascending."""
 
     def __init__(
         self, model: str | Path = "mini", *, vocabulary: "str | Path | Vocabulary | None" = None, **changes: Any
@@ -294,11 +299,13 @@ class Estimator(Summarized):
             "vocabulary": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint},
             "versions": installed_versions(),
         }
+        cells = base64.b64encode(self._learnt_cells.astype("<u8").tobytes()).decode()
+        history = {"history": self._history, **({LEARNT: cells} if cells else {})}
         with atomic_folder(folder, overwrite=overwrite) as temporary:
             save_network(network, temporary)
             if vocabulary.name not in BUNDLED:
                 vocabulary.save(temporary / OWN_VOCABULARY)
-            for name, content in ((TASK, task), (HISTORY, {"history": self._history})):
+            for name, content in ((TASK, task), (HISTORY, history)):
                 (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             if self.report_ is not None:
                 self.report_.save(temporary / "report")
@@ -350,6 +357,7 @@ class Estimator(Summarized):
             estimator._check_loaded()
         estimator._pairing = Pairing(str(folder), stored.vocabulary, max_length)
         estimator._history, estimator._options = stored.history, options
+        estimator._learnt_cells = stored.learnt_cells
         with _damage_named(folder):
             estimator.summary_of()  # what was noted about the training can be shown
         estimator.report_ = load_report(folder / "report") if (folder / "report").is_dir() else None
@@ -527,9 +535,8 @@ class CellEstimator(Estimator):
         if split_rows is None:
             split = draw_rows(
                 opened,
-                encoded.codes,
+                encoded,
                 self.split_options(groups),
-                classes=encoded.classes,
                 groups=groups,
                 ids=ids or groups,
             )
@@ -543,6 +550,7 @@ class CellEstimator(Estimator):
             "shared_groups": {pair: list(names) for pair, names in split.shared_groups.items()},
         }
         examples = Examples(opened, encoded, split, donors, deleted_genes)
+        self._learnt_cells = np.unique(cell_fingerprints(opened.tokens, split.learnt))[:MOST_KEPT]
         return self._fit(examples, output=output, resume=resume, callbacks=callbacks)
 
     @shown_as("Evaluation")
@@ -690,12 +698,32 @@ class CellEstimator(Estimator):
                 changed = target.calibrate(outputs[name][has_value], truth[has_value])
                 self.metrics_ |= {f"{name}/{key}" if len(targets) > 1 else key: v for key, v in changed.items()}
 
+    def _warn_of_learnt(self, tested: Cells) -> None:
+        """Say how many of some cells were learnt from, whatever their names."""
+        learnt = self._learnt_cells
+        if not len(learnt):
+            return
+        of_cell = cell_fingerprints(tested.tokens, np.arange(len(tested.tokens)))
+        if n_learnt := int(np.isin(of_cell, learnt).sum()):
+            at_least = "At least " if len(learnt) == MOST_KEPT else ""
+            msg = (
+                f"{at_least}{n_learnt:,} of the {len(of_cell):,} cells were learnt from, so that figures come out too "
+                "high. Evaluate cells that fit has not seen; report_ has the figures of those that it held out."
+            )
+            warnings.warn(msg, GeneformerWarning, stacklevel=4)
+
     def _evaluate_columns(self, opened: Cells, columns: Mapping[str, str], groups: str | None) -> Any:
         """The report on opened cells with labels in some columns, by target."""
         targets = {target.name: target for target in self._targets() if target.name in columns}
         values = {name: target.encode(opened.column(columns[name]), columns[name]) for name, target in targets.items()}
         tested = Examples(opened, Encoded(targets, values, NO_ROWS), groups=groups_of(opened, groups))
-        return self._evaluate(tested, np.arange(len(opened.tokens)))
+        self._warn_of_learnt(opened)
+        evaluated = self._evaluate(tested, np.arange(len(opened.tokens)))
+        for name, report in by_task(evaluated).items():
+            if absent := getattr(report.evaluation, "absent", ()):
+                what = f"Labels {name!r}: " if name else ""
+                warnings.warn(what + absent_text(absent, report.evaluation.n), GeneformerWarning, stacklevel=3)
+        return evaluated
 
     def _evaluate(self, tested: Examples, rows: Ints) -> Any:
         targets, values = tested.encoded.targets, tested.encoded.values
@@ -804,6 +832,11 @@ def with_training_options(estimator: AnyEstimator, options: dict[str, Any]) -> A
 HISTORY = "training.json"
 """Log lines of the training."""
 
+LEARNT = "learnt_cells"
+"""Entry next to them: fingerprints of the cells learnt from, in base64. Folders written before lack it."""
+
+MOST_KEPT = 100_000
+"""Fingerprints that are kept, the smallest ones."""
 
 class StoredTask(NamedTuple):
     """What a folder of a fitted estimator holds, without the network."""
@@ -811,6 +844,7 @@ class StoredTask(NamedTuple):
     task: Mapping[str, Any]
     history: list[dict[str, Any]]
     vocabulary: Vocabulary
+    learnt_cells: NDArray[np.uint64]
 
 
 def _with_tuples(value: Any) -> Any:
@@ -844,6 +878,7 @@ def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
     task, told = read_json(path, CheckpointError), read_json(folder / HISTORY, CheckpointError)
     try:
         history = [dict(line) for line in told["history"]]
+        learnt = np.frombuffer(base64.b64decode(told.get(LEARNT, ""), validate=True), dtype="<u8")
         kind, fingerprint = task["kind"], str(task["vocabulary"]["fingerprint"])
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is damaged: {error!r} while its {TASK} and {HISTORY} were read. Copy or write it again."
@@ -858,7 +893,7 @@ def read_folder(folder: str | Path, expected: str | None = None) -> StoredTask:
             f"{vocabulary.fingerprint[:12]}. The folder is mixed; write it again."
         )
         raise VocabularyMismatchError(msg)
-    return StoredTask(task, history, vocabulary)
+    return StoredTask(task, history, vocabulary, learnt)
 
 
 def published_task(folder: Path) -> StoredTask | None:
@@ -879,4 +914,4 @@ def published_task(folder: Path) -> StoredTask | None:
         "preprocessing": {"max_length": config.max_position_embeddings},
         "options": {},
     }
-    return StoredTask(task, [], recognize_vocabulary(config, folder))
+    return StoredTask(task, [], recognize_vocabulary(config, folder), np.empty(0, dtype=np.uint64))

@@ -189,16 +189,26 @@ class PerClass(Figures):
         ]
         sections = ["## Classes", markdown_table(header, rows)]
         if self.absent:
-            listed = ", ".join(self.absent)
-            sections.insert(0, f"No {self.unit} measured is of {listed}: averages over classes leave such classes out.")
+            sections.insert(0, absent_text(self.absent, self.n, self.unit))
         return sections
+
+
+def absent_text(classes: Sequence[str], n: int, unit: str = "cell") -> str:
+    """What figures over cells say that lack some of the classes."""
+    more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
+    listed = ", ".join(map(repr, classes[:10])) + more
+    return (
+        f"None of the {n:,} {unit}s measured is of {listed}: figures of such classes are NaN, averages over classes "
+        "(F1, balanced accuracy, ROC AUC) leave them out, and accuracy and log loss say nothing about them."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Evaluation(PerClass):
     """How well one class per cell was predicted.
 
-    Averages over classes ("macro", "balanced", areas) are over the classes that have cells.
+    Averages over classes ("macro", "balanced", "weighted", areas) are over the classes that have cells, which `absent`
+    lists the others of; NaN where all cells are of one class.
 
     Attributes
     ----------

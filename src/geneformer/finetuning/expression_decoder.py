@@ -330,6 +330,7 @@ class ExpressionDecoder(CellEstimator):
         """
         opened = self._open_fitted(cells, counts_layer, gene_ids)
         check_counts(opened.tokens)
+        self._warn_of_learnt(opened)
         return self._evaluate(Examples(opened, None, groups=groups_of(opened, groups)), np.arange(len(opened.tokens)))
 
     def _evaluate(self, tested: Examples, rows: Ints) -> ReportSet:

@@ -189,7 +189,7 @@ def search(
         opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
     encoded = estimator.targets(opened, label, by_cell=groups is None and ids is None)
     chosen_split = estimator.split_options(groups)
-    split = draw_rows(opened, encoded.codes, chosen_split, classes=encoded.classes, groups=groups, ids=ids or groups)
+    split = draw_rows(opened, encoded, chosen_split, groups=groups, ids=ids or groups)
     if not len(split.valid):
         msg = "There are no validation cells to compare trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)

@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from geneformer.errors import (
     OptionError,
     OutOfRangeError,
     RareClassError,
+    UnknownClassError,
     UnknownColumnError,
     UnknownIdError,
 )
@@ -28,11 +29,17 @@ from geneformer.inference.cells import Cells
 from geneformer.options import SplitOptions
 from geneformer.options._fields import check_range, nearest
 
+if TYPE_CHECKING:
+    from geneformer.finetuning.targets import Encoded
+
 PARTS = ("train", "valid", "test")
 
 Ints = NDArray[np.int64]
 Column = tuple[Ints, list[str]]
 """Which of the names stands in each row, -1 for none; and the names."""
+
+Labels = Mapping[str, tuple[Ints, Sequence[str]]]
+"""Class of each cell, -1 for none, and the classes, by column: each part of a split by groups should have every one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -72,9 +79,10 @@ def draw_split(
     ids: ArrayLike | None = None,
     attributes: Mapping[str, ArrayLike] | None = None,
     classes: Sequence[str] | None = None,
+    labels: Labels | None = None,
 ) -> Split:
     """Rows to train on, to choose the best step with and to test on."""
-    cells = _labeled_cells(codes, groups=groups, ids=ids, attributes=attributes, classes=classes)
+    cells = _labeled_cells(codes, groups=groups, ids=ids, attributes=attributes, classes=classes, labels=labels)
     if cells.groups is not None and (cells.groups[0] < 0).any():
         _warn(f"{(cells.groups[0] < 0).sum():,} labeled cells have no group.")
     method = _method(cells, options)
@@ -113,9 +121,10 @@ def draw_folds(
     valid: float = 0.1,
     seed: int = 0,
     classes: Sequence[str] | None = None,
+    labels: Labels | None = None,
 ) -> list[Split]:
     """Splits whose test parts cover every labeled cell once."""
-    cells = _labeled_cells(codes, groups=groups, classes=classes)
+    cells = _labeled_cells(codes, groups=groups, classes=classes, labels=labels)
     n_cells = len(cells.codes)
     check_range("n_folds", n_folds, low=2, high=n_cells)
     check_range("valid", valid, low=0.0, high=1.0)
@@ -131,7 +140,8 @@ def draw_folds(
             raise RareClassError(msg)
         folds = _deal_folds(cells.codes, n_folds, np.random.default_rng(seed))
     else:
-        folds = _deal_groups(cells.codes, cells.groups, [1 / n_folds] * n_folds, seed=seed, all_trained=False)
+        folds = _deal_groups(cells, [1 / n_folds] * n_folds, seed=seed, all_trained=False)
+        _refuse_unlearnt(cells, folds)
     method, splits = "stratified" if cells.groups is None else "group", []
     for fold in range(n_folds):
         part_of = np.where(folds == fold, 2, 0)
@@ -141,29 +151,30 @@ def draw_folds(
             part_of[rest] = draw_stratified(cells.codes[rest], (max(1, round(valid * n_cells)),), rng)
         elif valid and cells.groups is not None:
             share = valid * n_cells / len(rest)
-            place, names = cells.groups
-            part_of[rest] = _deal_groups(cells.codes[rest], (place[rest], names), [1 - share, share], seed=seed)
+            learnt = cells.take(rest)
+            part_of[rest] = _deal_groups(learnt, [1 - share, share], seed=seed)
+            _refuse_lacking(learnt, part_of[rest], (0, 1), f" once fold {fold + 1} of {n_folds} is left out")
         splits.append(cells.split(part_of, method))
     return splits
 
 
 def draw_rows(
     cells: Cells,
-    codes: Ints,
+    encoded: "Encoded",
     options: SplitOptions,
     *,
-    classes: Sequence[str] | None = None,
     groups: str | None = None,
     ids: str | None = None,
 ) -> Split:
-    """A split of opened cells by their columns."""
+    """A split of opened cells by what is learnt about them and by their columns."""
     return draw_split(
-        codes,
+        encoded.codes,
         options,
         groups=None if groups is None else np.asarray(cells.column(groups)),
         ids=None if ids is None else np.asarray(cells.column(ids)),
         attributes={name: np.asarray(cells.column(name)) for name in options.balance} or None,
-        classes=classes,
+        classes=encoded.classes,
+        labels=encoded.labels,
     )
 
 
@@ -258,6 +269,20 @@ class _LabeledCells:
     groups: Column | None
     ids: Column | None
     attributes: Mapping[str, NDArray[Any]]
+    labels: Labels
+
+    def take(self, places: Ints) -> "_LabeledCells":
+        """Some of them."""
+        of = {name: (codes[places], classes) for name, (codes, classes) in self.labels.items()}
+        groups = None if self.groups is None else (self.groups[0][places], self.groups[1])
+        return replace(self, rows=self.rows[places], codes=self.codes[places], groups=groups, labels=of)
+
+    @property
+    def by_group(self) -> tuple[list[str], Ints]:
+        """Names of the groups that occur, and which of them each cell is in; cells without a group are one."""
+        place, names = self.groups or (np.zeros(len(self.rows), dtype=np.int64), ["all cells"])
+        present, group = np.unique(place, return_inverse=True)
+        return [names[i] if i >= 0 else "cells without a group" for i in present], group
 
     @property
     def counts(self) -> dict[int, int]:
@@ -289,6 +314,7 @@ def _labeled_cells(
     ids: ArrayLike | None = None,
     attributes: Mapping[str, ArrayLike] | None = None,
     classes: Sequence[str] | None = None,
+    labels: Labels | None = None,
 ) -> _LabeledCells:
     codes_n = np.asarray(codes, dtype=np.int64)
     rows = np.flatnonzero(codes_n >= 0)
@@ -309,10 +335,13 @@ def _labeled_cells(
         if values is not None:
             place, names = distinct_words(values, name)
             columns[name] = (of_labeled(name, place), names)
+    named = [str(code) for code in range(int(codes_n.max()) + 1)] if classes is None else classes
+    of = {"label": (codes_n, named)} if labels is None else labels
     return _LabeledCells(
         rows=rows,
         codes=codes_n[rows],
-        classes=[str(code) for code in range(int(codes_n.max()) + 1)] if classes is None else classes,
+        classes=named,
+        labels={name: (of_labeled(name, places), words) for name, (places, words) in of.items()},
         groups=columns.get("groups"),
         ids=columns.get("ids", columns.get("groups")),
         attributes={name: of_labeled(name, np.asarray(values)) for name, values in (attributes or {}).items()},
@@ -418,9 +447,10 @@ def _check_sizes(n_free: int, sizes: tuple[int, ...], n_classes: int) -> None:
 _EXHAUSTIVE = 20_000
 """Assignments that are all looked at."""
 
-_EMPTY, _UNTRAINED, _ABSENT = 1e6, 10.0, 0.5
+_EMPTY, _UNTRAINED, _ABSENT, _FORBIDDEN = 1e6, 10.0, 0.5, 100.0
 """Losses of a part without groups, of a class that is not trained on, and of all classes absent from one part: high
-enough to hold out two donors of eight, one of each state, where the shares alone would hold out one."""
+enough to hold out two donors of eight, one of each state, where the shares alone would hold out one; or so high that
+the shares count only among the splits in which the fewest classes are absent."""
 
 
 def _draw_groups(cells: _LabeledCells, options: SplitOptions) -> Ints:
@@ -429,31 +459,47 @@ def _draw_groups(cells: _LabeledCells, options: SplitOptions) -> Ints:
         raise OptionError(msg)
     shares = {0: 1 - options.valid - options.test, 1: options.valid, 2: options.test}
     parts = [part for part, share in shares.items() if part == 0 or share]
-    dealt = _deal_groups(cells.codes, cells.groups, [shares[part] for part in parts], seed=options.seed)
-    return np.array(parts)[dealt]
+    dealt = np.array(parts)[_deal_groups(cells, [shares[part] for part in parts], seed=options.seed)]
+    _refuse_lacking(cells, dealt, parts)
+    return dealt
 
 
-def _deal_groups(codes: Ints, groups: Column, shares: Sequence[float], *, seed: int, all_trained: bool = True) -> Ints:
+def _deal_groups(cells: _LabeledCells, shares: Sequence[float], *, seed: int, all_trained: bool = True) -> Ints:
     """Part of each cell; cells without a group are one group."""
-    place, names = groups
-    present, group = np.unique(place, return_inverse=True)
+    present, group = cells.by_group
     if len(present) < len(shares):
-        listed = ", ".join(repr(names[i]) if i >= 0 else "cells without a group" for i in present)
+        listed = ", ".join(map(repr, present))
         msg = (
             f"{len(present)} groups cannot be dealt out to {len(shares)} parts without one being on two sides: "
-            f"{listed}. Use fewer parts (valid=0 or test=0), finer groups, or no groups."
+            f"{listed}. Use fewer parts (valid=0 or test=0), finer groups, or no groups. With valid=0, cross_validate "
+            f"tests every group in turn (n_folds={len(present)})."
         )
         raise LeakageError(msg)
-    classes, code = np.unique(codes, return_inverse=True)
-    counts = np.bincount(group * len(classes) + code, minlength=len(present) * len(classes))
-    return assign_groups(counts.reshape(len(present), -1), shares, seed=seed, all_trained=all_trained)[group]
+    counts = _by_group(group, len(present), np.unique(cells.codes, return_inverse=True)[1])
+    dealt = assign_groups(counts, shares, seed=seed, all_trained=all_trained)
+    # The shares are what counts as long as every part has every class, and give way where it could have it.
+    held = np.hstack([_by_group(group, len(present), codes) for codes, _ in cells.labels.values()] or [counts])
+    n_parts = sum(held[dealt == part].any(axis=0).astype(int) for part in range(len(shares)))
+    if (n_parts < np.minimum((held > 0).sum(axis=0), len(shares))).any():
+        dealt = assign_groups(held, shares, seed=seed, all_trained=all_trained, absent=_FORBIDDEN)
+    return dealt[group]
 
 
-def assign_groups(counts: ArrayLike, shares: ArrayLike, *, seed: int = 0, all_trained: bool = True) -> Ints:
+def _by_group(group: Ints, n_groups: int, codes: Ints) -> Ints:
+    """Cells of every code, -1 for none, in every group, ``(G, C)``."""
+    rows, n_codes = codes >= 0, int(codes.max(initial=-1)) + 1
+    counts = np.bincount(group[rows] * n_codes + codes[rows], minlength=n_groups * n_codes)
+    return counts.reshape(n_groups, n_codes)
+
+
+def assign_groups(
+    counts: ArrayLike, shares: ArrayLike, *, seed: int = 0, all_trained: bool = True, absent: float = _ABSENT
+) -> Ints:
     """Part of each group, ``(G,)``, from its cells of every class, ``(G, C)``: the best of many, then of its moves."""
     counts_gc, shares_p = np.asarray(counts, dtype=np.float64), np.asarray(shares, dtype=np.float64)
     # The last column is all cells; it weighs as much as the classes together.
     content = np.column_stack([counts_gc / counts_gc.sum(axis=0), counts_gc.sum(axis=1) / counts_gc.sum()])
+    penalties = absent, max(_UNTRAINED, 10 * absent) if all_trained else 0.0
     rng = np.random.default_rng(seed)
     n_groups, every_part = len(content), np.arange(len(shares_p))
     if len(shares_p) ** n_groups <= _EXHAUSTIVE:
@@ -461,29 +507,30 @@ def assign_groups(counts: ArrayLike, shares: ArrayLike, *, seed: int = 0, all_tr
     else:
         starts = _greedy(content, shares_p, rng)
     held = np.stack([(starts == part) @ content for part in every_part], axis=1)
-    parts: Ints = starts[_part_losses(held, shares_p, every_part, all_trained).sum(axis=1).argmin()]
+    parts: Ints = starts[_part_losses(held, shares_p, every_part, penalties).sum(axis=1).argmin()]
     while True:
         held = np.stack([(parts == part) @ content for part in every_part])
-        losses = _part_losses(held, shares_p, every_part, all_trained)
-        left = _part_losses(held[parts] - content, shares_p, parts, all_trained) - losses[parts]
-        joined = _part_losses(held + content[:, None], shares_p, every_part, all_trained) - losses
+        losses = _part_losses(held, shares_p, every_part, penalties)
+        left = _part_losses(held[parts] - content, shares_p, parts, penalties) - losses[parts]
+        joined = _part_losses(held + content[:, None], shares_p, every_part, penalties) - losses
         change = left[:, None] + joined
         change[np.arange(n_groups), parts] = 0
         group, part = np.unravel_index(change.argmin(), change.shape)
-        if change[group, part] > -1e-9:
+        if change[group, part] > -1e-9 * max(absent, 1):  # below, it may be rounding
             return parts
         parts[group] = part
 
 
 def _part_losses(
-    held: NDArray[np.float64], shares: NDArray[np.float64], parts: Ints, all_trained: bool
+    held: NDArray[np.float64], shares: NDArray[np.float64], parts: Ints, penalties: tuple[float, float]
 ) -> NDArray[np.float64]:
     """How far each part, ``(...)``, is from its share with what it holds, ``(..., C + 1)``."""
     squares = (held - shares[parts][..., None]) ** 2
+    of_absent, of_untrained = penalties
     absent = held[..., :-1] < 1e-9  # rounding where a group was taken away
     loss: NDArray[np.float64] = squares[..., :-1].mean(axis=-1) + squares[..., -1]
-    loss += _EMPTY * (held[..., -1] < 1e-9) + _ABSENT * absent.mean(axis=-1)
-    return loss + _UNTRAINED * absent.sum(axis=-1) * (parts == 0) if all_trained else loss
+    loss += _EMPTY * (held[..., -1] < 1e-9) + of_absent * absent.mean(axis=-1)
+    return loss + of_untrained * absent.sum(axis=-1) * (parts == 0)
 
 
 def _greedy(content: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Ints:
@@ -501,6 +548,53 @@ def _greedy(content: NDArray[np.float64], shares: NDArray[np.float64], rng: np.r
         parts[starts, group] = part
         lacking[starts, part] -= added
     return parts
+
+
+def _refuse_lacking(cells: _LabeledCells, part_of: Ints, parts: Sequence[int], when: str = "") -> None:
+    """Refuse parts without a class where each group is of one class, and parts of one class only: both deceive.
+
+    A rare class that some groups have next to others is no reason to refuse.
+    """
+    names, group = cells.by_group
+    for label, (codes, classes) in cells.labels.items():
+        in_group = _by_group(group, len(names), codes) > 0
+        in_part = _by_group(part_of, max(parts) + 1, codes)[list(parts)] > 0
+        lacking = in_group.any(axis=0) & ~in_part.all(axis=0)
+        deceives = in_group.sum(axis=1).max() < 2 or in_part.sum(axis=1).min() < 2
+        if len(classes) < 2 or in_group.any(axis=0).sum() < 2 or not (lacking.any() and deceives):
+            continue
+        code = int(np.flatnonzero(lacking)[in_group[:, lacking].sum(axis=0).argmin()])
+        having = [name for name, has in zip(names, in_group[:, code], strict=True) if has]
+        n, which = len(having), ", ".join(PARTS[part] for part in parts)
+        if n == 1:
+            way = (
+                f"What sets {classes[code]!r} apart cannot be told from what sets {having[0]!r} apart: add groups of "
+                "that class, leave it out, or split cell by cell, which measures how well these groups are recognized "
+                '(method="stratified", allow_leakage=True).'
+            )
+        else:
+            way = f"Use fewer parts (valid=0); with valid=0, cross_validate tests every group once (n_folds={n})."
+        msg = (
+            f"Labels {label!r}: {classes[code]!r} is found in {n} of {len(names):,} groups ({_listed(having)}){when}, "
+            f"and each of {len(parts)} parts ({which}) needs one: a part of one class measures nothing. {way}"
+        )
+        raise RareClassError(msg)
+
+
+def _refuse_unlearnt(cells: _LabeledCells, folds: Ints) -> None:
+    """Refuse folds that would test a class without learning it, before the first one is fitted."""
+    names, group = cells.by_group
+    for label, (codes, classes) in cells.labels.items():
+        for code, name in enumerate(classes):
+            rows = codes == code
+            if rows.any() and np.ptp(folds[rows]) == 0:
+                having = _listed([names[i] for i in np.unique(group[rows])])
+                msg = (
+                    f"Labels {label!r}: {name!r} ({rows.sum():,} cells) is found in one fold only (groups {having}), "
+                    "so that it would be tested without being learnt. Leave it out (rare_below), or split by finer "
+                    "groups."
+                )
+                raise UnknownClassError(msg)
 
 
 # By ids

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
 from geneformer.finetuning.baselines import classify_by_baselines, regress_by_baselines
-from geneformer.finetuning.evaluations import Figures
+from geneformer.finetuning.evaluations import Figures, absent_text
 from geneformer.finetuning.labels import capped, class_weights, drop_rare, encode_label_sets, encode_labels
 from geneformer.finetuning.metrics import (
     evaluate_classes,
@@ -102,6 +102,10 @@ class CellTarget(Target):
         """What a split goes by, ``(n,)``; -1 for cells without a value."""
 
     @abstractmethod
+    def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
+        """What every part of a split by groups should have, by column: classes, or halves without a name."""
+
+    @abstractmethod
     def prepare(self, values: Values, split: Split) -> None:
         """Refuse a split that cannot be learnt; fix what depends on the training cells."""
 
@@ -144,6 +148,11 @@ class _Classes(CellTarget):
             )
             raise UnknownClassError(msg)
 
+    def _warn_untested(self, untested: NDArray[Any], n_tested: int) -> None:
+        if len(untested) and n_tested:
+            absent = [self.classes[code] for code in untested]
+            warnings.warn(f"Labels {self.name!r}: {absent_text(absent, n_tested)}", GeneformerWarning, stacklevel=5)
+
 
 @dataclass(eq=False)
 class OneOf(_Classes):
@@ -179,6 +188,10 @@ class OneOf(_Classes):
         """The classes themselves, ``(n,)``."""
         return np.maximum(values, -1)
 
+    def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
+        """The classes."""
+        return {self.name: (self.strata(values, by_cell=False), self.classes)}
+
     def prepare(self, values: Values, split: Split) -> None:
         """Refuse a split that learns fewer than two classes, or tests classes that are not learnt."""
         codes = values[split.train]
@@ -194,6 +207,7 @@ class OneOf(_Classes):
             held_out = values[getattr(split, part)]
             codes = held_out[held_out >= 0]
             self._refuse_unlearnt(np.setdiff1d(codes, learnt), np.bincount(codes), part)
+        self._warn_untested(np.setdiff1d(learnt, codes), len(codes))
 
     def weights(self, values: Values) -> Floats:
         """Weights that let every class count alike, ``(C,)``."""
@@ -263,12 +277,20 @@ class AnyOf(_Classes):
         combined = np.unique(np.nan_to_num(values, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
         return np.where(self.has_value(values), combined, -1).astype(np.int64)
 
+    def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
+        """Every label by itself."""
+        return {
+            f"{self.name}: {label}": (np.where(of_cell == 1, 0, -1), (label,))
+            for label, of_cell in zip(self.classes, values.T, strict=True)
+        }
+
     def prepare(self, values: Values, split: Split) -> None:
         """Refuse a split that tests labels without learning them."""
         learnt = (values[split.train] == 1).any(axis=0)
         for part in ("valid", "test"):
             cells = (values[getattr(split, part)] == 1).sum(axis=0)
             self._refuse_unlearnt(np.flatnonzero((cells > 0) & ~learnt), cells, part)
+        self._warn_untested(np.flatnonzero(learnt & (cells == 0)), len(split.test))
 
     def weights(self, values: Values) -> Floats:
         """Weights that let the cells with and without a label count alike, ``(C,)``."""
@@ -329,10 +351,22 @@ class Number(CellTarget):
         strata[rows[values[rows].argsort(kind="stable")]] = np.arange(len(rows)) * n_bins // len(rows)
         return strata
 
+    def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
+        """The lower and the upper half: donors with a number each are held out from both."""
+        above = values > np.nanmedian(values)
+        return {self.name: (np.where(np.isnan(values), -1, above).astype(np.int64), ())}
+
     def prepare(self, values: Values, split: Split) -> None:
         """Refuse numbers to learn from that are all the same; fix the scale."""
         learnt = values[split.train]
         self._check(learnt)
+        tested = np.unique(values[split.test])
+        if len(tested) == 1:
+            msg = (
+                f"All {len(split.test):,} cells of the test part have {self.name!r} = {tested[0]:g}: R2 and "
+                "correlations are not defined. Test more groups (a larger share), or all in turn with cross_validate."
+            )
+            warnings.warn(msg, GeneformerWarning, stacklevel=4)
         mean, deviation = float(np.nanmean(learnt)), float(np.nanstd(learnt))
         if self.options.counts:
             self.inside = mean or 1.0
@@ -407,6 +441,12 @@ class Encoded:
         """Names of the codes, where they are the classes of one column."""
         (target, *others) = self.targets.values() or [None]
         return None if others or getattr(target, "in_combinations", True) else getattr(target, "classes", None)
+
+    @property
+    def labels(self) -> dict[str, tuple[Ints, Sequence[str]]]:
+        """What every part of a split by groups should have, by column."""
+        of_target = [target.labels(self.values[name]) for name, target in self.targets.items()]
+        return {column: labels for every in of_target for column, labels in every.items()}
 
     def prepare(self, split: Split) -> None:
         """Refuse a split that cannot be learnt; fix what depends on the training cells."""

@@ -168,6 +168,25 @@ def token_blocks(
         yield tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=model.max_length, counts=counts)
 
 
+_MARKED = 128
+"""Highest ranked tokens that a cell is recognized by."""
+
+
+def cell_fingerprints(tokens: TokenizedDataset, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number that a cell's highest ranked genes decide, whatever its name and source, ``(n,)``."""
+    found = [np.empty(0, dtype=np.uint64)]
+    for start in range(0, len(rows), _CELLS_AT_ONCE):
+        packed = tokens.gather(rows[start : start + _CELLS_AT_ONCE], max_length=_MARKED)
+        place = np.arange(len(packed.input_ids)) - np.repeat(packed.cu_seqlens[:-1], packed.lengths)
+        # The mixer of SplitMix64, so that sums over a cell depend on the order of its genes.
+        mixed = (packed.input_ids.astype(np.uint64) << np.uint64(7)) + place.astype(np.uint64) + np.uint64(1)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(mixed, dtype=np.uint64)])
+        found.append(sums[packed.cu_seqlens[1:]] - sums[packed.cu_seqlens[:-1]])
+    return np.concatenate(found)
+
+
 def panel_in_cells(names: Sequence[str], tokens: TokenizedDataset, model: PairedModel, *, unknown: str) -> GenePanel:
     """The genes asked for that the cells have; none where none is named."""
     if not names:
