@@ -449,9 +449,10 @@ class MissingLabelError(LabelError):
 
 
 class RareClassError(LabelError):
-    """Too few cells of a class for what was asked.
+    """Too few cells, or groups such as donors, of a class for what was asked.
 
-    Leave rare classes out with `rare_below`, choose a smaller held-out share, or add cells.
+    Leave rare classes out with `rare_below`, choose a smaller held-out share, or add cells. Where each donor has one
+    class, use fewer parts (`valid=0`), or `cross_validate` over the donors.
     """
 
     code = "GF703"

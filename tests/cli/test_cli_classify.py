@@ -72,6 +72,15 @@ def test_fit_writes_what_the_class_learns(place, cells):
     assert Manifest.read(place / "fitted").task == "cell_classifier"
 
 
+def test_cells_that_are_left_out_are_counted_by_reason(place, cells, tmp_path):
+    cells.X[0, :] = 0
+    cells.obs["kind"] = cells.obs["kind"].astype(object)
+    cells.obs.loc[cells.obs_names[1:4], "kind"] = None
+    cells.write_h5ad(tmp_path / "gaps.h5ad")
+    report = told("classify", "evaluate", tmp_path / "gaps.h5ad", "-m", place / "fitted", "-o", tmp_path / "report", *CPU)
+    assert report["cells_left_out"] == {"without a gene of the vocabulary": 1, "without a label in kind": 3}
+
+
 def test_fit_ends_with_a_table_and_leaves_nothing_else(place, tmp_path):
     given = ["-l", "kind", "-m", place / "model", *TRAIN, "--baselines", "all", "--n-top-genes", 50]
     result = call("classify", "fit", place / "cells.h5ad", "-o", tmp_path / "fitted", *given)

@@ -20,6 +20,7 @@ from geneformer.errors import (
     MissingLabelError,
     NoCellsError,
     NotFittedError,
+    NotRawCountsError,
     OptionError,
     OutOfRangeError,
     OutputExistsError,
@@ -237,6 +238,7 @@ def test_cells_without_a_known_gene_are_unknown(fitted, several, adata):
         assert np.isnan(fitted.embed(emptied)[empty]).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*were learnt from:geneformer.errors.GeneformerWarning")
 def test_every_kind_of_input_says_the_same(fitted, adata, tmp_path):
     expected = fitted.predict_proba(adata)
     adata.write_h5ad(tmp_path / "cells.h5ad")
@@ -302,6 +304,7 @@ def test_two_classes(model, adata):
     assert classifier.report_.evaluation.confusion.shape == (2, 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*were learnt from:geneformer.errors.GeneformerWarning")
 def test_several_labels_per_cell(several, tmp_path):
     classifier, labeled = several
     assert classifier.classes_ == ("a", "b", "c")
@@ -572,13 +575,43 @@ def test_a_class_with_one_cell_is_learnt_or_told(model, adata):
     labels[5] = "single"
     labeled, rows = with_labels(adata, labels), np.arange(CELLS)
     learnt = Split(rows[:24], rows[24:36], rows[36:], "mine")
-    assert "single" in made(model, max_steps=1).fit(labeled, "mine", split_rows=learnt).classes_
+    with pytest.warns(GeneformerWarning, match="Labels 'mine': None of the 12 cells measured is of 'single'"):
+        assert "single" in made(model, max_steps=1).fit(labeled, "mine", split_rows=learnt).classes_
     tested = Split(rows[36:], rows[24:36], rows[:24], "mine")
     with pytest.raises(UnknownClassError, match=r"'single' \(1 cells\).*drop rare classes"):
         made(model).fit(labeled, "mine", split_rows=tested)
     assert len(made(model, rare_below=2, max_steps=1).fit(labeled, "mine", split_rows=tested).classes_) == 3
 
 
+def test_cells_that_were_learnt_from_are_recognized_whatever_their_names(fitted, adata, tmp_path):
+    folder = fitted.save(tmp_path / "saved")
+    loaded = CellClassifier.load(folder, runtime=CPU)
+    renamed = adata[::-1].copy()
+    renamed.obs_names = [f"other {i}" for i in range(renamed.n_obs)]
+    n_learnt = CELLS - len(fitted.report_.truth)
+    for one in (fitted, loaded):
+        with pytest.warns(GeneformerWarning, match=f"{n_learnt} of the {CELLS} cells were learnt from"):
+            one.evaluate(renamed, "kind")
+    held_out = np.isin(adata.obs_names, fitted.report_.cell_ids)
+    assert loaded.evaluate(adata[held_out].copy()).evaluation.n == held_out.sum()
+    stored = json.loads((folder / "training.json").read_text())
+    assert stored.pop("learnt_cells")
+    (folder / "training.json").write_text(json.dumps(stored))  # as folders were written before
+    assert CellClassifier.load(folder, runtime=CPU).evaluate(renamed, "kind").evaluation.n == CELLS
+    (folder / "training.json").write_text(json.dumps(stored | {"learnt_cells": "no base64"}))
+    with pytest.raises(CheckpointError, match=r"training\.json"):
+        CellClassifier.load(folder)
+
+
+def test_values_that_are_no_counts_are_taken_on_request(fitted, adata):
+    corrected = adata.copy()
+    corrected.X = corrected.X * np.float32(0.9)
+    with pytest.raises(NotRawCountsError):
+        fitted.predict(corrected)
+    assert (fitted.predict(corrected, accept_normalized=True) == fitted.predict(adata)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*were learnt from:geneformer.errors.GeneformerWarning")
 def test_labels_that_were_not_learnt_are_left_out_of_an_evaluation(fitted, adata):
     labels = np.array(adata.obs["kind"], dtype=object)
     labels[:8] = "new kind"

@@ -130,7 +130,7 @@ def test_the_text_holds_models_classes_and_confusion():
     assert model[1:] == [str(figure) for figure in report.evaluation.metrics.values()]
     assert baseline[1:] == [str(figure) for figure in report.baselines["majority"].metrics.values()]
     assert f"{report.evaluation.n_unlabeled} without a label left out" in text
-    assert "No cell measured is of absent" in text
+    assert "None of the 46 cells measured is of 'absent'" in text
     classes = table_after(text, "## Classes")
     assert [row[0] for row in classes[2:]] == ["T / NK", "B", "cell_id", "absent"]
     assert classes[-1] == ["absent", "-", "-", "-", "-", "-", "0"]

@@ -199,7 +199,8 @@ def test_saved_and_loaded_it_predicts_the_same(fitted, adata, tmp_path):
     np.testing.assert_array_equal(loaded.predict(adata, ["LYZ"]).X, fitted.predict(adata, ["LYZ"]).X)
     assert ReportSet.load(tmp_path / "decoder" / "report") == fitted.report_
     assert isinstance(fitted.report_["rank"], ExpressionReport)
-    reports = loaded.evaluate(adata, groups="donor")
+    with pytest.warns(GeneformerWarning, match="cells were learnt from"):
+        reports = loaded.evaluate(adata, groups="donor")
     assert set(reports["value"].baselines) == {MEAN}
     assert reports["value"].evaluation.n_groups == 4
     np.testing.assert_array_equal(loaded.embed(adata), fitted.embed(adata))

@@ -15,6 +15,7 @@ from geneformer.errors import (
     LeakageError,
     NotFittedError,
     OptionError,
+    RareClassError,
     UnknownClassError,
     UnknownColumnError,
 )
@@ -114,7 +115,8 @@ def test_evaluation_of_a_loaded_one_needs_only_the_columns_asked_for(fitted, ada
     loaded = MultiTaskClassifier.load(tmp_path / "tasks", runtime=fitted.runtime)
     other = adata.copy()
     other.obs = other.obs.rename(columns={"sex": "sex_at_birth"})
-    reports = loaded.evaluate(other, {"sex": "sex_at_birth"}, groups="donor")
+    with pytest.warns(GeneformerWarning, match="cells were learnt from"):
+        reports = loaded.evaluate(other, {"sex": "sex_at_birth"}, groups="donor")
     assert list(reports) == ["sex"]
     expected = (loaded.predict(adata)["sex"].to_numpy() == adata.obs["sex"].to_numpy()).mean()
     assert reports["sex"].evaluation.metrics["accuracy"].mean == pytest.approx(expected)
@@ -208,7 +210,10 @@ def test_a_task_with_weight_zero_is_not_learnt(model, adata):
 
 
 def test_no_donor_is_on_two_sides(model, adata):
-    split = made(model, test=0.25, valid=0.25).fit(adata, TASKS, groups="donor")
+    with pytest.raises(RareClassError, match=r"Labels 'sex': .* is found in 2 of 4 groups.*valid=0"):
+        made(model, test=0.25, valid=0.25).fit(adata, TASKS, groups="donor")
+    split = made(model, test=0.5, valid=0).fit(adata, TASKS, groups="donor")
+    assert set(split.report_["sex"].truth) == {0, 1}
     assert split.split_["method"] == "group"
     assert split.split_["shared_groups"] == {}
 
@@ -223,6 +228,7 @@ def test_parts_have_the_same_shares_of_every_combination(model, adata):
         np.testing.assert_allclose(share, np.bincount(codes) / len(codes), atol=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:.*None of the .* cells measured:geneformer.errors.GeneformerWarning")
 def test_balanced_class_weights(model, adata):
     skewed = adata.copy()
     skewed.obs["sex"] = ["f" if i % 6 else "m" for i in range(skewed.n_obs)]

@@ -76,8 +76,11 @@ def with_options(*examples: str, hide: Hidden | None = None) -> Callable[..., Ca
             for one in own:
                 if is_dataclass(one.annotation):
                     given[one.name] = _build(one.annotation, given, from_file, hidden)
-            outcome = command(**given)
-            show(outcome, as_json=json)
+            from geneformer.files.left_out import counting_left_out
+
+            with counting_left_out() as left_out:
+                outcome = command(**given)
+            show(outcome if not left_out else outcome.without_cells(left_out), as_json=json)
             if outcome.failed:
                 raise typer.Exit(FAILED)
 
@@ -187,6 +190,9 @@ Inputs = Annotated[
 Model = Annotated[str, flag("Model name, checkpoint folder, or hub repository.", "--model", "-m")]
 VocabularyName = Annotated[str | None, flag("Needed only where the checkpoint does not name its own.", "--vocabulary")]
 CountsLayer = Annotated[str | None, flag('Layer with the raw counts, "raw" for adata.raw.')]
+AcceptNormalized = Annotated[
+    bool, flag("Rank values that are no raw counts, such as counts corrected for ambient RNA.", "--accept-normalized")
+]
 Overwrite = Annotated[bool, flag("Replace a file that is there.", "--overwrite")]
 
 
@@ -203,10 +209,7 @@ class CellsAndModel(Flags):
     vocabulary: VocabularyName = None
     revision: Annotated[str | None, flag("Commit, tag or branch on the hub.")] = None
     counts_layer: CountsLayer = None
-    accept_normalized: Annotated[
-        bool,
-        flag("Rank values that are no raw counts, such as counts corrected for ambient RNA.", "--accept-normalized"),
-    ] = False
+    accept_normalized: AcceptNormalized = False
 
     def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":
         """The cells as tokens for the model."""

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from geneformer.errors import GeneformerWarning
@@ -40,10 +40,16 @@ class Outcome:
     title: str
     rows: Sequence[tuple[str, object]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+
     table: Sequence[Sequence[object]] = ()
     """Its head and lines, below the others; a glance at what was written."""
     failed: bool = False
     """Whether what was looked at is not in order."""
+
+    def without_cells(self, left_out: Mapping[str, int]) -> "Outcome":
+        """The same with the cells that were left out, by reason."""
+        rows = [*self.rows, *((f"Cells left out, {reason}", number) for reason, number in left_out.items())]
+        return replace(self, rows=rows, data={**self.data, "cells_left_out": dict(left_out)})
 
 
 def written(what: str, output: object, rows: Sequence[tuple[str, object]], **data: Any) -> Outcome:

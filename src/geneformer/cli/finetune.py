@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import (
+    AcceptNormalized,
     CellsFile,
     CountsLayer,
     Flags,
@@ -83,11 +84,16 @@ class Places(Flags):
 
     counts_layer: CountsLayer = None
     gene_ids: Annotated[str | None, flag('Column of var with gene identifiers, "index" for the row names.')] = None
+    accept_normalized: AcceptNormalized = False
 
     @property
     def places(self) -> dict[str, Any]:
         """The same as keywords of an estimator's methods."""
-        return {"counts_layer": self.counts_layer, "gene_ids": self.gene_ids}
+        return {
+            "counts_layer": self.counts_layer,
+            "gene_ids": self.gene_ids,
+            "accept_normalized": self.accept_normalized,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

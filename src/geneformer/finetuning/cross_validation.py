@@ -1,12 +1,13 @@
 """`gf.cross_validate`: any estimator of cells, fitted once per fold and tested on the cells left out."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geneformer.errors import OptionError
+from geneformer.errors import GeneformerWarning, OptionError
 from geneformer.files.progress import counted, progress_bar
 from geneformer.finetuning.estimator import CellEstimator, Estimator, clone
 from geneformer.finetuning.reports import CrossValidation, Report, ReportSet, by_task
@@ -28,6 +29,7 @@ def cross_validate(
     groups: str | None = None,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     seed: int | None = None,
 ) -> CrossValidation:
     """Fit once per fold and test on the cells left out, so that every labeled cell is tested once.
@@ -47,8 +49,8 @@ def cross_validate(
         Parts the cells are split into.
     groups
         Column of donors, batches or the like; no group is learnt from and tested in the same fold.
-    counts_layer, gene_ids
-        Where counts and gene identifiers are.
+    counts_layer, gene_ids, accept_normalized
+        Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
     seed
         Fixes the folds; that of the split by default.
 
@@ -93,19 +95,30 @@ def cross_validate(
         raise OptionError(msg)
     base = first.base()
     with progress_bar(shown=first.runtime.progress):
-        opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = open_cells(
+            cells, base, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
     seed = first.split.seed if seed is None else seed
     encoded = first.targets(opened, label, by_cell=groups is None)
     donors = None if groups is None else np.asarray(opened.column(groups))
     splits = draw_folds(
-        encoded.fold_codes(), n_folds, groups=donors, valid=first.split.valid, seed=seed, classes=encoded.classes
+        encoded.fold_codes(),
+        n_folds,
+        groups=donors,
+        valid=first.split.valid,
+        seed=seed,
+        classes=encoded.classes,
+        labels=encoded.labels,
     )
     reports = []
     with progress_bar("Cross-validation", shown=first.runtime.progress, unit="folds") as update:
         for split in counted(splits, update):
             fold = make()
             fold._base = base
-            reports.append(fold.fit(opened, label, groups=groups, split_rows=split).report_)
+            with warnings.catch_warnings():
+                # The classes that a fold does not test are tested in others.
+                warnings.filterwarnings("ignore", ".*None of the .* measured is of", GeneformerWarning)
+                reports.append(fold.fit(opened, label, groups=groups, split_rows=split).report_)
     settings = {
         "n_folds": n_folds,
         "groups": groups,

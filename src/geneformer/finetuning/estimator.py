@@ -274,10 +274,23 @@ class Estimator(Summarized):
         """What was learnt, by name."""
         raise NotImplementedError
 
-    def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
+    def open(
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
+    ) -> Cells:
         """Tokens for this estimator; see `open_cells`."""
         with self._bar():
-            return open_cells(cells, self._pairing or self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+            return open_cells(
+                cells,
+                self._pairing or self._pair(),
+                counts_layer=counts_layer,
+                gene_ids=gene_ids,
+                accept_normalized=accept_normalized,
+            )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write network, task, vocabulary, preprocessing, options, history and report to a folder.
@@ -441,10 +454,12 @@ class Estimator(Summarized):
             raise NotFittedError(msg)
         return value
 
-    def _open_fitted(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> Cells:
+    def _open_fitted(
+        self, cells: CellInput, counts_layer: str | None, gene_ids: str | None, accept_normalized: bool
+    ) -> Cells:
         """Tokens for the fitted network; refused before any work where there is none."""
         self._fitted("network_")
-        return self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        return self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
 
     def _pair(self) -> Pairing:
         """What tokens for a network that is to be trained depend on."""
@@ -485,6 +500,7 @@ class CellEstimator(Estimator):
         split_rows: Split | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         deleted_genes: Values | None = None,
         output: str | Path | None = None,
         resume: bool = False,
@@ -506,8 +522,8 @@ class CellEstimator(Estimator):
             default.
         split_rows
             Split of the tokenized cells to use instead of drawing one.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         deleted_genes
             Token ids deleted in the second views of the contrastive term, instead of a random share.
         output
@@ -529,7 +545,7 @@ class CellEstimator(Estimator):
         if deleted_genes is not None and not self.finetuning.contrastive_weight:
             msg = "deleted_genes has no effect without a contrastive term. Pass contrastive_weight, or leave it out."
             raise OptionError(msg)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
         encoded = self.targets(opened, label, by_cell=groups is None and ids is None)
         donors = groups_of(opened, groups)
         if split_rows is None:
@@ -562,6 +578,7 @@ class CellEstimator(Estimator):
         groups: str | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> Any:
         """Figures of the predictions on labeled cells, and of the baselines if this was just fitted.
 
@@ -575,15 +592,15 @@ class CellEstimator(Estimator):
             Column with the classes or numbers; the one learnt from by default.
         groups
             Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
 
         Returns
         -------
         ClassificationReport, LabelSetReport or NumberReport
             Figures and every prediction.
         """
-        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids, accept_normalized)
         (target,) = self._targets()
         return self._evaluate_columns(opened, {target.name: target.name if label is None else label}, groups)
 
@@ -623,7 +640,12 @@ class CellEstimator(Estimator):
             )
 
     def embed(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> NDArray[np.float32]:
         """The vector of each cell that the heads see, ``(n_cells, hidden_size)``; NaN for cells left out.
 
@@ -631,10 +653,10 @@ class CellEstimator(Estimator):
         ----------
         cells
             AnnData with raw counts, tokens, or paths of either.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
-        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids, accept_normalized)
         values = embed_cells(self.network_, opened.tokens, self.runtime, max_length=self.pairing.max_length)
         return opened.spread(values, np.nan)
 

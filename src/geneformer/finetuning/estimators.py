@@ -49,7 +49,12 @@ class _Classifier(CellEstimator, Generic[Probabilities]):
         return proba
 
     def predict_proba(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> Probabilities:
         """Calibrated probability of every class, ``(n_cells, C)``, for each task where there are several.
 
@@ -59,10 +64,10 @@ class _Classifier(CellEstimator, Generic[Probabilities]):
         ----------
         cells
             AnnData with raw counts, tokens, or paths of either; no labels are needed.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
-        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids, accept_normalized)
         proba = self.probabilities(opened)
         if isinstance(proba, dict):
             return {task: opened.spread(values, np.nan) for task, values in proba.items()}
@@ -162,6 +167,7 @@ class CellClassifier(_Classifier[Floats]):
         unknown_below: float | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> NDArray[Any]:
         """Most probable class of every cell, ``(n_cells,)``; "unknown" where even that one is too improbable.
 
@@ -173,10 +179,12 @@ class CellClassifier(_Classifier[Floats]):
             AnnData with raw counts, tokens, or paths of either; no labels are needed.
         unknown_below
             Probability a class must reach; as fitted by default. Of no effect with several labels per cell.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
-        proba = self.predict_proba(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        proba = self.predict_proba(
+            cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
         return self.name_classes(proba, unknown_below)
 
     def name_classes(self, proba: NDArray[np.float64], unknown_below: float | None = None) -> NDArray[Any]:
@@ -275,6 +283,7 @@ class CellRegressor(CellEstimator):
         return_std: Literal[False] = False,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> Floats: ...
 
     @overload
@@ -285,6 +294,7 @@ class CellRegressor(CellEstimator):
         return_std: Literal[True],
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> tuple[Floats, Floats]: ...
 
     def predict(
@@ -294,6 +304,7 @@ class CellRegressor(CellEstimator):
         return_std: bool = False,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> Floats | tuple[Floats, Floats]:
         """Predicted number of every cell, ``(n_cells,)``; NaN for cells without a known gene.
 
@@ -303,8 +314,8 @@ class CellRegressor(CellEstimator):
             AnnData with raw counts, tokens, or paths of either; no labels are needed.
         return_std
             Also return the standard deviation that the model expects around each number, ``(n_cells,)``.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
 
         Raises
         ------
@@ -318,7 +329,7 @@ class CellRegressor(CellEstimator):
                 '"negative_binomial" for counts.'
             )
             raise OptionError(msg)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
         mean, deviation = self.numbers(opened)
         if deviation is None or not return_std:
             return opened.spread(mean, np.nan)
@@ -389,6 +400,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         split_rows: Split | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         deleted_genes: NDArray[Any] | None = None,
         output: str | Path | None = None,
         resume: bool = False,
@@ -432,7 +444,8 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
             raise OptionError(msg)
         return super().fit(
             cells, tasks, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
-            deleted_genes=deleted_genes, output=output, resume=resume, callbacks=callbacks,
+            accept_normalized=accept_normalized, deleted_genes=deleted_genes, output=output, resume=resume,
+            callbacks=callbacks,
         )  # fmt: skip
 
     def targets(self, cells: Cells, labels: Sequence[str], *, by_cell: bool = True) -> Encoded:
@@ -475,6 +488,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         unknown_below: float | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> "pd.DataFrame":
         """Most probable class of every cell and its probability: columns `<task>` and `<task>_probability`.
 
@@ -486,13 +500,13 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
             AnnData with raw counts, tokens, or paths of either; no labels are needed.
         unknown_below
             Probability a class must reach; as fitted by default.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
         import pandas as pd
 
         check_range("unknown_below", unknown_below, low=0.0, high=1.0)
-        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids, accept_normalized)
         least = self.unknown_below_ if unknown_below is None else unknown_below
         columns: dict[str, NDArray[Any]] = {}
         for name, proba in self.probabilities(opened).items():
@@ -508,6 +522,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         groups: str | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> ReportSet:
         """A `ClassificationReport` per task on labeled cells, with the baselines if this was just fitted.
 
@@ -521,8 +536,8 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
             Tasks to evaluate; or the column with the classes of each. All tasks, by their names, by default.
         groups
             Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
         tasks = self._fitted("tasks_")
         columns = labels if isinstance(labels, Mapping) else {name: name for name in labels or tasks}
@@ -530,7 +545,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
         if foreign:
             msg = f"{foreign[0]!r} is not a task of this classifier. Tasks are {', '.join(map(repr, tasks))}."
             raise UnknownClassError(msg)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
         reports: ReportSet = self._evaluate_columns(opened, columns, groups)
         return reports
 

@@ -207,8 +207,7 @@ def absent_text(classes: Sequence[str], n: int, unit: str = "cell") -> str:
 class Evaluation(PerClass):
     """How well one class per cell was predicted.
 
-    Averages over classes ("macro", "balanced", "weighted", areas) are over the classes that have cells, which `absent`
-    lists the others of; NaN where all cells are of one class.
+    Averages over classes ("macro", "balanced", areas) are over the classes that have cells; `absent` lists the others.
 
     Attributes
     ----------

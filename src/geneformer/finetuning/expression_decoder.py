@@ -98,11 +98,25 @@ class ExpressionDecoder(CellEstimator):
     expression: ExpressionOptions
     share_: float = 0.15
 
-    def open(self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None) -> Cells:
+    def open(
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
+    ) -> Cells:
         """Tokens with the counts behind them, where they are known; see `open_cells`."""
         pairing = self._pairing or self._pair()
         with self._bar():
-            return open_cells(cells, pairing, counts_layer=counts_layer, gene_ids=gene_ids, counts=True)
+            return open_cells(
+                cells,
+                pairing,
+                counts_layer=counts_layer,
+                gene_ids=gene_ids,
+                accept_normalized=accept_normalized,
+                counts=True,
+            )
 
     def fit(  # type: ignore[override]  # there is no label
         self,
@@ -113,6 +127,7 @@ class ExpressionDecoder(CellEstimator):
         split_rows: Split | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         output: str | Path | None = None,
         resume: bool = False,
         callbacks: Any = (),
@@ -145,6 +160,7 @@ class ExpressionDecoder(CellEstimator):
                 raise OptionError(msg)
         return super().fit(
             cells, None, groups=groups, ids=ids, split_rows=split_rows, counts_layer=counts_layer, gene_ids=gene_ids,
+            accept_normalized=accept_normalized,
             output=output, resume=resume, callbacks=callbacks,
         )  # fmt: skip
 
@@ -202,6 +218,7 @@ class ExpressionDecoder(CellEstimator):
         *,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         unknown: Literal["drop", "error"] = "drop",
     ) -> "AnnData":
         """Value and rank of genes in every cell, all genes of the cell being visible.
@@ -213,8 +230,8 @@ class ExpressionDecoder(CellEstimator):
         genes
             Ensembl ids or symbols, predicted in every cell as if it expressed them; by default every gene in the cells
             that express it.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         unknown
             Leave genes without a token out with a warning that lists them, or raise.
 
@@ -232,7 +249,16 @@ class ExpressionDecoder(CellEstimator):
         """
         import anndata as ad
 
-        blocks = list(self.predict_blocks(cells, genes, counts_layer=counts_layer, gene_ids=gene_ids, unknown=unknown))
+        blocks = list(
+            self.predict_blocks(
+                cells,
+                genes,
+                counts_layer=counts_layer,
+                gene_ids=gene_ids,
+                accept_normalized=accept_normalized,
+                unknown=unknown,
+            )
+        )
         joined = ad.concat(blocks, merge="same", uns_merge="same") if len(blocks) > 1 else blocks[0]
         joined.obs_names = np.concatenate([block.obs_names for block in blocks])
         return joined
@@ -245,6 +271,7 @@ class ExpressionDecoder(CellEstimator):
         cells_per_block: int = 4096,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         unknown: Literal["drop", "error"] = "drop",
     ) -> Iterator["AnnData"]:
         """What `predict` returns, some thousand cells at a time, in the order of the input.
@@ -258,7 +285,7 @@ class ExpressionDecoder(CellEstimator):
         """
         vocabulary = self.pairing.vocabulary
         panel = None if genes is None else resolve_panel(genes, vocabulary, unknown=unknown).check(unknown)
-        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
         names = cell_names(opened)
         for start in range(0, max(opened.n_input, 1), cells_per_block):
             stop = min(start + cells_per_block, opened.n_input)
@@ -309,6 +336,7 @@ class ExpressionDecoder(CellEstimator):
         groups: str | None = None,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> ReportSet:
         """How near the predictions are for genes taken out of cells, with the baselines if this was just fitted.
 
@@ -320,15 +348,15 @@ class ExpressionDecoder(CellEstimator):
             Cells that were not learnt from, with counts.
         groups
             Column of donors or the like, to resample whole groups for the intervals.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
 
         Raises
         ------
         DatasetError
             Tokens without counts.
         """
-        opened = self._open_fitted(cells, counts_layer, gene_ids)
+        opened = self._open_fitted(cells, counts_layer, gene_ids, accept_normalized)
         check_counts(opened.tokens)
         self._warn_of_learnt(opened)
         return self._evaluate(Examples(opened, None, groups=groups_of(opened, groups)), np.arange(len(opened.tokens)))

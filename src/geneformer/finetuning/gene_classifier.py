@@ -122,6 +122,7 @@ class GeneClassifier(Estimator):
         *,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
         output: str | Path | None = None,
         resume: bool = False,
         callbacks: Any = (),
@@ -134,8 +135,8 @@ class GeneClassifier(Estimator):
             AnnData with raw counts, tokens, or paths of either. Cells without any of the genes are passed over.
         gene_classes
             Genes by class, as Ensembl ids or symbols; every gene in one class.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         output
             Folder for training checkpoints, from which a killed run can go on.
         resume
@@ -155,7 +156,14 @@ class GeneClassifier(Estimator):
         CountsError, PairingError
             The cells cannot be used with the model.
         """
-        examples = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+        examples = self._prepare(
+            cells,
+            gene_classes,
+            self._pair(),
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+            accept_normalized=accept_normalized,
+        )
         labels, chosen, seed = examples.encoded, self.classify, self.finetuning.seed
         examples.split = split_genes(
             labels.codes, valid=chosen.valid, test=chosen.test, classes=labels.classes, seed=seed
@@ -163,7 +171,12 @@ class GeneClassifier(Estimator):
         return self._fit(examples, output=output, resume=resume, callbacks=callbacks)
 
     def predict(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> "pd.DataFrame":
         """Classes of all genes of the vocabulary, one row each.
 
@@ -175,12 +188,12 @@ class GeneClassifier(Estimator):
         ----------
         cells
             AnnData with raw counts, tokens, or paths of either.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
         import pandas as pd
 
-        proba, n_cells = self._predict(cells, counts_layer, gene_ids)
+        proba, n_cells = self._predict(cells, counts_layer, gene_ids, accept_normalized)
         vocabulary, classes = self.pairing.vocabulary, self._fitted("classes_")
         trained = self._trained_genes()
         class_of = {gene: name for name, genes in self.gene_classes_.items() for gene in genes if gene in trained}
@@ -196,7 +209,12 @@ class GeneClassifier(Estimator):
         return pd.DataFrame(columns)
 
     def predict_proba(
-        self, cells: CellInput, *, counts_layer: str | None = None, gene_ids: str | None = None
+        self,
+        cells: CellInput,
+        *,
+        counts_layer: str | None = None,
+        gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> NDArray[np.float64]:
         """Probability of every class, averaged over cells, by gene of the vocabulary, ``(n_genes, C)``; NaN for others.
 
@@ -204,10 +222,10 @@ class GeneClassifier(Estimator):
         ----------
         cells
             AnnData with raw counts, tokens, or paths of either.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
         """
-        return self._predict(cells, counts_layer, gene_ids)[0]
+        return self._predict(cells, counts_layer, gene_ids, accept_normalized)[0]
 
     @shown_as("Evaluation")
     def evaluate(
@@ -218,6 +236,7 @@ class GeneClassifier(Estimator):
         allow_learnt: bool = False,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> GeneReport:
         """Figures of the predictions on genes of known class, and of the baselines if this was just fitted.
 
@@ -229,8 +248,8 @@ class GeneClassifier(Estimator):
             Genes by class, of the classes learnt; by default the test part of `fit`. Genes learnt from are left out.
         allow_learnt
             Keep genes learnt from. The scores then say nothing about other genes.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
 
         Raises
         ------
@@ -244,7 +263,13 @@ class GeneClassifier(Estimator):
         given = self._test_genes() if gene_classes is None else gene_classes
         opened = self._fitted("_training").cells if cells is None else cells
         tested = self._prepare(
-            opened, given, self.pairing, classes=self.classes_, counts_layer=counts_layer, gene_ids=gene_ids
+            opened,
+            given,
+            self.pairing,
+            classes=self.classes_,
+            counts_layer=counts_layer,
+            gene_ids=gene_ids,
+            accept_normalized=accept_normalized,
         )
         labels, trained = tested.encoded, self._trained_genes()
         learnt = np.array([gene in trained for gene in self.pairing.vocabulary.gene_of[labels.tokens]])
@@ -267,6 +292,7 @@ class GeneClassifier(Estimator):
         *,
         counts_layer: str | None = None,
         gene_ids: str | None = None,
+        accept_normalized: bool = False,
     ) -> GeneReport:
         """Figures of networks on genes they did not learn from, and of the baselines.
 
@@ -280,8 +306,8 @@ class GeneClassifier(Estimator):
             As in `fit`; those of `fit` by default.
         n_folds
             Number of folds, and of networks trained.
-        counts_layer, gene_ids
-            Where counts and gene identifiers are.
+        counts_layer, gene_ids, accept_normalized
+            Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
 
         Raises
         ------
@@ -294,7 +320,14 @@ class GeneClassifier(Estimator):
         if cells is None or gene_classes is None:
             examples: Examples = self._fitted("_training")
         else:
-            examples = self._prepare(cells, gene_classes, self._pair(), counts_layer=counts_layer, gene_ids=gene_ids)
+            examples = self._prepare(
+                cells,
+                gene_classes,
+                self._pair(),
+                counts_layer=counts_layer,
+                gene_ids=gene_ids,
+                accept_normalized=accept_normalized,
+            )
         labels, seed = examples.encoded, self.finetuning.seed
         splits = draw_gene_folds(labels.codes, n_folds, valid=self.classify.valid, classes=labels.classes, seed=seed)
         if self.classify.baselines != "none" and examples.features is None:
@@ -362,9 +395,14 @@ class GeneClassifier(Estimator):
         parts = [f"{len(self.parts_[part]):,} {use}" for part, use in PARTS_FOR.items() if self.parts_.get(part)]
         return [("classes", names_text(self.classes_ or ())), ("genes", ", ".join(parts))]
 
-    def _predict(self, cells: CellInput, counts_layer: str | None, gene_ids: str | None) -> tuple[Floats, Ints]:
+    def _predict(
+        self, cells: CellInput, counts_layer: str | None, gene_ids: str | None, accept_normalized: bool
+    ) -> tuple[Floats, Ints]:
         """Probabilities of all genes of the vocabulary, ``(n_genes, C)``, and the cells each occurs in."""
-        tokens, vocabulary = self._open_fitted(cells, counts_layer, gene_ids).tokens, self.pairing.vocabulary
+        tokens, vocabulary = (
+            self._open_fitted(cells, counts_layer, gene_ids, accept_normalized).tokens,
+            self.pairing.vocabulary,
+        )
         proba, n_cells, _ = self._predict_tokens(self.network_, tokens)
         return proba[vocabulary.token_ids], n_cells[vocabulary.token_ids]
 

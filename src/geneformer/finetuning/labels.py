@@ -20,6 +20,7 @@ from geneformer.errors import (
     RareClassError,
     UnknownClassError,
 )
+from geneformer.files.left_out import count_left_out
 from geneformer.genes.lookup import MISSING as MISSING_NAME
 from geneformer.genes.lookup import known_names, look_up
 from geneformer.genes.vocabulary import Vocabulary
@@ -106,6 +107,7 @@ def encode_labels(
         what = ["missing", *map(repr, words)]
         reasons = [f"{number:,} {entry}" for entry, number in zip(what, counts, strict=True) if number]
         shown = ", ".join(reasons[:6]) + (", ..." if len(reasons) > 6 else "")
+        count_left_out(f"without a label in {name}", n_missing)
         _warn(f"{n_missing:,} of {len(codes):,} cells have no label in {name!r} and are left out: {shown}.")
     return codes, named
 
@@ -140,6 +142,7 @@ def encode_label_sets(
         else:
             has_class[row, [place_of[entry] for entry in words if entry in place_of]] = 1
     if n_missing := len(sets) - len(labeled):
+        count_left_out(f"without a label in {name}", n_missing)
         _warn(f"{n_missing:,} of {len(sets):,} cells have no label in {name!r} and are left out.")
     return has_class, named
 

@@ -222,16 +222,12 @@ def _counted(
     """The figures in `COUNTED`, from resampled confusion matrices."""
     n_classes = len(table)
     kinds, place = np.unique(truth * n_classes + predicted, return_inverse=True)
-    is_one_class = n_classes > 1 and np.ptp(truth) == 0
     is_true, is_predicted = np.eye(n_classes)[kinds // n_classes], np.eye(n_classes)[kinds % n_classes]
 
     def figures(counts: NDArray[Any]) -> tuple[Floats, ...]:
         hits, true = counts @ (is_true * is_predicted), counts @ is_true
         _, recall, f1 = shares(hits, true, counts @ is_predicted)
         n = true.sum(axis=1)
-        if is_one_class:
-            undefined = np.full(len(n), np.nan)
-            return hits.sum(axis=1) / n, undefined, undefined, undefined
         return hits.sum(axis=1) / n, mean_defined(recall), mean_defined(f1), np.nansum(f1 * true, axis=1) / n
 
     place = place.reshape(-1)

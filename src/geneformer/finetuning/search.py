@@ -119,6 +119,7 @@ def search(
     ids: str | None = None,
     counts_layer: str | None = None,
     gene_ids: str | None = None,
+    accept_normalized: bool = False,
     **changes: Any,
 ) -> SearchResult:
     """Search for the training options that do best on the validation cells, and fit with them.
@@ -143,8 +144,8 @@ def search(
         Trials, metric and storage.
     groups, ids
         Columns of donors or the like, and of the ids to split by; see `CellClassifier.fit`.
-    counts_layer, gene_ids
-        Where counts and gene identifiers are.
+    counts_layer, gene_ids, accept_normalized
+        Where counts and gene identifiers are; whether values that are no raw counts are ranked all the same.
     **changes
         Single search options by keyword, such as `trials=50`.
 
@@ -186,7 +187,9 @@ def search(
     )
     metric = _metric(estimator, chosen.metric, ranges)
     with progress_bar(shown=estimator.runtime.progress):
-        opened = open_cells(cells, base, counts_layer=counts_layer, gene_ids=gene_ids)
+        opened = open_cells(
+            cells, base, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
+        )
     encoded = estimator.targets(opened, label, by_cell=groups is None and ids is None)
     chosen_split = estimator.split_options(groups)
     split = draw_rows(opened, encoded, chosen_split, groups=groups, ids=ids or groups)

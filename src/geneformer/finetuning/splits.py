@@ -530,7 +530,8 @@ def _part_losses(
     absent = held[..., :-1] < 1e-9  # rounding where a group was taken away
     loss: NDArray[np.float64] = squares[..., :-1].mean(axis=-1) + squares[..., -1]
     loss += _EMPTY * (held[..., -1] < 1e-9) + of_absent * absent.mean(axis=-1)
-    return loss + of_untrained * absent.sum(axis=-1) * (parts == 0)
+    loss += of_untrained * absent.sum(axis=-1) * (parts == 0)
+    return loss
 
 
 def _greedy(content: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Ints:

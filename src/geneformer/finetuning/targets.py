@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import ConstantLabelError, GeneformerWarning, LabelError, MissingLabelError, UnknownClassError
+from geneformer.files.left_out import count_left_out
 from geneformer.finetuning.baselines import classify_by_baselines, regress_by_baselines
 from geneformer.finetuning.evaluations import Figures, absent_text
 from geneformer.finetuning.labels import capped, class_weights, drop_rare, encode_label_sets, encode_labels
@@ -188,6 +189,10 @@ class OneOf(_Classes):
         """The classes themselves, ``(n,)``."""
         return np.maximum(values, -1)
 
+    def text(self, value: Any) -> str:
+        """A value in words."""
+        return self.classes[value] if value >= 0 else f"no {self.name}"
+
     def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
         """The classes."""
         return {self.name: (self.strata(values, by_cell=False), self.classes)}
@@ -276,6 +281,10 @@ class AnyOf(_Classes):
         """Combinations of labels, ``(n,)``."""
         combined = np.unique(np.nan_to_num(values, nan=-1), axis=0, return_inverse=True)[1].reshape(-1)
         return np.where(self.has_value(values), combined, -1).astype(np.int64)
+
+    def text(self, value: Any) -> str:
+        """A value in words."""
+        return self.separator.join(name for name, has in zip(self.classes, value, strict=True) if has == 1) or "none"
 
     def labels(self, values: Values) -> dict[str, tuple[Ints, Sequence[str]]]:
         """Every label by itself."""
@@ -438,9 +447,16 @@ class Encoded:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the codes, where they are the classes of one column."""
+        """Names of the codes: classes of one column, or combinations."""
         (target, *others) = self.targets.values() or [None]
-        return None if others or getattr(target, "in_combinations", True) else getattr(target, "classes", None)
+        if target is None or (not others and not target.in_combinations):
+            return getattr(target, "classes", None)
+        present, first = np.unique(self.codes, return_index=True)
+        names = [""] * (int(present.max(initial=-1)) + 1)
+        for code, row in zip(present.tolist(), first, strict=True):
+            if code >= 0:
+                names[code] = ", ".join(one.text(self.values[name][row]) for name, one in self.targets.items())
+        return (*names, "rare combinations")  # where `fold_codes` puts them together
 
     @property
     def labels(self) -> dict[str, tuple[Ints, Sequence[str]]]:
@@ -533,6 +549,7 @@ def encode_numbers(values: Any, *, name: str = "number") -> Floats:
         msg = f"None of the {len(given):,} cells has a number in {name!r}. Name the column that holds the numbers."
         raise MissingLabelError(msg)
     if not given.all():
+        count_left_out(f"without a number in {name}", int((~given).sum()))
         message = f"{(~given).sum():,} of {len(given):,} cells have no number in {name!r} and are left out."
         warnings.warn(message, GeneformerWarning, stacklevel=3)
     return numbers

@@ -25,6 +25,7 @@ from geneformer.errors import (
     VocabularyMismatchError,
     reason_of,
 )
+from geneformer.files.left_out import count_left_out
 from geneformer.files.manifest import InputFile, describe_inputs
 from geneformer.files.progress import Progress, inform, progress_bar
 from geneformer.genes.lookup import INDEX, GenePanel, resolve_genes, resolve_panel
@@ -87,8 +88,9 @@ def tokens_for(
     chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
     options = _options_for(model, **chosen, keep=keep, counts=counts)
     with progress_bar("Tokenizing", unit="cells") as update:
-        tokens, _ = tokenize_counts(adata, options, vocabulary=model.vocabulary, progress=update)
+        tokens, report = tokenize_counts(adata, options, vocabulary=model.vocabulary, progress=update)
     inform(describe_matched(tokens.matched))
+    _count(report)
     names = pd.Index(np.asarray(adata.obs_names, dtype=str))
     return tokens, names.get_indexer(tokens.cell_ids.astype(str)).astype(np.int64)
 
@@ -138,6 +140,7 @@ def open_tokens(
         tokens, report = tokenize_counts(
             inputs, options, output=target, vocabulary=model.vocabulary, progress=progress, form=RowForm(rows=True)
         )
+    _count(report)
     if left_out := report.n_cells - report.n_written:
         names = [name for source in report.sources for name in source.empty_cells]
         listed = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
@@ -150,6 +153,11 @@ def open_tokens(
     inform(describe_matched(tokens.matched))
     # The files stay readable through the memory map after their names are gone.
     return tokens
+
+
+def _count(report: Any) -> None:
+    count_left_out("without a gene of the vocabulary", report.n_empty)
+    count_left_out("by filter_pass", report.n_filtered)
 
 
 def cells_per_token(tokens: TokenizedDataset, model: PairedModel) -> NDArray[np.int64]:
