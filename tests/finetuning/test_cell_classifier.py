@@ -606,6 +606,7 @@ def test_cells_that_were_learnt_from_are_recognized_whatever_their_names(fitted,
 def test_values_that_are_no_counts_are_taken_on_request(fitted, adata):
     corrected = adata.copy()
     corrected.X = corrected.X * np.float32(0.9)
+    del corrected.obs["n_counts"]
     with pytest.raises(NotRawCountsError):
         fitted.predict(corrected)
     assert (fitted.predict(corrected, accept_normalized=True) == fitted.predict(adata)).all()

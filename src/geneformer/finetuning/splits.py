@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,9 +28,6 @@ from geneformer.finetuning.labels import distinct_words
 from geneformer.inference.cells import Cells
 from geneformer.options import SplitOptions
 from geneformer.options._fields import check_range, nearest
-
-if TYPE_CHECKING:
-    from geneformer.finetuning.targets import Encoded
 
 PARTS = ("train", "valid", "test")
 
@@ -160,7 +157,7 @@ def draw_folds(
 
 def draw_rows(
     cells: Cells,
-    encoded: "Encoded",
+    encoded: Any,
     options: SplitOptions,
     *,
     groups: str | None = None,
