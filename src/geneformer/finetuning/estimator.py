@@ -860,6 +860,7 @@ LEARNT = "learnt_cells"
 MOST_KEPT = 100_000
 """Fingerprints that are kept, the smallest ones."""
 
+
 class StoredTask(NamedTuple):
     """What a folder of a fitted estimator holds, without the network."""
 
