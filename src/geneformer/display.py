@@ -4,8 +4,7 @@ Nothing below `gf.pl` may import it, so the package hands its functions down her
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 MOST = 10
 """Rows that are shown of a longer table."""
@@ -14,8 +13,7 @@ LONGEST = 64
 """Letters of an entry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(NamedTuple):
     """A title, what is known by name, a table, and a note."""
 
     title: str

@@ -268,7 +268,7 @@ class Estimator(Summarized):
             if isinstance(value, float) and "/" not in name
         ]
         facts = [("fitted from", self._base_name), *self._facts(), ("validation", ", ".join(validated[:4]))]
-        return replace(measured, title=self._call(), facts=[fact for fact in facts if fact[1]])
+        return measured._replace(title=self._call(), facts=[fact for fact in facts if fact[1]])
 
     def _facts(self) -> list[tuple[str, str]]:
         """What was learnt, by name."""

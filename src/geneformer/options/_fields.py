@@ -104,7 +104,7 @@ def came_as(option: str, value: object) -> str:
         "None" if value is None else f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
     )
     if isinstance(value, list | tuple):
-        kind = f"{kind} of {type(value[0]).__name__}" if value else f"empty {kind}"
+        kind = f"{kind} of {type(value[0]).__name__}" if value else f"{kind} without entries"
     return f"{option} came as {kind}"
 
 
