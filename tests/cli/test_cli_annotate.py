@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
+from geneformer.cli.annotate import to_markdown
+from geneformer.finetuning.annotation import Annotation
 from geneformer.finetuning.reports import ClassificationReport
+from geneformer.inference.slots import Slots
 from small_finetuning import labeled_blood, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::geneformer.errors.GeneformerWarning")
@@ -64,6 +67,13 @@ def test_the_folder_holds_cells_table_pictures_and_report(place, annotated):
     text = (place / "out" / "report.md").read_text()
     assert str(report.evaluation.metrics["accuracy"]) in text
     assert "whole groups of `donor`" in text
+
+
+def test_labels_with_bars_stay_in_their_column_of_the_report(place, annotated):
+    report = ClassificationReport.load(place / "out" / "reference")
+    figures = {**annotated, "composition": {"T | NK": annotated["cells"]}}
+    text = to_markdown(Annotation(slots=Slots(), report=report, figures=figures), "kind")
+    assert f"| T \\| NK | {annotated['cells']} | 100.0% |" in text
 
 
 def test_the_function_gives_the_same(place, annotated):

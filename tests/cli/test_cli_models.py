@@ -235,3 +235,4 @@ def test_old_weights_are_converted_once(folder, tmp_path):
     assert told("models", "--convert", old, "-o", tmp_path / "new") == {"output": str(tmp_path / "new")}
     assert told("models", tmp_path / "new")["Layers"] == "3"
     refused("GF401", "models", "--convert", old, "-o", tmp_path / "new")
+    assert told("models", "--convert", old, "-o", tmp_path / "new", "--overwrite")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geneformer import keys, pl, tl
-from geneformer.cli._output import markdown_table
 from geneformer.datasets import LABEL, UNASSIGNED, pbmc3k, pbmc3k_path
 from geneformer.files.atomic import atomic_folder, check_output
 from geneformer.files.manifest import Manifest, describe_inputs, installed_versions
 from geneformer.finetuning.baselines import pca_embedding
 from geneformer.finetuning.estimators import CellClassifier
+from geneformer.finetuning.evaluations import markdown_table
 from geneformer.finetuning.labels import is_labeled
 from geneformer.inference.quality import Accuracy, embedding_quality, save_random_weights
 from geneformer.models.loading import load_model

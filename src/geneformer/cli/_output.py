@@ -14,7 +14,6 @@ __all__ = [
     "FAILED",
     "Outcome",
     "console",
-    "markdown_table",
     "panel_rows",
     "progress_bar",
     "show",
@@ -62,12 +61,6 @@ def panel_rows(panel: Mapping[str, Any] | None) -> Rows:
     if not panel or not panel["left_out"]:
         return []
     return [("Asked for", panel["asked"]), ("Left out", f"{len(panel['left_out']):,}: {', '.join(panel['left_out'])}")]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def console() -> "Console":

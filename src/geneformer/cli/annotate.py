@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, markdown_table, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, progress_bar, written
 from geneformer.errors import OptionError
 from geneformer.options import AnnotateOptions, EmbedOptions, RuntimeOptions
 
@@ -149,6 +149,8 @@ def _accuracy_rows(result: "Annotation") -> Rows:
 
 def to_markdown(result: "Annotation", label: str) -> str:
     """The report for people."""
+    from geneformer.finetuning.evaluations import markdown_table
+
     figures, settings = result.figures, result.report.settings
     by = figures["by"]
     share = figures["unknown"] / figures["cells"]

@@ -266,9 +266,7 @@ class Fitting(Learning):
     """What every command takes that writes a fitted model."""
 
     output: ModelFolder
-    resume: Annotated[bool, flag("Go on with a run that was interrupted, from its last checkpoint.", "--resume")] = (
-        False
-    )
+    resume: Resume = False
 
     def fit(self, estimator: str, *learnt: Any, **options: Any) -> Any:
         """Fit a model and write its folder."""

@@ -23,20 +23,21 @@ def models(
     *,
     convert: Annotated[Path | None, flag("Folder with pickled weights to convert.", "--convert", metavar="DIR")] = None,
     output: Annotated[Path | None, output_option("DIR", "Folder for the converted weights.")] = None,
+    overwrite: Annotated[bool, flag("Replace a checkpoint that is there.", "--overwrite")] = False,
 ) -> Outcome:
     """List models, describe one, or convert old weights."""
     from geneformer.errors import OptionError
-    from geneformer.files.atomic import check_output
-    from geneformer.models.hub import ARCHITECTURES, BUNDLED, find_folder, list_models
+    from geneformer.files.atomic import atomic_folder
+    from geneformer.models.hub import ARCHITECTURES, BUNDLED, CONFIG, find_folder, list_models
 
     if convert is not None:
         if output is None:
             msg = "--convert needs --output DIR, the folder for the converted weights."
             raise OptionError(msg)
-        check_output(output)
-        from geneformer.models.loading import convert_pickled
+        with atomic_folder(output, overwrite=overwrite, markers=(CONFIG,)) as folder:
+            from geneformer.models.loading import convert_pickled
 
-        convert_pickled(convert, output)
+            convert_pickled(convert, folder)
         return Outcome(f"Checkpoint in {output}", [("Converted", str(convert))], {"output": str(output)})
     if name is not None:
         find_folder(name)

@@ -10,13 +10,11 @@ import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
+from geneformer.cli._pictures import check_pictures, given_pictures
 from geneformer.errors import OptionError
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from geneformer.perturbation.effects import PerturbationRanking
     from geneformer.perturbation.plan import PerturbationPlan
 
 
@@ -189,11 +187,7 @@ def perturb_rank(
     from geneformer.perturbation.statistics import rank_effects
 
     check_output(check_suffix(output, RANKING_SUFFIXES), overwrite=overwrite)
-    if plot is not None:
-        from geneformer.pl._figures import check_save
-
-        check_save(plot)
-        check_output(plot, overwrite=overwrite)
+    check_pictures(given_pictures(plot=plot), overwrite=overwrite)
     effects = PerturbationEffects.read(folder)
     compared = None if null is None else PerturbationEffects.read(null)
     ranking = rank_effects(effects, options, compared)
@@ -205,7 +199,7 @@ def perturb_rank(
     ranking.save(output, overwrite=overwrite)
     numbers = ranking.provenance["ranking"]["perturbations"]
     rows: Rows = [("Statistics", ranking.mode), ("Perturbations", numbers["tested"])]
-    rows += [("Rows", len(ranking)), ("Left out", numbers["left_out"])]
+    rows += [("Rows", len(ranking)), ("Not tested", numbers["left_out"])]
     panel = effects.provenance.get("panel")
     rows += panel_rows(panel)
     data = {"output": str(output), "mode": ranking.mode, "n": len(ranking), **numbers, **_reported(panel)}
@@ -216,40 +210,8 @@ def perturb_rank(
     if plot is not None:
         rows.append(("Picture", plot))
         data["plot"] = str(plot)
-    first = _first_ranks(ranking)
-    return Outcome(f"Perturbations in {output}", rows, data, [[*first.columns], *first.to_numpy().tolist()])
-
-
-FIRST = 10
-"""Ranks that the shell shows."""
-
-
-def _first_ranks(ranking: "PerturbationRanking") -> "pd.DataFrame":
-    """The first rows of a ranking, with what a reader looks at first."""
-    import pandas as pd
-
-    frame, mode = ranking.frame, ranking.mode
-    if mode == "aggregate":
-        per_cell = (1 - frame["Cosine_sim"]).groupby(frame["perturbation"].astype(str))
-        frame = per_cell.agg(effect="mean", N_Detections="count").reset_index()
-        frame = frame.sort_values("effect", ascending=False, kind="stable")
-    frame = frame.head(FIRST)
-    name = frame["perturbation"].astype(str)
-    if "Ensembl_ID" in frame:
-        name = name.where(name != frame["Ensembl_ID"].astype(str), frame["Gene_name"].astype(str))
-    shown = {"Perturbation": name}
-    if mode == "aggregate_gene_shifts":
-        shown["Affected"] = frame["Affected_gene_name"].fillna("the cell")
-    goal = next((state for state, column in ranking.states.items() if column == "Shift_to_goal_end"), None)
-    shown["Effect" if goal is None else f"Shift to {goal}"] = frame["effect"].map("{:.4g}".format)
-    if "ci_low" in frame:
-        shown["Interval"] = frame["ci_low"].map("{:.4g} to ".format) + frame["ci_high"].map("{:.4g}".format)
-    rates = (rate for rate in ("Goal_end_FDR", "Test_vs_null_FDR", "matched_fdr") if rate in frame)
-    rate = next((rate for rate in rates if frame[rate].notna().any()), None)
-    if rate is not None:
-        shown["FDR"] = frame[rate].map("{:.2g}".format)
-    detections = frame["N_Detections" if "N_Detections" in frame else "N_Detections_test"]
-    return pd.DataFrame(shown | {"Cells": detections.map("{:,}".format)})
+    shown = ranking.summary_of()
+    return Outcome(f"Perturbations in {output}", rows, data, [shown.header, *shown.rows])
 
 
 def _open_plan(cells: CellsAndModel, options: PerturbOptions, runtime: RuntimeOptions) -> "PerturbationPlan":

@@ -125,6 +125,9 @@ class Estimator(Summarized):
     network_kind: ClassVar[type[GeneformerModel]] = GeneformerForCells
     """Class of the network."""
 
+    needs_counts: ClassVar[bool] = False
+    """Whether it reads the counts behind the tokens."""
+
     network_: Any = None
     """Fine-tuned network."""
 
@@ -290,6 +293,7 @@ class Estimator(Summarized):
                 counts_layer=counts_layer,
                 gene_ids=gene_ids,
                 accept_normalized=accept_normalized,
+                counts=self.needs_counts,
             )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

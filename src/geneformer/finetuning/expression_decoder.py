@@ -25,7 +25,7 @@ from geneformer.finetuning.splits import Split
 from geneformer.finetuning.targets import Encoded, Target
 from geneformer.finetuning.training import Batches, FinetuneResult, finetune, packed_tensors
 from geneformer.genes.lookup import GenePanel, resolve_panel
-from geneformer.inference.cells import CellInput, Cells, open_cells
+from geneformer.inference.cells import CellInput, Cells
 from geneformer.models.finetuned import build_network
 from geneformer.models.heads import GeneformerForExpression
 from geneformer.options import ExpressionOptions, FinetuneOptions, RuntimeOptions, SplitOptions
@@ -95,28 +95,10 @@ class ExpressionDecoder(CellEstimator):
     task_fields = ("share_", "metrics_", "split_")
     network_kind = GeneformerForExpression
 
+    needs_counts = True
+
     expression: ExpressionOptions
     share_: float = 0.15
-
-    def open(
-        self,
-        cells: CellInput,
-        *,
-        counts_layer: str | None = None,
-        gene_ids: str | None = None,
-        accept_normalized: bool = False,
-    ) -> Cells:
-        """Tokens with the counts behind them, where they are known; see `open_cells`."""
-        pairing = self._pairing or self._pair()
-        with self._bar():
-            return open_cells(
-                cells,
-                pairing,
-                counts_layer=counts_layer,
-                gene_ids=gene_ids,
-                accept_normalized=accept_normalized,
-                counts=True,
-            )
 
     def fit(  # type: ignore[override]  # there is no label
         self,

@@ -480,9 +480,9 @@ class ReportSet(Summarized, dict[str, Report]):
         return report
 
 
-def _present(path: Path) -> Path:
+def _present(path: Path, what: str = "a report") -> Path:
     if not path.is_file():
-        msg = f'There is no "{path}". Give the folder that a report was saved to.'
+        msg = f'There is no "{path}". Give the folder that {what} was saved to.'
         raise InputNotFoundError(msg)
     return path
 
@@ -651,11 +651,9 @@ class CrossValidation(Summarized):
             A file is damaged.
         """
         folder = Path(folder)
-        if not (folder / CONTENT).is_file():
-            msg = f'There is no "{folder / CONTENT}". Give the folder that a cross-validation was saved to.'
-            raise InputNotFoundError(msg)
+        content = _present(folder / CONTENT, "a cross-validation")
         try:
-            n_folds = int(json.loads((folder / CONTENT).read_text(encoding="utf-8"))["n_folds"])
+            n_folds = int(json.loads(content.read_text(encoding="utf-8"))["n_folds"])
             folds = tuple(load_report(folder / f"fold_{number}") for number in range(1, n_folds + 1))
             return cls(report=load_report(folder / POOLED), folds=folds)
         except (ValueError, KeyError, TypeError, InputNotFoundError) as error:

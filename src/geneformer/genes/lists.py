@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from geneformer.errors import GeneListError, InputNotFoundError, UnreadableInputError, UnsupportedFormatError, reason_of
+from geneformer.errors import GeneformerError, GeneListError, UnreadableInputError, UnsupportedFormatError, reason_of
 from geneformer.files import check_file
 from geneformer.options._fields import nearest
 
@@ -119,9 +119,6 @@ def _text_of(path: Path) -> str:
 
 def read_gene_file(path: Path) -> dict[str, list[str]]:
     """Genes by class, as the file names them and in its order."""
-    if not path.is_file():
-        msg = f'There is no file "{path}". Give a .csv, .tsv, .gmt, .toml or .json file of genes and their classes.'
-        raise InputNotFoundError(msg)
     suffix = path.suffix.lower()
     suffixes = (".csv", ".tsv", ".txt", GMT, ".toml", ".json")
     if suffix not in suffixes:
@@ -130,7 +127,7 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
     if suffix == GMT:
         return read_gmt(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text_of(path)
         if suffix == ".toml":
             return _checked_lists(tomllib.loads(text), path)
         if suffix == ".json":
@@ -138,7 +135,7 @@ def read_gene_file(path: Path) -> dict[str, list[str]]:
         delimiter = "," if suffix == ".csv" else "\t"
         return _from_table(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
-        if isinstance(error, GeneListError):
+        if isinstance(error, GeneformerError):
             raise
         msg = f'"{path}" cannot be read as {path.suffix}: {reason_of(error)}. Save it as UTF-8 text of that format.'
         raise UnreadableInputError(msg) from error

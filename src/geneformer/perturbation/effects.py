@@ -475,22 +475,33 @@ class PerturbationRanking(Summarized):
         return len(self.frame)
 
     def summary_of(self) -> Summary:
-        """The first rows, with the effect, its interval and the first false discovery rate there is."""
-        frame = self.frame.head(MOST)
-        columns: dict[str, Any] = {"perturbation": frame["perturbation"], "edit": frame["edit"]}
-        if "effect" in frame:
-            values = zip(*(frame[name] if name in frame else [np.nan] * len(frame) for name in INTERVAL), strict=True)
-            columns["effect"] = [_effect_text(*numbers) for numbers in values]
-        rates = [name for name in RATES if name in frame and frame[name].notna().any()]
-        others = [name for name in ("cell_id", "Cosine_sim", "Cosine_sim_mean", "Affected_gene_name") if name in frame]
-        for name in (*others, *rates[:1], *(["N_Detections"] if "N_Detections" in frame else [])):
-            columns[name] = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in frame[name]]
+        """The first ranks, with what a reader looks at first."""
+        frame, mode = self.frame, self.mode
+        if mode == "aggregate":
+            per_cell = (1 - frame["Cosine_sim"]).groupby(frame["perturbation"].astype(str))
+            frame = per_cell.agg(effect="mean", N_Detections="count").reset_index()
+            frame = frame.sort_values("effect", ascending=False, kind="stable")
+        more, frame = max(len(frame) - MOST, 0), frame.head(MOST)
+        name = frame["perturbation"].astype(str)
+        if "Ensembl_ID" in frame:
+            name = name.where(name != frame["Ensembl_ID"].astype(str), frame["Gene_name"].astype(str))
+        shown = {"Perturbation": name}
+        if mode == "aggregate_gene_shifts":
+            shown["Affected"] = frame["Affected_gene_name"].fillna("the cell")
+        goal = next((state for state, column in self.states.items() if column == "Shift_to_goal_end"), None)
+        shown["Effect" if goal is None else f"Shift to {goal}"] = frame["effect"].map("{:.4g}".format)
+        if "ci_low" in frame:
+            shown["Interval"] = frame["ci_low"].map("{:.4g} to ".format) + frame["ci_high"].map("{:.4g}".format)
+        rate = next((rate for rate in RATES if rate in frame and frame[rate].notna().any()), None)
+        if rate is not None:
+            shown["FDR"] = frame[rate].map("{:.2g}".format)
+        detections = frame["N_Detections" if "N_Detections" in frame else "N_Detections_test"]
+        shown["Cells"] = detections.map("{:,}".format)
         return Summary(
-            title=f"PerturbationRanking of {len(self):,} rows ({self.mode})",
-            header=list(columns),
-            rows=list(zip(*columns.values(), strict=True)),
-            more=len(self) - len(frame),
-            note="In parentheses: confidence intervals." if "ci_low" in frame else "",
+            title=f"PerturbationRanking of {len(self):,} rows ({mode})",
+            header=list(shown),
+            rows=list(zip(*shown.values(), strict=True)),
+            more=more,
         )
 
     def plot(self, kind: str = "ranked", **options: Any) -> Any:
@@ -580,14 +591,8 @@ class PerturbationRanking(Summarized):
                 temporary.write_text(json.dumps(self.notes(), indent=2) + "\n", encoding="utf-8")
 
 
-INTERVAL = ("effect", "ci_low", "ci_high")
 RATES = ("Goal_end_FDR", "Test_vs_null_FDR", "matched_fdr", "donor_fdr")
-"""Columns of a ranking with the effect and the ends of its interval, and with false discovery rates."""
-
-
-def _effect_text(effect: float, low: float, high: float) -> str:
-    """An effect with its interval, where there is one."""
-    return f"{effect:.3g}" + ("" if np.isnan(low) else f" ({low:.3g} to {high:.3g})")
+"""Columns of a ranking with false discovery rates, the one that counts most first."""
 
 
 def _storable(frame: "pd.DataFrame", *, slashes: bool = False) -> "pd.DataFrame":

@@ -11,9 +11,10 @@ from geneformer import keys
 from geneformer.files.progress import progress_bar
 from geneformer.inference.attention import CellAttention, cell_attention, gene_attention
 from geneformer.inference.cells import gene_positions, tokens_for
+from geneformer.inference.slots import Slots
 from geneformer.models.loading import load_model
 from geneformer.options import AttentionOptions, RuntimeOptions
-from geneformer.tl._embed import note, writable
+from geneformer.tl._embed import writable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -129,7 +130,7 @@ def attention(  # noqa: PLR0913
         adata.layers[key_added] = (cells @ result.weights @ columns.T).tocsr()
     else:
         adata.varp[key_added] = (columns @ result.weights @ columns.T).tocsr()
-    note(adata, key_added, result.provenance)
+    Slots(uns={key_added: result.provenance}).into(adata)
     return adata if copy else None
 
 

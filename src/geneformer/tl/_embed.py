@@ -1,9 +1,8 @@
 """`gf.tl.embed`."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from geneformer.errors import GeneformerWarning, OutputError
 from geneformer.files.progress import progress_bar
 from geneformer.inference import embedding
 from geneformer.inference.cells import check_anndata, gene_positions, tokens_for
+from geneformer.inference.slots import Slots
 from geneformer.inference.tables import GeneEmbeddings
 from geneformer.models.loading import load_model
 from geneformer.options import EmbedOptions, RuntimeOptions
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from geneformer.genes.vocabulary import Vocabulary
     from geneformer.models.loading import Fitted, LoadedModel
-
-
-def note(adata: "AnnData", key: str, provenance: Mapping[str, Any]) -> None:
-    """Note in `uns` where the result in slot `key` comes from; other entries stay."""
-    adata.uns[keys.UNS] = {**adata.uns.get(keys.UNS, {}), key: dict(provenance)}
 
 
 def writable(adata: "AnnData", *, copy: bool) -> "AnnData":
@@ -122,6 +117,7 @@ def embed(  # noqa: PLR0913
             adata, loaded, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized
         )
         result = embedding.embed(tokens, loaded, options, runtime, progress=update)
+    slots = Slots(uns={key_added: result.provenance})
     if isinstance(result, GeneEmbeddings):
         # Every column that was matched to a gene gets that gene's vector.
         row_of = {loaded.vocabulary.position_of.get(gene, -2): row for row, gene in enumerate(result.genes)}
@@ -131,9 +127,7 @@ def embed(  # noqa: PLR0913
         values[places < 0] = np.nan
         adata.varm[key_added] = values
     else:
-        values = np.full((adata.n_obs, result.values.shape[1]), np.nan, dtype=np.float32)
-        values[rows] = result.values
-        adata.obsm[key_added] = values
+        slots = slots.with_obsm(key_added, result.values, result.provenance).spread(rows, adata.n_obs)
         without = np.setdiff1d(np.arange(adata.n_obs), rows)
         if len(without):
             names = ", ".join(map(repr, adata.obs_names[without[:3]])) + (" …" if len(without) > 3 else "")
@@ -142,5 +136,5 @@ def embed(  # noqa: PLR0913
                 f"{names}"
             )
             warnings.warn(msg, GeneformerWarning, stacklevel=2)
-    note(adata, key_added, result.provenance)
+    slots.into(adata)
     return adata if copy else None
