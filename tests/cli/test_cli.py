@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from geneformer import __version__, cli
 from geneformer.cli._options import with_options
-from geneformer.cli._output import Outcome, progress_bar
+from geneformer.cli._output import Outcome
 from geneformer.errors import GeneformerWarning, NoCellsError
+from geneformer.files.progress import progress_bar
 from geneformer.options._fields import check_range
 
 pytestmark = pytest.mark.contract

@@ -15,7 +15,8 @@ import typer
 
 from geneformer.cli._checks import check_given
 from geneformer.cli._help import heading_of, headings_of
-from geneformer.cli._output import FAILED, Outcome, progress_bar, show
+from geneformer.cli._output import FAILED, Outcome, show
+from geneformer.files.progress import progress_bar
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.options._fields import field_docs, plain_type, read_options
 

@@ -8,19 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from geneformer.errors import GeneformerWarning
-from geneformer.files.progress import progress_bar
-
-__all__ = [
-    "FAILED",
-    "Outcome",
-    "console",
-    "panel_rows",
-    "progress_bar",
-    "show",
-    "show_error",
-    "warnings_shown",
-    "written",
-]
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, written
 from geneformer.errors import OptionError
+from geneformer.files.progress import progress_bar
 from geneformer.options import AnnotateOptions, EmbedOptions, RuntimeOptions
 
 if TYPE_CHECKING:

@@ -530,8 +530,6 @@ def classify_search(
 )
 def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, given: PredictingCells) -> Outcome:
     """Predict the classes of cells."""
-    import numpy as np
-
     from geneformer import keys
     from geneformer.finetuning.predictions import class_slots
     from geneformer.options._fields import check_range
@@ -541,7 +539,7 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
     label = str(classifier.label_)
     key = keys.predicted(label)
     opened = given.open(inputs, classifier, key, f"{key}_probability")
-    proba = opened.spread(classifier.probabilities(opened), np.nan)
+    proba = classifier.predict_proba(opened)
     named = classifier.name_classes(proba, unknown_below)
     slots = class_slots(
         label=label,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from geneformer import keys
 from geneformer.cli._options import CellsAndModel, CellsFile, Overwrite, TableFile, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, panel_rows, written
 from geneformer.cli._pictures import Pictures, picture_rows
 from geneformer.errors import OptionError
+from geneformer.files.progress import progress_bar
 from geneformer.options import AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
 
 if TYPE_CHECKING:

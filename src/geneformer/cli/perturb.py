@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, panel_rows, progress_bar, written
+from geneformer.cli._output import Outcome, Rows, panel_rows, written
 from geneformer.cli._pictures import check_pictures, given_pictures
 from geneformer.errors import OptionError
+from geneformer.files.progress import progress_bar
 from geneformer.options import PerturbOptions, RankOptions, RuntimeOptions
 
 if TYPE_CHECKING:

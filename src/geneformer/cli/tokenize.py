@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from geneformer.cli._options import flag, output_option, with_options
-from geneformer.cli._output import Outcome, progress_bar, written
+from geneformer.cli._output import Outcome, written
+from geneformer.files.progress import progress_bar
 from geneformer.options import TokenizeOptions
 
 

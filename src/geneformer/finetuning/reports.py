@@ -141,7 +141,7 @@ class Report(Summarized):
         return compared({"": self}, type(self).__name__)
 
     def plot(self, kind: str | None = None, **options: Any) -> Any:
-        """Draw it by `gf.pl.<kind>`: `confusion_matrix`, `predictions` or `roc`, the first that there is by default.
+        """Draw it by `gf.pl.<kind>`, the first of its `pictures` by default.
 
         Parameters
         ----------

@@ -579,12 +579,6 @@ def find_genes(names: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32
     return look_up("genes", names, known_names(vocabulary)).positions
 
 
-def tokens_of_genes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
-    """Token id of every name: an Ensembl id, with or without version, a symbol, or an earlier one of either."""
-    token_of = resolve_panel(names, vocabulary, unknown="error").token_of
-    return [token_of[str(name)] for name in names]
-
-
 @dataclass(slots=True)
 class GenePanel:
     """Genes that were asked for: the tokens of those that can be used, and why the others cannot."""

@@ -28,7 +28,7 @@ from geneformer.errors import (
 )
 from geneformer.files.manifest import digest
 from geneformer.finetuning.labels import distinct_words, word
-from geneformer.genes.lookup import GenePanel, resolve_panel, tokens_of_genes
+from geneformer.genes.lookup import GenePanel, resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.inference.cells import (
     PairedModel,
@@ -560,7 +560,7 @@ def _read_step(text: str, options: PerturbOptions) -> _WrittenStep:
 
 def gene_tokens(names: Sequence[str], vocabulary: Vocabulary) -> tuple[int, ...]:
     """Token id of every name, each once."""
-    return tuple(dict.fromkeys(tokens_of_genes(names, vocabulary)))
+    return tuple(resolve_panel(names, vocabulary, unknown="error").tokens)
 
 
 def _symbol(token: int, vocabulary: Vocabulary) -> str:
