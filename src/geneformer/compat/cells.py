@@ -24,7 +24,7 @@ from geneformer import errors, keys
 from geneformer.files import require
 from geneformer.finetuning.splits import draw_stratified
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
-from geneformer.options._fields import check_range, nearest, whole_number
+from geneformer.options._fields import check_range, nearest, some_of, whole_number
 from geneformer.tokens.dataset import Ints, TokenizedDataset, arrow_lists, arrow_numbers
 from geneformer.tokens.storage import read_dataset
 
@@ -64,8 +64,7 @@ def rows_with(data: "TokenizedDataset | Dataset", filters: Mapping[str, Any]) ->
         column, accepted = _column(data, name), set(listed(values))
         rows = rows[np.fromiter((value in accepted for value in column), dtype=bool, count=len(column))[rows]]
         if not len(rows):
-            names = sorted({str(value) for value in column})
-            holds = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            holds = some_of(sorted({str(value) for value in column}))
             msg = f"No cell is left after keeping {name!r} in {listed(values)}. The column holds {holds}."
             raise errors.NoCellsError(msg)
     return rows

@@ -22,7 +22,7 @@ from geneformer.files.progress import progress_bar
 from geneformer.genes.lookup import INDEX
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.options import TokenizeOptions
-from geneformer.options._fields import Range, check_choice, check_range
+from geneformer.options._fields import Range, check_choice, check_range, some_of
 from geneformer.tokenization.tokenizer import RowForm, tokenize_counts
 
 if TYPE_CHECKING:
@@ -326,8 +326,7 @@ def input_files(folder: str | Path, file_format: str, identifier: str = "") -> l
 
 
 def _names(paths: Iterable[Path]) -> str:
-    names = sorted(path.name for path in paths)
-    return (", ".join(names[:8]) or "nothing") + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return some_of(sorted(path.name for path in paths), 8) or "nothing"
 
 
 def rank_genes(gene_vector: ArrayLike, gene_tokens: ArrayLike) -> NDArray[Any]:

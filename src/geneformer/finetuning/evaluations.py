@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.display import Summarized, Summary, names_text
+from geneformer.options._fields import some_of
 
 UNDEFINED = "-"
 """What stands in a table for a figure that cannot be computed."""
@@ -195,11 +196,10 @@ class PerClass(Figures):
 
 def absent_text(classes: Sequence[str], n: int, unit: str = "cell") -> str:
     """What figures over cells say that lack some of the classes."""
-    more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
-    listed = ", ".join(map(repr, classes[:10])) + more
     return (
-        f"None of the {n:,} {unit}s measured is of {listed}: figures of such classes are NaN, averages over classes "
-        "(F1, balanced accuracy, ROC AUC) leave them out, and accuracy and log loss say nothing about them."
+        f"None of the {n:,} {unit}s measured is of {some_of(map(repr, classes))}: figures of such classes are NaN, "
+        "averages over classes (F1, balanced accuracy, ROC AUC) leave them out, and accuracy and log loss say nothing "
+        "about them."
     )
 
 

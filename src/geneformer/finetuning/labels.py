@@ -25,7 +25,7 @@ from geneformer.genes.lookup import MISSING as MISSING_NAME
 from geneformer.genes.lookup import known_names, look_up
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.losses import MISSING
-from geneformer.options._fields import check_range, nearest
+from geneformer.options._fields import check_range, nearest, some_of
 
 Ints = NDArray[np.int64]
 
@@ -277,7 +277,7 @@ def read_gene_classes(
     unmatched = {
         name: tuple(dict.fromkeys(match.names[row] for row in rows)) for name, rows in rows_of.items() if len(rows)
     }
-    listed = "; ".join(f"{name!r}: {_listed(entries)}" for name, entries in unmatched.items())
+    listed = "; ".join(f"{name!r}: {some_of(entries, 20)}" for name, entries in unmatched.items())
     n_unmatched = sum(map(len, unmatched.values()))
     if unmatched and unknown == "refuse":
         foreign = "".join(f" {number:,} of them are {kind}." for kind, number in match.foreign.items())
@@ -299,12 +299,12 @@ def read_gene_classes(
     places, codes = np.unique(np.column_stack([match.positions, codes])[is_known], axis=0).T
     shared = np.unique(places[:-1][places[:-1] == places[1:]])
     if len(shared):
-        shown = _listed(
+        pairs = (
             f"{vocabulary.symbol_of(str(vocabulary.genes[place]))} "
             f"({', '.join(name for name in lists if named.index(name) in codes[places == place])})"
             for place in shared
         )
-        msg = f"{len(shared):,} genes are in two classes: {shown}. Keep each gene in one class."
+        msg = f"{len(shared):,} genes are in two classes: {some_of(pairs, 20)}. Keep each gene in one class."
         raise GeneListError(msg)
     if 2 * match.n_mouse_symbols > match.n_present:
         _warn(
@@ -334,7 +334,7 @@ def occurring(labels: GeneLabels, n_cells: Ints, vocabulary: Vocabulary) -> Gene
                 "Use cells that express them, more cells, or other genes."
             )
             raise GeneListError(msg)
-    shown = "; ".join(f"{name!r}: {_listed(map(vocabulary.symbol_of, genes))}" for name, genes in absent.items())
+    shown = "; ".join(f"{name!r}: {some_of(map(vocabulary.symbol_of, genes), 20)}" for name, genes in absent.items())
     _warn(f"{len(rows):,} of {len(labels):,} labeled genes occur in no cell and are left out. {shown}")
     return present
 
@@ -364,13 +364,6 @@ def _checked_lists(gene_classes: object, classes: Sequence[str] | None) -> dict[
         msg = f"{what}; known are {', '.join(map(repr, classes))}."
         raise UnknownClassError(msg + (nearest(others[0], classes) if others else ""))
     return lists
-
-
-def _listed(entries: Iterable[str]) -> str:
-    """At most twenty of them."""
-    names = list(entries)
-    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
 
 
 def _warn(message: str) -> None:

@@ -23,7 +23,7 @@ from geneformer.errors import (
     WrongSpeciesError,
 )
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.options._fields import as_names, nearest
+from geneformer.options._fields import as_names, nearest, some_of
 
 _ABSENT: Final = frozenset({"", "nan", "none", "na", "<na>", "n/a", "null"})
 """Spellings, in lower case, of an identifier that is not there."""
@@ -622,8 +622,7 @@ class GenePanel:
             by_reason.setdefault(reason, []).append(name)
         groups = []
         for reason, names in by_reason.items():
-            more = f" and {len(names) - most:,} more" if len(names) > most else ""
-            groups.append(f"{len(names):,} {reason} ({', '.join(map(repr, names[:most]))}{more})")
+            groups.append(f"{len(names):,} {reason} ({some_of(map(repr, names), most)})")
         return "; ".join(groups)
 
     def check(self, unknown: str, refusal: str = "") -> "GenePanel":
@@ -676,10 +675,9 @@ def resolve_panel(
 
 def _unknown_genes(unknown: list[str], vocabulary: Vocabulary) -> UnknownGeneError:
     hint = nearest(unknown[0], (s for s, gene in vocabulary.symbols.items() if gene in vocabulary.token_of))
-    more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
     msg = (
         f"Not among the {len(vocabulary.genes):,} genes of vocabulary {vocabulary.name}: "
-        f"{', '.join(map(repr, unknown[:10]))}{more}. Pass Ensembl ids or symbols; "
+        f"{some_of(map(repr, unknown))}. Pass Ensembl ids or symbols; "
         f"`geneformer vocabulary {vocabulary.name} --gene NAME` looks one up.{hint if unknown[0] else ''}"
     )
     return UnknownGeneError(msg)

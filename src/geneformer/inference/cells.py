@@ -142,12 +142,10 @@ def open_tokens(
         )
     _count(report)
     if left_out := report.n_cells - report.n_written:
-        names = [name for source in report.sources for name in source.empty_cells]
-        listed = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
         msg = (
             f"{left_out:,} of {report.n_cells:,} cells are left out: {report.n_empty:,} without a gene of the "
-            f"vocabulary{listed}, {report.n_filtered:,} by `filter_pass`. Tables have no row of them; in an .h5ad with "
-            'the counts they are NaN or "unknown".'
+            f"vocabulary{report.empty_names()}, {report.n_filtered:,} by `filter_pass`. Tables have no row of them; in "
+            'an .h5ad with the counts they are NaN or "unknown".'
         )
         warnings.warn(msg, GeneformerWarning, stacklevel=2)
     inform(describe_matched(tokens.matched))

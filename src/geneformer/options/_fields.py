@@ -51,6 +51,12 @@ def nearest(value: object, choices: Iterable[str]) -> str:
     return f' Did you mean "{names[found[0]]}"?' if found else ""
 
 
+def some_of(names: Iterable[str], most: int = 10) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def check_choice(option: str, value: object, choices: Iterable[Any]) -> None:
     """Refuse a value that is not among the choices."""
     accepted = list(choices)

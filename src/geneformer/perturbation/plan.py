@@ -42,7 +42,7 @@ from geneformer.inference.cells import (
 from geneformer.models.finetuned import TASK
 from geneformer.models.loading import Fitted, LoadedModel, load_model
 from geneformer.options import PerturbOptions, RuntimeOptions
-from geneformer.options._fields import check_choice, check_range, nearest
+from geneformer.options._fields import check_choice, check_range, nearest, some_of
 from geneformer.options.perturbation import EDITS
 from geneformer.perturbation.edits import Ints, Perturbation, Step
 from geneformer.perturbation.effects import SCREEN
@@ -269,9 +269,8 @@ def select_perturbed_cells(
     empty = next((state for state, rows in rows_of.items() if not len(rows)), None)
     if empty is not None:
         names, numbers = np.array(words), np.bincount(place[place >= 0], minlength=len(words))
-        most = [f"{names[i]} ({numbers[i]:,})" for i in np.argsort(-numbers, kind="stable")[:_SHOWN]]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        msg = f"No cell is {empty!r} in column {key!r}; it has {', '.join(most)}{more}.{nearest(empty, list(names))}"
+        held = some_of((f"{names[i]} ({numbers[i]:,})" for i in np.argsort(-numbers, kind="stable")), _SHOWN)
+        msg = f"No cell is {empty!r} in column {key!r}; it has {held}.{nearest(empty, list(names))}"
         raise StateError(msg)
     if len({_place_of(state, words) for state in states}) < len(states):
         msg = f"Of the states {', '.join(map(repr, states))}, two are the same value of column {key!r}. Name others."

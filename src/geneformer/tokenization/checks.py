@@ -57,7 +57,7 @@ from geneformer.errors import (
 from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, find_genes, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import TokenizeOptions
-from geneformer.options._fields import nearest
+from geneformer.options._fields import nearest, some_of
 from geneformer.tokenization.ranking import CellRows
 from geneformer.tokenization.readers.source import RAW, Sample, place_of, triples
 from geneformer.tokens.dataset import arrow_values
@@ -211,9 +211,8 @@ def _source_remarks(ready: PreparedSource, vocabulary: Vocabulary) -> list[str]:
     """What looks wrong with a source but is no reason to refuse it."""
     source, remarks = ready.source, [*ready.source.remarks]
     if source.obs.left_out:
-        listed = [f'"{name}" ({fault})' for name, fault in source.obs.left_out.items()]
-        more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
-        remarks.append(f"{source.label}: columns of cells are left out: {', '.join(listed[:_SHOWN])}{more}.")
+        listed = some_of((f'"{name}" ({fault})' for name, fault in source.obs.left_out.items()), _SHOWN)
+        remarks.append(f"{source.label}: columns of cells are left out: {listed}.")
     if ready.only_ones:
         remarks.append(
             f"{source.label}: every value looked at is 1. Counts that were reduced to present and absent have no order "

@@ -753,7 +753,7 @@ class TokenizeReport(Summarized):
             ("cells read", f"{self.n_cells:,}"),
             ("cells tokenized", f"{self.n_written:,}"),
             ("left out: filter_pass", f"{self.n_filtered:,}"),
-            ("left out: no gene of the vocabulary", f"{self.n_empty:,}{_some(self._empty_names())}"),
+            ("left out: no gene of the vocabulary", f"{self.n_empty:,}{self.empty_names()}"),
             ("tokens per cell", f"median {median:,.0f}, from {least:,} to {most:,}"),
             ("cells with more genes than fit", f"{self.n_truncated:,}"),
         ]
@@ -765,14 +765,10 @@ class TokenizeReport(Summarized):
             lines.append(("values", "not checked to be raw counts (--accept-normalized)"))
         return lines
 
-    def _empty_names(self) -> list[str]:
-        return [name for source in self.sources for name in source.empty_cells]
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return ""
-    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+    def empty_names(self) -> str:
+        """Some of the cells without a gene, in parentheses."""
+        names = [name for source in self.sources for name in source.empty_cells]
+        return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
 
 
 def _genes(source: SourceReport) -> str:
