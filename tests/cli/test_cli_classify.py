@@ -82,7 +82,14 @@ def test_cells_that_are_left_out_are_counted_by_reason(place, cells, tmp_path):
     report = told(
         "classify", "evaluate", tmp_path / "gaps.h5ad", "-m", place / "fitted", "-o", tmp_path / "report", *CPU
     )
-    assert report["cells_left_out"] == {"without a gene of the vocabulary": 1, "without a label in kind": 3}
+    left_out = {"without a gene of the vocabulary": 1, "without a label in kind": 3}
+    assert report["cells_left_out"] == left_out
+    report = told(
+        "classify", "cross-validate", tmp_path / "gaps.h5ad", "-l", "kind", "-m", place / "model", "--folds", 2,
+        "--max-steps", 1, "--tokens-per-batch", 600, "--valid", 0, "--baselines", "none", "-o", tmp_path / "folds",
+        *CPU,
+    )  # fmt: skip
+    assert report["cells_left_out"] == left_out
 
 
 def test_fit_ends_with_a_table_and_leaves_nothing_else(place, tmp_path):

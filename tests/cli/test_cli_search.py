@@ -20,7 +20,10 @@ FLAGS = [
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli_search")
     tiny_model(folder / "model", dropout=0.0)
-    labeled_blood(24).write_h5ad(folder / "cells.h5ad")
+    cells = labeled_blood(25)
+    cells.obs["kind"] = cells.obs["kind"].astype(object)
+    cells.obs.loc[cells.obs_names[24], "kind"] = None
+    cells.write_h5ad(folder / "cells.h5ad")
     (folder / "space.toml").write_text("[space]\nfreeze_layers = {low = 0, high = 1}\nlearning_rate = [1e-3, 1e-2]\n")
     return folder
 
@@ -41,6 +44,7 @@ def test_two_calls_share_a_study_and_the_second_fits(folder, tmp_path):
     assert second.exit_code == 0, second.stderr
     told = json.loads(second.stdout)
     assert told["trials"] == {"complete": 2}
+    assert told["cells_left_out"] == {"without a label in kind": 1}
     trials = pd.read_csv(tmp_path / "classifier" / "trials.csv")
     best = trials.loc[trials["value"].idxmax()]
     assert told["best_value"] == pytest.approx(best["value"])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer.errors import GeneformerWarning, OptionError
+from geneformer.files.left_out import counting_left_out
 from geneformer.files.progress import counted, progress_bar
 from geneformer.finetuning.estimator import CellEstimator, Estimator, clone
 from geneformer.finetuning.reports import CrossValidation, Report, ReportSet, by_task
@@ -115,8 +116,8 @@ def cross_validate(
         for split in counted(splits, update):
             fold = make()
             fold._base = base
-            with warnings.catch_warnings():
-                # The classes that a fold does not test are tested in others.
+            # Cells without a label are counted already; classes that a fold does not test are tested in others.
+            with counting_left_out(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*None of the .* measured is of", GeneformerWarning)
                 reports.append(fold.fit(opened, label, groups=groups, split_rows=split).report_)
     settings = {

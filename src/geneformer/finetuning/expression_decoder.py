@@ -120,7 +120,7 @@ class ExpressionDecoder(CellEstimator):
         ----------
         cells
             AnnData with raw counts, tokens with counts, or paths of either.
-        groups, ids, split_rows, counts_layer, gene_ids, output, resume, callbacks
+        groups, ids, split_rows, counts_layer, gene_ids, accept_normalized, output, resume, callbacks
             As `CellClassifier.fit` takes them.
 
         Raises
@@ -260,7 +260,7 @@ class ExpressionDecoder(CellEstimator):
 
         Parameters
         ----------
-        cells, genes, counts_layer, gene_ids, unknown
+        cells, genes, counts_layer, gene_ids, accept_normalized, unknown
             See `predict`.
         cells_per_block
             Cells of the input per block.

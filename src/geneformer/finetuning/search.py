@@ -26,6 +26,7 @@ from geneformer.errors import (
 )
 from geneformer.files import require
 from geneformer.files.atomic import Workers
+from geneformer.files.left_out import counting_left_out
 from geneformer.files.manifest import digest
 from geneformer.files.progress import progress_bar
 from geneformer.finetuning.estimator import (
@@ -197,7 +198,9 @@ def search(
         msg = "There are no validation cells to compare trials by. Set a share for them, such as valid=0.1."
         raise OptionError(msg)
     objective = _Objective(estimator, label, opened, split, metric, ranges)
-    with open_study(chosen, objective.started(chosen), lower_is_better=metric in LOWER_IS_BETTER) as study:
+    is_loss = metric in LOWER_IS_BETTER
+    # Cells without a label are counted already.
+    with counting_left_out(), open_study(chosen, objective.started(chosen), lower_is_better=is_loss) as study:
         finished = _work(study, objective, chosen)
         best, trials = study.best(), study.table()
     if best is None and finished:
@@ -211,7 +214,8 @@ def search(
     if chosen.refit != "none":
         if chosen.refit == "train_valid":
             split = replace(split, train=split.learnt, valid=np.empty(0, dtype=np.int64))
-        fitted = with_training_options(estimator, best_options).fit(opened, label, groups=groups, split_rows=split)
+        with counting_left_out():
+            fitted = with_training_options(estimator, best_options).fit(opened, label, groups=groups, split_rows=split)
     return SearchResult(
         best_options=best_options,
         best_value=math.nan if best is None else float(best.value),
