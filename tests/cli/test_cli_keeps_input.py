@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
+from geneformer.datasets import pbmc3k_path
 from geneformer.inference.slots import Origin, Slots, write_with_input
 from small_finetuning import labeled_blood, tiny_model
 
@@ -25,6 +26,15 @@ def told(*arguments):
     result = CliRunner().invoke(cli.app, [*map(str, arguments), *CPU, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def test_a_picture_without_a_suffix_replaces_nothing(tmp_path):
+    (tmp_path / "map.png").write_bytes(b"mine")
+    given = ["embed", pbmc3k_path(), "-o", tmp_path / "out.csv", "--umap", tmp_path / "map", *CPU]
+    result = CliRunner().invoke(cli.app, list(map(str, given)))
+    assert result.exit_code == 1
+    assert "map.png" in result.stderr
+    assert (tmp_path / "map.png").read_bytes() == b"mine"
 
 
 def same(found, expected):

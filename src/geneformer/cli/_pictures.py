@@ -95,8 +95,13 @@ class Pictures(Flags):
 
 
 def given_pictures(**paths: Path | None) -> dict[str, Path]:
-    """The pictures that are asked for, by their kind."""
-    return {kind: path for kind, path in paths.items() if path is not None}
+    """The pictures that are asked for, by their kind, under the names that they get."""
+    asked = {kind: path for kind, path in paths.items() if path is not None}
+    if not asked:
+        return {}
+    from geneformer.pl._figures import with_suffix
+
+    return {kind: with_suffix(path) for kind, path in asked.items()}
 
 
 def check_pictures(paths: Mapping[str, Path], *, overwrite: bool) -> None:

@@ -188,7 +188,8 @@ def perturb_rank(
     from geneformer.perturbation.statistics import rank_effects
 
     check_output(check_suffix(output, RANKING_SUFFIXES), overwrite=overwrite)
-    check_pictures(given_pictures(plot=plot), overwrite=overwrite)
+    pictures = given_pictures(plot=plot)
+    check_pictures(pictures, overwrite=overwrite)
     effects = PerturbationEffects.read(folder)
     compared = None if null is None else PerturbationEffects.read(null)
     ranking = rank_effects(effects, options, compared)
@@ -209,8 +210,8 @@ def perturb_rank(
         rows.append((f"FDR below {options.fdr:g}", significant))
         data["significant"] = significant
     if plot is not None:
-        rows.append(("Picture", plot))
-        data["plot"] = str(plot)
+        rows.append(("Picture", pictures["plot"]))
+        data["plot"] = str(pictures["plot"])
     shown = ranking.summary_of()
     return Outcome(f"Perturbations in {output}", rows, data, [shown.header, *shown.rows])
 

@@ -151,10 +151,10 @@ def column_of(adata: "AnnData", name: Any) -> "pd.Series[Any]":
 def check_save(save: str | Path | None) -> None:
     """Refuse a kind of file that figures are not saved to, before anything is drawn."""
     if save is not None:
-        check_choice("The suffix of save", _with_suffix(save).suffix.lower(), FORMATS)
+        check_choice("The suffix of save", with_suffix(save).suffix.lower(), FORMATS)
 
 
-def _with_suffix(save: str | Path) -> Path:
+def with_suffix(save: str | Path) -> Path:
     """The name of a figure, with the suffix of the settings where it has none."""
     path = as_path("save", save, "the path of a picture")
     return path if path.suffix else path.with_name(f"{path.name}.{settings.figure_format}")
@@ -164,7 +164,7 @@ def save_figure(figure: "Figure | SubFigure", save: str | Path | None) -> None:
     """Write the figure with everything that belongs to it, replacing what is there; nothing for None."""
     if save is None:
         return
-    with atomic_file(_with_suffix(save), overwrite=True) as temporary:
+    with atomic_file(with_suffix(save), overwrite=True) as temporary:
         root: Any = figure.figure  # axes may stand in a part of a figure
         root.savefig(temporary, dpi=settings.figure_dpi, bbox_inches="tight", facecolor="white")
 
