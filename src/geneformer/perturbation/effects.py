@@ -491,7 +491,8 @@ class PerturbationRanking(Summarized):
         goal = next((state for state, column in self.states.items() if column == "Shift_to_goal_end"), None)
         shown["Effect" if goal is None else f"Shift to {goal}"] = frame["effect"].map("{:.4g}".format)
         if "ci_low" in frame:
-            shown["Interval"] = frame["ci_low"].map("{:.4g} to ".format) + frame["ci_high"].map("{:.4g}".format)
+            ends = frame["ci_low"].map("{:.4g} to ".format) + frame["ci_high"].map("{:.4g}".format)
+            shown["Interval"] = ends.where(frame["ci_low"].notna(), "")
         rate = next((rate for rate in RATES if rate in frame and frame[rate].notna().any()), None)
         if rate is not None:
             shown["FDR"] = frame[rate].map("{:.2g}".format)
