@@ -705,14 +705,14 @@ def find_report(source: Any) -> Report | ReportSet:
         folders = (path.parent if path.name == REPORT else path, path / "report", path / POOLED)
         return load_report(next((folder for folder in folders if (folder / REPORT).is_file()), path))
     of = type(source).__name__
-    places = [name for name in ("report_", "report") if hasattr(source, name)]
-    if not places:
+    held = [getattr(source, name) for name in ("report_", "report") if hasattr(source, name)]
+    report: Report | ReportSet | None = held[0] if held else None
+    if not held or not isinstance(report, Report | ReportSet | None):  # tokens have a report of another sort
         msg = (
             f"report came as {of}. Pass a report, a fitted model or the result of cross_validate or search, or the "
             "folder that one of them was saved to."
         )
         raise OptionError(msg)
-    report: Report | ReportSet | None = getattr(source, places[0])
     if report is None:
         msg = f"This {of} has no report: it is not fitted, or no cells were held out. Pass what its evaluate returns."
         raise NotFittedError(msg)
