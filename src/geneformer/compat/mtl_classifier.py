@@ -383,6 +383,7 @@ class Hyperparameters(Options):
             schedule=self.lr_scheduler_type,
             pooling="attention" if self.use_attention_pooling else "cls",
             freeze_layers=self.max_layers_to_freeze,
+            head_start="random",
             **options,
         )
 

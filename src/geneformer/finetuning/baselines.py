@@ -59,7 +59,7 @@ def classify_by_baselines(
     def predict(codes: NDArray[np.int64], n_classes: int) -> dict[str, NDArray[np.float64]]:
         by_size = _on_size(_logistic(codes, C=1.0)).fit(sizes, codes)
         return {
-            LOGISTIC: _probabilities(_tuned_logistic(train, codes, parts), test, n_classes),
+            LOGISTIC: _probabilities(tuned_logistic(train, codes, parts), test, n_classes),
             LIBRARY: _probabilities(by_size, test_sizes, n_classes),
             MAJORITY: majority(codes, len(test), n_classes),
         }
@@ -80,15 +80,10 @@ def regress_by_baselines(
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
     """Numbers for the test cells, ``(n_test,)``, by baseline."""
-    from sklearn.linear_model import LinearRegression, Ridge
+    from sklearn.linear_model import LinearRegression
 
     train, test = train_and_test(train_counts, test_counts, n_top_genes)
-    folds = _folds(draw_parts(len(train), groups, seed))
-
-    def squared_error(model: Any, held_out: NDArray[np.bool_]) -> float:
-        return float(((model.predict(train[held_out]) - train_values[held_out]) ** 2).sum())
-
-    ridge = _tuned(Ridge(), ("alpha", SHRINKAGES), train, train_values, folds, squared_error)
+    ridge = tuned_ridge(train, train_values, draw_parts(len(train), groups, seed))
     sizes = log_totals(train_counts)
     by_size = _on_size(LinearRegression()).fit(sizes, train_values)
     # A parabola runs away beyond the training cells.
@@ -113,7 +108,7 @@ def logistic_regression_on(
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
-    model = _tuned_logistic(scaler.transform(train), codes, draw_parts(len(train), None, seed))
+    model = tuned_logistic(scaler.transform(train), codes, draw_parts(len(train), None, seed))
     return _probabilities(model, scaler.transform(test) if len(test) else test, n_classes)
 
 
@@ -264,13 +259,27 @@ def _tuned(
     return clone(model).set_params(**{option: best}).fit(train, target)
 
 
-def _tuned_logistic(train: NDArray[Any], codes: NDArray[np.int64], parts: NDArray[np.int64]) -> Any:
+def tuned_ridge(train: NDArray[Any], values: NDArray[np.float64], parts: NDArray[np.int64]) -> Any:
+    """A ridge regression with the penalty that is best for held-out parts of the training cells."""
+    from sklearn.linear_model import Ridge
+
+    def squared_error(model: Any, held_out: NDArray[np.bool_]) -> float:
+        return float(((model.predict(train[held_out]) - values[held_out]) ** 2).sum())
+
+    return _tuned(Ridge(), ("alpha", SHRINKAGES), train, values, _folds(parts), squared_error)
+
+
+def tuned_logistic(
+    train: NDArray[Any], codes: NDArray[np.int64], parts: NDArray[np.int64], *, class_weight: str | None = None
+) -> Any:
+    """A logistic regression with the penalty that is best for held-out parts of the training cells."""
+
     def log_loss(model: Any, held_out: NDArray[np.bool_]) -> float:
         proba = _probabilities(model, train[held_out], int(codes.max()) + 1)
         own = proba[np.arange(len(proba)), codes[held_out]]
         return -float(np.log(np.maximum(own, 1e-6)).sum())  # scikit-learn's refuses classes that a fold lacks
 
-    model = _logistic(codes, warm_start=True)
+    model = _logistic(codes, warm_start=True, class_weight=class_weight)
     if len(np.unique(codes)) == 1:
         return model.fit(train, codes)
     folds = [(rest, held_out) for rest, held_out in _folds(parts) if len(np.unique(codes[rest])) > 1]

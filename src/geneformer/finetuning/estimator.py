@@ -436,8 +436,9 @@ class Estimator(Summarized):
     def _random_initialisation(self) -> Any:
         """The same network with the same training, but without the pretrained weights."""
         if self._random_network is None:
-            # All weights move, as none are worth keeping.
-            options = replace(self.finetuning, weights="random", strategy="full", freeze_layers=0, bits="full")
+            # All weights move, as none are worth keeping, unless nothing is trained.
+            strategy = "probe" if self.finetuning.strategy == "probe" else "full"
+            options = replace(self.finetuning, weights="random", strategy=strategy, freeze_layers=0, bits="full")
             with self._bar("Random initialisation", unit="steps") as update:
                 self._random_network = self._learn(options, progress=update)[0]
         return self._random_network
@@ -707,6 +708,7 @@ class CellEstimator(Estimator):
             if options.class_weights == "balanced"
             else None,
             deleted_genes=training.deleted_genes,
+            groups=training.groups,
             **self._loss_options(),
             **run,
         )

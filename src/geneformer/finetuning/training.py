@@ -34,6 +34,7 @@ from geneformer.errors import NoCellsError
 from geneformer.files.manifest import array_digest
 from geneformer.files.progress import Progress
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
+from geneformer.finetuning.probe import fit_heads
 from geneformer.models.encoder import GeneformerModel
 from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
 from geneformer.models.heads import GeneformerForCells, HeadSpec
@@ -124,6 +125,7 @@ def finetune(  # noqa: PLR0913
         share = apply_strategy(network, options)
         network.config.use_cache = False  # as training sets it, also where nothing is left to train
         patience = options.patience if has_valid else 0
+        start = {name: value.detach().clone() for name, value in network.named_parameters() if value.requires_grad}
         if stage is not None and (stage.steps >= steps or 0 < patience <= best_evaluation(stage.history, best_by)[1]):
             stage.load_best(network)
             steps_done, history = stage.steps, stage.history
@@ -133,7 +135,7 @@ def finetune(  # noqa: PLR0913
             early = [Patience(patience, best_by)] if patience else []
             trainer = PackedTrainer(
                 model=network,
-                args=_arguments(folder, options, runtime, steps, best_by if has_valid else None),
+                args=_arguments(folder, options, runtime, steps, best_by if has_valid else None, fresh=stage is None),
                 lengths=train.lengths,
                 collate=train,
                 eval_lengths=valid.lengths,
@@ -152,6 +154,8 @@ def finetune(  # noqa: PLR0913
             trainer.fit(stage)
             steps_done, history = trainer.state.global_step, trainer.state.log_history
         best = best_evaluation(history, best_by)[0] if has_valid else {}
+        if best.get("step") == 0:
+            network.load_state_dict(start, strict=False)
     merge_lora(network)
     network.cpu()
     network.train(False)
@@ -162,7 +166,7 @@ def finetune(  # noqa: PLR0913
 
 
 def _arguments(
-    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None
+    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None, *, fresh: bool
 ) -> PlacedArguments:
     """The options in the Trainer's words."""
     when: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "epoch"}
@@ -171,6 +175,7 @@ def _arguments(
     if best_by is not None:
         when |= {
             "eval_strategy": when["save_strategy"],
+            "eval_on_start": fresh,
             "load_best_model_at_end": True,
             "metric_for_best_model": f"eval_{best_by}",
             "greater_is_better": best_by != "loss",
@@ -302,6 +307,7 @@ def learn_cells(  # noqa: PLR0913
     head_dropout: float | None = None,
     cells_per_batch: int | None = None,
     deleted_genes: NDArray[Any] | None = None,
+    groups: NDArray[Any] | None = None,
     best_by: str = "loss",
     **run: Any,
 ) -> tuple[GeneformerForCells, FinetuneResult]:
@@ -319,6 +325,18 @@ def learn_cells(  # noqa: PLR0913
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
     max_length = length_read(options.max_length, base.max_length, base.name)
+    if options.strategy == "probe" or (options.head_start == "probe" and options.supervised_weight > 0):
+        fit_heads(
+            network,
+            embed_cells(network, tokens.take(train_rows), runtime, max_length=max_length),
+            {name: values[train_rows] for name, values in targets.items()},
+            groups=None if groups is None else groups[train_rows],
+            balanced=class_weights is not None,
+            seed=options.seed,
+        )
+    if options.strategy == "probe":
+        valid = tokens.take(valid_rows), {name: values[valid_rows] for name, values in targets.items()}
+        return network, _probed(network, *valid, options, runtime, max_length)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
@@ -349,6 +367,29 @@ def learn_cells(  # noqa: PLR0913
         **run,
     )
     return network, result
+
+
+def _probed(
+    network: GeneformerForCells,
+    tokens: TokenizedDataset,
+    targets: Mapping[str, NDArray[Any]],
+    options: FinetuneOptions,
+    runtime: RuntimeOptions,
+    max_length: int,
+) -> FinetuneResult:
+    """What a network came to that is not trained further."""
+    share = apply_strategy(network, options)
+    metrics: dict[str, float] = {}
+    if len(tokens):
+        pooled = torch.from_numpy(embed_cells(network, tokens, runtime, max_length=max_length))
+        given = {name: torch.from_numpy(values) for name, values in targets.items()}
+        with torch.inference_mode():
+            outputs = network.cpu().read(pooled, given)
+        batch = {"cu_seqlens": np.arange(len(pooled) + 1), "targets": given}
+        metrics = score_cells(network.specs, [(batch, outputs)])
+    line = {"step": 0, "epoch": 0.0} | {f"eval_{name}": value for name, value in metrics.items()}
+    network.cpu()
+    return FinetuneResult(steps=0, share=share, metrics=metrics, history=[line] if metrics else [])
 
 
 def score_cells(specs: Sequence[HeadSpec], scored: Scored) -> dict[str, float]:

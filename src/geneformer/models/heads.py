@@ -333,6 +333,24 @@ class GeneformerForCells(PooledModel):
         training the cells come first, then all their second views in the same order.
         """
         pooled_BD = self.embed(input_ids, cu_seqlens, attention=attention)
+        return self.read(
+            pooled_BD,
+            targets,
+            supervised_weight=supervised_weight,
+            contrastive_weight=contrastive_weight,
+            temperature=temperature,
+        )
+
+    def read(
+        self,
+        pooled_BD: Tensor,
+        targets: Mapping[str, Tensor] | None = None,
+        *,
+        supervised_weight: float = 1.0,
+        contrastive_weight: float = 0.0,
+        temperature: float = 0.1,
+    ) -> CellOutput:
+        """The same from cell vectors."""
         contrast = contrastive_weight > 0 and self.training
         cells_BD = pooled_BD[: len(pooled_BD) // 2] if contrast else pooled_BD
         dropped_BD = self.dropout(cells_BD)

@@ -30,9 +30,14 @@ from geneformer.options._fields import (
 class FinetuneOptions(Options):
     """How a pretrained encoder learns a task."""
 
-    strategy: Literal["full", "last_layer", "extra_layer", "adapters", "lora", "head"] = "full"
+    strategy: Literal["full", "last_layer", "extra_layer", "adapters", "lora", "head", "probe"] = "full"
     """Which parameters move besides the head: all; those of the last layer; of one new layer on top; of bottleneck
-    adapters in every layer; of low-rank updates (PEFT); none."""
+    adapters in every layer; of low-rank updates (PEFT); none. Or, with "probe", nothing is trained: the head is the
+    linear model of the frozen embeddings, fitted in seconds."""
+
+    head_start: Literal["probe", "random"] = "probe"
+    """Start the head from the linear model of the frozen embeddings of the training cells, or from random weights.
+    Steps of the training count only where they make the validation cells better than the start."""
 
     freeze_layers: Count = 0
     """Lowest encoder layers kept as they are. With strategy "full"; the token embeddings go on learning."""
