@@ -437,8 +437,9 @@ class Estimator(Summarized):
         """The same network with the same training, but without the pretrained weights."""
         if self._random_network is None:
             # All weights move, as none are worth keeping, unless nothing is trained.
-            strategy = "probe" if self.finetuning.strategy == "probe" else "full"
-            options = replace(self.finetuning, weights="random", strategy=strategy, freeze_layers=0, bits="full")
+            options = replace(self.finetuning, weights="random", freeze_layers=0, bits="full")
+            if options.strategy != "probe":
+                options = replace(options, strategy="full")
             with self._bar("Random initialisation", unit="steps") as update:
                 self._random_network = self._learn(options, progress=update)[0]
         return self._random_network

@@ -33,9 +33,8 @@ def fit_heads(
             continue
         kept = None if groups is None else np.asarray(groups)[known]
         fitted = probe(spec, embedding[known], values[known], groups=kept, balanced=balanced, seed=seed)
-        with torch.no_grad():
-            for parameter, value in zip((head.weight, head.bias), fitted, strict=True):
-                parameter.copy_(torch.from_numpy(value))
+        weight, bias = (torch.from_numpy(values).float() for values in fitted)
+        head.load_state_dict({"weight": weight, "bias": bias})
 
 
 def probe(
