@@ -171,7 +171,8 @@ def test_second_views_without_chosen_genes(model, adata):
     tokens = open_cells(adata, load_model(model)).tokens
     genes = tokens.gather(np.array([0])).input_ids[:5].astype(np.int64)
     classifiers = [
-        made(model, contrastive_weight=1.0, valid=0.0).fit(adata, "kind", deleted_genes=chosen) for chosen in (None, genes)
+        made(model, contrastive_weight=1.0, valid=0.0).fit(adata, "kind", deleted_genes=chosen)
+        for chosen in (None, genes)
     ]
     assert not same_weights(classifiers[0].network_, classifiers[1].network_)
     assert all(any("contrastive_loss" in line for line in fit.result_.history) for fit in classifiers)

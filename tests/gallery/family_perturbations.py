@@ -60,11 +60,13 @@ def _parsed(entry):
     return found.name, found.edit
 
 
-def _run(folder: Path, name: str, number: int, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Path:
-    """A part of two of a finished run, written without running one; `change` is given its tables."""
+def _run(
+    folder: Path, name: str, number: int, change: Callable[[dict[str, Any]], object] = lambda _: None, parts: int = 2
+) -> Path:
+    """A part of a finished run, written without running one; `change` is given its tables."""
     rows = [(f"c{number}", gene, gene, "delete", "similarity", "", 0.9, "exact") for gene in (FIRST, SECOND)]
     effects = pa.table(dict(zip(EFFECT_COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
-    told = {"run": {"cells": "x"}, "part": [number, 2], "shards": [[number - 1, 2]], "vocabulary_fingerprint": "v"}
+    told = {"run": {"cells": "x"}, "part": [number, parts], "shards": [[number - 1, 2]], "vocabulary_fingerprint": "v"}
     told |= {"perturb": {}, "vocabulary": "V1"}
     content: dict[str, Any] = {
         "effects": effects,
@@ -80,7 +82,7 @@ def _run(folder: Path, name: str, number: int, change: Callable[[dict[str, Any]]
 
 
 def _one(change=lambda _: None):
-    return lambda folder: _run(folder, "run", 1, change)
+    return lambda folder: _run(folder, "run", 1, change, parts=1)
 
 
 def _told(**entries):
@@ -106,7 +108,7 @@ def _ranked(path):
 def _slot(change):
     def make(folder: Path):
         adata = cells(2)
-        path = _run(folder, "run", 1)
+        path = _run(folder, "run", 1, parts=1)
         slot = to_uns(PerturbationEffects.read(path))
         if change is not None:
             change(slot)

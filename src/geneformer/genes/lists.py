@@ -5,6 +5,7 @@ import io
 import json
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,24 @@ def named_genes(given: Iterable[str], *, groups: bool = False) -> tuple[str, ...
 def _entries(text: str, *, groups: bool) -> Iterator[str]:
     """What one word of a command line names."""
     # Names of files and sets may have commas.
-    whole = any(Path(name).is_file() for name in (text, text.rpartition(":")[0]))
+    whole = any(map(_is_file, (text, text.rpartition(":")[0])))
     for piece in [text] if whole else _with_commas(text):
         name, _, chosen = piece.rpartition(":")
         if Path(name).suffix.lower() == GMT:
             yield from _of_sets({chosen: _one_set(Path(name), chosen)}, groups=groups)
         elif Path(piece).suffix.lower() == GMT:
             yield from _of_sets(read_gmt(Path(piece)), groups=groups)
-        elif Path(piece).suffix.lower() in LISTS or Path(piece).is_file():
+        elif Path(piece).suffix.lower() in LISTS or _is_file(piece):
             yield from _of_lines(Path(piece))
         else:
             yield piece
+
+
+def _is_file(name: str) -> bool:
+    """Whether there is such a file; a long list of genes can be no name of one."""
+    with suppress(OSError, ValueError):
+        return Path(name).is_file()
+    return False
 
 
 def _with_commas(text: str) -> Iterator[str]:
