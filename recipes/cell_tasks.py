@@ -7,6 +7,7 @@ The files are those `COUNTS_FOLDER` is described by in `docs/results/cell-tasks.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -111,23 +112,31 @@ def held_out(cells: ad.AnnData, label: str, seed: int) -> Fold:
     return cells[~test].copy(), cells[test].copy()
 
 
-def run(task: Task, folder: Path, seed: int, options: FinetuneOptions, model: str) -> dict[str, Any]:
-    """Figures of one task for one seed, of the model and of its baselines."""
+FITS: dict[str, dict[str, Any]] = {
+    "fine-tuned {}": {"head_start": "random"},
+    "linear probe of {}": {"strategy": "probe", "max_length": None},
+    "{} fine-tuned from the probe": {"learning_rate": 1e-4, "eval_steps": 20},
+}
+"""How a model is fitted, by the name in the table, and what differs from the options; baselines come with the first."""
+
+
+def run(task: Task, folder: Path, seed: int, options: FinetuneOptions, model: str, fit: str) -> dict[str, Any]:
+    """Figures of one task for one seed, of the model fitted in one way, with the baselines in the first."""
     truth: list[np.ndarray] = []
     said: dict[str, list[np.ndarray]] = {}
     classes: tuple[str, ...] = ()
     for train, test in task.folds(folder, seed):
         classifier = gf.CellClassifier(
             model,
-            finetuning=replace(options, seed=seed),
-            classify=ClassifyOptions(baselines="all"),
+            finetuning=replace(options, seed=seed, **FITS[fit]),
+            classify=ClassifyOptions(baselines="all" if fit == next(iter(FITS)) else "none"),
             split=SplitOptions(method="stratified", valid=0.1, test=0.0, seed=seed),
             runtime=RuntimeOptions(progress=False),
         ).fit(train, task.label)
         report = classifier.evaluate(test)
         classes = report.evaluation.classes
         truth.append(report.truth)
-        for name, proba in {f"fine-tuned {Path(model).name}": report.proba, **classifier.baseline_proba_}.items():
+        for name, proba in {fit.format(Path(model).name): report.proba, **classifier.baseline_proba_}.items():
             said.setdefault(name, []).append(proba)
     codes = np.concatenate(truth)
     rows = {
@@ -145,19 +154,30 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, nargs="+", default=list(range(len(TASKS))))
+    parser.add_argument("--fits", type=int, nargs="+", default=list(range(len(FITS))))
     arguments = parser.parse_args()
     options = FinetuneOptions(**read_options(HERE / "cells.toml", FinetuneOptions)[FinetuneOptions])
     arguments.output.mkdir(parents=True, exist_ok=True)
     stored = arguments.output / "cell-tasks.json"
     runs = json.loads(stored.read_text()) if stored.is_file() else []
-    done = {(entry["task"], entry["seed"]) for entry in runs}
-    for seed in arguments.seeds:
-        for task in (TASKS[number] for number in arguments.tasks):
-            if (task.name, seed) in done:
-                continue
-            runs.append(run(task, arguments.counts, seed, options, arguments.model))
-            stored.write_text(json.dumps(runs, indent=1) + "\n")
-            print(task.name, seed, {name: round(m["macro_f1"]["mean"], 3) for name, m in runs[-1]["metrics"].items()})
+    entries = {(entry["task"], entry["seed"]): entry for entry in runs}
+    for fit, seed, number in itertools.product(
+        [list(FITS)[i] for i in arguments.fits], arguments.seeds, arguments.tasks
+    ):
+        task = TASKS[number]
+        entry = entries.get((task.name, seed))
+        if entry is not None and fit.format(Path(arguments.model).name) in entry["metrics"]:
+            continue
+        found = run(task, arguments.counts, seed, options, arguments.model, fit)
+        if entry is None:
+            runs.append(found)
+            entries[task.name, seed] = found
+        else:
+            entry["metrics"] |= found["metrics"]
+        stored.write_text(json.dumps(runs, indent=1) + "\n")
+        print(
+            task.name, seed, {name: round(m["macro_f1"]["mean"], 3) for name, m in found["metrics"].items()}, flush=True
+        )
     (arguments.output / "cell-tasks.md").write_text(table(runs))
 
 
@@ -175,7 +195,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     for task in TASKS:
         entries = [entry for entry in runs if entry["task"] == task.name]
         if entries:
-            cells = [cell([entry["metrics"][name]["macro_f1"] for entry in entries]) for name in names]
+            cells = [cell([e["metrics"][name]["macro_f1"] for e in entries if name in e["metrics"]]) for name in names]
             lines.append(f"| {task.name} | {len(entries)} | {entries[0]['n_test']:,} | " + " | ".join(cells) + " |")
     lines += ["", *(f"- {task.name}: {task.about}." for task in TASKS), ""]
     return "\n".join(lines)
@@ -183,6 +203,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def cell(found: list[dict[str, float]]) -> str:
     """One entry of the table."""
+    if not found:
+        return ""
     means = np.array([entry["mean"] for entry in found])
     low, high = min(entry["low"] for entry in found), max(entry["high"] for entry in found)
     return f"{means.mean():.3f} ± {means.std(ddof=1) if len(means) > 1 else 0.0:.3f} ({low:.3f} to {high:.3f})"
