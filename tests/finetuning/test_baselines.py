@@ -183,13 +183,13 @@ def test_a_penalty_is_chosen_across_groups_where_they_are_known(monkeypatch, cel
     counts, codes = cells
     seen = {}
 
-    tuned = baselines._tuned_logistic
+    tuned = baselines.tuned_logistic
 
     def note(train, codes, parts):
         seen["parts"] = parts
         return tuned(train, codes, parts)
 
-    monkeypatch.setattr(baselines, "_tuned_logistic", note)
+    monkeypatch.setattr(baselines, "tuned_logistic", note)
     donors = np.arange(200) % 7
     logistic_regression(counts[:200], codes[:200], counts[200:], 3, groups=donors, n_top_genes=50)
     assert len(seen["parts"]) == 200

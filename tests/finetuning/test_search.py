@@ -196,7 +196,7 @@ def test_a_trial_that_kills_its_process_is_not_tried_for_ever(classifier, cells,
 
 
 def test_a_bad_trial_is_stopped(model, cells):
-    slow = CellClassifier(model, **{**SETTINGS, "max_steps": 6, "eval_steps": 1})
+    slow = CellClassifier(model, **{**SETTINGS, "max_steps": 6, "eval_steps": 1, "head_start": "random"})
     space = {"learning_rate": [1e-3, 3.0]}
     options = SearchOptions(trials=4, metric="loss", prune_after=1, n_startup_trials=4, seed=5, refit="none")
     trials = search(slow, cells, "kind", space=space, options=options).trials

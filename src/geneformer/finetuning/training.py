@@ -106,10 +106,14 @@ def finetune(  # noqa: PLR0913
     output: Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
+    start_counts: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> FinetuneResult:
-    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU."""
+    """Train a network in place; it ends with the weights of its best evaluation, in evaluation mode on the CPU.
+
+    With `start_counts` the weights it came with are evaluated as well, and stay where no step is better.
+    """
     if not len(train.lengths):
         msg = "No labeled cell is left to learn from. Check the labels, the split and the filters."
         raise NoCellsError(msg)
@@ -135,7 +139,14 @@ def finetune(  # noqa: PLR0913
             early = [Patience(patience, best_by)] if patience else []
             trainer = PackedTrainer(
                 model=network,
-                args=_arguments(folder, options, runtime, steps, best_by if has_valid else None, fresh=stage is None),
+                args=_arguments(
+                    folder,
+                    options,
+                    runtime,
+                    steps,
+                    best_by if has_valid else None,
+                    eval_on_start=start_counts and has_valid and stage is None,
+                ),
                 lengths=train.lengths,
                 collate=train,
                 eval_lengths=valid.lengths,
@@ -166,7 +177,7 @@ def finetune(  # noqa: PLR0913
 
 
 def _arguments(
-    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None, *, fresh: bool
+    folder: Path, options: FinetuneOptions, runtime: RuntimeOptions, steps: int, best_by: str | None, **chosen: Any
 ) -> PlacedArguments:
     """The options in the Trainer's words."""
     when: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "epoch"}
@@ -175,7 +186,6 @@ def _arguments(
     if best_by is not None:
         when |= {
             "eval_strategy": when["save_strategy"],
-            "eval_on_start": fresh,
             "load_best_model_at_end": True,
             "metric_for_best_model": f"eval_{best_by}",
             "greater_is_better": best_by != "loss",
@@ -187,6 +197,7 @@ def _arguments(
         steps,
         max_grad_norm=options.max_grad_norm,
         **when,
+        **chosen,
     )
 
 
@@ -325,7 +336,8 @@ def learn_cells(  # noqa: PLR0913
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
     max_length = length_read(options.max_length, base.max_length, base.name)
-    if options.strategy == "probe" or (options.head_start == "probe" and options.supervised_weight > 0):
+    starts_from_probe = options.head_start == "probe" and options.supervised_weight > 0
+    if options.strategy == "probe" or starts_from_probe:
         fit_heads(
             network,
             embed_cells(network, tokens.take(train_rows), runtime, max_length=max_length),
@@ -364,6 +376,7 @@ def learn_cells(  # noqa: PLR0913
             # Models differ in a few of every parameter's values.
             "model": array_digest(*(v.flatten()[:64].float().numpy() for v in base.network.state_dict().values())),
         },
+        start_counts=starts_from_probe,
         **run,
     )
     return network, result
