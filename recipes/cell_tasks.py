@@ -187,7 +187,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         "# Five cell tasks", "",
         "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest "
         "end of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. "
-        "The command, from the repository root, with the options of `recipes/cells.toml`:", "",
+        "The command, from the repository root, with the options of `recipes/cells.toml`; fine-tuning started from a random "
+        "head, the probe reads all genes a model has positions for:", "",
         "    python recipes/cell_tasks.py COUNTS_FOLDER -o docs/results", "",
     ]  # fmt: skip
     names = list(dict.fromkeys(name for entry in runs for name in entry["metrics"]))
@@ -207,7 +208,8 @@ def cell(found: list[dict[str, float]]) -> str:
         return ""
     means = np.array([entry["mean"] for entry in found])
     low, high = min(entry["low"] for entry in found), max(entry["high"] for entry in found)
-    return f"{means.mean():.3f} ± {means.std(ddof=1) if len(means) > 1 else 0.0:.3f} ({low:.3f} to {high:.3f})"
+    spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ", one seed"
+    return f"{means.mean():.3f}{spread} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":
