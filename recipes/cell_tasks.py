@@ -187,8 +187,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         "# Five cell tasks", "",
         "Macro-F1 on held-out cells: mean and standard deviation over the seeds; in brackets the lowest and highest "
         "end of their 95% bootstrap intervals over cells. Everything in a row saw the same training and test cells. "
-        "The command, from the repository root, with the options of `recipes/cells.toml`; fine-tuning started from a random "
-        "head, the probe reads all genes a model has positions for:", "",
+        "The command, from the repository root, with the options of `recipes/cells.toml`; fine-tuning started from a "
+        "random head, the probe reads all genes a model has positions for:", "",
         "    python recipes/cell_tasks.py COUNTS_FOLDER -o docs/results", "",
     ]  # fmt: skip
     names = list(dict.fromkeys(name for entry in runs for name in entry["metrics"]))
@@ -196,20 +196,22 @@ def table(runs: list[dict[str, Any]]) -> str:
     for task in TASKS:
         entries = [entry for entry in runs if entry["task"] == task.name]
         if entries:
-            cells = [cell([e["metrics"][name]["macro_f1"] for e in entries if name in e["metrics"]]) for name in names]
+            of = {name: [e["metrics"][name]["macro_f1"] for e in entries if name in e["metrics"]] for name in names}
+            cells = [cell(found, len(entries)) for found in of.values()]
             lines.append(f"| {task.name} | {len(entries)} | {entries[0]['n_test']:,} | " + " | ".join(cells) + " |")
     lines += ["", *(f"- {task.name}: {task.about}." for task in TASKS), ""]
     return "\n".join(lines)
 
 
-def cell(found: list[dict[str, float]]) -> str:
+def cell(found: list[dict[str, float]], n_seeds: int) -> str:
     """One entry of the table."""
     if not found:
         return ""
     means = np.array([entry["mean"] for entry in found])
     low, high = min(entry["low"] for entry in found), max(entry["high"] for entry in found)
-    spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ", one seed"
-    return f"{means.mean():.3f}{spread} ({low:.3f} to {high:.3f})"
+    spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ""
+    seeds = "" if len(means) == n_seeds else f", {len(means)} of the seeds"
+    return f"{means.mean():.3f}{spread} ({low:.3f} to {high:.3f}){seeds}"
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def test_files_of_genes(tmp_path, name, text):
     [
         ("a.csv", "gene;class\nCD3E;T\n", GeneListError, "'gene;class'"),
         ("a.csv", "gene,kind\nCD3E,T\n", GeneListError, '"class"'),
-        ("a.csv", "", GeneListError, "nothing"),
+        ("a.csv", "", UnreadableInputError, "is empty"),
         ("a.csv", "gene,class\nCD3E\n", GeneListError, "Line 2 .* no class"),
         ("a.csv", "gene,class\nCD3E,T\n,T\n", GeneListError, "Line 3 .* no gene"),
         ("a.csv", 'gene,class\n"CD3E,T\n', UnreadableInputError, "csv"),
