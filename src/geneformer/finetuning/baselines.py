@@ -231,6 +231,10 @@ def _folds(parts: NDArray[np.int64]) -> list[tuple[NDArray[np.bool_], NDArray[np
     return [(rest, held_out) for rest, held_out in folds if rest.any() and held_out.any()]
 
 
+_SMALL = 2**24
+"""Numbers of a matrix below which its products are small."""
+
+
 def _tuned(
     model: Any,
     strengths: tuple[str, Sequence[float]],
@@ -245,18 +249,21 @@ def _tuned(
     the weak penalties, whose fits take the longest.
     """
     from sklearn.base import clone
+    from threadpoolctl import threadpool_limits
 
     option, values = strengths
     best, least = values[len(values) // 2], np.inf
     fitted = [clone(model) for _ in folds]  # one for each, so that a fit may start where the one before ended
-    for strength in values if folds else ():
-        total = 0.0
-        for one, (rest, held_out) in zip(fitted, folds, strict=True):
-            total += loss(one.set_params(**{option: strength}).fit(train[rest], target[rest]), held_out)
-        if total >= least:
-            break
-        best, least = strength, total
-    return clone(model).set_params(**{option: best}).fit(train, target)
+    # In products this small threads wait for each other longer than they work.
+    with threadpool_limits(1 if train.size < _SMALL else None):
+        for strength in values if folds else ():
+            total = 0.0
+            for one, (rest, held_out) in zip(fitted, folds, strict=True):
+                total += loss(one.set_params(**{option: strength}).fit(train[rest], target[rest]), held_out)
+            if total >= least:
+                break
+            best, least = strength, total
+        return clone(model).set_params(**{option: best}).fit(train, target)
 
 
 def tuned_ridge(train: NDArray[Any], values: NDArray[np.float64], parts: NDArray[np.int64]) -> Any:
