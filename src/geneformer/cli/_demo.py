@@ -45,7 +45,7 @@ FOLDS = 5
 LIBRARIES = ("matplotlib.pyplot", "seaborn")
 """What later steps import on their own; imported first, so that no step pays for it."""
 
-OPTIONS = FinetuneOptions(strategy="probe", max_length=512)
+OPTIONS = FinetuneOptions(strategy="probe", max_length=320)
 """Short enough for a demo: a linear probe of the highest ranked genes of each cell."""
 
 FILES = {
