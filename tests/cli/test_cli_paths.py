@@ -93,6 +93,8 @@ def wrong_lines():
     lines.append((["classify-genes", "fit", "cells.h5ad", "--genes", "nope.csv", "-o", "x"], "GF201"))
     lines.append((["classify", "predict", "cells.h5ad", "-m", "fitted", "-o", "x.xyz"], "GF209"))
     lines.append((["demo", "-o", "nowhere/x"], "GF400"))
+    lines.append((["pretrain", "cells.h5ad", "-o", "trained"], "holds a model already"))
+    lines.append((["pretrain", "cells.h5ad", "-o", "x", "--resume"], "no training checkpoint to resume from"))
     return lines
 
 
@@ -100,8 +102,9 @@ def wrong_lines():
 def refusals(tmp_path_factory):
     place = tmp_path_factory.mktemp("paths")
     pbmc3k()[:4].copy().write_h5ad(place / "cells.h5ad")
-    for name in ("run", "fitted"):
+    for name in ("run", "fitted", "trained"):
         (place / name).mkdir()
+    (place / "trained" / "model.safetensors").touch()
     (place / "fitted" / "config.json").write_text("{}")
     (place / "genes.csv").write_text("gene,class\nB2M,a\nLYZ,b\n")
     before = sorted(place.rglob("*"))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.contract
 
 
 KINDS = st.sampled_from(["T", "T cell", "B", ""])
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def both_kinds_of(lengths, **columns):

@@ -68,7 +68,7 @@ def test_cells_are_shuffled_and_capped():
         classifier_utils.downsample_and_shuffle(data, None, 5, {"state_key": "kinds"})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.integers(1, 12))
 def test_labels_are_capped_in_the_order_of_their_first_appearance(labels, most):
     by_label = {}

@@ -292,7 +292,7 @@ def test_lists_of_tensors_become_one(caplog):
         stack([], "dynamic", 0, 9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
 def test_means_leave_the_padding_out(lengths, of_numbers):
     shape = (len(lengths), 6) if of_numbers else (len(lengths), 6, 3)

@@ -51,7 +51,7 @@ def test_what_exceeds_the_longest_row_is_cut_off():
     assert pu.truncate_by_n_overflow_special(row([CLS, 6, EOS], n_overflow=0))["input_ids"] == [CLS, 6, EOS]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(10, 40), unique=True, max_size=8), st.lists(st.integers(10, 40), unique=True, max_size=3))
 def test_a_row_cut_by_its_overflow_is_as_long_as_its_perturbed_one(genes, tokens):
     ids, longest = [CLS, *genes, EOS], 10

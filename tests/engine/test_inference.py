@@ -44,7 +44,7 @@ def rows_of_lengths(lengths):
     return dataset_of([np.arange(2, 2 + length) for length in lengths])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=25),
     budget=st.integers(1, 200),

@@ -33,7 +33,7 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path):
         Journal(tmp_path / "journal", {**IDENTITY, "options": {"layer": "counts"}})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cut=st.integers(min_value=0, max_value=200))
 def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "journal"

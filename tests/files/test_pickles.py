@@ -68,7 +68,7 @@ DATA = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(DATA, st.integers(0, 5))
 def test_plain_data_comes_back(data, protocol):
     assert read_pickle_bytes(pickle.dumps(data, protocol)) == data
@@ -250,14 +250,14 @@ def test_every_truncation_is_refused(protocol):
             read_pickle_bytes(whole[:end])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_data_or_a_typed_error(data):
     with contextlib.suppress(GeneformerError):
         read_pickle_bytes(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_changed_byte_gives_data_or_a_typed_error(data):
     whole = bytearray(pickle.dumps({"a": np.int16(3), "b": [1.5, ("x", b"y")]}, data.draw(st.integers(0, 5))))

@@ -8,7 +8,7 @@ import warnings
 import anndata as ad
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -87,7 +87,6 @@ def test_features_are_standardized_by_the_training_cells(cells):
         np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 3))
 def test_parts_keep_groups_whole_and_are_about_equal(n, n_groups, seed):
     groups = np.random.default_rng(seed).integers(n_groups, size=n)

@@ -52,7 +52,7 @@ def number_report():
     return NumberReport(evaluation=evaluation, truth=truth, predicted=predicted, baselines={"same": evaluation})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 5), st.sampled_from([np.float32, np.float64]))
 def test_what_is_loaded_equals_what_was_saved(tmp_path_factory, n, seed, dtype):
     folder = tmp_path_factory.mktemp("reports") / "report"

@@ -51,7 +51,7 @@ def packed(made):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(made=cells(), share=st.sampled_from([0.0, 0.15, 0.9]), seed=st.integers(0, 5))
 def test_hiding_against_a_plain_loop(made, share, seed):
     visible, found = hide_genes(packed(made), SPECIAL, share, [(seed, i) for i in range(len(made))])
@@ -74,7 +74,7 @@ def test_hiding_against_a_plain_loop(made, share, seed):
     assert pair == len(found.genes)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=cells())
 def test_which_genes_go_depends_on_the_cell_alone(made):
     seeds = [(7, i) for i in range(len(made))]
@@ -92,7 +92,7 @@ def test_the_share_taken_out_is_the_one_asked_for():
     assert (found.removed != again.removed).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(made=cells(least=1))
 def test_usual_values_against_a_plain_loop(made):
     tokens = dataset(made)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import TrainerCallback
 
-from geneformer.engine.training import CHECKPOINTS, PackedTrainer, last_stage
+from geneformer.engine.run_folder import CHECKPOINTS
+from geneformer.engine.training import PackedTrainer, last_stage
 from geneformer.errors import DeviceMemoryError, NoCellsError, OutputExistsError, RunMismatchError, TrainingError
 from geneformer.finetuning.training import best_evaluation, cell_batches, learn_cells, predict_cells
 from geneformer.models.heads import HeadSpec

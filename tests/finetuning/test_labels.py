@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -125,7 +125,6 @@ def test_what_labels_are_not(values):
 
 
 @pytest.mark.filterwarnings("ignore:Classes of")
-@settings(deadline=None)
 @given(st.lists(names, min_size=1, max_size=30))
 def test_codes_point_at_the_labels(values):
     if len(set(values)) < 2:
@@ -216,7 +215,6 @@ def cap_cells(codes, **limits):
     return rows
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-1, 3), min_size=1, max_size=60),
     st.none() | st.integers(1, 70),
@@ -245,7 +243,6 @@ def test_every_cell_has_the_same_chance():
     assert np.abs(drawn / 2000 - 0.3).max() < 0.05
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_weights_are_those_of_scikit_learn(codes):
     present = np.unique(codes)

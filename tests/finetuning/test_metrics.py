@@ -58,7 +58,7 @@ def defined(function, *values, **options):
             return np.nan
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(predictions())
 def test_figures_are_those_of_scikit_learn(made):
     codes, proba = made
@@ -105,7 +105,7 @@ def test_figures_are_those_of_scikit_learn(made):
     assert all(np.isnan(estimate.low) for estimate in found.metrics.values())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(predictions())
 def test_curves_are_those_of_scikit_learn(made):
     codes, proba = made
@@ -154,7 +154,7 @@ def test_of_a_long_curve_with_few_corners_all_of_them_are_kept():
     assert sk.auc(roc.fpr, roc.tpr) == pytest.approx(roc.auc, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(predictions(), st.integers(0, 5))
 def test_weighed_areas_are_those_of_scikit_learn(made, seed):
     codes, proba = made
@@ -310,7 +310,7 @@ def label_sets(draw):
     return truth, rng.integers(0, 11, size=(n, n_labels)) / 10
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(label_sets(), st.sampled_from([0.5, 0.25]))
 def test_figures_of_label_sets_are_those_of_scikit_learn(made, threshold):
     truth, proba = made
@@ -360,7 +360,7 @@ numbers = st.integers(1, 40).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(numbers, st.sampled_from([0.0, 1e6]))
 def test_figures_of_numbers_are_those_of_scikit_learn_and_scipy(made, far):
     truth, predicted = (np.array(values) / 4 + far for values in made)
@@ -490,7 +490,6 @@ def test_calibration_lowers_the_error_of_an_overconfident_model():
     assert after < 0.05 < 0.2 < before
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 20).flatmap(
         lambda n: st.tuples(

@@ -109,7 +109,6 @@ def test_an_unknown_method():
 # Cell by cell
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-1, 3), min_size=4, max_size=120),
     st.sampled_from([0.0, 0.05, 0.1, 0.3]),
@@ -250,7 +249,7 @@ def test_many_groups_are_dealt_out_as_well_as_by_the_search_before():
         assert np.mean(measured) < 1.02 * before
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(-1, 3)), min_size=1, max_size=80), st.integers(0, 2))
 def test_any_groups(cells, seed):
     groups, codes = np.array(cells).T
@@ -527,7 +526,6 @@ def test_cells_without_an_id_are_left_out_of_a_balanced_split(cohort):
 # Folds
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-1, 3), min_size=6, max_size=100), st.integers(2, 5), st.sampled_from([0.0, 0.1, 0.3]))
 def test_folds_test_every_labeled_cell_once(codes, n_folds, valid):
     codes = np.array(codes)
@@ -697,7 +695,6 @@ def test_a_seed_fixes_the_draws(donors):
     assert len({tuple(places) for places in drawn()}) == 5
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 5).flatmap(
         lambda c: st.lists(st.lists(st.booleans(), min_size=c, max_size=c).filter(any), min_size=2, max_size=15)

@@ -31,7 +31,7 @@ def plain_attention(query, key, value, lengths):
     return context
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=LENGTHS, heads=st.integers(1, 3), size=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_both_kernels_are_attention_within_each_cell(lengths, heads, size, seed):
     qkv = random_qkv(sum(lengths), heads, size, seed)
@@ -40,7 +40,7 @@ def test_both_kernels_are_attention_within_each_cell(lengths, heads, size, seed)
         assert_close(kernel(*qkv, lengths, 0.0), expected, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=LENGTHS, seed=st.integers(0, 1000))
 def test_both_kernels_have_the_same_gradients(lengths, seed):
     gradients = []

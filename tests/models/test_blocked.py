@@ -33,7 +33,7 @@ def gradients(kernel, lengths, seed, dropout=0.0):
     return [context.detach(), *(x.grad for x in qkv)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=LENGTHS, seed=st.integers(0, 1000))
 def test_outputs_and_gradients_are_those_of_attention_written_out(lengths, seed):
     for found, expected in zip(gradients(blocked, lengths, seed), gradients(eager, lengths, seed), strict=True):

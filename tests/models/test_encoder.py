@@ -78,7 +78,7 @@ def test_the_longest_cells_have_the_states_of_bert(positions):
         assert_close(ours(bert).bert(cells.input_ids, cells.cu_seqlens), expected, **CLOSE)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6), seed=st.integers(0, 100), data=st.data())
 def test_neither_the_order_nor_the_company_of_a_cell_matters(lengths, seed, data):
     order = data.draw(st.permutations(range(len(lengths))))

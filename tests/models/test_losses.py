@@ -66,7 +66,7 @@ def test_negative_binomial_is_scipys(rng):
     np.testing.assert_allclose(found, -stats.nbinom.logpmf(truth, size, size / (size + mean)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mean=st.floats(0.01, 1e4), truth=st.integers(0, 10_000))
 def test_a_negative_binomial_of_little_dispersion_is_nearly_poisson(mean, truth):
     values = tensor([float(truth)])

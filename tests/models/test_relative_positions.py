@@ -11,7 +11,7 @@ from geneformer.models.attention import relative, relative_scores
 from models.written_out_attention import LENGTHS, random_inputs, with_gradients, written_out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=LENGTHS, clip=st.integers(1, 13), block=st.sampled_from([30, 150, 10_000]), seed=st.integers(0, 99))
 def test_outputs_and_gradients_are_those_of_all_pairs_written_out(lengths, clip, block, seed):
     inputs = random_inputs(lengths, clip, seed=seed)

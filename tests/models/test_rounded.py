@@ -25,7 +25,7 @@ def random_qkv(n_tokens, heads=2, size=4, seed=0, dtype=torch.float32):
     return [torch.randn(n_tokens, heads, size, generator=generator).to(dtype) for _ in range(3)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=LENGTHS, seed=st.integers(0, 1000), farther=st.sampled_from([1.0, 30.0]))
 def test_outputs_are_those_of_attention_written_out(lengths, seed, farther):
     query, key, value = random_qkv(sum(lengths), seed=seed)

@@ -12,7 +12,7 @@ from geneformer.models.attention import eager, windowed
 from models.written_out_attention import LENGTHS, random_inputs, with_gradients, written_out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=LENGTHS,
     window=st.integers(1, 12),

@@ -25,7 +25,7 @@ def cells_and_steps(draw):
     return cell, steps, draw(st.integers(len(cell), len(cell) + 4))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(cells_and_steps())
 def test_edits_equal_the_written_out_ones(case):
     cell, steps, max_length = case

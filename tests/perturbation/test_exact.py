@@ -100,7 +100,7 @@ def cases(draw):
     return pooling, cells, named + (every if draw(st.booleans()) else [])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(cases(), st.sampled_from([0, -1, -2]), st.booleans(), st.booleans(), st.sampled_from([8, 64, 4096]))
 def test_effects_equal_the_reference(bert, model, case, layer, gene_effects, with_states, tokens_per_batch):
     pooling, cells, perturbations = case

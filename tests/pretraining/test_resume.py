@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
+from geneformer.engine.run_folder import check_run_folder
 from geneformer.engine.training import begin_run
 from geneformer.errors import OutputExistsError, RunMismatchError
-from geneformer.pretraining.run import check_run_folder
 from small_runs import options_for, run, tokenized, write_cells
 
 

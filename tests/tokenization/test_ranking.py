@@ -45,7 +45,7 @@ TIED = with_medians(np.array([1.0, 2.0, 4.0, 3.0])[np.arange(N_GENES) % 4])
 
 @pytest.mark.parametrize("vocabulary", [TOY, TIED], ids=["toy", "tied"])
 @given(COUNTS, st.sampled_from([3, 7, 2048]), st.sampled_from([np.float32, np.int64, np.uint16]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_is_the_definition(vocabulary, dense, max_length, dtype):
     dense = dense % 2**15 if dtype is np.uint16 else dense
     totals = np.maximum(dense.sum(axis=1), 1).astype(float)
@@ -57,7 +57,7 @@ def test_it_is_the_definition(vocabulary, dense, max_length, dtype):
 
 
 @given(COUNTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_special_tokens_frame_cells_and_take_room(dense):
     ranked = rank(rows_of(dense), FRAMED, max_length=9, totals=np.ones(len(dense)))
     for cell, (ids, _) in enumerate(slow_tokens(dense, IDS, FRAMED, 7)):
@@ -67,13 +67,13 @@ def test_special_tokens_frame_cells_and_take_room(dense):
 
 
 @given(COUNTS, st.sampled_from([2, 3, 10, 64]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scaling_a_cell_changes_nothing(dense, factor):
     assert tokens(dense) == tokens(dense * factor)
 
 
 @given(COUNTS, st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_permuting_genes_changes_nothing(dense, random):
     order = list(range(N_GENES))
     random.shuffle(order)
@@ -81,7 +81,7 @@ def test_permuting_genes_changes_nothing(dense, random):
 
 
 @given(COUNTS, st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_permuting_cells_permutes_rows(dense, random):
     order = list(range(len(dense)))
     random.shuffle(order)
@@ -90,7 +90,7 @@ def test_permuting_cells_permutes_rows(dense, random):
 
 
 @given(COUNTS, st.integers(0, N_GENES - 1), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_gene_in_two_columns_is_summed(dense, gene, data):
     part = np.array([data.draw(st.integers(0, int(count))) for count in dense[:, gene]])
     split = np.column_stack([dense, part])
@@ -99,7 +99,7 @@ def test_a_gene_in_two_columns_is_summed(dense, gene, data):
 
 
 @given(COUNTS, st.integers(1, 200))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_blocks_do_not_show(dense, entries):
     whole = tokens(dense)
     with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +131,7 @@ def test_unsorted_and_repeated_and_zero_entries_are_one_matrix():
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9)), max_size=9), min_size=1, max_size=8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_columns_listed_twice_in_a_cell_and_genes_in_several_columns_are_summed(cells):
     positions = np.array([4, -1, 4, 2, 0, 1, 3, 5, 6, 2, 7, -1], dtype=np.int32)
     columns = np.array([column for cell in cells for column, _ in cell], dtype=np.int32)

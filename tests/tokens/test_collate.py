@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geneformer.tokens.dataset import Packed, concatenate, mask_genes, split_counts
@@ -126,7 +126,6 @@ def test_a_view_with_all_molecules_is_the_cell_itself(cells, special):
     assert unpack(nothing) == [[CLS, EOS] if special else [] for _ in cells]
 
 
-@settings(deadline=None)
 @given(cells=CELLS, special=st.booleans(), length=st.integers(3, 12), low=st.floats(0.05, 1), seed=st.integers(0, 99))
 def test_a_view_is_a_subset_of_its_cell_within_the_length(cells, special, length, low, seed):
     packed = packed_cells(cells, special)
@@ -141,7 +140,6 @@ def test_a_view_is_a_subset_of_its_cell_within_the_length(cells, special, length
                 assert not {CLS, EOS} & set(after[1:-1])
 
 
-@settings(deadline=None)
 @given(cells=CELLS, special=st.booleans(), seed=st.integers(0, 99))
 def test_every_molecule_is_in_exactly_one_view(cells, special, seed):
     first, second = views(packed_cells(cells, special), (0.3, 0.7), seed=seed)

@@ -145,7 +145,7 @@ def test_an_existing_dataset_stays_until_the_new_one_is_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.dataset"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=12),
     batch=st.integers(1, 5),

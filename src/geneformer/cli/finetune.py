@@ -296,7 +296,8 @@ class Fitting(Learning):
 
 def _went_into(folder: Path, working: Path) -> bool:
     """Whether checkpoints are those of the finished model in a folder, left behind where the end was broken off."""
-    from geneformer.engine.training import has_checkpoints, last_stage
+    from geneformer.engine.run_folder import has_checkpoints
+    from geneformer.engine.training import last_stage
     from geneformer.files import read_json
     from geneformer.finetuning.estimator import HISTORY
 

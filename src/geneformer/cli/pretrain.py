@@ -30,11 +30,12 @@ def pretrain(
     resume: Annotated[bool, flag("Go on from the last training checkpoint in the output folder.", "--resume")] = False,
 ) -> Outcome:
     """Train an encoder on masked genes."""
+    from geneformer.engine.run_folder import check_run_folder
+
+    check_run_folder(output, resume=resume)  # before libraries are loaded that take seconds
     from geneformer.pretraining.corpus import open_corpus
-    from geneformer.pretraining.run import check_run_folder
     from geneformer.pretraining.run import pretrain as run
 
-    check_run_folder(output, resume=resume)
     with progress_bar("Tokenizing", shown=runtime.progress, unit="cells") as update:
         tokens, vocabulary = open_corpus(data, output, options, runtime, progress=update)
     with progress_bar("Training", shown=runtime.progress, unit="steps") as update:

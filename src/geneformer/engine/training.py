@@ -42,10 +42,17 @@ from geneformer.engine.device import (
     resolve_dtype,
     verify_placement,
 )
+from geneformer.engine.run_folder import (
+    CHECKPOINTS,
+    STATE,
+    check_resumable,
+    complete_checkpoints,
+    delete_incomplete,
+    has_checkpoints,
+)
 from geneformer.errors import (
     DeviceMemoryError,
     GeneformerWarning,
-    OutputExistsError,
     RunMismatchError,
     TrainingError,
 )
@@ -185,7 +192,7 @@ class PackedTrainer(Trainer):
         verify_placement(model, self.args.device)
         if stage is not None and planned is not None and stage.steps >= planned:
             stage.load_best(model)
-            self.state = TrainerState.load_from_json(str(stage.checkpoint / _STATE))
+            self.state = TrainerState.load_from_json(str(stage.checkpoint / STATE))
             self._delete_older_checkpoints()
             self.callback_handler.on_train_begin(self.args, self.state, self.control)  # it says where trackers write
             return
@@ -400,13 +407,9 @@ def length_read(asked: int | None, n_positions: int, name: str) -> int:
     return min(asked or n_positions, n_positions)
 
 
-CHECKPOINTS = "checkpoints"
-"""Folder of training checkpoints within the folder of a run."""
-
 STARTED = "run.json"
 """File among them with what the run was started with."""
 
-_STATE = "trainer_state.json"
 _WEIGHTS = "model.safetensors"
 _LONGEST_WAIT = timedelta(days=1)
 
@@ -441,7 +444,7 @@ def begin_run(
             _check_same_run(folder, content, may_change)
             return last_stage(folder)
         if processes.is_main_process:
-            _delete_incomplete(folder)
+            delete_incomplete(folder)
             with output_errors(folder):
                 (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             with atomic_file(folder / CHECKPOINTS / STARTED, overwrite=True) as temporary:
@@ -467,31 +470,17 @@ def undone_on_failure(folder: Path, processes: PartialState) -> Iterator[None]:
         undo.pop_all()  # the block went well
 
 
-def check_resumable(folder: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work."""
-    if folder.exists() and not folder.is_dir():
-        msg = f"{folder} is a file; a run goes into a folder. Choose another name."
-        raise OutputExistsError(msg)
-    has_checkpoint = has_checkpoints(folder)
-    if has_checkpoint and not resume:
-        msg = f"{folder} holds a training run already. Pass --resume (resume=True), or choose another folder."
-        raise OutputExistsError(msg)
-    if resume and not has_checkpoint:
-        msg = f"{folder} has no training checkpoint to resume from. Start without --resume (resume=False)."
-        raise RunMismatchError(msg)
-
-
 def last_stage(folder: Path) -> Stage:
     """Where the run in a folder stands; checkpoints that were being written when it broke off are deleted."""
-    _delete_incomplete(folder)
-    states = _complete_checkpoints(folder)
+    delete_incomplete(folder)
+    states = complete_checkpoints(folder)
     checkpoint = max(states, key=lambda path: int(states[path]["global_step"]))
     state = states[checkpoint]
     recorded = state.get("best_model_checkpoint")
     best = checkpoint if recorded is None else checkpoint.with_name(Path(recorded).name)
     if recorded is not None and recorded != str(best):  # the folder was moved since
         state["best_model_checkpoint"] = str(best)
-        with atomic_file(checkpoint / _STATE, overwrite=True) as temporary:
+        with atomic_file(checkpoint / STATE, overwrite=True) as temporary:
             temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     return Stage(checkpoint, best, int(state["global_step"]), state["log_history"])
 
@@ -505,30 +494,6 @@ def _check_same_run(folder: Path, now: Mapping[str, Any], may_change: Set[str]) 
         changes = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
         msg = f"The run in {folder} was started otherwise: {changes}. Resume it as it was, or choose another folder."
         raise RunMismatchError(msg)
-
-
-def _complete_checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Checkpoints with their states, which are written last: one without, or with half of it, is incomplete."""
-    states = {}
-    for checkpoint in sorted((folder / CHECKPOINTS).glob("checkpoint-*")):
-        try:
-            state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-            states[checkpoint] = state | {"global_step": int(state["global_step"])}
-        except (OSError, ValueError, KeyError):
-            continue
-    return states
-
-
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a run can be resumed from a folder."""
-    return bool(_complete_checkpoints(folder))
-
-
-def _delete_incomplete(folder: Path) -> None:
-    complete = _complete_checkpoints(folder)
-    for checkpoint in (folder / CHECKPOINTS).glob("checkpoint-*"):
-        if checkpoint not in complete:
-            shutil.rmtree(checkpoint)
 
 
 def join_processes(runtime: RuntimeOptions) -> PartialState:

@@ -15,26 +15,25 @@ from transformers import set_seed
 
 from geneformer import keys
 from geneformer.engine.device import resolve_device, resolve_training_attention
+from geneformer.engine.run_folder import CHECKPOINTS
 from geneformer.engine.training import (
-    CHECKPOINTS,
     Key,
     PackedTrainer,
     Reporting,
     begin_run,
-    check_resumable,
     join_processes,
     length_read,
     planned_steps,
     run_arguments,
     undone_on_failure,
 )
-from geneformer.errors import DatasetError, NoCellsError, OutputExistsError, VocabularyMismatchError
+from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
 from geneformer.files.atomic import atomic_file
 from geneformer.files.manifest import Manifest, describe_inputs, hash_unchanged
 from geneformer.files.progress import Progress
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
-from geneformer.models.hub import WEIGHTS, find_folder
+from geneformer.models.hub import find_folder
 from geneformer.models.loading import save_checkpoint
 from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.options._fields import to_table
@@ -61,14 +60,6 @@ class PretrainResult:
     steps: int
     metrics: dict[str, float]
     history: list[dict[str, Any]]
-
-
-def check_run_folder(output: Path, *, resume: bool) -> None:
-    """Refuse to mix runs, before any work."""
-    if (output / WEIGHTS).exists() and not resume:
-        msg = f"{output} holds a model already. Pass --resume (resume=True) to go on, or choose another folder."
-        raise OutputExistsError(msg)
-    check_resumable(output, resume=resume)
 
 
 def pretrain(
