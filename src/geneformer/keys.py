@@ -25,6 +25,9 @@ ATTENTION = "geneformer_attention"
 PERTURBATION = "geneformer_perturbation"
 """``uns`` slot of the effects of a perturbation run."""
 
+NETWORK = "network"
+"""``uns`` slot of the edges of a gene network, and ``varp`` slot of their weights."""
+
 ENSEMBL_ID = "ensembl_id"
 """``var`` column of Ensembl ids in the published convention."""
 

@@ -40,6 +40,11 @@ def named_genes(given: Iterable[str], *, groups: bool = False) -> tuple[str, ...
     return tuple(dict.fromkeys(entries))
 
 
+def transcription_factors() -> tuple[str, ...]:
+    """Symbols of human transcription factors and co-factors."""
+    return tuple(_of_lines(Path(__file__).parent / "assets" / "transcription_factors.txt"))
+
+
 def _entries(text: str, *, groups: bool) -> Iterator[str]:
     """What one word of a command line names."""
     # Names of files and sets may have commas.

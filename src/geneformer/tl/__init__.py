@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from geneformer.tl._attention import attention
     from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
+    from geneformer.tl._network import network
     from geneformer.tl._perturb import perturb, rank_perturbations
     from geneformer.tl._predict_masked import predict_masked
 
 _HOMES = {"rank_perturbations": "_perturb"}
 
-__all__ = ["annotate", "attention", "classify", "embed", "perturb", "predict_masked", "rank_perturbations"]
+__all__ = ["annotate", "attention", "classify", "embed", "network", "perturb", "predict_masked", "rank_perturbations"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Biological questions, answered with the rooms below: gene networks."""
