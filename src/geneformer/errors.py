@@ -15,6 +15,9 @@
 """
 
 import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class GeneformerWarning(UserWarning):
@@ -575,6 +578,44 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return error.strerror
     return str(error)
+
+
+_TAKEN: ContextVar[Mapping[str, str] | None] = ContextVar("options_taken", default=None)
+
+
+@contextmanager
+def options_taken(**names: str) -> Iterator[None]:
+    """Options of tokenizing that a function takes which needs tokens, with their names there, for messages."""
+    outer = _TAKEN.get()
+    token = _TAKEN.set(names if outer is None else {key: outer[name] for key, name in names.items() if name in outer})
+    try:
+        yield
+    finally:
+        _TAKEN.reset(token)
+
+
+def option(name: str, value: object) -> str:
+    """An option of tokenizing in a message, as flag and keyword of what was called, or as a call of its own."""
+    taken = _TAKEN.get()
+    called = name if taken is None else taken.get(name)
+    return tokenizing(**{name: value}) if called is None else f"{_flag(called, value)} ({_keyword(called, value)})"
+
+
+def tokenizing(**options: object) -> str:
+    """How counts are tokenized with some options, for messages of what does not take them itself."""
+    flags = " ".join(_flag(name, value) for name, value in options.items())
+    keywords = ", ".join(_keyword(name, value) for name, value in options.items())
+    return f"`geneformer tokenize {flags}` (`gf.pp.tokenize({keywords})`)"
+
+
+def _flag(name: str, value: object) -> str:
+    from shlex import quote
+
+    return "--" + name.replace("_", "-") + ("" if value is True else f" {quote(str(value))}")
+
+
+def _keyword(name: str, value: object) -> str:
+    return f'{name}="{value}"' if isinstance(value, str) else f"{name}={value}"
 
 
 def errors_by_code() -> dict[str, type[GeneformerError]]:

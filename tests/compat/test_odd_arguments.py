@@ -179,7 +179,7 @@ def test_embeddings_of_states_of_any_kind(tmp_path, model):
 
 def test_refusals_name_what_the_drop_in_class_takes(tmp_path, model):
     long = TokenizedDataset(pa.table({"input_ids": [list(range(10, 110))]}))
-    with pytest.raises(SequenceTooLongError, match=rf"max_length={POSITIONS} \(model_input_size"):
+    with pytest.raises(SequenceTooLongError, match=rf"model_input_size={POSITIONS}"):
         perturbed(model, tmp_path, tokens=long)
 
 

@@ -802,7 +802,7 @@ def test_the_seed_decides():
 
 
 def test_a_class_with_fewer_genes_than_folds_is_refused():
-    with pytest.raises(GeneListError, match=r"Too few genes .* for 5 folds: 'rare' 3.*pass n_folds=3"):
+    with pytest.raises(GeneListError, match=r"Too few genes .* for 5 folds: 'rare' 3.*pass --folds 3 \(n_folds=3\)"):
         draw_gene_folds([0] * 9 + [1] * 3, 5, classes=("common", "rare"))
     with pytest.raises(GeneListError, match=r"'1' 1. Every fold .* give more genes\.$"):
         draw_gene_folds([0] * 9 + [1], 2)

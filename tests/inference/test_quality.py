@@ -100,7 +100,7 @@ def test_bad_input_is_refused(overlapping):
         embedding_quality(values[:, 0], labels)
     with pytest.raises(OptionError, match="At least two different labels"):
         embedding_quality(values[:60], labels[:60])
-    with pytest.raises(OutOfRangeError, match="folds=50, but label 'NK' has 40 cells"):
+    with pytest.raises(OutOfRangeError, match="50 folds, but label 'NK' has 40 cells"):
         embedding_quality(values, labels, folds=50)
     with pytest.raises(UnknownChoiceError, match="metric"):
         embedding_quality(values, labels, metric="cosin")

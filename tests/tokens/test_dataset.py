@@ -140,7 +140,7 @@ def test_counts_are_only_gathered_where_they_are():
     dataset = TokenizedDataset(table())
     assert not dataset.has_counts
     assert dataset.gather([0]).counts is None
-    with pytest.raises(DatasetError, match=r"no `counts`\. Tokenize with counts=True \(--counts\)"):
+    with pytest.raises(DatasetError, match=r"no `counts`\. Tokenize with `geneformer tokenize --counts`"):
         dataset.gather([0], counts=True)
 
 

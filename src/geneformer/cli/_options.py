@@ -191,6 +191,7 @@ Inputs = Annotated[
 Model = Annotated[str, flag("Model name, checkpoint folder, or hub repository.", "--model", "-m")]
 VocabularyName = Annotated[str | None, flag("Needed only where the checkpoint does not name its own.", "--vocabulary")]
 CountsLayer = Annotated[str | None, flag('Layer with the raw counts, "raw" for adata.raw.')]
+GeneIds = Annotated[str | None, flag('Column of var with gene identifiers, "index" for the row names.')]
 AcceptNormalized = Annotated[
     bool, flag("Rank values that are no raw counts, such as counts corrected for ambient RNA.", "--accept-normalized")
 ]
@@ -210,6 +211,7 @@ class CellsAndModel(Flags):
     vocabulary: VocabularyName = None
     revision: Annotated[str | None, flag("Commit, tag or branch on the hub.")] = None
     counts_layer: CountsLayer = None
+    gene_ids: GeneIds = None
     accept_normalized: AcceptNormalized = False
 
     def tokens_for(self, loaded: "PairedModel", runtime: RuntimeOptions, *, counts: bool = False) -> "TokenizedDataset":
@@ -221,6 +223,7 @@ class CellsAndModel(Flags):
                 self.inputs,
                 loaded,
                 counts_layer=self.counts_layer,
+                gene_ids=self.gene_ids,
                 accept_normalized=self.accept_normalized,
                 counts=counts,
                 progress=update,

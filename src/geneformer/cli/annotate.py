@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, written
-from geneformer.errors import OptionError
+from geneformer.errors import OptionError, options_taken
 from geneformer.files.progress import progress_bar
 from geneformer.options import AnnotateOptions, EmbedOptions, RuntimeOptions
 
@@ -66,16 +66,16 @@ def annotate(
         msg = "--pooling gene embeds genes; labels are transferred between cells. Leave it out."
         raise OptionError(msg)
     from geneformer.finetuning.annotation import annotate as run  # not before the checks: it takes seconds
-    from geneformer.inference.cells import Cells
+    from geneformer.inference.cells import OF_REFERENCE, Cells
     from geneformer.inference.slots import Origin
     from geneformer.models.loading import load_model
 
     loaded = load_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
     known = replace(cells, inputs=reference, counts_layer=reference_layer)
     with progress_bar(shown=runtime.progress):
-        opened, labeled = (
-            Cells.of(part.tokens_for(loaded, runtime, counts=options.baseline)) for part in (cells, known)
-        )
+        opened = Cells.of(cells.tokens_for(loaded, runtime, counts=options.baseline))
+        with options_taken(**OF_REFERENCE):
+            labeled = Cells.of(known.tokens_for(loaded, runtime, counts=options.baseline))
         chosen: dict[str, Any] = {"options": options, "embedding": embedding, "runtime": runtime}
         result = run(opened, labeled, loaded, label=label, groups=groups, **chosen)
     origin = Origin.of(cells.inputs, opened.tokens.input_rows, cells.counts_layer)

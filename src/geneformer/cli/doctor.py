@@ -125,7 +125,11 @@ def _machine() -> Iterator[Check]:
     for device in list_devices():
         working = working_dtypes(device)
         found = f"{describe_device(device)}: {', '.join(working) or 'nothing'}"
-        remedy = "" if working else "Matrix products fail on it: driver and PyTorch may not fit. Use --device cpu."
+        remedy = (
+            ""
+            if working
+            else "Matrix products fail on it: driver and PyTorch may not fit. `geneformer embed --device cpu` works."
+        )
         yield Check(f"device {device}", found, remedy, fails=not working)
 
 
@@ -162,7 +166,7 @@ def _bundled_model() -> Check:
     from geneformer.datasets import pbmc3k
     from geneformer.errors import GeneformerError
 
-    reinstall = f"Install it again: pip install --force-reinstall --no-deps {NAME}"
+    reinstall = f"Install it again: `pip install --force-reinstall --no-deps {NAME}`"
     try:
         cells = pbmc3k()[: len(GOLDEN)].copy()
         tl.embed(cells, model="mini", device="cpu", dtype="float32", progress=False)

@@ -12,6 +12,7 @@ from geneformer.cli._options import (
     CellsFile,
     CountsLayer,
     Flags,
+    GeneIds,
     Inputs,
     Model,
     Overwrite,
@@ -83,7 +84,7 @@ class Places(Flags):
     """Where counts and gene identifiers are."""
 
     counts_layer: CountsLayer = None
-    gene_ids: Annotated[str | None, flag('Column of var with gene identifiers, "index" for the row names.')] = None
+    gene_ids: GeneIds = None
     accept_normalized: AcceptNormalized = False
 
     @property

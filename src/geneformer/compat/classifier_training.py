@@ -212,7 +212,10 @@ def check_fit(cells: TokenizedDataset, size: int, longest: int, vocabulary: Voca
         raise errors.VocabularyMismatchError(msg)
     if int(cells.lengths.max(initial=0)) > longest:
         most = int(cells.lengths.max())
-        msg = f"A cell has {most:,} tokens, the model {longest:,} positions. Tokenize with model_input_size={longest}."
+        msg = (
+            f"A cell has {most:,} tokens, the model {longest:,} positions. Tokenize with "
+            f"`TranscriptomeTokenizer(model_input_size={longest})`."
+        )
         raise errors.SequenceTooLongError(msg)
     if (top := highest_token(cells)) >= size:
         msg = f"The cells have token {top:,}, the model knows {size:,}. They were made with another dictionary."

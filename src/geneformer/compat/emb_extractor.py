@@ -449,7 +449,7 @@ class Embedder:
     def gene_states(self) -> "GeneStates":
         """Embeddings of every gene in every cell."""
         tokens, model = self.tokens, self.model
-        check_pairing(tokens, model, truncate=False)
+        check_pairing(tokens, model, truncate=None)
         check_layer(self.layer, model.name, model.n_layers)
         packed = tokens.gather(np.arange(len(tokens)))
         values = np.empty((len(packed.input_ids), model.network.config.hidden_size), dtype=np.float32)

@@ -212,7 +212,7 @@ class MTLClassifier:
             classes = column_classes(read_dataset(self._paths("train_path")[0]), self._columns)
         network, pairing = mtl_files.load_tasks(model / FOLDER, classes)
         tokens = read_dataset(test)
-        check_pairing(tokens, pairing, truncate=False)
+        check_pairing(tokens, pairing, truncate=None)
         runtime = self._runtime(pairing.max_length)
         predictions = predict_tasks(network, tokens, classes, runtime, max_length=pairing.max_length)
         figures = predictions.figures()
@@ -424,7 +424,7 @@ class TaskCells:
         base = load_model(readable_folder(model))
         parts = [read_dataset(path) for path in (train, valid)]
         for tokens in parts:
-            check_pairing(tokens, base, truncate=False)
+            check_pairing(tokens, base, truncate=None)
         classes, others = (column_classes(tokens, columns) for tokens in parts)
         for name in columns:
             ours, theirs = set(classes[name]), set(others[name])

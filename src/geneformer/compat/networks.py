@@ -295,12 +295,12 @@ def check_low_bit(bits: str, device: torch.device) -> None:
     if bits == "full":
         return
     if device.type == "cpu":
-        msg = f'bits="{bits}" saves memory on an accelerator; on a CPU it only loses speed. Leave bits at "full".'
+        msg = f"Weights of {bits} save memory on an accelerator; on a CPU they only lose speed. Leave them whole."
         raise errors.DeviceError(msg)
     supported = getattr(low_bit_library(), "supported_torch_devices", None)
     if supported is not None and device.type not in supported:
         kinds = ", ".join(sorted(set(supported) - {"cpu"}))
-        msg = f'bits="{bits}" cannot run on device "{device}": bitsandbytes has kernels for {kinds}. Use bits="full".'
+        msg = f'{bits} weights cannot run on device "{device}": bitsandbytes has kernels for {kinds}. Leave them whole.'
         raise errors.DeviceError(msg)
 
 

@@ -425,7 +425,7 @@ def _state_vectors(states: CellStates, embeddings: Mapping[Any, Any] | None) -> 
         if state not in (embeddings or {}):
             msg = (
                 f"cell_states_to_model needs state_embs_dict with an embedding of each state; that of {state!r} is "
-                "missing. Make it with EmbExtractor(summary_stat=...).get_state_embs."
+                'missing. Make it with `EmbExtractor(summary_stat="exact_mean").get_state_embs`.'
             )
             raise errors.StateError(msg)
         try:

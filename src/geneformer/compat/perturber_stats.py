@@ -147,14 +147,14 @@ class InSilicoPerturberStats:
         kinds = perturbed.kinds()
         if kind in kinds:
             return perturbed
-        on_genes = 'emb_mode="cls_and_gene" or "cell_and_gene"'
+        on_genes = '`InSilicoPerturber(emb_mode="cls_and_gene")` or "cell_and_gene"'
         fix = {
             SHIFT: "Perturb with cell_states_to_model, or use another mode.",
             SIMILARITY: 'Perturb without cell_states_to_model, or use mode="goal_state_shift".',
             GENE_SIMILARITY: f"Perturb with {on_genes}.",
         }[kind]
         if how.get("anchor") is not None:
-            fix = f"Perturb genes_to_perturb=[{self.anchor_gene!r}] with {on_genes}."
+            fix = f"Perturb {self.anchor_gene!r} alone with {on_genes}."
         held = ", ".join(f"{held} towards {perturbed.targets(SHIFT)}" if held == SHIFT else held for held in kinds)
         msg = f'mode="{self.mode}" needs effects of the kind {kind!r}; the files hold {held or "none"}. {fix}'
         raise errors.StateError(msg) if SHIFT in {kind, *kinds} else errors.PerturbationError(msg)

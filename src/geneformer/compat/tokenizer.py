@@ -265,7 +265,7 @@ class TranscriptomeTokenizer:
         tokenize = partial(
             tokenize_counts, files, output=output, vocabulary=self._vocabulary, overwrite=True, form=form
         )
-        with progress_bar("Tokenizing", unit="cells") as update:
+        with errors.options_taken(), progress_bar("Tokenizing", unit="cells") as update:
             try:
                 dataset, report = tokenize(options, progress=update)
             except errors.NotRawCountsError as error:

@@ -325,8 +325,8 @@ class CellRegressor(CellEstimator):
         self._fitted("network_")
         if return_std and self.loss_ == "squared_error":
             msg = (
-                'return_std=True, but loss="squared_error" learns no spread. Fit with loss="gaussian", or "poisson" or '
-                '"negative_binomial" for counts.'
+                '--with-spread (return_std=True), but loss="squared_error" learns no spread. Fit with loss="gaussian", '
+                'or "poisson" or "negative_binomial" for counts.'
             )
             raise OptionError(msg)
         opened = self.open(cells, counts_layer=counts_layer, gene_ids=gene_ids, accept_normalized=accept_normalized)
@@ -437,7 +437,7 @@ class MultiTaskClassifier(_Classifier[dict[str, Floats]]):
             raise OptionError(msg)
         tasks = (labels,) if isinstance(labels, str) else tuple(labels)
         if len(set(tasks)) < len(tasks):
-            msg = f"labels={list(tasks)} names a column twice. Name each one once."
+            msg = f"The labels {list(tasks)} name a column twice. Name each one once."
             raise LabelError(msg)
         if weights and len(weights) != len(tasks):
             msg = f"task_weights={weights} has {len(weights)} weights for {len(tasks)} tasks. Give one for each task."

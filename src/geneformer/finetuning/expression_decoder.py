@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import Key, Scored, length_read
-from geneformer.errors import DatasetError, OptionError
+from geneformer.errors import DatasetError, OptionError, tokenizing
 from geneformer.files.progress import Progress
 from geneformer.finetuning.estimator import CellEstimator, Examples, groups_of, matched_in, shown_as
 from geneformer.finetuning.evaluations import Figures
@@ -415,7 +415,7 @@ def check_counts(tokens: TokenizedDataset) -> None:
     if not tokens.has_counts:
         msg = (
             "The tokenized dataset has no `counts`, so the values of its genes are missing. Tokenize with "
-            "counts=True (--counts), or pass raw counts."
+            f"{tokenizing(counts=True)}, or pass raw counts."
         )
         raise DatasetError(msg)
 

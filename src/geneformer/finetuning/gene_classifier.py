@@ -562,7 +562,7 @@ def learn_genes(
 ) -> tuple[GeneformerForGenes, FinetuneResult]:
     """Fine-tune an encoder to classify genes wherever they occur."""
     if options.contrastive_weight > 0:
-        msg = f"contrastive_weight={options.contrastive_weight}, but genes are learnt without that term. Pass 0."
+        msg = f"Genes are learnt without the contrastive term, and its weight is {options.contrastive_weight}. Pass 0."
         raise OptionError(msg)
     size, max_length = base.vocabulary.size, length_read(options.max_length, base.max_length, base.name)
     train_of, valid_of = (labels.class_of(size, rows) for rows in (split.train, split.valid))

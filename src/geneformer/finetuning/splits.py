@@ -216,7 +216,7 @@ def draw_gene_folds(
     few = np.flatnonzero(counts < n_folds)
     if len(few):
         names = [str(name) for name in classes] or [str(code) for code in range(len(counts))]
-        fewer = f", or pass n_folds={counts.min()}" if counts.min() > 1 else ""
+        fewer = f", or pass --folds {counts.min()} (n_folds={counts.min()})" if counts.min() > 1 else ""
         listed = ", ".join(f"{names[code]!r} {counts[code]:,}" for code in few)
         msg = (
             f"Too few genes that occur in the cells for {n_folds} folds: {listed}. Every fold holds out at least one "
@@ -461,6 +461,12 @@ def _draw_groups(cells: _LabeledCells, options: SplitOptions) -> Ints:
     return dealt
 
 
+def _in_turn(n: int) -> str:
+    return (
+        f"`geneformer classify cross-validate --folds {n}` (`gf.cross_validate(n_folds={n})`) tests every group in turn"
+    )
+
+
 def _deal_groups(cells: _LabeledCells, shares: Sequence[float], *, seed: int, all_trained: bool = True) -> Ints:
     """Part of each cell; cells without a group are one group."""
     present, group = cells.by_group
@@ -468,8 +474,8 @@ def _deal_groups(cells: _LabeledCells, shares: Sequence[float], *, seed: int, al
         listed = ", ".join(map(repr, present))
         msg = (
             f"{len(present)} groups cannot be dealt out to {len(shares)} parts without one being on two sides: "
-            f"{listed}. Use fewer parts (valid=0 or test=0), finer groups, or no groups. With valid=0, cross_validate "
-            f"tests every group in turn (n_folds={len(present)})."
+            f"{listed}. Use fewer parts (valid=0 or test=0), finer groups, or no groups. With valid=0, "
+            f"{_in_turn(len(present))}."
         )
         raise LeakageError(msg)
     counts = _by_group(group, len(present), np.unique(cells.codes, return_inverse=True)[1])
@@ -571,7 +577,7 @@ def _refuse_lacking(cells: _LabeledCells, part_of: Ints, parts: Sequence[int], w
                 '(method="stratified", allow_leakage=True).'
             )
         else:
-            way = f"Use fewer parts (valid=0); with valid=0, cross_validate tests every group once (n_folds={n})."
+            way = f"Use fewer parts (valid=0); with valid=0, {_in_turn(n)}."
         msg = (
             f"Labels {label!r}: {classes[code]!r} is found in {n} of {len(names):,} groups ({_listed(having)}){when}, "
             f"and each of {len(parts)} parts ({which}) needs one: a part of one class measures nothing. {way}"

@@ -21,6 +21,7 @@ from geneformer.errors import (
     UnknownGeneError,
     UnsupportedGeneIdsError,
     WrongSpeciesError,
+    option,
 )
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options._fields import as_names, nearest, some_of
@@ -94,8 +95,8 @@ UNSUPPORTED: Final = {
     TRANSCRIPTS: "Sum the transcripts of each gene (tximport, or a GTF file) and give gene ids (ENSG…).",
     PROTEINS: "Give gene ids (ENSG…); BioMart translates protein to gene ids.",
     REFSEQ: "Sum the transcripts of each gene and give gene ids (ENSG…) or symbols.",
-    ENTREZ: "Translate them to Ensembl ids or symbols (BioMart, mygene), or name another column with gene_ids=.",
-    HGNC: "Translate them to symbols or Ensembl ids with the HGNC table, or name another column with gene_ids=.",
+    ENTREZ: "Translate them to Ensembl ids or symbols (BioMart, mygene), or name another column with {option}.",
+    HGNC: "Translate them to symbols or Ensembl ids with the HGNC table, or name another column with {option}.",
     UNSPLICED: "Add the three columns of each gene up, where all of its transcripts are meant (alevin-fry: S + U + A).",
     PROBES: "Geneformer reads counts of genes: map probes to genes with the array's annotation file first.",
 }
@@ -395,18 +396,23 @@ def check_matched_share(match: GeneMatch, counts_per_name: ArrayLike, min_matche
             f'Only {share:.1%} of the counts lie in genes of vocabulary "{match.vocabulary.name}" '
             f"({match.n_matched:,} of {match.n_genes:,} genes, identifiers from {_place(match.column)}); at least "
             f"{min_matched:.0%} are needed. Most counts are left out in {most}."
-            f"{suspicion(match)} Name the column of var with Ensembl ids or symbols with gene_ids=, "
-            "or lower min_matched= where the counts are tokenized, if that is meant."
+            f"{suspicion(match)} Name the column of var with Ensembl ids or symbols with "
+            f"{option('gene_ids', 'COLUMN')}, or ask for less with {option('min_matched', f'{share * 0.9:.2g}')}, if "
+            "that is meant."
         )
         raise TooFewGenesMatchedError(msg)
     if report["share_of_counts_without_name"] > MAX_UNNAMED:
         msg = (
             f"{report['share_of_counts_without_name']:.1%} of the counts lie in {match.n_missing:,} genes without an "
             f"identifier in {_place(match.column)} (empty, None or NaN); at most {MAX_UNNAMED:.0%} may. Fill in the "
-            "identifiers, remove these genes, or name another column of var with gene_ids=."
+            f"identifiers, remove these genes, or name another column of var with {option('gene_ids', 'COLUMN')}."
         )
         raise GeneIdsNotFoundError(msg)
     return share
+
+
+def _way_out(kind: str) -> str:
+    return UNSUPPORTED[kind].format(option=option("gene_ids", "COLUMN"))
 
 
 def foreign_species(match: GeneMatch) -> tuple[str, float]:
@@ -425,7 +431,7 @@ def suspicion(match: GeneMatch) -> str:
     if share < 0.1:
         return ""
     if kind in UNSUPPORTED:
-        return f" {share:.0%} of the identifiers are {kind}. {UNSUPPORTED[kind]}"
+        return f" {share:.0%} of the identifiers are {kind}. {_way_out(kind)}"
     return f" {share:.0%} of the identifiers are {kind} genes; translate these to human orthologs first."
 
 
@@ -533,7 +539,7 @@ def _foreign(kind: str, number: int, match: GeneMatch) -> Exception:
     if kind in UNSUPPORTED:
         msg = (
             f"{share} are {kind} ({first}). The vocabulary holds genes: Ensembl gene ids or human symbols are needed. "
-            f"{UNSUPPORTED[kind]}"
+            f"{_way_out(kind)}"
         )
         return UnsupportedGeneIdsError(msg)
     msg = (
@@ -551,7 +557,8 @@ def _not_found(
     number = len(next(iter(columns.values()), ()))
     msg = (
         f'No gene of vocabulary "{vocabulary.name}" was found among {number:,} genes: {starts}. '
-        "Ensembl ids (ENSG…) or human gene symbols are needed; name their column of var with gene_ids=."
+        "Ensembl ids (ENSG…) or human gene symbols are needed; name their column of var with "
+        f"{option('gene_ids', 'COLUMN')}."
     )
     return GeneIdsNotFoundError(msg)
 

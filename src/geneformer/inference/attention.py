@@ -194,7 +194,7 @@ def _genes_and_chosen(
     tokens: TokenizedDataset, model: LoadedModel, options: AttentionOptions
 ) -> tuple[GenePanel, NDArray[np.bool_], NDArray[np.bool_]]:
     """The genes asked for; which tokens are genes, and which of them are asked for, ``(V,)`` each; all checked."""
-    check_pairing(tokens, model, truncate=False)
+    check_pairing(tokens, model, truncate=None)
     if not 0 <= -options.layer < model.n_layers:
         deepest = 1 - model.n_layers
         msg = f"layer={options.layer}, but {model.name} has {model.n_layers} layers with attention. Use 0 to {deepest}."

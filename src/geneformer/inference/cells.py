@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Final, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from geneformer.errors import (
     UnknownColumnError,
     UnknownVocabularyError,
     VocabularyMismatchError,
+    options_taken,
     reason_of,
+    tokenizing,
 )
 from geneformer.files.left_out import count_left_out
 from geneformer.files.manifest import InputFile, describe_inputs
@@ -63,6 +65,13 @@ class PairedModel(Protocol):
         ...
 
 
+_TAKEN: Final = {"layer": "counts_layer", "gene_ids": "gene_ids", "accept_normalized": "accept_normalized"}
+"""Options of tokenizing that functions take which open cells for a model, with their names there."""
+
+OF_REFERENCE: Final = {**dict(zip(_TAKEN.values(), _TAKEN.values(), strict=True)), "counts_layer": "reference_layer"}
+"""What these are called for the cells of a reference."""
+
+
 def check_anndata(adata: object, why: str = "results are written into AnnData") -> None:
     """Refuse cells that came as something else than AnnData, which results can be written into."""
     if isinstance(adata, type) or not all(hasattr(adata, name) for name in ("obs_names", "obsm", "uns")):
@@ -87,7 +96,7 @@ def tokens_for(
     adata = adata if adata.obs_names.is_unique else _numbered(adata)
     chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
     options = _options_for(model, **chosen, keep=keep, counts=counts)
-    with progress_bar("Tokenizing", unit="cells") as update:
+    with options_taken(**_TAKEN), progress_bar("Tokenizing", unit="cells") as update:
         tokens, report = tokenize_counts(adata, options, vocabulary=model.vocabulary, progress=update)
     inform(describe_matched(tokens.matched))
     _count(report)
@@ -135,7 +144,7 @@ def open_tokens(
         return read_dataset(folders[0])
     chosen = {"layer": counts_layer, "gene_ids": gene_ids, "accept_normalized": accept_normalized}
     options = _options_for(model, **chosen, counts=counts)
-    with tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
+    with options_taken(**_TAKEN), tempfile.TemporaryDirectory(prefix="geneformer-") as folder:
         target = Path(folder) / "tokens.dataset"
         tokens, report = tokenize_counts(
             inputs, options, output=target, vocabulary=model.vocabulary, progress=progress, form=RowForm(rows=True)
@@ -201,8 +210,8 @@ def panel_in_cells(names: Sequence[str], tokens: TokenizedDataset, model: Paired
     return resolve_panel(names, model.vocabulary, unknown=unknown, cells_with=cells_with, n_cells=n_cells)
 
 
-def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool) -> None:
-    """Refuse tokens the model cannot read, before any work."""
+def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: bool | None) -> None:
+    """Refuse tokens the model cannot read, before any work; None where cells cannot be asked to be truncated."""
     if not len(tokens):
         msg = "There are no cells in the tokenized dataset."
         raise NoCellsError(msg)
@@ -210,7 +219,7 @@ def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: boo
     if theirs not in (None, ours.fingerprint):
         msg = (
             f"The tokens were made with vocabulary {theirs[:12] if theirs else theirs}, but {model.name} expects "
-            f'{ours.name} ({ours.fingerprint[:12]}). Tokenize again with vocabulary="{ours.name}".'
+            f"{ours.name} ({ours.fingerprint[:12]}). Tokenize again with {tokenizing(vocabulary=ours.name)}."
         )
         raise VocabularyMismatchError(msg)
     if theirs is None:
@@ -226,11 +235,12 @@ def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: boo
     longest = int(tokens.lengths.max())
     if longest > model.max_length and not truncate:
         n_long = int((tokens.lengths > model.max_length).sum())
+        keep = ", or pass --truncate (truncate=True) to keep their highest ranked genes"
+        shorter = "" if truncate is None else keep
         msg = (
             f"{n_long:,} of {len(tokens):,} cells have more than the {model.max_length:,} tokens {model.name} has "
-            f"positions for (longest: {longest:,}). Tokenize with max_length={model.max_length} (model_input_size in "
-            "TranscriptomeTokenizer), or pass truncate=True (--truncate), where there is such an option, to keep "
-            "their highest ranked genes."
+            f"positions for (longest: {longest:,}). Tokenize with {tokenizing(max_length=model.max_length)} or "
+            f"`TranscriptomeTokenizer(model_input_size={model.max_length})`{shorter}."
         )
         raise SequenceTooLongError(msg)
 
@@ -247,7 +257,8 @@ def _check_ids(tokens: TokenizedDataset, model: PairedModel) -> None:
         what = f"token id {largest}" if largest >= size else "cells that do not start with <cls>"
         msg = (
             f"The tokens carry no vocabulary fingerprint and do not look like {model.vocabulary.name} "
-            f"({size:,} tokens): found {what}. Tokenize the counts with vocabulary={model.vocabulary.name!r}."
+            f"({size:,} tokens): found {what}. Tokenize the counts with "
+            f"{tokenizing(vocabulary=model.vocabulary.name)}."
         )
         raise UnknownVocabularyError(msg)
 

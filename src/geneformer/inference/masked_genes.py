@@ -36,7 +36,7 @@ def predict_masked(
     if not options.genes:
         msg = "No genes to mask. Name some by Ensembl id or symbol: genes=(...), or --genes on the command line."
         raise OptionError(msg)
-    check_pairing(tokens, model, truncate=False)
+    check_pairing(tokens, model, truncate=None)
     if not model.has_head:
         msg = f"{model.name} has no vocabulary head, so it cannot predict masked genes. Use a pretrained checkpoint."
         raise CheckpointError(msg)

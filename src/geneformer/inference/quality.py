@@ -160,7 +160,7 @@ def _splits(
         rarest = int(sizes.argmin())
         if sizes[rarest] < folds:
             msg = (
-                f"folds={folds}, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or "
+                f"{folds} folds, but label {str(classes[rarest])!r} has {sizes[rarest]} cells. Use fewer folds, or "
                 "drop or merge rare labels."
             )
             raise OutOfRangeError(msg)

@@ -184,23 +184,23 @@ def _keep_detected(perturbed: Perturbed, kind: str, target: str | None, options:
     if only_estimated:
         msg = (
             f"{only_estimated:,} of {n:,} perturbations have only estimates of a screen, which are not tested: they "
-            'are left out. Raise check_cells, or run them with method="exact".'
+            f"are left out. {_EXACT}."
         )
         warnings.warn(msg, GeneformerWarning, stacklevel=4)
     perturbed.keep(enough)
     return {"tested": int(enough.sum()), "only_estimated": only_estimated, "left_out": int((~enough).sum())}
 
 
+_EXACT = 'Perturb them with `geneformer perturb run --method exact` (`gf.tl.perturb(method="exact")`)'
+
+
 def _nothing_exact(perturbed: Perturbed, kind: str, n_estimates: int) -> PerturbationError:
     if n_estimates:
-        msg = (
-            f"All {n_estimates:,} effects are estimates of a screen, and only exact ones are tested. Run it with "
-            'verify or check_cells above 0, or with method="exact".'
-        )
+        msg = f"All {n_estimates:,} effects are estimates of a screen, and only exact ones are tested. {_EXACT}."
         return PerturbationError(msg)
     fix = {
         SIMILARITY: 'Use mode="goal_state_shift", or run it without states.',
-        GENE_SIMILARITY: "Run it with gene_effects=True.",
+        GENE_SIMILARITY: "Perturb with `geneformer perturb run --gene-effects` (`gf.tl.perturb(gene_effects=True)`).",
     }.get(kind, "Check that cells have the perturbed genes.")
     msg = f"The run has no effects of the kind {kind!r}; it has {perturbed.kinds() or 'none'}. {fix}"
     return AbsentGeneError(msg) if not perturbed.kinds() else PerturbationError(msg)

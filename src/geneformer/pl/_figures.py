@@ -110,7 +110,7 @@ def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDA
         slots = list(adata.obsm)
         msg = f"adata.obsm has no {basis!r}; it has {slots or 'nothing'}.{nearest(basis, slots)}"
         if basis == keys.EMBEDDING:
-            msg += ' Run gf.tl.embed(adata, model="mini") first.'
+            msg += ' Run `gf.tl.embed(adata, model="mini")` first.'
         raise UnknownColumnError(msg)
     values_nd = np.asarray(adata.obsm[basis], dtype=np.float32)
     rows = np.flatnonzero(np.isfinite(values_nd).all(axis=1))
@@ -123,7 +123,7 @@ def embedding_of(adata: "AnnData", basis: str) -> tuple[NDArray[np.float32], NDA
 def asked_columns(color: Any, groupby: Any) -> list[str] | None:
     """The columns of `obs` to show, by either of the words for them; None where none is asked for."""
     if color is not None and groupby is not None:
-        msg = f"color={color!r} and groupby={groupby!r} are the same here. Pass one of them."
+        msg = f"color ({color!r}) and groupby ({groupby!r}) are the same here. Pass one of them."
         raise OptionError(msg)
     asked = groupby if color is None else color
     return None if asked is None else list(as_names("groupby" if color is None else "color", asked))

@@ -333,7 +333,7 @@ def _ranked(
     if isinstance(ranking, PerturbationRanking):
         if ranking.mode in ("aggregate", "aggregate_gene_shifts"):
             msg = (
-                f'The table was made with mode="{ranking.mode}" and has no single row per perturbation. Pass the '
+                f'The table of mode "{ranking.mode}" has no single row per perturbation. Pass the '
                 "effects themselves, or rank them in another mode."
             )
             raise DatasetError(msg)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from geneformer import keys
 from geneformer.engine.training import join_processes
-from geneformer.errors import RunMismatchError, VocabularyMismatchError
+from geneformer.errors import RunMismatchError, VocabularyMismatchError, options_taken
 from geneformer.files.manifest import Manifest, describe_inputs
 from geneformer.files.progress import Progress
 from geneformer.genes.vocabulary import Vocabulary
@@ -68,7 +68,8 @@ def _tokens_of(
         return read_dataset(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
+        with options_taken():
+            dataset, _ = tokenize_counts(counts, tokenizing, output=folder, vocabulary=vocabulary, progress=progress)
     finally:
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()

@@ -27,7 +27,7 @@ from geneformer.engine.training import (
     run_arguments,
     undone_on_failure,
 )
-from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError
+from geneformer.errors import DatasetError, NoCellsError, VocabularyMismatchError, tokenizing
 from geneformer.files.atomic import atomic_file
 from geneformer.files.manifest import Manifest, describe_inputs, hash_unchanged
 from geneformer.files.progress import Progress
@@ -88,8 +88,8 @@ def pretrain(
     views = options.contrastive_weight > 0
     if (views or options.spectral_start) and not dataset.has_counts:
         msg = (
-            "contrastive_weight and spectral_start need counts. Tokenize with counts=True (--counts), or switch them "
-            "off."
+            f"contrastive_weight and spectral_start need counts. Tokenize with {tokenizing(counts=True)}, or switch "
+            "them off."
         )
         raise DatasetError(msg)
     train_rows, held_rows = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)

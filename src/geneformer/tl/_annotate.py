@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from geneformer.errors import options_taken
 from geneformer.files.progress import progress_bar
 from geneformer.finetuning.annotation import annotate as run
-from geneformer.inference.cells import check_anndata, open_cells
+from geneformer.inference.cells import OF_REFERENCE, check_anndata, open_cells
 from geneformer.models.loading import load_model
 from geneformer.options import AnnotateOptions, EmbedOptions, RuntimeOptions
 from geneformer.tl._embed import writable
@@ -134,7 +135,8 @@ def annotate(  # noqa: PLR0913
     places: dict[str, Any] = {"gene_ids": gene_ids, "accept_normalized": accept_normalized}
     with progress_bar(shown=progress):
         cells = open_cells(adata, loaded, counts_layer=counts_layer, **places)
-        known = open_cells(reference, loaded, counts_layer=reference_layer, **places)
+        with options_taken(**OF_REFERENCE):
+            known = open_cells(reference, loaded, counts_layer=reference_layer, **places)
         chosen: dict[str, Any] = {"options": options, "embedding": embedding, "runtime": runtime}
         result = run(cells, known, loaded, label=label, groups=groups, key=key_added, **chosen)
     result.slots.spread(cells.rows, adata.n_obs).into(adata)

@@ -53,6 +53,7 @@ from geneformer.errors import (
     NotRawCountsError,
     UnreadableInputError,
     UnsupportedGeneIdsError,
+    option,
 )
 from geneformer.genes.lookup import INDEX, GeneMatch, check_matched_share, find_genes, resolve_genes
 from geneformer.genes.vocabulary import Vocabulary
@@ -264,7 +265,7 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
         more = f" and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
         msg = (
             f"{where} holds missing or infinite values: {shown}{more}. Correct them, or take them for zero with "
-            '--missing zero (missing="zero") where the counts are tokenized.'
+            f"{option('missing', 'zero')}."
         )
         raise NonFiniteCountsError(msg)
     whole = np.rint(np.where(finite, values, 0))
@@ -284,8 +285,7 @@ def check_values(source: CountSource, sample: Sample, options: TokenizeOptions) 
         largest = float(values[finite].max())
         msg += (
             f"; the largest is {largest:.6g}.{_kind_of_scaling(sample, largest)} {_where_raw(source)} Values that are "
-            "no counts can be ranked all the same with --accept-normalized (accept_normalized=True); what has no "
-            "such option takes the dataset that `geneformer tokenize` makes of them."
+            f"no counts can be ranked all the same with {option('accept_normalized', True)}."
         )
         raise NotRawCountsError(msg)
 
@@ -363,10 +363,7 @@ def _where_raw(source: CountSource) -> str:
     places = " and ".join(place_of(layer) for layer in raw)
     verb = "holds" if len(raw) == 1 else "hold"
     name = raw[0] if raw[0] != RAW or len(raw) == 1 else raw[1]
-    return (
-        f'{places} {verb} raw counts: choose with --layer {name} (layer="{name}"), or where that is a layer of the '
-        f'model, --counts-layer {name} (counts_layer="{name}").'
-    )
+    return f"{places} {verb} raw counts: choose with {option('layer', name)}."
 
 
 def passing_cells(source: CountSource) -> NDArray[np.bool_] | None:

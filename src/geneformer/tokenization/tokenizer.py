@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -390,7 +391,7 @@ class _CellsOfSource:
                 stop = min(first - first % size + size, self.n_cells)
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
-                waiting.append(threads.submit(self._unit, first, stop))
+                waiting.append(threads.submit(copy_context().run, self._unit, first, stop))
                 first = stop
             while waiting:
                 yield waiting.popleft().result()

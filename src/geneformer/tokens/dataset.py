@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
-from geneformer.errors import DatasetError
+from geneformer.errors import DatasetError, tokenizing
 from geneformer.options._fields import nearest
 
 Ints = NDArray[np.int64]
@@ -268,7 +268,7 @@ class TokenizedDataset(Summarized):
             ids[target] = source.values[start : start + length]
             if values is not None:
                 if source.counts is None:
-                    msg = "The tokenized dataset has no `counts`. Tokenize with counts=True (--counts)."
+                    msg = f"The tokenized dataset has no `counts`. Tokenize with {tokenizing(counts=True)}."
                     raise DatasetError(msg)
                 values[target] = source.counts[start : start + length]
         return Packed(ids, cu_seqlens, values)

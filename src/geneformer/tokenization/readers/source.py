@@ -24,6 +24,7 @@ from geneformer.errors import (
     UnknownColumnError,
     UnreadableInputError,
     UnsupportedFormatError,
+    option,
     reason_of,
 )
 from geneformer.files import check_file, require
@@ -632,10 +633,7 @@ def require_layer(layer: str | None, available: list[str], where: str) -> None:
         return
     listed = ", ".join(f'"{name}"' for name in available) or "no matrix at all"
     if layer is None:
-        msg = (
-            f"{where} has no X. It has {listed}: choose one with --layer (layer=), or where that is a layer of the "
-            "model, --counts-layer (counts_layer=)."
-        )
+        msg = f"{where} has no X. It has {listed}: choose one with {option('layer', next(iter(available), 'LAYER'))}."
     else:
         msg = f'{where} has no layer "{layer}". It has {listed}.{nearest(layer, available)}'
     raise UnknownColumnError(msg)
