@@ -64,11 +64,18 @@ class PretrainOptions(Options):
     subsample_counts: tuple[float, float] = (0.3, 0.7)
     """Range of the share of a cell's molecules that goes to its first view; the second view gets the others."""
 
+    gene_share: tuple[float, float] = (1.0, 1.0)
+    """Range of the share of all genes that a view of the contrastive term keeps, as on a panel; every batch draws a panel
+    for each of its two views."""
+
     spectral_start: bool = False
     """Start the token embeddings from principal axes of the training cells, and the output bias from frequencies."""
 
     batch_by_source: bool = False
     """Cells of different sources never share a batch, so that the contrastive term compares cells, not experiments."""
+
+    balance_sources: Share = 0.0
+    """How far the sources come equally often: 0 as they are, 1 each as often as the others; small ones are repeated."""
 
     epochs: Epochs = 3.0
     """Passes over the training cells."""
@@ -117,9 +124,10 @@ class PretrainOptions(Options):
 
     def _check(self) -> None:
         check_steps(self.max_steps)
-        low, high = self.subsample_counts
-        check_range("subsample_counts[0]", low, above=0.0, high=high)
-        check_range("subsample_counts[1]", high, above=0.0, high=1.0)
+        for name in ("subsample_counts", "gene_share"):
+            low, high = getattr(self, name)
+            check_range(f"{name}[0]", low, above=0.0, high=high)
+            check_range(f"{name}[1]", high, above=0.0, high=1.0)
         if not self.start_from:
             return
         # The model to go on from brings these; a value of its own would overwrite, or be overwritten.

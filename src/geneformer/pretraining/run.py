@@ -114,7 +114,8 @@ def pretrain(
         batches = functools.partial(
             MaskedBatches, dataset, vocabulary=vocabulary, max_length=max_length, options=options
         )
-        training, held_out = batches(train_rows, views=views), batches(held_rows, views=False)
+        often = balanced(train_rows, source_of(dataset), options.balance_sources, options.seed)
+        training, held_out = batches(often, views=views), batches(held_rows, views=False)
         sampled = np.random.default_rng(options.seed).permutation(held_rows)[: options.eval_cells]
         sample = batches(np.sort(sampled), views=False)
         steps = planned_steps(training.lengths, options, processes.num_processes)
@@ -197,9 +198,30 @@ def _trainer(
     )
 
 
+def source_of(dataset: TokenizedDataset) -> NDArray[np.str_]:
+    """Source of every cell, ``(n,)``; the same empty name where none is known."""
+    return dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
+
+
+def balanced(rows: Ints, sources: NDArray[np.str_], balance: float, seed: int) -> Ints:
+    """As many rows, those of a source of n cells in proportion to n ** (1 - balance), each about equally often."""
+    if not balance:
+        return rows
+    names, which, sizes = np.unique(sources[rows], return_inverse=True, return_counts=True)
+    shares = sizes ** (1 - balance)
+    times = len(rows) * shares / shares.sum() / sizes
+    rng = np.random.default_rng([seed, len(names)])
+    whole = np.repeat(rows, np.floor(times).astype(np.int64)[which])
+    # What is left of each source's share goes to cells of it drawn without replacement.
+    for name, size, rest in zip(range(len(names)), sizes, times % 1, strict=True):
+        more = rng.choice(rows[which == name], round(rest * size), replace=False)
+        whole = np.concatenate([whole, more])
+    return np.sort(whole)
+
+
 def split_cells(dataset: TokenizedDataset, held_out: float, sources: Sequence[str], seed: int) -> tuple[Ints, Ints]:
     """Rows to train on and rows held out."""
-    names = dataset.column(keys.SOURCE).astype(str) if keys.SOURCE in dataset.columns else np.full(len(dataset), "")
+    names = source_of(dataset)
     present = sorted(set(names.tolist()))
     unknown = sorted(set(sources) - set(present))
     if unknown:
@@ -247,8 +269,8 @@ class MaskedBatches:
         rows = self.rows[[row for _, row in keys]]
         packed = self.dataset.gather(rows, max_length=None if self.views else self.max_length, counts=self.views)
         if self.views:
-            share = self.options.subsample_counts
-            packed = concatenate(*split_counts(packed, self.medians, share, self.max_length, rng))
+            share, gene_share = self.options.subsample_counts, self.options.gene_share
+            packed = concatenate(*split_counts(packed, self.medians, share, self.max_length, rng, gene_share))
         return mask_genes(packed, self.genes, self.mask_id, self.options.mask_probability, rng)
 
     def __call__(self, keys: Sequence[Key]) -> dict[str, Tensor]:

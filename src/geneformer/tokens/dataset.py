@@ -511,9 +511,14 @@ def mask_genes(
 
 
 def split_counts(
-    packed: Packed, medians: NDArray[np.float64], share: tuple[float, float], max_length: int, rng: np.random.Generator
+    packed: Packed,
+    medians: NDArray[np.float64],
+    share: tuple[float, float],
+    max_length: int,
+    rng: np.random.Generator,
+    gene_share: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Packed, Packed]:
-    """Two views of every cell, each with a part of its molecules, ranked again."""
+    """Two views of every cell, each with a part of its molecules on a panel of its own, ranked again."""
     if packed.counts is None:
         msg = "Count-subsampled views need counts."
         raise ValueError(msg)
@@ -524,7 +529,12 @@ def split_counts(
     molecules = np.zeros(len(cells), dtype=np.int64)
     molecules[genes] = np.rint(packed.counts[genes] / unit[cells[genes]]).astype(np.int64)
     first = rng.binomial(molecules, rng.uniform(*share, len(lengths))[cells])
-    one, other = (_rank_again(packed, part, medians, max_length) for part in (first, molecules - first))
+    parts = [first, molecules - first]
+    if gene_share != (1.0, 1.0):
+        parts = [
+            part * (rng.random(len(medians)) < rng.uniform(*gene_share))[packed.input_ids] for part in parts
+        ]
+    one, other = (_rank_again(packed, part, medians, max_length) for part in parts)
     return one, other
 
 
