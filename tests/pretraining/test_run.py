@@ -20,7 +20,7 @@ from geneformer.genes.vocabulary import Vocabulary
 from geneformer.models.heads import GeneformerForMaskedLM
 from geneformer.models.loading import load_model
 from geneformer.options import PretrainOptions
-from geneformer.pretraining.run import MaskedBatches, pretrain, split_cells
+from geneformer.pretraining.run import MaskedBatches, balanced, pretrain, split_cells
 from small_runs import options_for, run, tokenized, write_cells
 
 
@@ -105,6 +105,34 @@ def test_the_split(dataset):
     assert len(split_cells(dataset, 0.0, (), 0)[1]) == 0
 
 
+def test_small_sources_come_more_often():
+    sources = np.repeat(["large", "medium", "small"], [900, 90, 10])
+    rows = np.arange(5, 1000)
+    for balance, shares in ((0.0, [895, 90, 10]), (0.5, [697, 221, 74]), (1.0, [332, 332, 332])):
+        drawn = balanced(rows, sources, balance, 0)
+        counted = np.unique(sources[drawn], return_counts=True)[1]
+        assert np.abs(counted - shares).max() <= 5
+        times = np.bincount(drawn, minlength=1000)
+        assert not times[:5].any()
+        for source in ("large", "medium", "small"):  # no cell is drawn twice before all others of its source are once
+            assert np.ptp(times[5:][sources[5:] == source]) <= 1
+    assert np.array_equal(balanced(rows, sources, 0.5, 0), balanced(rows, sources, 0.5, 0))
+    assert not np.array_equal(balanced(rows, sources, 0.5, 0), balanced(rows, sources, 0.5, 1))
+
+
+def test_a_run_with_panels_and_balance_reads_repeated_cells(dataset, tmp_path, monkeypatch):
+    read = []
+    usual = MaskedBatches.masked
+    monkeypatch.setattr(MaskedBatches, "masked", lambda self, keys: read.append(self.rows) or usual(self, keys))
+    few = dataset.take(np.r_[0:24, 24:30])
+    options = options_for(
+        tmp_path, contrastive_weight=1.0, gene_share=(0.4, 0.8), balance_sources=1.0, held_out=0.0, max_steps=2
+    )
+    result = run(few, tmp_path / "out", options)
+    assert result.n_train == 30
+    assert np.bincount(read[0] >= 24).tolist() == [15, 15]
+
+
 def test_without_held_out_cells_no_accuracy_is_claimed(dataset, tmp_path):
     result = run(dataset, tmp_path / "out", options_for(tmp_path, held_out=0.0, max_steps=2, eval_steps=1))
     assert result.metrics == {}
@@ -187,4 +215,6 @@ def test_refusals(dataset, tmp_path):
         pretrain(dataset, Vocabulary.load("V2"), tmp_path / "out", options_for(tmp_path), None)
     with pytest.raises(OptionError):
         PretrainOptions(subsample_counts=(0.9, 0.5))
+    with pytest.raises(OptionError, match=r"gene_share\[1\]"):
+        PretrainOptions(gene_share=(0.5, 1.5))
     assert not (tmp_path / "out").exists()

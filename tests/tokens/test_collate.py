@@ -149,6 +149,17 @@ def test_every_molecule_is_in_exactly_one_view(cells, special, seed):
         assert not single & set(one) & set(other)
 
 
+@settings(deadline=None)
+@given(cells=CELLS, special=st.booleans(), seed=st.integers(0, 99))
+def test_a_view_on_a_panel_has_no_gene_from_beyond_it(cells, special, seed):
+    every = dict.fromkeys(GENES.tolist(), 40) | {int(GENES[0]): 1}
+    packed = packed_cells([*cells, every], special)
+    for view in split_counts(packed, MEDIANS, (0.5, 0.5), 2048, np.random.default_rng(seed), (0.3, 0.5)):
+        *others, whole = unpack(view)  # the last cell has molecules left of nearly every gene, so it shows the panel
+        assert 0 < len(set(whole) - {CLS, EOS}) < len(GENES)
+        assert set().union(*others) <= {*whole, CLS, EOS, int(GENES[0])}
+
+
 def test_genes_of_a_view_are_ranked_by_what_it_has_of_them():
     numbers = np.random.default_rng(0).integers(1, 40, 100)
     molecules = {int(gene): int(number) for gene, number in zip(GENES, numbers, strict=True)} | {4: 1}

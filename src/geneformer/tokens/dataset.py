@@ -531,9 +531,7 @@ def split_counts(
     first = rng.binomial(molecules, rng.uniform(*share, len(lengths))[cells])
     parts = [first, molecules - first]
     if gene_share != (1.0, 1.0):
-        parts = [
-            part * (rng.random(len(medians)) < rng.uniform(*gene_share))[packed.input_ids] for part in parts
-        ]
+        parts = [part * (rng.random(len(medians)) < rng.uniform(*gene_share))[packed.input_ids] for part in parts]
     one, other = (_rank_again(packed, part, medians, max_length) for part in parts)
     return one, other
 
