@@ -65,8 +65,8 @@ class PretrainOptions(Options):
     """Range of the share of a cell's molecules that goes to its first view; the second view gets the others."""
 
     gene_share: tuple[float, float] = (1.0, 1.0)
-    """Range of the share of all genes that a view of the contrastive term keeps, as on a panel; every batch draws one for
-    each of its two views."""
+    """Range of the share of all genes that a view of the contrastive term keeps, as on a panel; every batch draws one
+    for each of its two views."""
 
     spectral_start: bool = False
     """Start the token embeddings from principal axes of the training cells, and the output bias from frequencies."""
