@@ -149,7 +149,6 @@ def test_every_molecule_is_in_exactly_one_view(cells, special, seed):
         assert not single & set(one) & set(other)
 
 
-@settings(deadline=None)
 @given(cells=CELLS, special=st.booleans(), seed=st.integers(0, 99))
 def test_a_view_on_a_panel_has_no_gene_from_beyond_it(cells, special, seed):
     every = dict.fromkeys(GENES.tolist(), 40) | {int(GENES[0]): 1}
