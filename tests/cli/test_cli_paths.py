@@ -84,6 +84,7 @@ def wrong_lines():
     lines.append((["embed", "cells.h5ad", "-o", "x.txt"], "GF209"))
     lines.append((["embed", "cells.h5ad", "-o", "x.h5ad", "--umap", "map.xyz"], "GF101"))
     lines.append((["embed", "cells.h5ad", "-o", "x.h5ad", "--umap", "map.png", "--color", "cell_typ"], "--color"))
+    lines.append((["embed", "cells.h5ad", "-o", "x.h5ad", "--umap", "map.png", "--color", "LYZZ"], "--color"))
     lines.append((["models", "nothing"], "GF304"))
     lines.append((["models", "--convert", "run", "-o", "nowhere/x"], "GF400"))
     lines.append((["embed", "cells.h5ad", "-o", "cells.h5ad", "--overwrite"], 'is the input "cells.h5ad"'))

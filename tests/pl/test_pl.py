@@ -295,3 +295,26 @@ def test_truth_and_prediction_have_the_same_colors(cells):
     assert all(colors[0][name] == colors[1][name] for name in shared)
     assert len(set(colors[1].values())) == len(colors[1])
     assert colors[1]["unknown"] == GRAY
+
+
+def test_a_map_is_colored_by_a_gene_under_any_of_its_names(tmp_path):
+    from geneformer.datasets import pbmc3k
+
+    adata = pbmc3k()[:40].copy()
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(40, 2))
+    counts = adata[:, "LYZ"].X.toarray().ravel()
+    expected = np.log1p(1e4 * counts / np.asarray(adata.X.sum(axis=1)).ravel())
+    normalized = adata.copy()
+    normalized.X = np.log1p(normalized.X.toarray())
+    for cells, name, values in (
+        (adata, "LYZ", expected),
+        (adata, "ENSG00000090382", expected),
+        (adata, "ENSG00000090382.7", expected),  # a version, as another file has it
+        (normalized, "LYZ", np.log1p(counts)),
+    ):
+        axes = gf.pl.embedding(cells, color=name, basis="X_umap")
+        drawn = np.concatenate([points.get_array() for points in axes.collections if np.size(points.get_array()) == 40])
+        np.testing.assert_allclose(np.sort(np.asarray(drawn)), np.sort(values), rtol=1e-5)
+        assert axes.get_title(loc="left") == name
+    with pytest.raises(UnknownColumnError, match="no column 'LYZZ'"):
+        gf.pl.embedding(adata, color="LYZZ", basis="X_umap")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,25 @@ def _check_columns(given: Mapping[str, Any]) -> None:
     for flag, names in asked.items():
         for name in names:
             is_added = flag == "color" and name.startswith(keys.predicted(""))
-            if name not in known | set(keys.RESERVED) and not is_added:
+            is_known = is_added or name in known | set(keys.RESERVED)
+            if not is_known and not (flag == "color" and _is_gene(name, inputs)):
                 columns = sorted(known)
                 msg = f"No cell has a column {name!r} (--{flag.replace('_', '-')}); there are {columns}."
                 raise UnknownColumnError(msg + nearest(name, columns))
+
+
+def _is_gene(name: str, inputs: Iterable[Path]) -> bool:
+    """Whether counts have a gene of that name."""
+    from geneformer.errors import UnknownGeneError
+    from geneformer.tokenization.checks import open_counts
+    from geneformer.tokenization.expression import columns_of_gene
+
+    with suppress(UnknownGeneError):
+        for path in inputs:
+            with closing(open_counts(path)) as source:
+                columns_of_gene(source, name)
+        return True
+    return False
 
 
 def columns_of(path: Path) -> list[str] | None:

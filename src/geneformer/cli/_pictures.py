@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from geneformer.cli._options import Flags, flag
 from geneformer.cli._output import Rows
-from geneformer.errors import OptionError, UnknownColumnError
+from geneformer.errors import OptionError, UnknownColumnError, UnknownGeneError
 from geneformer.options._fields import nearest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Pictures(Flags):
     heatmap: Annotated[Path | None, picture("a clustered heatmap")] = None
     color: Annotated[
         list[str] | None,
-        flag("Column of obs that colors the pictures, such as the cell type, or one that the command adds; several."),
+        flag("Column of obs that colors the pictures, one that the command adds, or a gene for the map; several."),
     ] = None
 
     @property
@@ -44,12 +44,20 @@ class Pictures(Flags):
             raise OptionError(msg)
         check_pictures(self.paths, overwrite=overwrite)
 
-    def check_color(self, columns: Sequence[str]) -> None:
-        """Refuse a column that there is not going to be."""
+    def expressed(self, columns: Sequence[str], origin: "Origin | None") -> dict[str, Any]:
+        """Log-normalized expression of the genes to color by; what is no gene and no column is refused."""
+        found: dict[str, Any] = {}
         for name in self.color or ():
-            if name not in columns:
-                msg = f"No column {name!r} to color by; the cells have {list(columns)}.{nearest(name, columns)}"
+            if name in columns:
+                continue
+            try:
+                found[name] = {} if origin is None else origin.expression(name)
+            except UnknownGeneError:
+                found[name] = {}
+            if not len(found[name]):
+                msg = f"No column or gene {name!r} to color by; the cells have {list(columns)}.{nearest(name, columns)}"
                 raise UnknownColumnError(msg)
+        return found
 
     def with_map(self, slots: "Slots", basis: str, origin: "Origin | None") -> "Slots":
         """The slots with the coordinates of a map of one of them, if one is asked for; NaN where that is NaN."""
@@ -75,10 +83,12 @@ class Pictures(Flags):
         origin: "Origin | None",
         color: Sequence[str] = (),
         sure: Sequence[str] = (),
+        *,
+        genes: Mapping[str, Any] | None = None,
     ) -> None:
         """Draw cells that slots are added to, colored by the columns asked for or else by those given.
 
-        Maps are drawn by the columns in `sure` as well.
+        Maps are drawn by the columns in `sure` as well, and by the expression of genes.
         """
         if not self.paths:
             return
@@ -87,11 +97,18 @@ class Pictures(Flags):
         slots.into(adata)
         adata.uns |= {} if origin is None else origin.colors
         chosen = list(self.color or (name for name in color if name in adata.obs))
+        for name, values in (genes or {}).items():
+            adata.obs[name] = values
         if self.umap is not None:
             slot = keys.MAP if origin is None else origin.map_slot
             pl.embedding(adata, color=[*chosen, *sure] or None, basis=slot, save=self.umap)
         if self.heatmap is not None:
-            pl.heatmap(adata, groupby=chosen or None, basis=basis, save=self.heatmap)
+            pl.heatmap(
+                adata,
+                groupby=[name for name in chosen if name not in (genes or {})] or None,
+                basis=basis,
+                save=self.heatmap,
+            )
 
 
 def given_pictures(**paths: Path | None) -> dict[str, Path]:

@@ -138,13 +138,17 @@ class PredictingCells(Predicting):
         self.pictures.check(overwrite=self.overwrite)
         return super().load(estimator)
 
-    def open(self, inputs: list[Path], estimator: Any, *added: str) -> Any:
-        """The cells; a column to color by is refused if it is neither theirs nor one that is added."""
-        opened = estimator.open(inputs, **self.places)
-        self.pictures.check_color([*opened.columns, *added])
-        return opened
+    def open(self, inputs: list[Path], estimator: Any, *added: str) -> tuple[Any, dict[str, Any]]:
+        """The cells, and the genes to color by; other colors than these and columns, theirs or added, are refused."""
+        from geneformer.inference.slots import Origin
 
-    def save(self, inputs: list[Path], estimator: Any, opened: Any, slots: "Slots", color: list[str]) -> Rows:
+        opened = estimator.open(inputs, **self.places)
+        origin = Origin.of(inputs, opened.input_rows, self.counts_layer)
+        return opened, self.pictures.expressed([*opened.columns, *added], origin)
+
+    def save(
+        self, inputs: list[Path], estimator: Any, opened: Any, slots: "Slots", color: list[str], genes: dict[str, Any]
+    ) -> Rows:
         """Write predictions beside everything the input holds, draw pictures, and say where things are."""
         from geneformer import keys
         from geneformer.finetuning.predictions import cell_table, save_cells
@@ -156,7 +160,7 @@ class PredictingCells(Predicting):
             slots = slots.with_obsm(keys.EMBEDDING, estimator.embed(opened), estimator.provenance)
             slots = self.pictures.with_map(slots, keys.EMBEDDING, origin)
         save_cells(cells, slots, self.output, estimator.provenance, origin=origin, overwrite=self.overwrite)
-        self.pictures.draw(opened.described(), slots, keys.EMBEDDING, origin, color)
+        self.pictures.draw(opened.described(), slots, keys.EMBEDDING, origin, color, genes=genes)
         shown = slots.rows(origin) if self.output.suffix == ".h5ad" else []
         return [*shown, *picture_rows(self.pictures.paths)]
 
@@ -540,7 +544,7 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
     classifier = given.load("CellClassifier")
     label = str(classifier.label_)
     key = keys.predicted(label)
-    opened = given.open(inputs, classifier, key, f"{key}_probability")
+    opened, genes = given.open(inputs, classifier, key, f"{key}_probability")
     proba = classifier.predict_proba(opened)
     named = classifier.name_classes(proba, unknown_below)
     slots = class_slots(
@@ -550,7 +554,7 @@ def classify_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, give
         proba=proba,
         provenance=classifier.provenance,
     )
-    places = given.save(inputs, classifier, opened, slots, [label, key])
+    places = given.save(inputs, classifier, opened, slots, [label, key], genes)
     counts = dict(Counter(sorted(named.tolist())).most_common())
     return written("Predictions", given.output, [*counts.items(), *places], counts=counts)
 
@@ -573,11 +577,11 @@ def regress_predict(
 
     regressor = given.load("CellRegressor")
     key = keys.predicted(str(regressor.label_))
-    opened = given.open(inputs, regressor, key, *([f"{key}_spread"] if with_spread else []))
+    opened, genes = given.open(inputs, regressor, key, *([f"{key}_spread"] if with_spread else []))
     values = regressor.predict(opened, return_std=with_spread)
     columns = dict(zip((key, f"{key}_spread"), values if with_spread else (values,), strict=False))
     slots = Slots(obs=columns, uns=dict.fromkeys(columns, regressor.provenance))
-    places = given.save(inputs, regressor, opened, slots, [key])
+    places = given.save(inputs, regressor, opened, slots, [key], genes)
     numbers = columns[key][opened.rows]
     figures = {"min": float(numbers.min()), "mean": float(numbers.mean()), "max": float(numbers.max())}
     rows: Rows = [
@@ -601,7 +605,7 @@ def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, gi
 
     classifier = given.load("MultiTaskClassifier")
     slots_of_tasks = [keys.predicted(task) for task in classifier.classes_]
-    opened = given.open(inputs, classifier, *slots_of_tasks, *(f"{key}_probability" for key in slots_of_tasks))
+    opened, genes = given.open(inputs, classifier, *slots_of_tasks, *(f"{key}_probability" for key in slots_of_tasks))
     predicted = classifier.predict(opened, unknown_below=unknown_below)
     columns: dict[str, Any] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -613,7 +617,7 @@ def multi_task_predict(inputs: Inputs, *, unknown_below: UnknownBelow = None, gi
             str(name): int(number) for name, number in predicted[task].iloc[opened.rows].value_counts().items()
         }
     slots = Slots(obs=columns, uns=dict.fromkeys(columns, classifier.provenance))
-    places = given.save(inputs, classifier, opened, slots, slots_of_tasks)
+    places = given.save(inputs, classifier, opened, slots, slots_of_tasks, genes)
     rows: Rows = [(f"{task}: {name}", number) for task, numbers in counts.items() for name, number in numbers.items()]
     return written("Predictions", given.output, [*rows, *places], counts=counts)
 

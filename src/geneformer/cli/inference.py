@@ -43,7 +43,8 @@ def embed(
     from geneformer.inference.slots import Origin, Slots
 
     loaded, tokens = _open(cells, runtime)
-    pictures.check_color(tokens.columns)
+    origin = Origin.of(cells.inputs, tokens.input_rows, cells.counts_layer)
+    genes = pictures.expressed(tokens.columns, origin)
     with progress_bar("Embedding", shown=runtime.progress, unit="cells") as update:
         result = run(tokens, loaded, options, runtime, progress=update)
     result = replace(result, provenance=cells.recorded(result.provenance))
@@ -54,7 +55,6 @@ def embed(
         ("Model", f"{loaded.name}, vocabulary {loaded.vocabulary.name}"),
     ]
     if isinstance(result, CellEmbeddings):
-        origin = Origin.of(cells.inputs, tokens.input_rows, cells.counts_layer)
         slots = Slots(obsm={keys.EMBEDDING: result.values}, uns={keys.EMBEDDING: result.provenance})
         slots = pictures.with_map(slots, keys.EMBEDDING, origin)
         if output.suffix == ".h5ad":
@@ -63,7 +63,7 @@ def embed(
             rows += slots.rows(origin)
         else:
             result.save(output, overwrite=overwrite)
-        pictures.draw(result.to_anndata(), slots, keys.EMBEDDING, origin)
+        pictures.draw(result.to_anndata(), slots, keys.EMBEDDING, origin, genes=genes)
     else:
         result.save(output, overwrite=overwrite)
     rows += picture_rows(pictures.paths)

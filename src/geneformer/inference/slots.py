@@ -16,6 +16,7 @@ from geneformer import keys
 from geneformer.errors import GeneformerWarning
 from geneformer.inference.tables import cells_as_anndata
 from geneformer.tokenization.checks import open_counts, resolve_inputs
+from geneformer.tokenization.expression import expression_of
 from geneformer.tokenization.readers.source import RAW, CountSource, RowMatrix, open_zarr
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class Origin:
     def of(cls, inputs: Sequence[Path], rows: NDArray[np.int64] | None, layer: str | None = None) -> "Origin | None":
         """The origin of cells whose rows are known; None of tokens, which have no counts."""
         return None if rows is None else cls(inputs=inputs, rows=rows, layer=layer)
+
+    def expression(self, gene: str) -> NDArray[np.float32]:
+        """Log-normalized expression of a gene in the cells, ``(n,)``."""
+        parts = [expression_of(Path(str(path)), gene, self.layer) for path in resolve_inputs(self.inputs)]
+        return np.concatenate(parts)[self.rows]
 
     @property
     def map_slot(self) -> str:

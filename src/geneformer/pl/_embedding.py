@@ -19,6 +19,7 @@ from geneformer.pl._figures import (
     asked_columns,
     check_save,
     chosen_colors,
+    color_of,
     column_of,
     embedding_of,
     figure_size,
@@ -96,6 +97,7 @@ def embedding(  # noqa: PLR0913
         Cells with an embedding.
     color, groupby
         Column of `obs`, or several for one map each; by either name. Colors in ``uns["<column>_colors"]`` are kept to.
+        What is no column is a gene, by symbol or id: its counts per 10,000 in `X`, as logarithms.
     basis
         Slot of `obsm` to draw.
     metric, n_neighbors
@@ -143,7 +145,7 @@ def embedding(  # noqa: PLR0913
         more = "" if ax is None else " and one ax"
         msg = f"{len(colors)} columns to color by, {len(titles)} titles{more}. Give one title and one map per column."
         raise OptionError(msg)
-    columns = [None if name is None else column_of(adata, name) for name in colors]
+    columns = [None if name is None else color_of(adata, name) for name in colors]
     values_nd, rows = embedding_of(adata, basis)
     pyplot = plotting_library("matplotlib.pyplot")
     xy_n2 = values_nd

@@ -1,6 +1,7 @@
 """What plots share: matplotlib, colors and categories, the look of axes, the embedding to draw, files."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geneformer import keys
-from geneformer.errors import NoCellsError, OptionError, UnknownColumnError
+from geneformer.errors import NoCellsError, OptionError, UnknownColumnError, UnknownGeneError
 from geneformer.files import require
 from geneformer.files.atomic import atomic_file
 from geneformer.inference.cells import check_anndata
@@ -146,6 +147,19 @@ def column_of(adata: "AnnData", name: Any) -> "pd.Series[Any]":
         raise UnknownColumnError(msg)
     column: pd.Series[Any] = adata.obs[name]
     return column
+
+
+def color_of(adata: "AnnData", name: Any) -> "pd.Series[Any]":
+    """Column of `obs`, or else the log-normalized expression of a gene."""
+    import pandas as pd
+
+    check_cells(adata)
+    if isinstance(name, str) and name not in adata.obs.columns and adata.X is not None:
+        from geneformer.tokenization.expression import expression_of
+
+        with suppress(UnknownGeneError):
+            return pd.Series(expression_of(adata, name), index=adata.obs_names)
+    return column_of(adata, name)
 
 
 def check_save(save: str | Path | None) -> None:
