@@ -28,6 +28,9 @@ PERTURBATION = "geneformer_perturbation"
 NETWORK = "network"
 """``uns`` slot of the edges of a gene network, and ``varp`` slot of their weights."""
 
+REGULONS = "regulons"
+"""``obsm`` slot of activities of regulators."""
+
 ENSEMBL_ID = "ensembl_id"
 """``var`` column of Ensembl ids in the published convention."""
 

@@ -11,7 +11,7 @@ from geneformer.options.finetuning import (
     SplitOptions,
 )
 from geneformer.options.inference import AnnotateOptions, AttentionOptions, EmbedOptions, PredictOptions, RuntimeOptions
-from geneformer.options.networks import NetworkOptions
+from geneformer.options.networks import NetworkEvaluateOptions, NetworkOptions
 from geneformer.options.perturbation import PerturbOptions, RankOptions
 from geneformer.options.pretraining import PretrainOptions
 from geneformer.options.tokenization import TokenizeOptions
@@ -25,6 +25,7 @@ __all__ = [
     "FinetuneOptions",
     "GeneClassifyOptions",
     "MultiTaskOptions",
+    "NetworkEvaluateOptions",
     "NetworkOptions",
     "PerturbOptions",
     "PredictOptions",

@@ -101,3 +101,30 @@ class NetworkOptions(Options):
         if self.deletions == "screen" and (self.edit != "delete" or self.pairs):
             msg = 'deletions="screen" estimates deletions of single genes. Use edit="delete" without pairs, or "exact".'
             raise OptionError(msg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkEvaluateOptions(Options):
+    """How a network is compared with known pairs."""
+
+    universe: Literal["truth", "all"] = "truth"
+    """Candidates: "truth", genes that are a target of anything in the truth; or "all" targets of the network, where
+    genes that are expressed more, or studied more, look like targets of everything."""
+
+    min_targets: Positive = 5
+    """Known targets among the candidates that a regulator needs to be judged."""
+
+    against: str = "|Pearson|"
+    """Score that all others are compared with, regulator by regulator: a baseline, or a method of the network."""
+
+    n_null: Positive = 100
+    """Truths in which every gene keeps the number of its pairs, which are otherwise random."""
+
+    n_bootstrap: Positive = 2000
+    """Draws of regulators for intervals."""
+
+    confidence: Annotated[float, Range(low=0.5, high=0.999)] = 0.95
+    """Coverage of intervals."""
+
+    seed: Seed = 0
+    """Of every draw."""

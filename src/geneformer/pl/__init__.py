@@ -2,6 +2,7 @@
 
 from geneformer.pl._classification import calibration, confusion_matrix, predictions, roc
 from geneformer.pl._embedding import embedding, heatmap
+from geneformer.pl._network import network, network_benchmark, network_heatmap, network_regulators, network_states
 from geneformer.pl._perturbation import perturbation
 from geneformer.pl._training_curve import training_curve
 
@@ -10,6 +11,11 @@ __all__ = [
     "confusion_matrix",
     "embedding",
     "heatmap",
+    "network",
+    "network_benchmark",
+    "network_heatmap",
+    "network_regulators",
+    "network_states",
     "perturbation",
     "predictions",
     "roc",

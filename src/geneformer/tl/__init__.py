@@ -9,12 +9,28 @@ if TYPE_CHECKING:
     from geneformer.tl._classify import classify
     from geneformer.tl._embed import embed
     from geneformer.tl._network import network
+    from geneformer.tl._network_uses import evaluate_network, network_roles, regulons, save_network
     from geneformer.tl._perturb import perturb, rank_perturbations
     from geneformer.tl._predict_masked import predict_masked
 
-_HOMES = {"rank_perturbations": "_perturb"}
+_HOMES = {"rank_perturbations": "_perturb"} | dict.fromkeys(
+    ("evaluate_network", "network_roles", "regulons", "save_network"), "_network_uses"
+)
 
-__all__ = ["annotate", "attention", "classify", "embed", "network", "perturb", "predict_masked", "rank_perturbations"]
+__all__ = [
+    "annotate",
+    "attention",
+    "classify",
+    "embed",
+    "evaluate_network",
+    "network",
+    "network_roles",
+    "perturb",
+    "predict_masked",
+    "rank_perturbations",
+    "regulons",
+    "save_network",
+]
 
 
 def __getattr__(name: str) -> Any:
