@@ -193,7 +193,7 @@ def _popularity_areas(pairs: KnownPairs, known: Flags) -> Floats:
     return areas
 
 
-def summarize(scores: Mapping[str, Floats], pairs: KnownPairs, options: NetworkEvaluateOptions) -> pd.DataFrame:
+def mean_agreement(scores: Mapping[str, Floats], pairs: KnownPairs, options: NetworkEvaluateOptions) -> pd.DataFrame:
     """Mean agreement over regulators of each score, with what chance and the baselines reach.
 
     Parameters
@@ -268,7 +268,7 @@ def evaluate_edges(
     expression
         Log counts of cells by genes, and the column of each gene: without them there are no baselines of expression.
     per
-        "score": what `summarize` returns; "regulator": what `per_regulator` returns.
+        "score": what `mean_agreement` returns; "regulator": what `per_regulator` returns.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def evaluate_edges(
     check_choice("against", against, scores)
     if per == "regulator":
         return per_regulator(scores, pairs, options.seed)
-    return summarize(scores, pairs, replace(options, against=against))
+    return mean_agreement(scores, pairs, replace(options, against=against))
 
 
 def network_scores(edges: pd.DataFrame, pairs: KnownPairs) -> dict[str, Floats]:
