@@ -504,8 +504,8 @@ def _states_table(table: pd.DataFrame) -> list[str]:
     lines = [
         "## A network per kind of cell", "",
         "The 500 strongest edges of each: how many are found again in halves of the cells, and how "
-        "many are among those "
-        "of the other kinds (Jaccard); edges that differ (q < 0.05 by permutation); and the area against CollecTRI.", "",
+        "many are among those of the other kinds (Jaccard); edges that differ (q < 0.05 by permutation); and the area "
+        "against CollecTRI.", "",
     ]  # fmt: skip
     head = ["method", "cells", "half-split Jaccard", "Jaccard with others", "edges that differ", "AUROC", "null", "p"]
     rows = (

@@ -131,7 +131,7 @@ def graph_of(edges: pd.DataFrame) -> Any:
 
     graph = nx.DiGraph()
     for row in edges.to_dict(orient="records"):
-        known: dict[str, Any] = {str(name): value for name, value in row.items() if isinstance(value, str) or np.isfinite(value)}
+        known: dict[str, Any] = {str(name): value for name, value in row.items() if not pd.isna(value)}
         graph.add_edge(known.pop("source"), known.pop("target"), **known)
     return graph
 

@@ -46,13 +46,15 @@ def read_pairs(path: Path) -> "pd.DataFrame":
         msg = f'"{path}" ends in "{path.suffix}". Pairs of genes are read from {accepted} files; tables also as .gz.'
         raise UnsupportedFormatError(msg)
     try:
-        if suffix in SEPARATORS:
-            return pd.read_csv(path, sep=SEPARATORS[suffix], keep_default_na=False, na_values=[""])
-        table: pd.DataFrame = pd.read_parquet(path)
-        return table
+        table: pd.DataFrame = (
+            pd.read_csv(path, sep=SEPARATORS[suffix], keep_default_na=False, na_values=[""])
+            if suffix in SEPARATORS
+            else pd.read_parquet(path)
+        )
     except (OSError, ValueError, EOFError) as error:  # of pandas and of pyarrow, both are kinds of ValueError
         msg = f'"{path}" cannot be read as a table: {reason_of(error)}. Copy or download the file again.'
         raise UnreadableInputError(msg) from error
+    return table
 
 
 def known_truth(truth: "pd.DataFrame | str | Path") -> "pd.DataFrame":

@@ -169,9 +169,7 @@ def _apart(points: NDArray[np.float64], rounds: int = 60) -> NDArray[np.float64]
     return points
 
 
-def _draw_graph(
-    ax: "Axes", edges: "pd.DataFrame", places: Places, *, scale: float = 1.0
-) -> None:
+def _draw_graph(ax: "Axes", edges: "pd.DataFrame", places: Places, *, scale: float = 1.0) -> None:
     """Edges as arrows, genes as dots with their names."""
     from matplotlib.patches import FancyArrowPatch
 
@@ -194,9 +192,9 @@ def _draw_graph(
     colors = [REGULATOR if gene in n_out else GENE for gene in sizes]
     ax.scatter(x, y, s=list(sizes.values()), c=colors, edgecolors="white", linewidths=0.8, zorder=2)
     above: dict[str, bool] = {row.target: places[row.target][1] >= places[row.source][1] for row in edges.itertuples()}
-    for gene in sizes:
+    for gene, size in sizes.items():
         if gene in n_out or len(n_all) <= MOST_NAMED or n_all[gene] > 1:
-            _name_gene(ax, gene, places[gene], sizes[gene] ** 0.5 / 2 + 1, above.get(gene, True), gene in n_out, scale)
+            _name_gene(ax, gene, places[gene], size**0.5 / 2 + 1, above.get(gene, True), gene in n_out, scale)
 
 
 def _name_gene(  # noqa: PLR0917
