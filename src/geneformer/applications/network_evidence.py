@@ -3,16 +3,22 @@
 Axes: ``B`` blocks of cells, ``S`` sources, ``T`` targets.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geneformer.applications.network_statistics import Floats, Ints
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+_CLASSES, _LEAST_IN_CLASS = 32, 8
+"""Classes of ranks that attention is compared within, at most, and genes of one, at least."""
 
 _SCALE = 10_000
 """Counts that cells are scaled to before the logarithm."""
@@ -24,6 +30,21 @@ def log_counts(counts: "csr_matrix") -> "csr_matrix":
     totals = np.asarray(logs.sum(axis=1)).ravel()
     logs.data = np.log1p(logs.data * np.repeat(_SCALE / np.maximum(totals, 1), np.diff(logs.indptr)))
     return logs
+
+
+def joined(evidence: Sequence[Any]) -> Any:
+    """Evidence of several groups of cells as that of all, group after group."""
+    first = evidence[0]
+    together = {
+        entry.name: np.concatenate([getattr(one, entry.name) for one in evidence])
+        for entry in fields(first)
+        if not entry.metadata.get(_SHARED)
+    }
+    return replace(first, **together)
+
+
+_SHARED = "shared"
+"""What is the same for all cells."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,3 +99,131 @@ class Moments:
     def effects(self, weights_B: Floats) -> NDArray[np.float32]:
         """Absolute correlations."""
         return np.abs(self.correlations(weights_B))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairMeans:
+    """Sums over the cells that have both genes, and how many these are."""
+
+    sums: NDArray[np.float32]
+    counts: NDArray[np.float32]
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of cells."""
+        return len(self.sums)
+
+    def effects(self, weights_B: Floats) -> NDArray[np.float32]:
+        """Means over cells."""
+        weights_B = weights_B.astype(np.float32)
+        means: NDArray[np.float32] = np.tensordot(weights_B, self.sums, axes=1)
+        counts = np.tensordot(weights_B, self.counts, axes=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means /= np.where(counts > 0, counts, np.float32(np.nan))
+        return means
+
+
+def pair_counts(
+    presence: "csr_matrix", sources: Ints, targets: Ints, blocks: Ints, n_blocks: int
+) -> NDArray[np.float32]:
+    """Cells that have all genes of a source, ``(S, m)``, and a target, block by block, ``(B, S, T)``."""
+    columns = presence.tocsc()
+    together = columns[:, sources[:, 0]]
+    for others in sources.T[1:]:
+        together = together.multiply(columns[:, others])
+    of_sources, of_targets = together.tocsr(), columns[:, targets].tocsr()
+    counts = np.empty((n_blocks, len(sources), len(targets)), dtype=np.float32)
+    for block in range(n_blocks):
+        rows = np.flatnonzero(blocks == block)
+        counts[block] = (of_sources[rows].T @ of_targets[rows]).toarray()
+    return counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneStates:
+    """Sums of the contextual embeddings of genes, from which cosines of their means follow."""
+
+    sums: Floats
+    counts: Floats
+    source_rows: Ints = field(metadata={_SHARED: True})
+    target_rows: Ints = field(metadata={_SHARED: True})
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of cells."""
+        return len(self.sums)
+
+    def effects(self, weights_B: Floats) -> NDArray[np.float32]:
+        """Cosines of mean embeddings, without their mean and first component."""
+        counts_G = weights_B @ self.counts
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means_GD = np.tensordot(weights_B, self.sums, axes=1) / counts_G[:, None]
+        unit_GD = without_first_component(means_GD).astype(np.float32)
+        return np.asarray(unit_GD[self.source_rows] @ unit_GD[self.target_rows].T)
+
+
+def without_first_component(vectors_GD: Floats) -> Floats:
+    """Vectors less their mean and first principal component, of length 1; rows of NaN stay so."""
+    known = np.isfinite(vectors_GD).all(1)
+    centered = vectors_GD[known] - vectors_GD[known].mean(0)
+    first_D = np.linalg.eigh(centered.T @ centered)[1][:, -1]
+    centered -= np.outer(centered @ first_D, first_D)
+    norms = np.linalg.norm(centered, axis=1, keepdims=True)
+    found = np.full(vectors_GD.shape, np.nan)
+    found[known] = centered / np.where(norms > 0, norms, np.nan)
+    return found
+
+
+def relative_attention(weights_LL: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention that genes of a cell pay to all others, and are paid by them, ``(N, L)`` each, relative to their ranks.
+
+    It is divided by the mean attention between genes of the same two classes of ranks in the same cell; what genes pay
+    to themselves is no part of it.
+    """
+    n_tokens = len(weights_LL)
+    n_classes = max(min(_CLASSES, n_tokens // _LEAST_IN_CLASS), 1)
+    class_L = torch.arange(n_tokens, device=weights_LL.device) * n_classes // n_tokens
+    weights_LL = weights_LL.clone()
+    weights_LL.fill_diagonal_(0)
+    of_class_LC = torch.nn.functional.one_hot(class_L, n_classes).to(weights_LL.dtype)
+    number_C = of_class_LC.sum(0)
+    numbers_CC = (torch.outer(number_C, number_C) - torch.diag(number_C)).clamp(min=1)
+    expected_CC = (of_class_LC.T @ (weights_LL @ of_class_LC) / numbers_CC).clamp(min=torch.finfo(torch.float32).tiny)
+    paid_NL = weights_LL[places] / expected_CC[class_L[places]][:, class_L]
+    received_NL = weights_LL[:, places].T / expected_CC.T[class_L[places]][:, class_L]
+    return paid_NL, received_NL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forest:
+    """Importance of sources for targets in boosted trees, fitted whenever it is asked for."""
+
+    source_values: NDArray[np.float32]
+    target_values: NDArray[np.float32]
+    own: NDArray[np.int64]
+    """Row of every target among the sources, -1 where it is none."""
+    blocks: Ints
+    n_blocks: int
+    seed: int
+    progress: Callable[[int, int], None] | None = None
+
+    def effects(self, weights_B: Floats) -> NDArray[np.float32]:
+        """Importances, which add up to 1 for every target."""
+        from sklearn.ensemble import GradientBoostingRegressor
+
+        weights = weights_B[self.blocks]
+        cells = np.flatnonzero(weights > 0)
+        features = self.source_values[cells]
+        found = np.empty((features.shape[1], self.target_values.shape[1]), dtype=np.float32)
+        for target, own in enumerate(self.own.tolist()):
+            others = np.delete(np.arange(features.shape[1]), [own] if own >= 0 else [])
+            trees = GradientBoostingRegressor(
+                n_estimators=50, max_depth=3, max_features="sqrt", subsample=0.5, random_state=self.seed
+            )
+            trees.fit(features[:, others], self.target_values[cells, target], sample_weight=weights[cells])
+            found[others, target] = trees.feature_importances_
+            if own >= 0:
+                found[own, target] = np.nan
+            if self.progress is not None:
+                self.progress(target + 1, len(self.own))
+        return found

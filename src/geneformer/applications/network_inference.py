@@ -1,15 +1,26 @@
-"""From cells to networks: which genes, which cells, the evidence of each method, and its statistics."""
+"""From cells to networks: the evidence of each method, its statistics, and the table of edges."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from geneformer.applications.network_evidence import Moments, log_counts
+from geneformer.applications.network_evidence import (
+    Forest,
+    GeneStates,
+    Moments,
+    PairMeans,
+    joined,
+    pair_counts,
+    relative_attention,
+)
+from geneformer.applications.network_perturbation import SCREEN_PASSES, EffectSums, Saved, add_up, perturbation_plan
+from geneformer.applications.network_plan import CellGroup, NetworkGenes, NetworkPlan, presence_of
 from geneformer.applications.network_statistics import (
     Comparison,
     Draw,
@@ -22,260 +33,28 @@ from geneformer.applications.network_statistics import (
     intervals,
     stability,
 )
-from geneformer.applications.networks import ALL_CELLS, COLUMNS, CONSENSUS, GeneNetwork, as_edges
-from geneformer.errors import ConstantLabelError, CountsError, GeneformerWarning, NoCellsError
+from geneformer.applications.networks import COLUMNS, CONSENSUS, GeneNetwork, as_edges
+from geneformer.errors import GeneformerWarning
 from geneformer.files.progress import Progress
-from geneformer.finetuning.labels import NO_LABEL, distinct_words
-from geneformer.genes.lists import named_genes, transcription_factors
-from geneformer.genes.lookup import GenePanel, resolve_panel
-from geneformer.inference.cells import Cells, check_pairing, describe_run, token_blocks
-from geneformer.options import NetworkOptions, RuntimeOptions
-from geneformer.options._fields import some_of
-from geneformer.perturbation.plan import gene_table
+from geneformer.inference.attention import visit_attention
+from geneformer.inference.cells import describe_run
+from geneformer.inference.embedding import embed
+from geneformer.options import EmbedOptions
+from geneformer.perturbation.plan import PerturbationPlan, estimate_cost
 
 if TYPE_CHECKING:
     import pandas as pd
-    from scipy.sparse import csr_matrix
 
-    from geneformer.models.loading import LoadedModel
-
-TRANSCRIPTION_FACTORS, ALL_GENES = "tf", "all"
-
-_MATCHED = 50
-"""Genes that each regulator is compared with, at most."""
-
-_BLOCKS = 20
-"""Parts that the cells of a group are resampled in, at most."""
-
-_BLOCK_BYTES = 2**29
-"""Memory for sums over pairs of genes, of all blocks."""
-
-_BYTES_PER_PAIR = 8
-
-_FEW_CELLS, _FEW_DONORS = 500, 3
-"""Below these, networks are not stable."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkGenes:
-    """Token ids of the genes of a network, and who is compared with whom."""
-
-    sources: Ints
-    n_regulators: int
-    matched: Ints
-    targets: Ints
-    panel: GenePanel
-
-    @property
-    def regulators(self) -> Ints:
-        """Token ids of the genes that edges start from."""
-        return self.sources[: self.n_regulators]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CellGroup:
-    """Cells that are read together: their rows among the tokens, and the block of each."""
-
-    name: str
-    rows: Ints
-    blocks: Ints
-    n_blocks: int
-    donors: Ints | None
-    blocks_are_donors: bool
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkPlan:
-    """Everything that decides a network, checked."""
-
-    cells: Cells
-    model: "LoadedModel"
-    options: NetworkOptions
-    runtime: RuntimeOptions
-    genes: NetworkGenes
-    groups: Sequence[CellGroup]
-
-    @cached_property
-    def log_counts(self) -> "csr_matrix":
-        """Log counts of all cells by the genes of the vocabulary."""
-        counts = self.cells.counts(self.model)
-        if counts is None:
-            msg = (
-                "The tokens have no counts, which correlations are taken of. Pass the counts themselves, or choose "
-                'another method (signed="never", without "correlation" and "boosting").'
-            )
-            raise CountsError(msg)
-        return log_counts(counts)
-
-    def columns(self, tokens: Ints) -> Ints:
-        """Columns of `log_counts` of some genes."""
-        column_of = np.full(self.model.vocabulary.size, -1)
-        column_of[self.model.vocabulary.token_ids] = np.arange(len(self.model.vocabulary.genes))
-        return column_of[tokens]
-
-
-def plan_network(cells: Cells, model: "LoadedModel", options: NetworkOptions, runtime: RuntimeOptions) -> NetworkPlan:
-    """A network, with everything checked that can be known before the first forward pass."""
-    check_pairing(cells.tokens, model, truncate=True)
-    rows_of = _rows_of_groups(cells, options)
-    genes = _network_genes(cells, model, options, rows_of)
-    groups = [_blocked(cells, name, rows, options, genes, len(rows_of)) for name, rows in rows_of.items()]
-    _warn_of_few(groups, options)
-    plan = NetworkPlan(cells, model, options, runtime, genes, groups)
-    if {"correlation", "boosting"} & set(options.method) or options.signed == "correlation":
-        _ = plan.log_counts  # refused now where there are none
-    return plan
-
-
-def _rows_of_groups(cells: Cells, options: NetworkOptions) -> dict[str, Ints]:
-    """Rows of the cells of every group, drawn at random where there are many."""
-    places = np.zeros(len(cells.tokens), dtype=np.int64)
-    words = [ALL_CELLS]
-    if options.groupby is not None:
-        places, words = distinct_words(np.asarray(cells.column(options.groupby)), options.groupby)
-        if len([word for word in words if word.lower() not in NO_LABEL]) < 2:
-            msg = f"Column {options.groupby!r} has one group, {words}. Leave groupby out, or choose another column."
-            raise ConstantLabelError(msg)
-    if options.donor_key is not None:
-        donors, _ = distinct_words(np.asarray(cells.column(options.donor_key)), options.donor_key)
-        places = np.where(donors >= 0, places, -1)
-    has_genes = np.asarray(cells.tokens.lengths) > 0
-    rows_of: dict[str, Ints] = {}
-    small = []
-    for place, word in enumerate(words):
-        if word.lower() in NO_LABEL:
-            continue
-        rows = np.flatnonzero((places == place) & has_genes)
-        if len(rows) < max(options.min_cells, 2):
-            small.append(f"{word} ({len(rows):,})")
-            continue
-        if options.max_cells is not None and len(rows) > options.max_cells:
-            generator = np.random.default_rng([options.seed, place])
-            rows = np.sort(generator.choice(rows, options.max_cells, replace=False))
-        rows_of[word] = rows
-    if not rows_of:
-        msg = (
-            f"A network needs min_cells={options.min_cells} cells or more, of one group; there are {some_of(small)}. "
-            "Choose other cells, or lower min_cells."
-        )
-        raise NoCellsError(msg)
-    if small:
-        msg = f"Groups of fewer than min_cells={options.min_cells} cells have no network: {some_of(small)}."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
-    return rows_of
-
-
-def _network_genes(
-    cells: Cells, model: "LoadedModel", options: NetworkOptions, rows_of: Mapping[str, Ints]
-) -> NetworkGenes:
-    """Regulators, targets and matched genes that the cells allow."""
-    tokens, size = cells.tokens, model.vocabulary.size
-    n_cells = np.max([_presence(cells, rows, model).sum(axis=0).A1 for rows in rows_of.values()], axis=0)
-    is_usable = n_cells >= options.min_cells
-    is_usable[model.vocabulary.special_ids] = False
-    table = gene_table(tokens, np.concatenate(list(rows_of.values())), {}, model)
-    features = np.full((size, 2), np.nan)
-    features[table["token"].to_numpy()] = np.stack(
-        [table["mean_rank"].to_numpy(), np.log(table["n_cells"].to_numpy())], axis=1
-    )
-    panel = _panel(options.regulators, model, options, is_usable, "regulators")
-    regulators = np.array(panel.tokens, dtype=np.int64)
-    targets = np.flatnonzero(is_usable)
-    if options.targets:
-        asked = _panel(options.targets, model, options, is_usable, "targets")
-        targets = np.array(asked.tokens, dtype=np.int64)
-    sources, matched_RK = _matched(features, regulators, np.flatnonzero(is_usable), options)
-    return NetworkGenes(sources, len(regulators), matched_RK, targets, panel)
-
-
-def _panel(
-    names: tuple[str, ...], model: "LoadedModel", options: NetworkOptions, is_usable: NDArray[np.bool_], unit: str
-) -> GenePanel:
-    """Genes asked for, those left out that have no token or are in too few cells."""
-    vocabulary = model.vocabulary
-    usable = {str(vocabulary.gene_of[token]): int(token) for token in np.flatnonzero(is_usable)}
-    if names == (ALL_GENES,):
-        return GenePanel(vocabulary, usable, {}, unit=unit, asked=len(usable)).check("drop")
-    is_listed = names == (TRANSCRIPTION_FACTORS,)
-    unknown = "drop" if is_listed else options.unknown
-    listed = [
-        gene
-        for name in names
-        for gene in (transcription_factors() if name == TRANSCRIPTION_FACTORS else named_genes([name]))
-    ]
-    panel = resolve_panel(listed, vocabulary, unknown=unknown)
-    panel.unit = unit
-    for name in [name for name, token in panel.token_of.items() if not is_usable[token]]:
-        panel.leave_out(name, f"in fewer than {options.min_cells} cells")
-    return panel if is_listed and panel.token_of else panel.check(unknown)
-
-
-def _matched(features: Floats, regulators: Ints, usable: Ints, options: NetworkOptions) -> tuple[Ints, Ints]:
-    """Regulators and genes matched to them by mean rank and number of cells, and the rows of those of each."""
-    from scipy.spatial import cKDTree
-
-    pool = np.setdiff1d(usable, regulators)
-    pool = usable if len(pool) < min(options.n_null, _MATCHED) else pool
-    n_null = min(options.n_null, len(pool) - 1)
-    if n_null < 3:
-        return regulators, np.empty((len(regulators), 0), dtype=np.int64)
-    scale = np.nanstd(features[usable], axis=0)
-    scaled = features / np.where(scale > 0, scale, 1)
-    shuffled = np.random.default_rng([options.seed, 5]).permutation(regulators)
-    near = pool[cKDTree(scaled[pool]).query(scaled[shuffled], k=min(_MATCHED + 1, len(pool)))[1]]
-    # The nearest of every regulator first, then the second ones, and so on.
-    drawn = np.array(list(dict.fromkeys(near.T.ravel().tolist()))[:n_null], dtype=np.int64)
-    sources = np.array(list(dict.fromkeys([*regulators.tolist(), *drawn.tolist()])), dtype=np.int64)
-    row_of = {token: row for row, token in enumerate(sources.tolist())}
-    rows = np.array([row_of[token] for token in drawn.tolist()])
-    found = rows[cKDTree(scaled[drawn]).query(scaled[regulators], k=min(_MATCHED + 1, len(drawn)))[1]]
-    # A gene is not matched to itself.
-    is_self = found == np.arange(len(regulators))[:, None]
-    order = np.argsort(is_self, axis=1, kind="stable")
-    return sources, np.take_along_axis(found, order, axis=1)[:, : found.shape[1] - 1]
-
-
-def _blocked(
-    cells: Cells, name: str, rows: Ints, options: NetworkOptions, genes: NetworkGenes, n_groups: int
-) -> CellGroup:
-    """The parts in which the cells of a group are resampled: donors, where there are enough, or random ones."""
-    pairs = len(genes.sources) * len(genes.targets) * _BYTES_PER_PAIR * n_groups
-    most = int(np.clip(_BLOCK_BYTES // pairs, 2, _BLOCKS))
-    shuffled = np.random.default_rng([options.seed, 3]).permutation(len(rows))
-    if options.donor_key is None:
-        return CellGroup(name, rows, shuffled % most, min(most, len(rows)), None, blocks_are_donors=False)
-    words, donors = np.unique(np.asarray(cells.column(options.donor_key))[rows].astype(str), return_inverse=True)
-    if len(words) < _FEW_DONORS:
-        return CellGroup(name, rows, shuffled % most, min(most, len(rows)), donors, blocks_are_donors=False)
-    return CellGroup(name, rows, donors % most, min(most, len(words)), donors, blocks_are_donors=True)
-
-
-def _warn_of_few(groups: Sequence[CellGroup], options: NetworkOptions) -> None:
-    few = [f"{group.name} ({len(group.rows):,})" for group in groups if len(group.rows) < _FEW_CELLS]
-    if few:
-        msg = f"Networks of fewer than {_FEW_CELLS} cells are not stable: {some_of(few)}. See their half-split figure."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
-    donors = {group.name: len(np.unique(group.donors)) for group in groups if group.donors is not None}
-    few = [f"{name} ({number})" for name, number in donors.items() if number < _FEW_DONORS]
-    if few:
-        msg = f"Intervals are over cells where there are fewer than {_FEW_DONORS} donors: {some_of(few)}."
-        warnings.warn(msg, GeneformerWarning, stacklevel=4)
-
-
-def _presence(cells: Cells, rows: Ints, model: "LoadedModel") -> "csr_matrix":
-    """1 where a cell has a gene, among the tokens the model reads, ``(n_cells, V)``."""
-    from scipy.sparse import csr_matrix, vstack
-
-    parts = []
-    for packed in token_blocks(cells.tokens, rows, model):
-        ones = np.ones(len(packed.input_ids), dtype=np.float32)
-        shape = (len(packed.lengths), model.vocabulary.size)
-        parts.append(csr_matrix((ones, packed.input_ids, packed.cu_seqlens), shape=shape))
-    return csr_matrix(vstack(parts))
+PERTURBATION, INTERACTION = "perturbation", "interaction"
+"""Methods of edges of edited genes, and of pairs of them against both alone."""
 
 
 def infer_network(
-    plan: NetworkPlan, *, names: Mapping[int, str] | None = None, progress: Progress | None = None
+    plan: NetworkPlan,
+    *,
+    names: Mapping[int, str] | None = None,
+    saved: Saved | None = None,
+    progress: Progress | None = None,
 ) -> GeneNetwork:
     """Networks of all groups by all methods; genes under their `names` by token id, or else by symbol."""
     import pandas as pd
@@ -284,34 +63,53 @@ def infer_network(
     tables: list[pd.DataFrame] = []
     differing: list[pd.DataFrame] = []
     stable: list[dict[str, Any]] = []
-    ranks: dict[str, Floats] = {}
+    ranks: dict[str, Any] = {}
     for method in plan.options.method:
-        read = [_Read.of(plan, group, method, progress) for group in plan.groups]
+        read = [one for group in plan.groups for one in _read(plan, group, method, saved, progress)]
         for one in read:
             tables.append(one.table(labels))
-            stable.append({"group": one.group.name, "method": method, **one.stability()})
-            if len(plan.options.method) > 1:
+            stable.append({"group": one.group.name, "method": one.method, **one.stability()})
+            if len(plan.options.method) > 1 and one.genes is plan.genes:
                 ranks[one.group.name] = ranks.get(one.group.name, 0) + _ranks(one.weights)
-        if len(read) > 1:
-            differing += _differing(read, labels)
+        for genes in (plan.genes, plan.pairs):
+            of_genes = [one for one in read if one.genes is genes]
+            differing += _differing(of_genes, labels) if len(of_genes) > 1 else []
     if ranks:
         n_methods = len(plan.options.method)
         tables += [_consensus(plan, group, ranks[group.name] / n_methods, labels) for group in plan.groups]
-    edges = as_edges(pd.concat(tables, ignore_index=True))
+    edges = as_edges(pd.concat([table.dropna(axis=1, how="all") for table in tables], ignore_index=True))
     frame = pd.concat(differing, ignore_index=True) if differing else pd.DataFrame()
     return GeneNetwork(edges, frame, _provenance(plan, stable))
+
+
+def _read(
+    plan: NetworkPlan, group: CellGroup, method: str, saved: Saved | None, progress: Progress | None
+) -> "Iterator[_Read]":
+    """What a method finds about a group: edges of regulators, and of pairs of them."""
+    if method == "perturbation":
+        single, paired = _perturbed(plan, group, saved, progress)
+        yield _Read.of(plan, group, method, plan.genes, single)
+        if plan.pairs is not None and paired is not None:
+            yield _Read.of(plan, group, INTERACTION, plan.pairs, paired)
+        return
+    yield _Read.of(plan, group, method, plan.genes, _EVIDENCE[method](plan, group, progress))
 
 
 def gene_labels(plan: NetworkPlan, names: Mapping[int, str] | None) -> NDArray[Any]:
     """Name of every token, ``(V,)``: as given, by symbol, or by Ensembl id where two share a symbol."""
     vocabulary = plan.model.vocabulary
     labels = vocabulary.gene_of.astype(object).copy()
-    used = np.unique(np.concatenate([plan.genes.sources, plan.genes.targets]))
+    used = np.unique(np.concatenate([plan.genes.sources[:, 0], plan.genes.targets]))
     texts = [str((names or {}).get(int(token)) or vocabulary.symbol_of(str(labels[token]))) for token in used]
     _, place, times = np.unique(texts, return_inverse=True, return_counts=True)
     for token, text, number in zip(used, texts, times[place], strict=True):
         labels[token] = text if number == 1 else labels[token]
     return labels
+
+
+def _label(labels: NDArray[Any], sources: Ints) -> NDArray[Any]:
+    """Names of sources; of several genes with a "+" between."""
+    return np.array(["+".join(labels[token] for token in of_source) for of_source in sources.tolist()], dtype=object)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -321,6 +119,7 @@ class _Read:
     plan: NetworkPlan
     group: CellGroup
     method: str
+    genes: NetworkGenes
     evidence: Evidence
     comparison: Comparison
     usable: NDArray[np.bool_]
@@ -329,27 +128,26 @@ class _Read:
     weights: NDArray[np.float32]
 
     @classmethod
-    def of(cls, plan: NetworkPlan, group: CellGroup, method: str, progress: Progress | None) -> "_Read":
-        """Read the cells and test all edges."""
-        evidence = _EVIDENCE[method](plan, group, progress)
-        genes, options = plan.genes, plan.options
-        comparison = Comparison(genes.n_regulators, genes.matched, relative=method == "perturbation")
-        usable_RT, n_cells_RT = _usable_edges(plan, group, together=method in _READ_TOGETHER)
-        effects_ST = _effects(plan, evidence, np.ones(group.n_blocks))
-        weights_RT = np.where(usable_RT, comparison.weights(effects_ST), np.nan)
+    def of(cls, plan: NetworkPlan, group: CellGroup, method: str, genes: NetworkGenes, evidence: Evidence) -> "_Read":
+        """Test all edges."""
+        options = plan.options
+        comparison = Comparison(genes.n_regulators, genes.matched, relative=method in (PERTURBATION, INTERACTION))
+        usable_ST, n_cells_ST = _usable_edges(plan, group, genes, together=method in _READ_TOGETHER)
+        effects_ST = _effects(genes, evidence, usable_ST, np.ones(group.n_blocks))
+        weights_RT = comparison.weights(effects_ST)
         tested = compare_with_matched(effects_ST, weights_RT, comparison, most=options.max_edges, seed=options.seed)
-        return cls(plan, group, method, evidence, comparison, usable_RT, n_cells_RT, tested, weights_RT)
+        return cls(plan, group, method, genes, evidence, comparison, usable_ST, n_cells_ST, tested, weights_RT)
 
     @property
     def draw(self) -> Draw:
         """Weights over blocks of cells."""
-        return _drawn(self.plan, self.evidence, self.comparison, self.usable)
+        return _drawn(self.genes, self.evidence, self.comparison, self.usable)
 
     def table(self, labels: NDArray[Any]) -> "pd.DataFrame":
         """The edges that are kept."""
         import pandas as pd
 
-        tested, options, genes = self.tested, self.plan.options, self.plan.genes
+        tested, options, genes = self.tested, self.plan.options, self.genes
         n_draws = options.n_bootstrap if self.method not in _SLOW else 0
         low, high = intervals(
             self.draw,
@@ -361,7 +159,7 @@ class _Read:
         )
         n_cells = self.n_cells[tested.row, tested.column]
         columns = {
-            "source": labels[genes.sources[tested.row]],
+            "source": _label(labels, genes.regulators)[tested.row],
             "target": labels[genes.targets[tested.column]],
             **{name: getattr(tested, name) for name in ("weight", "z", "p", "q", "null_mean", "null_sd")},
             "low": low,
@@ -369,8 +167,8 @@ class _Read:
             "n_cells": n_cells,
             "group": self.group.name,
             "method": self.method,
-            "sign": _signs(self.plan, self.group, self.method, tested),
-            "n_donors": _donors_of(self.plan, self.group, tested),
+            "sign": _signs(self.plan, self.group, self.method, genes, tested),
+            "n_donors": _donors_of(self.plan, self.group, genes, tested),
         }
         return pd.DataFrame(columns)[list(COLUMNS)]
 
@@ -385,60 +183,60 @@ class _Read:
         ) | {"tested": float(self.tested.n_tested)}
 
 
-def _effects(plan: NetworkPlan, evidence: Evidence, weights_B: Floats) -> NDArray[np.float32]:
-    """Effects of all sources, those of genes on themselves NaN, ``(S, T)``."""
+def _effects(
+    genes: NetworkGenes, evidence: Evidence, usable_ST: NDArray[np.bool_], weights_B: Floats
+) -> NDArray[np.float32]:
+    """Effects of all sources, NaN where too few cells tell and of genes on themselves, ``(S, T)``."""
     effects_ST = evidence.effects(weights_B)
-    effects_ST[plan.genes.sources[:, None] == plan.genes.targets] = np.nan
+    effects_ST[~usable_ST] = np.nan
+    for of_source in genes.sources.T:
+        effects_ST[of_source[:, None] == genes.targets] = np.nan
     return effects_ST
 
 
-def _drawn(plan: NetworkPlan, evidence: Evidence, comparison: Comparison, usable_RT: NDArray[np.bool_]) -> Draw:
+def _drawn(genes: NetworkGenes, evidence: Evidence, comparison: Comparison, usable_ST: NDArray[np.bool_]) -> Draw:
     def draw(weights_B: Floats) -> NDArray[np.float32]:
-        weights_RT = comparison.weights(_effects(plan, evidence, weights_B))
-        weights_RT[~usable_RT] = np.nan
-        return weights_RT
+        return comparison.weights(_effects(genes, evidence, usable_ST, weights_B))
 
     return draw
 
 
 def _usable_edges(
-    plan: NetworkPlan, group: CellGroup, *, together: bool
+    plan: NetworkPlan, group: CellGroup, genes: NetworkGenes, *, together: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Edges between genes that enough cells of a group have, if need be `together`, and cells with both, ``(R, T)``."""
-    genes, least = plan.genes, plan.options.min_cells
-    presence = _presence(plan.cells, group.rows, plan.model).tocsc()
-    of_regulators, of_targets = presence[:, genes.regulators], presence[:, genes.targets]
-    n_cells_RT = (of_regulators.T @ of_targets).toarray()
+    """Edges between genes that enough cells of a group have, if need be `together`, and cells with both, ``(S, T)``."""
+    least = plan.options.min_cells
+    presence = presence_of(plan.cells, group.rows, plan.model)
+    one_block = np.zeros(len(group.rows), dtype=np.int64)
+    n_cells_ST = pair_counts(presence, genes.sources, genes.targets, one_block, 1)[0]
     if together:
-        return n_cells_RT >= least, n_cells_RT
-    found_R, found_T = (least <= part.sum(axis=0).A1 for part in (of_regulators, of_targets))
-    return np.logical_and.outer(found_R, found_T), n_cells_RT
+        return n_cells_ST >= least, n_cells_ST
+    n_cells = presence.sum(axis=0).A1
+    found_S, found_T = (n_cells[genes.sources] >= least).all(1), n_cells[genes.targets] >= least
+    return np.logical_and.outer(found_S, found_T), n_cells_ST
 
 
-def _donors_of(plan: NetworkPlan, group: CellGroup, tested: Tested) -> Floats:
+def _donors_of(plan: NetworkPlan, group: CellGroup, genes: NetworkGenes, tested: Tested) -> Floats:
     """Donors with cells that have both genes, ``(E,)``."""
     if group.donors is None:
         return np.full(len(tested.row), np.nan)
-    presence = _presence(plan.cells, group.rows, plan.model).tocsc()
-    of_regulators = presence[:, plan.genes.regulators].tocsr()
-    of_targets = presence[:, plan.genes.targets].tocsr()
+    presence = presence_of(plan.cells, group.rows, plan.model)
     n_donors = np.zeros(len(tested.row))
     for donor in np.unique(group.donors):
-        of_donor = group.donors == donor
-        n_cells_RT = (of_regulators[of_donor].T @ of_targets[of_donor]).toarray()
+        of_donor = np.where(group.donors == donor, 0, 1)
+        n_cells_RT = pair_counts(presence, genes.regulators, genes.targets, of_donor, 1)[0]
         n_donors += n_cells_RT[tested.row, tested.column] > 0
     return n_donors
 
 
-def _signs(plan: NetworkPlan, group: CellGroup, method: str, tested: Tested) -> Floats:
+def _signs(plan: NetworkPlan, group: CellGroup, method: str, genes: NetworkGenes, tested: Tested) -> Floats:
     """Signs of correlations, where they are asked for, ``(E,)``."""
     signed = plan.options.signed
-    if signed == "never" or (signed == "auto" and method != "correlation"):
+    if signed == "never" or (signed == "auto" and method != "correlation") or method == INTERACTION:
         return np.full(len(tested.row), np.nan)
     values = plan.log_counts[group.rows]
-    genes = plan.genes
     blocks = np.zeros(len(group.rows), dtype=np.int64)
-    moments = Moments.of(values, plan.columns(genes.regulators), plan.columns(genes.targets), blocks, 1)
+    moments = Moments.of(values, plan.columns(genes.regulators[:, 0]), plan.columns(genes.targets), blocks, 1)
     found: Floats = np.sign(moments.correlations(np.ones(1))[tested.row, tested.column]).astype(np.float64)
     return found
 
@@ -447,21 +245,20 @@ def _differing(read: Sequence[_Read], labels: NDArray[Any]) -> "Iterator[pd.Data
     """Edges whose weight in a group differs from that in all others."""
     import pandas as pd
 
-    plan, method = read[0].plan, read[0].method
-    if method in _SLOW or not plan.options.n_permutations:
+    options, genes, method = read[0].plan.options, read[0].genes, read[0].method
+    if method in _SLOW or not options.n_permutations:
         return
-    kind: Any = type(read[0].evidence)
-    together = [[getattr(one.evidence, field.name) for one in read] for field in fields(kind)]
-    evidence = kind(*(np.concatenate(parts) for parts in together))
-    usable_RT = np.logical_and.reduce([one.usable for one in read])
-    draw = _drawn(plan, evidence, read[0].comparison, usable_RT)
+    evidence = joined([one.evidence for one in read])
+    usable_ST = np.logical_and.reduce([one.usable for one in read])
+    draw = _drawn(genes, evidence, read[0].comparison, usable_ST)
     of_block = np.repeat(np.arange(len(read)), [one.group.n_blocks for one in read])
     for number, one in enumerate(read):
-        n_draws, seed = plan.options.n_permutations, plan.options.seed
-        found, z, p, q = differences(draw, one.tested, of_block == number, n_draws=n_draws, seed=seed)
+        found, z, p, q = differences(
+            draw, one.tested, of_block == number, n_draws=options.n_permutations, seed=options.seed
+        )
         columns = {
-            "source": labels[plan.genes.sources[one.tested.row]],
-            "target": labels[plan.genes.targets[one.tested.column]],
+            "source": _label(labels, genes.regulators)[one.tested.row],
+            "target": labels[genes.targets[one.tested.column]],
             "group": one.group.name,
             "method": method,
             "difference": found,
@@ -486,15 +283,16 @@ def _consensus(plan: NetworkPlan, group: CellGroup, ranks_RT: Floats, labels: ND
     """Edges by the mean of their ranks."""
     import pandas as pd
 
-    _, n_cells_RT = _usable_edges(plan, group, together=False)
-    nothing = Comparison(plan.genes.n_regulators, np.empty((0, 0), dtype=np.int64), relative=False)
+    genes = plan.genes
+    _, n_cells_ST = _usable_edges(plan, group, genes, together=False)
+    nothing = Comparison(genes.n_regulators, np.empty((0, 0), dtype=np.int64), relative=False)
     tested = compare_with_matched(ranks_RT, ranks_RT, nothing, most=plan.options.max_edges, seed=plan.options.seed)
     columns = {
-        "source": labels[plan.genes.sources[tested.row]],
-        "target": labels[plan.genes.targets[tested.column]],
+        "source": _label(labels, genes.regulators)[tested.row],
+        "target": labels[genes.targets[tested.column]],
         "weight": tested.weight,
-        "n_cells": n_cells_RT[tested.row, tested.column],
-        "n_donors": _donors_of(plan, group, tested),
+        "n_cells": n_cells_ST[tested.row, tested.column],
+        "n_donors": _donors_of(plan, group, genes, tested),
         "group": group.name,
         "method": CONSENSUS,
     }
@@ -510,7 +308,7 @@ def _provenance(plan: NetworkPlan, stable: Sequence[Mapping[str, Any]]) -> dict[
         plan.model,
         plan.cells.tokens,
         network=network,
-        panel=plan.genes.panel.record(),
+        panel=plan.panel.record(),
         stability={name: [one.get(name, float("nan")) for one in stable] for name in names},
         n_targets=len(plan.genes.targets),
         n_matched_genes=len(plan.genes.sources) - plan.genes.n_regulators,
@@ -518,14 +316,130 @@ def _provenance(plan: NetworkPlan, stable: Sequence[Mapping[str, Any]]) -> dict[
     )
 
 
-def _correlation(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
+def _correlated(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
     values = plan.log_counts[group.rows]
-    sources, targets = plan.columns(plan.genes.sources), plan.columns(plan.genes.targets)
+    sources, targets = plan.columns(plan.genes.sources[:, 0]), plan.columns(plan.genes.targets)
     return Moments.of(values, sources, targets, group.blocks, group.n_blocks)
 
 
-_EVIDENCE = {"correlation": _correlation}
-_READ_TOGETHER = ("attention", "perturbation")
+def _boosted(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
+    values, genes = plan.log_counts[group.rows].tocsc(), plan.genes
+    sources, targets = (values[:, plan.columns(of)].toarray() for of in (genes.sources[:, 0], genes.targets))
+    place_of = {token: row for row, token in enumerate(genes.sources[:, 0].tolist())}
+    own = np.array([place_of.get(token, -1) for token in genes.targets.tolist()])
+    return Forest(sources, targets, own, group.blocks, group.n_blocks, plan.options.seed, progress)
+
+
+def _embedded(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
+    import pandas as pd
+
+    sources, targets = plan.genes.sources[:, 0], plan.genes.targets
+    used = np.unique(np.concatenate([sources, targets]))
+    width = int(plan.model.network.config.hidden_size)
+    sums, counts = np.zeros((group.n_blocks, len(used), width)), np.zeros((group.n_blocks, len(used)))
+    options = EmbedOptions(pooling="gene", layer=plan.options.layer, truncate=True)
+    done = 0
+    for block in range(group.n_blocks):
+        rows = group.rows[group.blocks == block]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GeneformerWarning)
+            genes: Any = embed(plan.cells.tokens.take(rows), plan.model, options, plan.runtime)
+        of_genes = plan.model.vocabulary.gene_of[used]
+        places = pd.Index(genes.genes).get_indexer(of_genes)
+        there = places >= 0
+        counts[block, there] = genes.n_cells[places[there]]
+        sums[block, there] = genes.values[places[there]] * counts[block, there, None]
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(group.rows))
+    return GeneStates(sums, counts, np.searchsorted(used, sources), np.searchsorted(used, targets))
+
+
+def _attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
+    genes, model, direction = plan.genes, plan.model, plan.options.direction
+    row_of, column_of = np.full((2, model.vocabulary.size), -1)
+    row_of[genes.sources[:, 0]], column_of[genes.targets] = np.arange(len(genes.sources)), np.arange(len(genes.targets))
+    is_gene = np.zeros(model.vocabulary.size, dtype=bool)
+    is_gene[model.vocabulary.token_ids] = True
+    sums = np.zeros((group.n_blocks, len(genes.sources), len(genes.targets)), dtype=np.float32)
+
+    def add(number: int, ids: Ints, weights_HLL: Tensor) -> None:
+        of_genes = np.flatnonzero(is_gene[ids])
+        ids = ids[of_genes]
+        mean_LL = weights_HLL.mean(0).float()
+        mean_LL = mean_LL if len(ids) == len(mean_LL) else mean_LL[of_genes][:, of_genes]
+        rows, columns = row_of[ids], column_of[ids]
+        of_sources, of_targets = np.flatnonzero(rows >= 0), np.flatnonzero(columns >= 0)
+        paid_NL, received_NL = relative_attention(mean_LL, torch.from_numpy(of_sources).to(mean_LL.device))
+        values_NL = {"from": paid_NL, "to": received_NL, "both": (paid_NL + received_NL) / 2}[direction]
+        into = np.ix_(rows[of_sources], columns[of_targets])
+        sums[group.blocks[number]][into] += values_NL.cpu().numpy()[:, of_targets]
+
+    layers = range(1 - model.n_layers, 1)
+    tokens = plan.cells.tokens.take(group.rows)
+    visit_attention(tokens, model, plan.runtime, layers, add, progress)
+    presence = presence_of(plan.cells, group.rows, model)
+    counts = pair_counts(presence, genes.sources, genes.targets, group.blocks, group.n_blocks)
+    sums /= len(layers)
+    return PairMeans(sums, counts)
+
+
+def _perturbed(
+    plan: NetworkPlan, group: CellGroup, saved: Saved | None, progress: Progress | None
+) -> tuple[Evidence, Evidence | None]:
+    """Effects of edits of single genes, and of pairs less the sum of both."""
+    genes, options = plan.genes, plan.options
+    sources = [*genes.sources, *(() if plan.pairs is None else plan.pairs.sources)]
+    edits = edits_of(plan, group)
+    sums = EffectSums.of(sources, genes.targets, group.n_blocks, plan.model.vocabulary.size)
+    add_up(edits, group.blocks, sums, screened=options.deletions == "screen", saved=saved, progress=progress)
+    presence = presence_of(plan.cells, group.rows, plan.model)
+    found: list[Evidence] = []
+    for start, of in ((0, genes), (len(genes.sources), plan.pairs)):
+        if of is not None:
+            counts = pair_counts(presence, of.sources, of.targets, group.blocks, group.n_blocks)
+            found.append(PairMeans(sums.sums[:, start : start + len(of.sources)], counts))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def edits_of(plan: NetworkPlan, group: CellGroup) -> PerturbationPlan:
+    """The edits of a group of cells, for a plan or a run."""
+    together = (
+        [] if plan.pairs is None else list({tuple(sorted(one)): one for one in plan.pairs.sources.tolist()}.values())
+    )
+    sources = [*plan.genes.sources, *map(np.array, together)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeneformerWarning)  # pairs that no cell has
+        return perturbation_plan(plan.cells.tokens.take(group.rows), plan.model, sources, plan.options, plan.runtime)
+
+
+class NetworkCost(NamedTuple):
+    """What the perturbations of a network will take, about; nothing without them."""
+
+    passes: int = 0
+    seconds: float = 0.0
+
+
+def network_cost(plan: NetworkPlan) -> NetworkCost:
+    """What the edits of all groups of cells will take; a few are run to measure that."""
+    if PERTURBATION not in plan.options.method:
+        return NetworkCost()
+    passes, seconds = 0, 0.0
+    for group in plan.groups:
+        cost = estimate_cost(edits_of(plan, group))
+        share = len(group.rows) * SCREEN_PASSES / max(cost.passes, 1) if plan.options.deletions == "screen" else 1.0
+        passes += round(cost.passes * share)
+        seconds += (cost.seconds or 0.0) * share
+    return NetworkCost(passes, seconds)
+
+
+_EVIDENCE: dict[str, Callable[[NetworkPlan, CellGroup, Progress | None], Evidence]] = {
+    "correlation": _correlated,
+    "boosting": _boosted,
+    "embedding": _embedded,
+    "attention": _attended,
+}
+_READ_TOGETHER = ("attention", PERTURBATION, INTERACTION)
 """Methods that read both genes in the same cell."""
 _SLOW = ("boosting",)
 """Methods that are not run again for every draw of cells."""

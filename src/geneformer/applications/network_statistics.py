@@ -169,7 +169,8 @@ def intervals(
         drawn[number] = draw(weights_B)[tested.row, tested.column]
     tail = (1 - confidence) / 2
     enough = np.isfinite(drawn).sum(0) > n_draws // 2
-    low[enough], high[enough] = np.nanquantile(drawn[:, enough], [tail, 1 - tail], axis=0)
+    if enough.any():
+        low[enough], high[enough] = np.nanquantile(drawn[:, enough], [tail, 1 - tail], axis=0)
     return low, high
 
 

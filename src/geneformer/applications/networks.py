@@ -57,7 +57,7 @@ def as_edges(table: "pd.DataFrame") -> "pd.DataFrame":
         raise UnknownColumnError(msg)
     usual = {"group": ALL_CELLS, "method": "", "weight": 1.0}
     columns = {name: table.get(name, usual.get(name, np.nan)) for name in COLUMNS}
-    edges = pd.DataFrame(columns, index=table.index).reset_index(drop=True)
+    edges = pd.DataFrame(columns, index=table.index).reset_index(drop=True).fillna({"group": ALL_CELLS, "method": ""})
     types: dict[str, Any] = {name: object if name in TEXTS else np.float64 for name in COLUMNS}
     return edges.astype(dict.fromkeys(TEXTS, str)).astype(types)
 

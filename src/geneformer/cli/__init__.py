@@ -55,6 +55,10 @@ GROUPS = {
         "predict": "Predict the classes of cells in every task.",
         "evaluate": "Score a fitted classifier in every task, on labeled cells it has not seen.",
     },
+    "network": {
+        "plan": "Check the inference of a network, and say what it will take.",
+        "infer": "Infer directed edges from regulators to genes, each against matched genes.",
+    },
     "perturb": {
         "plan": "Check a perturbation run, and say what it will take.",
         "run": "Perturb genes of cells, and write what that changes.",
@@ -88,7 +92,7 @@ SECTIONS = {
     "First": ("demo", "doctor", "models", "vocabulary"),
     "From counts to tokens, embeddings and maps": ("tokenize", "embed", "annotate"),
     "Learning from labels": ("classify", "regress", "multi-task", "classify-genes", "decode-expression"),
-    "Asking the model": ("perturb", "attention", "predict-masked"),
+    "Asking the model": ("perturb", "network", "attention", "predict-masked"),
     "Training an encoder": ("pretrain",),
     "Trouble": ("explain", "verify"),
 }
@@ -104,6 +108,7 @@ _SUMMARIES = {
     "classify-genes": "Fine-tune a classifier of genes, use it, and score it.",
     "decode-expression": "Fine-tune a decoder of gene expression, use it, and score it.",
     "multi-task": "Fine-tune a classifier of several columns at once, use it, and score it.",
+    "network": "Infer gene networks.",
     "perturb": "Perturb genes in silico, and rank what comes of it.",
     "regress": "Fine-tune a model of a number of cells, use it, and score it.",
 }

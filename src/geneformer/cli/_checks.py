@@ -6,10 +6,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-OUTPUTS = ("output", "umap", "heatmap", "confusion", "calibration", "plot")
+OUTPUTS = ("output", "umap", "heatmap", "confusion", "calibration", "plot", "differential")
 """Flags with the names of what is made; every other path is read."""
 
-COLUMNS = ("label", "groups", "ids", "state_key", "color")
+COLUMNS = ("label", "groups", "ids", "state_key", "color", "groupby", "donor_key")
 """Flags with the names of columns that the cells have."""
 
 

@@ -30,7 +30,18 @@ FLAGS = {
         "ids",
     ),
     MODEL: ("model", "vocabulary", "revision"),
-    RESULTS: ("output", "umap", "heatmap", "confusion", "calibration", "plot", "color", "overwrite", "resume"),
+    RESULTS: (
+        "output",
+        "umap",
+        "heatmap",
+        "confusion",
+        "calibration",
+        "plot",
+        "differential",
+        "color",
+        "overwrite",
+        "resume",
+    ),
     REST: ("config", "json", "progress"),
 }
 """Where flags stand that commands declare themselves; others are "Options"."""
@@ -50,6 +61,12 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     },
     "GeneClassifyOptions": {"": "Classes of genes"},
     "MultiTaskOptions": {"": "Tasks"},
+    "NetworkOptions": {
+        "method": "Edges",
+        "groupby": "Which cells, and how they are drawn",
+        "edit": "What is read",
+        "min_cells": "Statistics",
+    },
     "PerturbOptions": {
         "genes": "Perturbations",
         "pooling": "Embedding",

@@ -50,6 +50,15 @@ def panel_rows(panel: Mapping[str, Any] | None) -> Rows:
     return [("Asked for", panel["asked"]), ("Left out", f"{len(panel['left_out']):,}: {', '.join(panel['left_out'])}")]
 
 
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def console() -> "Console":
     """The console messages go to; stdout stays free for results."""
     from rich.console import Console

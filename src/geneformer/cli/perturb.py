@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, panel_rows, written
+from geneformer.cli._output import Outcome, Rows, duration, panel_rows, written
 from geneformer.cli._pictures import check_pictures, given_pictures
 from geneformer.errors import OptionError
 from geneformer.files.progress import progress_bar
@@ -42,7 +42,7 @@ def perturb_plan(
         *panel_rows(panel),
         ("Forward passes", cost.passes),
         ("Tokens", cost.tokens),
-        *([] if cost.seconds is None else [("Time on this machine", _duration(cost.seconds))]),
+        *([] if cost.seconds is None else [("Time on this machine", duration(cost.seconds))]),
         ("Memory, about", _size(cost.peak_bytes)),
         ("Result, about", f"{cost.rows:,} rows, {_size(cost.bytes_on_disk)}"),
         ("Shards", plan.n_shards),
@@ -222,15 +222,6 @@ def _open_plan(cells: CellsAndModel, options: PerturbOptions, runtime: RuntimeOp
 
     loaded = open_perturbed_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
     return plan_perturbation(cells.tokens_for(loaded, runtime, counts=True), loaded, options, runtime)
-
-
-def _duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _size(n_bytes: float) -> str:

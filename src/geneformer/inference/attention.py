@@ -1,5 +1,6 @@
 """Contextual attention weights: per pair of genes over many cells, or per cell."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -141,7 +142,7 @@ def cell_attention(
         places = np.flatnonzero(is_chosen[ids] & (received_L >= options.min_weight))
         ids_of[row], weights_of[row] = ids[places], received_L[places]
 
-    _visit(tokens, model, runtime, options.layer, keep, progress)
+    visit_attention(tokens, model, runtime, [options.layer], keep, progress)
     tokens_T, columns_T = np.unique(np.concatenate(ids_of), return_inverse=True)
     indptr = np.cumsum([0, *map(len, ids_of)])
     weights = csr_matrix((np.concatenate(weights_of), columns_T, indptr), shape=(len(tokens), len(tokens_T)))
@@ -174,7 +175,7 @@ def gene_attention(
         totals.add(ids[places[row]], ids[places[column]], mean_LL[row, column])
         is_expressed[ids[places]] = True
 
-    _visit(tokens, model, runtime, options.layer, add, progress)
+    visit_attention(tokens, model, runtime, [options.layer], add, progress)
     sums, n_cells = totals.matrices(np.flatnonzero(is_expressed))
     means = sums.copy()
     means.data = sums.data / n_cells.data
@@ -246,17 +247,20 @@ class _PairTotals:
         return csr_matrix((self.sums, pairs), shape=shape), csr_matrix((self.counts, pairs), shape=shape)
 
 
-def _visit(
+def visit_attention(
     tokens: TokenizedDataset,
     model: LoadedModel,
     runtime: RuntimeOptions,
-    layer: int,
-    visit: Any,
+    layers: Sequence[int],
+    visit: Callable[[int, Ints, Tensor], None],
     progress: Progress | None,
 ) -> None:
-    """Hand the weights of every cell, one at a time, to `visit(row, token ids, weights)`."""
-    target = model.n_layers + layer - 1
-    visited = np.zeros(len(tokens), dtype=bool)
+    """Hand the weights of every cell and layer, one at a time, to `visit(row, token ids, weights)`.
+
+    Layers count back from the output, 0 is the last; those below the highest one are run through.
+    """
+    targets = [model.n_layers + layer - 1 for layer in layers]
+    visited = np.zeros((model.n_layers, len(tokens)), dtype=bool)
 
     def step(batch: Batch) -> None:
         below = KERNELS[batch.attention]
@@ -264,19 +268,22 @@ def _visit(
 
         def reading(query: Tensor, key: Tensor, value: Tensor, lengths: Any, dropout: float) -> Tensor:
             nonlocal calls
-            calls += 1
-            if calls <= target:
+            number, calls = calls, calls + 1
+            if number not in targets:
                 return below(query, key, value, lengths, dropout)
             ends = np.cumsum(lengths)
             ids = batch.input_ids.cpu().numpy()
-            for number, weights_HLL in enumerate(attention_weights(query, key, lengths)):
-                row = int(batch.rows[number])
+            contexts = []
+            for place, weights_HLL in enumerate(attention_weights(query, key, lengths)):
+                row, cell = int(batch.rows[place]), slice(ends[place] - lengths[place], ends[place])
                 # A batch that ran out of memory halfway comes again.
-                if not visited[row]:
-                    visit(row, ids[ends[number] - lengths[number] : ends[number]], weights_HLL)
-                    visited[row] = True
-            return value
+                if not visited[number, row]:
+                    visit(row, ids[cell], weights_HLL)
+                    visited[number, row] = True
+                if number < max(targets):
+                    contexts.append((weights_HLL @ value[cell].transpose(0, 1)).transpose(0, 1))
+            return torch.cat(contexts) if contexts else value
 
-        model.network.bert(batch.input_ids, batch.cu_seqlens, layer=layer, attention=reading)
+        model.network.bert(batch.input_ids, batch.cu_seqlens, layer=max(layers), attention=reading)
 
     run_batches(tokens, model.network.bert, step, runtime, max_length=model.max_length, progress=progress)

@@ -70,7 +70,7 @@ def read_manifest(output: Path) -> Manifest:
         )
         raise ProvenanceError(msg)
     inputs = tuple(InputFile(**json.loads(str(source))) for source in noted["inputs"])
-    task = next((task for task in ("embedding", "attention", "prediction") if task in noted), "a run")
+    task = next((task for task in ("embedding", "attention", "prediction", "network") if task in noted), "a run")
     return Manifest(task=task, inputs=inputs, versions=noted["versions"])
 
 

@@ -398,18 +398,48 @@ class _Cell:
 
     def _without_sight(self, probes: int, generator: torch.Generator, weights_L: Tensor) -> Tensor:
         """Half of ``|change|²`` of unit vectors, weighted, when the genes no longer see each gene, ``(N,)``."""
-        states_LD = self.still.states[self.n_layers]
-        norms_L1 = states_LD.norm(dim=1, keepdim=True)
-        unit_LD = states_LD / norms_L1
-        squares_L = torch.zeros_like(norms_L1[:, 0])
-        for done in range(0, probes, _AT_ONCE):
-            n_draws = min(_AT_ONCE, probes - done)
-            draws = [torch.randn(unit_LD.shape, generator=generator, dtype=unit_LD.dtype) for _ in range(n_draws)]
-            draw_CLD = torch.stack(draws).to(unit_LD.device)
-            draw_CLD = draw_CLD - (draw_CLD * unit_LD).sum(-1, keepdim=True) * unit_LD
-            draw_CLD = draw_CLD / norms_L1 * weights_L.sqrt()[:, None]
-            squares_L += self.still.pull(draw_CLD, self.n_layers, gates="pairs").gates.square().sum((0, 1))
+        squares_L = torch.zeros_like(weights_L)
+        for gates_CLL in _seen_pairs(self.still, self.n_layers, weights_L, probes, generator):
+            squares_L += gates_CLL.square().sum((0, 1))
         return squares_L[self.places] / (2 * probes)
+
+
+def _seen_pairs(
+    cell: GatedCell, n_layers: int, weights_L: Tensor, probes: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Change of unit vectors of genes in random directions, when each no longer sees each other one, ``(C, L, L)``."""
+    states_LD = cell.states[n_layers]
+    norms_L1 = states_LD.norm(dim=1, keepdim=True)
+    unit_LD = states_LD / norms_L1
+    for done in range(0, probes, _AT_ONCE):
+        n_draws = min(_AT_ONCE, probes - done)
+        draws = [torch.randn(unit_LD.shape, generator=generator, dtype=unit_LD.dtype) for _ in range(n_draws)]
+        draw_CLD = torch.stack(draws).to(unit_LD.device)
+        draw_CLD = draw_CLD - (draw_CLD * unit_LD).sum(-1, keepdim=True) * unit_LD
+        draw_CLD = draw_CLD / norms_L1 * weights_L.sqrt()[:, None]
+        yield cell.pull(draw_CLD, n_layers, gates="pairs").gates
+
+
+def screen_gene_effects(
+    encoder: GeneformerEncoder, token_ids: Tensor, *, layer: int, probes: int = 2, seed: int = 0
+) -> NDArray[np.float32]:
+    """1 - similarity of every gene of a cell when another is deleted, estimated; ``(L, L)``, deleted genes in rows.
+
+    That genes behind a deleted one move up is left out: it is the same for all genes of a rank, so that it cancels
+    where these are compared.
+    """
+    check_gates(encoder)
+    with torch.inference_mode(mode=False), torch.autocast(token_ids.device.type, enabled=False):
+        token_ids = token_ids.clone()
+        n_layers = encoder.layers_below(layer)
+        position_L = torch.arange(len(token_ids), device=token_ids.device)
+        cell = GatedCell(encoder, sum_embeddings(encoder, token_ids, position_L), n_layers)
+        squares_LL = cell.states[0].new_zeros((len(token_ids), len(token_ids)))
+        generator = torch.Generator().manual_seed(seed)
+        for gates_CLL in _seen_pairs(cell, n_layers, torch.ones_like(squares_LL[0]), probes, generator):
+            squares_LL += gates_CLL.square().sum(0)
+        found: NDArray[np.float32] = (squares_LL.T / (2 * probes)).detach().cpu().numpy()
+    return found
 
 
 def _read_gradients(weigh: Weigh, read: Callable[[Tensor], Tensor], states_LD: Tensor) -> tuple[Tensor, Tensor]:

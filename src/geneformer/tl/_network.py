@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geneformer import keys
-from geneformer.applications.network_inference import ALL_GENES, infer_network, plan_network
+from geneformer.applications.network_inference import infer_network
+from geneformer.applications.network_plan import ALL_GENES, plan_network
 from geneformer.applications.networks import CONSENSUS, GeneNetwork, varp_name
 from geneformer.errors import CountsError
 from geneformer.files.progress import progress_bar
