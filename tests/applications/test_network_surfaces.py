@@ -91,7 +91,7 @@ def test_every_group_has_a_network_and_differences(adata, folder):
     row = differing.loc[(regulator, target, "c")]
     assert row["difference"] > 0.4
     assert row["p"] < 0.05
-    wanted = adata.uns["network"].set_index(["source", "target", "group"])["weight"]
+    wanted = adata.uns["network"].set_index(["source", "target", "group"])["weight"].sort_index()
     pair = wanted.loc[(regulator, target)]
     if "a/b" in pair:
         assert row["difference"] == pytest.approx(pair["c"] - pair["a/b"], abs=1e-5)
@@ -220,7 +220,7 @@ def test_a_perturbation_network_goes_on_where_it_was_killed(adata, folder, tmp_p
     assert OutputExistsError.code in refused.output
     calls[:] = [1] * 5
     assert run("network", "infer", path, "-o", output, *options, "--resume").exit_code == 0
-    assert len(calls) == 5 + 2
+    assert len(calls) == 5 + 1
     pd.testing.assert_frame_equal(pd.read_csv(output), pd.read_csv(tmp_path / "whole.csv"))
     assert not (tmp_path / "net.csv.partial").exists()
 

@@ -140,7 +140,7 @@ def pair_counts(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GeneStates:
+class MeanStates:
     """Sums of the contextual embeddings of genes, from which cosines of their means follow."""
 
     sums: Floats

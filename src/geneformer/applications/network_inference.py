@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geneformer.applications.network_evidence import (
     Forest,
-    GeneStates,
+    MeanStates,
     Moments,
     PairMeans,
     joined,
@@ -352,7 +352,7 @@ def _embedded(plan: NetworkPlan, group: CellGroup, progress: Progress | None) ->
         done += len(rows)
         if progress is not None:
             progress(done, len(group.rows))
-    return GeneStates(sums, counts, np.searchsorted(used, sources), np.searchsorted(used, targets))
+    return MeanStates(sums, counts, np.searchsorted(used, sources), np.searchsorted(used, targets))
 
 
 def _attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
