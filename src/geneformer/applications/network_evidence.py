@@ -8,17 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from geneformer.applications.network_statistics import Floats, Ints
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-_CLASSES, _LEAST_IN_CLASS = 32, 8
-"""Classes of ranks that attention is compared within, at most, and genes of one, at least."""
 
 _SCALE = 10_000
 """Counts that cells are scaled to before the logarithm."""
@@ -172,26 +167,6 @@ def without_first_component(vectors_GD: Floats) -> Floats:
     found = np.full(vectors_GD.shape, np.nan)
     found[known] = centered / np.where(norms > 0, norms, np.nan)
     return found
-
-
-def relative_attention(weights_LL: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention that genes of a cell pay to all others, and are paid by them, ``(N, L)`` each, relative to their ranks.
-
-    It is divided by the mean attention between genes of the same two classes of ranks in the same cell; what genes pay
-    to themselves is no part of it.
-    """
-    n_tokens = len(weights_LL)
-    n_classes = max(min(_CLASSES, n_tokens // _LEAST_IN_CLASS), 1)
-    class_L = torch.arange(n_tokens, device=weights_LL.device) * n_classes // n_tokens
-    weights_LL = weights_LL.clone()
-    weights_LL.fill_diagonal_(0)
-    of_class_LC = torch.nn.functional.one_hot(class_L, n_classes).to(weights_LL.dtype)
-    number_C = of_class_LC.sum(0)
-    numbers_CC = (torch.outer(number_C, number_C) - torch.diag(number_C)).clamp(min=1)
-    expected_CC = (of_class_LC.T @ (weights_LL @ of_class_LC) / numbers_CC).clamp(min=torch.finfo(torch.float32).tiny)
-    paid_NL = weights_LL[places] / expected_CC[class_L[places]][:, class_L]
-    received_NL = weights_LL[:, places].T / expected_CC.T[class_L[places]][:, class_L]
-    return paid_NL, received_NL
 
 
 @dataclass(frozen=True, slots=True, eq=False)

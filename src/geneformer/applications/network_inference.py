@@ -17,7 +17,6 @@ from geneformer.applications.network_evidence import (
     PairMeans,
     joined,
     pair_counts,
-    relative_attention,
 )
 from geneformer.applications.network_perturbation import SCREEN_PASSES, EffectSums, Saved, add_up, perturbation_plan
 from geneformer.applications.network_plan import CellGroup, NetworkGenes, NetworkPlan, presence_of
@@ -47,6 +46,9 @@ if TYPE_CHECKING:
 
 PERTURBATION, INTERACTION = "perturbation", "interaction"
 """Methods of edges of edited genes, and of pairs of them against both alone."""
+
+_CLASSES, _LEAST_IN_CLASS = 32, 8
+"""Classes of ranks that attention is compared within, at most, and genes of one, at least."""
 
 
 def infer_network(
@@ -353,6 +355,26 @@ def _embedded(plan: NetworkPlan, group: CellGroup, progress: Progress | None) ->
         if progress is not None:
             progress(done, len(group.rows))
     return MeanStates(sums, counts, np.searchsorted(used, sources), np.searchsorted(used, targets))
+
+
+def relative_attention(weights_LL: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention that genes of a cell pay to all others, and are paid by them, ``(N, L)`` each, relative to their ranks.
+
+    It is divided by the mean attention between genes of the same two classes of ranks in the same cell; what genes pay
+    to themselves is no part of it.
+    """
+    n_tokens = len(weights_LL)
+    n_classes = max(min(_CLASSES, n_tokens // _LEAST_IN_CLASS), 1)
+    class_L = torch.arange(n_tokens, device=weights_LL.device) * n_classes // n_tokens
+    weights_LL = weights_LL.clone()
+    weights_LL.fill_diagonal_(0)
+    of_class_LC = torch.nn.functional.one_hot(class_L, n_classes).to(weights_LL.dtype)
+    number_C = of_class_LC.sum(0)
+    numbers_CC = (torch.outer(number_C, number_C) - torch.diag(number_C)).clamp(min=1)
+    expected_CC = (of_class_LC.T @ (weights_LL @ of_class_LC) / numbers_CC).clamp(min=torch.finfo(torch.float32).tiny)
+    paid_NL = weights_LL[places] / expected_CC[class_L[places]][:, class_L]
+    received_NL = weights_LL[:, places].T / expected_CC.T[class_L[places]][:, class_L]
+    return paid_NL, received_NL
 
 
 def _attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
