@@ -384,6 +384,8 @@ class Hyperparameters(Options):
             pooling="attention" if self.use_attention_pooling else "cls",
             freeze_layers=self.max_layers_to_freeze,
             head_start="random",
+            strategy="full",
+            patience=0,
             **options,
         )
 

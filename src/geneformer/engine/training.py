@@ -58,6 +58,7 @@ from geneformer.errors import (
 )
 from geneformer.files.atomic import atomic_file, output_errors, sync, sync_folder
 from geneformer.files.progress import Progress
+from geneformer.models.finetuned import depth
 from geneformer.options import FinetuneOptions, PretrainOptions, RuntimeOptions
 from geneformer.tokens.dataset import plan_batches, plan_epoch
 
@@ -171,8 +172,10 @@ class PackedTrainer(Trainer):
         forward_options: Mapping[str, Any] | None = None,
         remedy: str = "",
         keep_checkpoints: int | None = None,
+        layer_decay: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        self._layer_decay = layer_decay
         self._remedy, self._keep_checkpoints = remedy, keep_checkpoints
         self.times: dict[str, float] = {}
         self._lengths, self._collate = lengths, collate
@@ -213,6 +216,22 @@ class PackedTrainer(Trainer):
             release_memory(self.args.device)
             msg = f"Training does not fit into the memory of {self.args.device}: {error}. {self._remedy}"
             raise DeviceMemoryError(msg) from error
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer; with `layer_decay`, layers further below the head learn at lower rates."""
+        optimizer = super().create_optimizer(model)
+        if self._layer_decay != 1:
+            network: Any = self.model
+            depths = {id(p): depth(name, network.config.num_hidden_layers) for name, p in network.named_parameters()}
+            groups = []
+            for group in optimizer.param_groups:
+                parts: dict[int, list[nn.Parameter]] = defaultdict(list)
+                for parameter in group["params"]:
+                    parts[depths[id(parameter)]].append(parameter)
+                rates = {below: group["lr"] * self._layer_decay**below for below in parts}
+                groups += [{**group, "params": parts[below], "lr": rates[below]} for below in sorted(parts)]
+            optimizer.param_groups = groups
+        return optimizer
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Wait for all files of all processes: `trainer_state.json`, written next, marks a checkpoint as complete."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
+from geneformer.engine.device import resolve_device
 from geneformer.errors import (
     CheckpointError,
     GeneformerWarning,
@@ -30,7 +31,7 @@ from geneformer.errors import (
 from geneformer.files import read_json
 from geneformer.files.atomic import atomic_folder
 from geneformer.files.manifest import InputFile, Manifest, describe_inputs, hash_unchanged, installed_versions
-from geneformer.files.progress import Progress, progress_bar
+from geneformer.files.progress import Progress, inform, progress_bar
 from geneformer.finetuning.baselines import LIBRARY
 from geneformer.finetuning.evaluations import absent_text, metric_name, number_text
 from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, by_task, compared, load_report, plot_first
@@ -54,6 +55,7 @@ from geneformer.models.loading import (
 from geneformer.options import ClassifyOptions, FinetuneOptions, RuntimeOptions, SplitOptions
 from geneformer.options._fields import as_path, spread_options, whole_number
 from geneformer.options._signatures import takes_options
+from geneformer.options.finetuning import PROBE_CELLS, resolved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +68,9 @@ PLAIN = (str, int, float, tuple, type(None))
 
 PARTS_FOR = {"train": "learnt from", "valid": "to choose the best step", "test": "held out"}
 """What the parts of a split are for."""
+
+TRAINED_WITH = {"task_weights", "learn_task_weights"}
+"""Options of tasks that say how a network is trained."""
 
 NO_ROWS = np.empty(0, dtype=np.int64)
 NOT_SPLIT = Split(NO_ROWS, NO_ROWS, NO_ROWS, method="none")
@@ -130,6 +135,9 @@ class Estimator(Summarized):
 
     network_: Any = None
     """Fine-tuned network."""
+
+    strategy_: str = ""
+    """What was trained: the strategy, or that which "auto" came to."""
 
     result_: FinetuneResult | None = None
     """Steps, metrics and history of the training; None for an estimator that was loaded."""
@@ -258,6 +266,8 @@ class Estimator(Summarized):
         for group in option_groups(self).values():
             given |= {entry.name: getattr(group, entry.name) for entry in fields(group)}
             usual |= {entry.name: entry.default for entry in fields(group)}
+        if self.strategy_ == "probe":
+            given["strategy"] = self.strategy_
         given = {name: value if isinstance(value, PLAIN) else str(value) for name, value in given.items()}
         named = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
         return f"{type(self).__name__}({', '.join(named)})"
@@ -270,7 +280,8 @@ class Estimator(Summarized):
             for name, value in dict(self.metrics_).items()
             if isinstance(value, float) and "/" not in name
         ]
-        facts = [("fitted from", self._base_name), *self._facts(), ("validation", ", ".join(validated[:4]))]
+        how = ", a linear probe of its embeddings" if self.strategy_ == "probe" else ""
+        facts = [("fitted from", f"{self._base_name}{how}"), *self._facts(), ("validation", ", ".join(validated[:4]))]
         return measured._replace(title=self._call(), facts=[fact for fact in facts if fact[1]])
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -421,10 +432,33 @@ class Estimator(Summarized):
     def _train(self, **run: Any) -> None:
         """Train on `_training`, and keep what came of it."""
         self.network_ = self._random_network = self.report_ = None
+        options = self._resolved(trains=bool(run.get("callbacks")))
+        self.strategy_ = options.strategy
         with self._bar("Training", unit="steps") as update:
-            self.network_, self.result_ = self._learn(self.finetuning, progress=update, **run)
+            self.network_, self.result_ = self._learn(options, progress=update, **run)
         self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
-        self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}
+        kept = {name: getattr(self, name) for name in self.option_kinds if name != "runtime"} | {"finetuning": options}
+        self._options = {name: asdict(group) for name, group in kept.items()}
+
+    def _resolved(self, *, trains: bool = False) -> FinetuneOptions:
+        """The options of the training with the strategy that "auto" comes to."""
+        has_probe, n_cells = self._has_probe(), len(self._training.cells.tokens)
+        if self.finetuning.strategy == "probe" and not has_probe:
+            msg = f'strategy="probe", but no linear model gives what {type(self).__name__} learns here. Use "head".'
+            raise OptionError(msg)
+        trains = trains or bool(self.task_options.asked & TRAINED_WITH)
+        suits = has_probe and not trains and n_cells <= PROBE_CELLS
+        options = resolved(self.finetuning, probe=suits and resolve_device(self.runtime.device).type == "cpu")
+        if options is not self.finetuning and options.strategy == "probe":
+            inform(
+                f"No option of the training is set and {n_cells:,} cells are few on a CPU: the head is a linear probe of "
+                "the frozen embeddings. strategy='full' trains the network."
+            )
+        return options
+
+    def _has_probe(self) -> bool:
+        """Whether a linear model of the frozen embeddings can stand in for the training."""
+        return False
 
     def _networks(self) -> dict[str, Any]:
         """The fitted network, and that from random weights if it is to be compared."""
@@ -437,9 +471,8 @@ class Estimator(Summarized):
         """The same network with the same training, but without the pretrained weights."""
         if self._random_network is None:
             # All weights move, as none are worth keeping, unless nothing is trained.
-            options = replace(self.finetuning, weights="random", freeze_layers=0, bits="full")
-            if options.strategy != "probe":
-                options = replace(options, strategy="full")
+            strategy = "probe" if self.strategy_ == "probe" else "full"
+            options = replace(self.finetuning, strategy=strategy, weights="random", freeze_layers=0, bits="full")
             with self._bar("Random initialisation", unit="steps") as update:
                 self._random_network = self._learn(options, progress=update)[0]
         return self._random_network
@@ -713,6 +746,9 @@ class CellEstimator(Estimator):
             **self._loss_options(),
             **run,
         )
+
+    def _has_probe(self) -> bool:
+        return all(target.head.activation == "linear" for target in self._training.encoded.targets.values())
 
     def _calibrate(self) -> None:
         training: Examples = self._training

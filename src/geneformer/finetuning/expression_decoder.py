@@ -166,6 +166,9 @@ class ExpressionDecoder(CellEstimator):
             "max_length": pairing.max_length,
         }
 
+    def _has_probe(self) -> bool:
+        return False  # what is learnt is a decoder
+
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForExpression, FinetuneResult]:
         training: Examples = self._fitted("_training")
         base, tokens, split, expression = self.base(), training.cells.tokens, training.split, self.expression

@@ -180,6 +180,8 @@ def search(
     if not isinstance(estimator, CellEstimator):
         msg = f"{came_as('estimator', estimator)}. Pass a CellClassifier or the like, which splits cells."
         raise OptionError(msg)
+    if estimator.finetuning.strategy == "auto":  # a search is one for how to train
+        estimator = clone(estimator, finetuning=replace(estimator.finetuning, strategy="full"))
     base = estimator.base()
     table = read_space(space) if isinstance(space, (str, Path)) else space
     training = training_groups(estimator)

@@ -159,6 +159,7 @@ def finetune(  # noqa: PLR0913
                     f"{options.accumulation}) by the same factor, lower max_length, or train less of the network with "
                     "strategy."
                 ),
+                layer_decay=options.layer_decay,
                 keep_checkpoints=2 if has_valid else 1,  # the last and the best, to see that a run is done
                 callbacks=[Reporting(progress), *early, *callbacks],
             )

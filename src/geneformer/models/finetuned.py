@@ -39,6 +39,9 @@ NETWORKS: dict[str, type[GeneformerModel]] = {
 
 _LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.")
 
+FULL = ("full", "auto")
+"""Strategies that train every layer that is not frozen; a fit puts another in the place of "auto" where it wants one."""
+
 Network = TypeVar("Network", bound=GeneformerModel)
 
 
@@ -188,7 +191,7 @@ def prepare_config(config: BertConfig, options: FinetuneOptions) -> BertConfig:
 def check_strategy(n_layers: int, options: FinetuneOptions) -> None:
     """Refuse options that contradict each other or the encoder."""
     strategy, freeze, bits = options.strategy, options.freeze_layers, options.bits
-    if freeze and strategy != "full":
+    if freeze and strategy not in FULL:
         msg = (
             f'freeze_layers={freeze} goes with strategy="full" only: "{strategy}" freezes every pretrained layer but '
             "those it names, so there is nothing left to choose. Leave one of the two out."
@@ -206,6 +209,14 @@ def check_strategy(n_layers: int, options: FinetuneOptions) -> None:
             f'strategy="{strategy}". Use strategy="lora", or bits="full".'
         )
         raise OptionError(msg)
+
+
+def depth(name: str, n_layers: int) -> int:
+    """How far below the head a parameter is: 0 for the head's own, 1 for the top layer, one more for embeddings."""
+    if not name.startswith("bert.") or name.startswith("bert.pooler."):
+        return 0
+    match = _LAYER.match(name)
+    return n_layers - int(match[1]) if match else n_layers + 1
 
 
 def apply_strategy(network: GeneformerModel, options: FinetuneOptions) -> TrainedShare:
@@ -232,7 +243,7 @@ def _is_trained(name: str, n_layers: int, options: FinetuneOptions) -> bool:
         return True
     match = _LAYER.match(name)
     layer = int(match[1]) if match else None
-    if options.strategy == "full":
+    if options.strategy in FULL:
         return layer is None or layer >= options.freeze_layers
     if options.strategy in ("last_layer", "extra_layer"):
         return layer == n_layers - 1

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from geneformer.errors import OptionError, OutOfRangeError, UnknownChoiceError, UnknownOptionError, reason_of
 
@@ -177,7 +177,21 @@ def check_value(name: str, value: Any, hint: Any, default: Any = None) -> Any:
 class Options:
     """Options that are checked when they are made: each field by its type, then the rules between fields."""
 
-    __slots__ = ()
+    __slots__ = ("_given",)
+    _given: frozenset[str]
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """As usual, and the names given are kept."""
+        options = super().__new__(cls)
+        object.__setattr__(options, "_given", frozenset(given))
+        return options
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Names of the options that were set: given by name, be it the default, or other than the default."""
+        entries = dataclasses.fields(self)  # type: ignore[arg-type]
+        changed = frozenset(entry.name for entry in entries if getattr(self, entry.name) != entry.default)
+        return changed | (self._given if len(self._given) < len(entries) else frozenset())  # a copy is given all
 
     def __post_init__(self) -> None:
         default = {field.name: field.default for field in dataclasses.fields(type(self))}  # type: ignore[arg-type]
@@ -200,10 +214,12 @@ def spread_options(groups: dict[str, Any], changes: dict[str, Any]) -> dict[str,
     if unknown:
         msg = f"{unknown[0]!r} is not an option. Options are {', '.join(valid)}.{nearest(unknown[0], valid)}"
         raise UnknownOptionError(msg)
-    return {
-        name: dataclasses.replace(options, **{key: value for key, value in changes.items() if key in names[name]})
-        for name, options in groups.items()
-    }
+    spread = {}
+    for name, options in groups.items():
+        own = {key: value for key, value in changes.items() if key in names[name]}
+        spread[name] = dataclasses.replace(options, **own)
+        object.__setattr__(spread[name], "_given", options.asked | own.keys())
+    return spread
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -1,7 +1,7 @@
 """Knobs of fine-tuning."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,10 +30,11 @@ from geneformer.options._fields import (
 class FinetuneOptions(Options):
     """How a pretrained encoder learns a task."""
 
-    strategy: Literal["full", "last_layer", "extra_layer", "adapters", "lora", "head", "probe"] = "full"
+    strategy: Literal["auto", "full", "last_layer", "extra_layer", "adapters", "lora", "head", "probe"] = "auto"
     """Which parameters move besides the head: all; those of the last layer; of one new layer on top; of bottleneck
     adapters in every layer; of low-rank updates (PEFT); none. Or, with "probe", nothing is trained: the head is the
-    linear model of the frozen embeddings, fitted in seconds."""
+    linear model of the frozen embeddings, fitted in seconds. "auto" is "probe" on a CPU for up to 20,000 cells if no
+    option of the training is set, else "full"."""
 
     head_start: Literal["probe", "random"] = "probe"
     """Start the head from the linear model of the frozen embeddings of the training cells, or from random weights.
@@ -107,6 +108,9 @@ class FinetuneOptions(Options):
     learning_rate: LearningRate = 3e-4
     """Peak learning rate."""
 
+    layer_decay: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
+    """Factor on the learning rate from a layer to the one below it, from the head downwards; 1 for one rate."""
+
     schedule: Literal["linear", "cosine", "polynomial", "constant_with_warmup"] = "linear"
     """Shape of the learning rate after warm-up."""
 
@@ -119,7 +123,7 @@ class FinetuneOptions(Options):
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
-    patience: Count = 0
+    patience: Count = 2
     """Stop when so many evaluations in a row did not improve; 0 trains to the end. Either way the weights of the best
     evaluation are kept."""
 
@@ -153,9 +157,9 @@ class _ClassOptions(Options):
     unknown_below: Share = 0.0
     """Cells whose best probability is lower are called "unknown"; 0 names every cell."""
 
-    baselines: Literal["all", "cheap", "none"] = "all"
-    """What the report compares the model with: majority class, library size and logistic regression on variable genes,
-    and with "all" the same network trained from random weights, which takes as long as the model."""
+    baselines: Literal["all", "cheap", "none"] = "cheap"
+    """What the report compares the model with: majority class, library size and logistic regression on variable genes;
+    with "all" also the same network trained from random weights, which takes as long as the model."""
 
     n_top_genes: Annotated[int, Range(low=2)] = 2000
     """Variable genes the logistic regression sees."""
@@ -196,7 +200,7 @@ class RegressOptions(Options):
     max_cells: Annotated[int | None, Range(low=2)] = None
     """Cells used, drawn at random. All by default."""
 
-    baselines: Literal["all", "cheap", "none"] = "all"
+    baselines: Literal["all", "cheap", "none"] = "cheap"
     """What the report compares the model with: mean of the training cells, library size and ridge regression on
     variable genes, and with "all" the same network trained from random weights, which takes as long as the model."""
 
@@ -251,7 +255,7 @@ class ExpressionOptions(Options):
     report_cells: Positive = 1000
     """Most cells a report is measured on, drawn at random; each brings a hundred numbers or more."""
 
-    baselines: Literal["all", "cheap", "none"] = "all"
+    baselines: Literal["all", "cheap", "none"] = "cheap"
     """What the report compares the model with: the mean of each gene over the training cells, that mean with an
     effect of the cell, and with "all" the same network trained from random weights, which takes as long as the
     model."""
@@ -280,7 +284,7 @@ class GeneClassifyOptions(Options):
     max_cells: Annotated[int | None, Range(low=1)] = None
     """Cells used, drawn at random among those with any of the labeled genes. All of them by default."""
 
-    baselines: Literal["all", "cheap", "none"] = "all"
+    baselines: Literal["all", "cheap", "none"] = "cheap"
     """What the report compares the model with: the commonest class, and linear models of each gene's rank and
     detection, of its static embedding and of its embedding averaged over cells; with "all" also the same network
     trained from random weights, which takes as long as the model."""
@@ -424,6 +428,23 @@ class SearchOptions(Options):
 
     seed: Seed = 0
     """Seed of the draws."""
+
+
+PROBE_CELLS = 20_000
+"""Most cells for which a probe is the default."""
+
+FOR_PROBES = frozenset({"strategy", "head_start", "pooling", "class_weights", "max_length", "seed"})
+"""Options that a probe reads as well: to set one does not ask for training."""
+
+LEARNT_POOLING = ("attention", "pooler")
+
+
+def resolved(options: FinetuneOptions, *, probe: bool) -> FinetuneOptions:
+    """The same with a strategy in the place of "auto"; `probe` says whether cells, task and device suit a probe."""
+    if options.strategy != "auto":
+        return options
+    trains = options.asked - FOR_PROBES or options.head_start == "random" or options.pooling in LEARNT_POOLING
+    return replace(options, strategy="probe" if probe and not trains else "full")
 
 
 def _check_shares(valid: float, test: float, what: str) -> None:
