@@ -159,6 +159,8 @@ class Reporting(TrainerCallback):
 class PackedTrainer(Trainer):
     """Trainer whose batches are packed cells."""
 
+    args: "PlacedArguments"
+
     def __init__(
         self,
         *,
@@ -172,10 +174,8 @@ class PackedTrainer(Trainer):
         forward_options: Mapping[str, Any] | None = None,
         remedy: str = "",
         keep_checkpoints: int | None = None,
-        layer_decay: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self._layer_decay = layer_decay
         self._remedy, self._keep_checkpoints = remedy, keep_checkpoints
         self.times: dict[str, float] = {}
         self._lengths, self._collate = lengths, collate
@@ -220,15 +220,15 @@ class PackedTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer; with `layer_decay`, layers further below the head learn at lower rates."""
         optimizer = super().create_optimizer(model)
-        if self._layer_decay != 1:
-            network: Any = self.model
+        decay, network = self.args.layer_decay, self.model
+        if decay != 1:
             depths = {id(p): depth(name, network.config.num_hidden_layers) for name, p in network.named_parameters()}
             groups = []
             for group in optimizer.param_groups:
                 parts: dict[int, list[nn.Parameter]] = defaultdict(list)
                 for parameter in group["params"]:
                     parts[depths[id(parameter)]].append(parameter)
-                rates = {below: group["lr"] * self._layer_decay**below for below in parts}
+                rates = {below: group["lr"] * decay**below for below in parts}
                 groups += [{**group, "params": parts[below], "lr": rates[below]} for below in sorted(parts)]
             optimizer.param_groups = groups
         return optimizer
@@ -350,9 +350,13 @@ def score_masked(scored: Scored) -> dict[str, float]:
 
 @dataclass
 class PlacedArguments(TrainingArguments):
-    """`TrainingArguments` for one given device; processes of a launcher keep the one they were given by it."""
+    """`TrainingArguments` for one given device; processes of a launcher keep the one they were given by it.
+
+    With `layer_decay`, rates fall from layer to layer, from the head downwards.
+    """
 
     placed_on: str = "cpu"
+    layer_decay: float = 1.0
 
     @cached_property
     def _setup_devices(self) -> torch.device:

@@ -37,7 +37,14 @@ from geneformer.finetuning.evaluations import absent_text, metric_name, number_t
 from geneformer.finetuning.reports import MODEL, RANDOM, ReportSet, by_task, compared, load_report, plot_first
 from geneformer.finetuning.splits import Split, draw_rows, given_rows
 from geneformer.finetuning.targets import CellTarget, Encoded
-from geneformer.finetuning.training import FinetuneResult, embed_cells, learn_cells, predict_cells
+from geneformer.finetuning.training import (
+    FinetuneResult,
+    cell_vectors,
+    embed_cells,
+    learn_cells,
+    predict_cells,
+    read_cells,
+)
 from geneformer.genes.vocabulary import BUNDLED, Vocabulary
 from geneformer.inference.cells import CellInput, Cells, cell_fingerprints, describe_run, open_cells
 from geneformer.models.encoder import GeneformerModel
@@ -451,8 +458,8 @@ class Estimator(Summarized):
         options = resolved(self.finetuning, probe=suits and resolve_device(self.runtime.device).type == "cpu")
         if options is not self.finetuning and options.strategy == "probe":
             inform(
-                f"No option of the training is set and {n_cells:,} cells are few on a CPU: the head is a linear probe of "
-                "the frozen embeddings. strategy='full' trains the network."
+                f"No option of the training is set, and {n_cells:,} cells are few on a CPU: the head is a linear probe "
+                "of the frozen embeddings. strategy='full' trains the network."
             )
         return options
 
@@ -668,15 +675,23 @@ class CellEstimator(Estimator):
         return network.specs
 
     def outputs(
-        self, cells: Cells, *, network: GeneformerForCells | None = None, progress: bool | None = None
+        self,
+        cells: Cells,
+        *,
+        rows: Ints | None = None,
+        network: GeneformerForCells | None = None,
+        progress: bool | None = None,
     ) -> dict[str, NDArray[np.float32]]:
-        """Outputs of every head for the tokenized cells, ``(n, …)``."""
+        """Outputs of every head for the tokenized cells, or for some rows of them, ``(n, …)``."""
         network = network or self._fitted("network_")
         shown = self.runtime.progress if progress is None else progress
+        tokens, max_length = cells.tokens, self.pairing.max_length
         with progress_bar("Predicting", shown=shown, unit="cells") as update:
-            return predict_cells(
-                network, cells.tokens, self.runtime, max_length=self.pairing.max_length, progress=update
-            )
+            if self.strategy_ == "probe" and rows is not None:
+                kept = {"max_length": max_length, "kept": cells.vectors, "progress": update}
+                return read_cells(network, cell_vectors(network, tokens, rows, self.runtime, **kept))
+            some = tokens if rows is None else tokens.take(rows)
+            return predict_cells(network, some, self.runtime, max_length=max_length, progress=update)
 
     def embed(
         self,
@@ -743,6 +758,7 @@ class CellEstimator(Estimator):
             else None,
             deleted_genes=training.deleted_genes,
             groups=training.groups,
+            kept=training.cells.vectors,
             **self._loss_options(),
             **run,
         )
@@ -755,7 +771,7 @@ class CellEstimator(Estimator):
         valid, targets = training.split.valid, training.encoded.targets
         if not len(valid) or not getattr(self.task_options, "calibrate", False):
             return
-        outputs = self.outputs(part_of(training.cells, valid), progress=False)
+        outputs = self.outputs(training.cells, rows=valid, progress=False)
         for name, target in targets.items():
             truth = training.encoded.values[name][valid]
             has_value = target.has_value(truth)
@@ -793,8 +809,11 @@ class CellEstimator(Estimator):
     def _evaluate(self, tested: Examples, rows: Ints) -> Any:
         targets, values = tested.encoded.targets, tested.encoded.values
         rows = rows[np.any([target.has_value(values[name][rows]) for name, target in targets.items()], axis=0)]
-        part = part_of(tested.cells, rows)
-        outputs = {name: self.outputs(part, network=network) for name, network in self._networks().items()}
+        if not len(rows):
+            msg = "No labeled cell to evaluate on. Check the labels and the split."
+            raise NoCellsError(msg)
+        networks = self._networks().items()
+        outputs = {name: self.outputs(tested.cells, rows=rows, network=network) for name, network in networks}
         reports = ReportSet()
         for name, target in targets.items():
             labeled = np.flatnonzero(target.has_value(values[name][rows]))  # tasks differ in the cells with a label
@@ -808,7 +827,7 @@ class CellEstimator(Estimator):
                 truth,
                 predictions.pop(MODEL),
                 predictions | self._by_baselines(target, tested, rows[labeled]),
-                cell_ids=part.tokens.cell_ids[labeled],
+                cell_ids=tested.cells.tokens.cell_ids[rows[labeled]],
                 groups=None if tested.groups is None else tested.groups[rows[labeled]],
                 seed=self.finetuning.seed,
                 settings=settings | self._shared_settings() | target.fold_settings(truth, of_model),
@@ -841,14 +860,6 @@ class CellEstimator(Estimator):
         if tested.cells.adata is None:
             del predictions[LIBRARY]  # scaled counts have no library size
         return predictions
-
-
-def part_of(cells: Cells, rows: Ints) -> Cells:
-    """Some of the tokenized cells, by themselves."""
-    if not len(rows):
-        msg = "No labeled cell to evaluate on. Check the labels and the split."
-        raise NoCellsError(msg)
-    return Cells(cells.tokens.take(rows), np.arange(len(rows)), len(rows))
 
 
 def matched_in(cells: Cells) -> dict[str, Any]:

@@ -375,7 +375,7 @@ class GeneClassifier(Estimator):
             rows = np.sort(rng.choice(rows, chosen.max_cells, replace=False))
         if len(rows) < len(tokens):
             tokens = tokens.take(rows)
-            opened = replace(opened, tokens=tokens, rows=opened.rows[rows])
+            opened = replace(opened, tokens=tokens, rows=opened.rows[rows], vectors={})
         return Examples(opened, occurring(labels, count_cells(tokens, vocabulary.size, length), vocabulary))
 
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForGenes, FinetuneResult]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
 from geneformer.display import Summarized, Summary
-from geneformer.engine.device import resolve_device, resolve_training_attention
+from geneformer.engine.device import resolve_device, resolve_dtype, resolve_training_attention
 from geneformer.engine.inference import Batch, run_batches
 from geneformer.engine.training import (
     Key,
@@ -36,7 +36,7 @@ from geneformer.files.progress import Progress
 from geneformer.finetuning.metrics import accuracy_and_macro_f1
 from geneformer.finetuning.probe import fit_heads
 from geneformer.models.encoder import GeneformerModel
-from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, merge_lora
+from geneformer.models.finetuned import TrainedShare, apply_strategy, build_network, layers_frozen, merge_lora
 from geneformer.models.heads import GeneformerForCells, HeadSpec
 from geneformer.models.loading import LoadedModel
 from geneformer.models.losses import MISSING
@@ -159,7 +159,6 @@ def finetune(  # noqa: PLR0913
                     f"{options.accumulation}) by the same factor, lower max_length, or train less of the network with "
                     "strategy."
                 ),
-                layer_decay=options.layer_decay,
                 keep_checkpoints=2 if has_valid else 1,  # the last and the best, to see that a run is done
                 callbacks=[Reporting(progress), *early, *callbacks],
             )
@@ -197,6 +196,7 @@ def _arguments(
         runtime,
         steps,
         max_grad_norm=options.max_grad_norm,
+        layer_decay=options.layer_decay,
         **when,
         **chosen,
     )
@@ -244,6 +244,7 @@ def cell_batches(
     max_length: int,
     *,
     views: Mapping[str, Any] | None = None,
+    states: "States | None" = None,
     seed: int = 0,
     by_number: bool = False,
 ) -> Batches:
@@ -254,12 +255,49 @@ def cell_batches(
             rng = np.random.default_rng([seed, keys[0][0], keys[0][1], len(keys)])
             packed = concatenate(packed, delete_genes(packed, rng=rng, **views))
         values = {name: torch.from_numpy(column[rows]) for name, column in targets.items()}
-        return {**packed_tensors(packed), "targets": values}
+        kept = {} if states is None else {"states": states.gather(rows)}
+        return {**packed_tensors(packed), "targets": values, **kept}
 
     lengths = np.minimum(dataset.lengths[rows], max_length) * (1 if views is None else 2)
     if by_number:  # a batch is so many cells, however long
         lengths = np.full(len(rows), CELL, dtype=np.int64)
     return Batches(dataset, rows, max_length, make, lengths=lengths)
+
+
+STATES_AT_MOST = 2**30
+"""Bytes of the states of frozen layers that are kept in memory; where they are more, the layers run in every pass."""
+
+
+class States:
+    """What frozen layers make of some cells, computed once: the states of all tokens, float32."""
+
+    def __init__(self, tokens: TokenizedDataset, rows: Ints, max_length: int, size: int) -> None:
+        self.lengths = np.zeros(len(tokens), dtype=np.int64)
+        self.lengths[rows] = np.minimum(tokens.lengths[rows], max_length)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.values = torch.empty((int(self.lengths.sum()), size))
+
+    def keep(self, rows: Ints, states_TD: torch.Tensor) -> None:
+        """Take those of cells end to end."""
+        for row, states in zip(rows, states_TD.split(self.lengths[rows].tolist()), strict=True):
+            self.values[self.starts[row] :][: len(states)] = states
+
+    def gather(self, rows: Ints) -> torch.Tensor:
+        """Those of some cells, end to end, ``(T, D)``."""
+        return torch.cat([self.values[self.starts[row] :][: self.lengths[row]] for row in rows])
+
+
+def states_to_keep(
+    network: GeneformerForCells, tokens: TokenizedDataset, rows: Ints, max_length: int, runtime: RuntimeOptions
+) -> States | None:
+    """Room for what the `layers_done` of a network make of cells; None where that would not be the same or too much."""
+    config, device = network.config, resolve_device(runtime.device)
+    dropout = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+    exact = all(resolve_dtype(runtime.dtype, device, training=t) == torch.float32 for t in (False, True))
+    n_bytes = 4 * config.hidden_size * int(np.minimum(tokens.lengths[rows], max_length).sum())
+    if not network.layers_done or dropout or not exact or n_bytes > STATES_AT_MOST:
+        return None
+    return States(tokens, rows, max_length, config.hidden_size)
 
 
 _CELLS_AT_ONCE = 2048
@@ -303,6 +341,10 @@ def _pieces(dataset: TokenizedDataset, max_length: int) -> Iterator[tuple[Ints, 
         yield rows, dataset.gather(rows, max_length=max_length)
 
 
+Kept = dict[Any, NDArray[np.float32]]
+"""Vectors of the cells of a dataset, ``(n, D)``, NaN where there is none yet, by what made them."""
+
+
 def learn_cells(  # noqa: PLR0913
     base: LoadedModel,
     tokens: TokenizedDataset,
@@ -320,6 +362,7 @@ def learn_cells(  # noqa: PLR0913
     cells_per_batch: int | None = None,
     deleted_genes: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
+    kept: Kept | None = None,
     best_by: str = "loss",
     **run: Any,
 ) -> tuple[GeneformerForCells, FinetuneResult]:
@@ -337,30 +380,36 @@ def learn_cells(  # noqa: PLR0913
     network.class_weights = {name: torch.from_numpy(values) for name, values in (class_weights or {}).items()}
     network.task_weights = list(task_weights or [1.0] * len(specs))
     max_length = length_read(options.max_length, base.max_length, base.name)
+    rows = np.concatenate([train_rows, valid_rows])
+    views: dict[str, Any] | None = None
+    if options.contrastive_weight > 0:
+        special, share = base.vocabulary.special_ids, options.contrastive_delete
+        views = {"special": special, "share": share, "chosen": deleted_genes}
     starts_from_probe = options.head_start == "probe" and options.supervised_weight > 0
+    network.layers_done = 0 if views else layers_frozen(network.config.num_hidden_layers, options)
+    states = states_to_keep(network, tokens, rows, max_length, runtime)
+    if options.strategy == "probe" or starts_from_probe or states is not None:
+        vectors = cell_vectors(network, tokens, rows, runtime, max_length=max_length, kept=kept, states=states)
     if options.strategy == "probe" or starts_from_probe:
         fit_heads(
             network,
-            embed_cells(network, tokens.take(train_rows), runtime, max_length=max_length),
+            vectors[: len(train_rows)],
             {name: values[train_rows] for name, values in targets.items()},
             groups=None if groups is None else groups[train_rows],
             balanced=class_weights is not None,
             seed=options.seed,
         )
     if options.strategy == "probe":
-        valid = tokens.take(valid_rows), {name: values[valid_rows] for name, values in targets.items()}
-        return network, _probed(network, *valid, options, runtime, max_length)
+        valid = {name: values[valid_rows] for name, values in targets.items()}
+        return network, _probed(network, vectors[len(train_rows) :], valid, options)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
-    views: dict[str, Any] | None = None
-    if options.contrastive_weight > 0:
-        special, share = base.vocabulary.special_ids, options.contrastive_delete
-        views = {"special": special, "share": share, "chosen": deleted_genes}
+    batches = partial(cell_batches, tokens, targets=targets, max_length=max_length, by_number=counted, states=states)
     result = finetune(
         network,
-        cell_batches(tokens, train_rows, targets, max_length, by_number=counted, views=views, seed=options.seed),
-        cell_batches(tokens, valid_rows, targets, max_length, by_number=counted),
+        batches(train_rows, views=views, seed=options.seed),
+        batches(valid_rows),
         options,
         runtime,
         score=partial(score_cells, specs),
@@ -385,17 +434,16 @@ def learn_cells(  # noqa: PLR0913
 
 def _probed(
     network: GeneformerForCells,
-    tokens: TokenizedDataset,
+    vectors: NDArray[np.float32],
     targets: Mapping[str, NDArray[Any]],
     options: FinetuneOptions,
-    runtime: RuntimeOptions,
-    max_length: int,
 ) -> FinetuneResult:
     """What a network came to that is not trained further."""
     share = apply_strategy(network, options)
+    network.train(False)
     metrics: dict[str, float] = {}
-    if len(tokens):
-        pooled = torch.from_numpy(embed_cells(network, tokens, runtime, max_length=max_length))
+    if len(vectors):
+        pooled = torch.from_numpy(vectors)
         given = {name: torch.from_numpy(values) for name, values in targets.items()}
         with torch.inference_mode():
             outputs = network.cpu().read(pooled, given)
@@ -450,19 +498,59 @@ def predict_cells(
     return outputs
 
 
+def cell_vectors(
+    network: GeneformerForCells,
+    tokens: TokenizedDataset,
+    rows: Ints,
+    runtime: RuntimeOptions,
+    *,
+    max_length: int,
+    kept: Kept | None = None,
+    states: States | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """The vectors the heads see, ``(n, D)``; with `kept`, each is made once for encoders that are the same."""
+    weights = [value.flatten()[:64].float().cpu().numpy() for value in network.bert.state_dict().values()]
+    key = (array_digest(*weights), type(network.pool).__name__, str(network.config.to_dict()), max_length)
+    known = np.full((len(tokens), network.config.hidden_size), np.nan, dtype=np.float32)
+    if kept is not None:
+        known = kept.setdefault(key, known)
+    missing = rows if states is not None else rows[np.isnan(known[rows, 0])]
+    if len(missing):
+        keep = None if states is None else lambda some, values: states.keep(missing[some], values)
+        known[missing] = embed_cells(
+            network, tokens.take(missing), runtime, max_length=max_length, keep=keep, progress=progress
+        )
+    return known[rows]
+
+
+def read_cells(network: GeneformerForCells, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Outputs of every head for cells with these vectors, as `predict_cells` gives them."""
+    with torch.inference_mode():
+        predictions = network.cpu().train(False).read(torch.from_numpy(vectors)).predictions or {}
+    return {name: values.float().numpy() for name, values in predictions.items()}
+
+
 def embed_cells(
     network: GeneformerForCells,
     tokens: TokenizedDataset,
     runtime: RuntimeOptions,
     *,
     max_length: int,
+    keep: Callable[[Ints, torch.Tensor], None] | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """The vectors the heads see, ``(n, D)``."""
+    """The vectors the heads see, ``(n, D)``; `keep` is given the states after the layers that stay as they are."""
     values = np.empty((len(tokens), network.config.hidden_size), dtype=np.float32)
+    layer = network.layers_done - network.config.num_hidden_layers
 
     def step(batch: Batch) -> None:
-        pooled = network.embed(batch.input_ids, batch.cu_seqlens, attention=batch.attention)
+        states = None
+        if keep is not None:
+            states = network.bert(batch.input_ids, batch.cu_seqlens, layer=layer, attention=batch.attention)
+            keep(batch.rows, states)
+        pooled = network.embed(batch.input_ids, batch.cu_seqlens, attention=batch.attention, states=states)
         values[batch.rows] = pooled.float().cpu().numpy()
 
-    run_batches(tokens, network.train(False), step, runtime, max_length=max_length)
+    run_batches(tokens, network.train(False), step, runtime, max_length=max_length, progress=progress)
     return values

@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Union
 
@@ -311,6 +311,9 @@ class Cells(Summarized):
     gene_ids: str | None = None
     inputs: tuple[InputFile, ...] = ()
     """Files the cells came from, as they were when they were opened; none for cells that were in memory."""
+
+    vectors: dict[Any, NDArray[np.float32]] = field(default_factory=dict)
+    """What pretrained encoders made of the cells, by encoder, so that several fits to them make it once."""
 
     @property
     def columns(self) -> list[str]:

@@ -99,18 +99,26 @@ class GeneformerEncoder(GeneformerModel):
         self.embeddings.word_embeddings = value
 
     def forward(
-        self, input_ids_T: Tensor, cu_seqlens: Tensor, *, layer: int = 0, attention: str | Attention = "sdpa"
+        self,
+        input_ids_T: Tensor,
+        cu_seqlens: Tensor,
+        *,
+        layer: int = 0,
+        attention: str | Attention = "sdpa",
+        states_TD: Tensor | None = None,
+        start: int = 0,
     ) -> Tensor:
-        """States of all tokens after one layer, ``(T, D)``; layers above it are not computed.
+        """States of all tokens after one layer, ``(T, D)``; layers above it are not computed, nor those below `start`.
 
         `cu_seqlens` says where each cell starts, and the total, ``(B + 1,)``. `layer` counts back from the output: 0 is
         the last, -1 the one before it. `attention` is the name of a kernel or a function like one; layers with relative
-        positions or a window use their own kernels instead of a named one, and refuse a function.
+        positions or a window use their own kernels instead of a named one, and refuse a function. `states_TD` are the
+        states that the first `start` layers came to, which are not computed again then.
         """
         n_layers = self.layers_below(layer)
         lengths: list[int] = torch.diff(cu_seqlens).tolist()
-        hidden_TD = self.embed_tokens(input_ids_T, cu_seqlens)
-        return self.run_layers(hidden_TD, lengths, stop=n_layers, attention=attention)
+        hidden_TD = self.embed_tokens(input_ids_T, cu_seqlens) if states_TD is None else states_TD
+        return self.run_layers(hidden_TD, lengths, start=start, stop=n_layers, attention=attention)
 
     def embed_tokens(self, input_ids_T: Tensor, cu_seqlens: Tensor) -> Tensor:
         """States before the first layer, ``(T, D)``."""

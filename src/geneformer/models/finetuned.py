@@ -40,7 +40,7 @@ NETWORKS: dict[str, type[GeneformerModel]] = {
 _LAYER = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.")
 
 FULL = ("full", "auto")
-"""Strategies that train every layer that is not frozen; a fit puts another in the place of "auto" where it wants one."""
+"""Strategies that train every layer that is not frozen; a fit may put "probe" in the place of "auto"."""
 
 Network = TypeVar("Network", bound=GeneformerModel)
 
@@ -244,12 +244,21 @@ def _is_trained(name: str, n_layers: int, options: FinetuneOptions) -> bool:
     match = _LAYER.match(name)
     layer = int(match[1]) if match else None
     if options.strategy in FULL:
-        return layer is None or layer >= options.freeze_layers
+        return not options.freeze_embeddings if layer is None else layer >= options.freeze_layers
     if options.strategy in ("last_layer", "extra_layer"):
         return layer == n_layers - 1
     if options.strategy == "adapters":
         return layer is not None and (".adapter." in name or ".LayerNorm." in name)
     return options.strategy == "lora" and ".lora_" in name
+
+
+def layers_frozen(n_layers: int, options: FinetuneOptions) -> int:
+    """Lowest layers whose states never change, as neither they nor the embeddings below them are trained."""
+    if options.strategy in ("last_layer", "extra_layer"):
+        return n_layers - 1
+    if options.strategy in FULL:
+        return options.freeze_layers if options.freeze_embeddings else 0
+    return n_layers if options.strategy == "head" else 0
 
 
 def _add_lora(network: GeneformerModel, options: FinetuneOptions) -> int:

@@ -277,10 +277,20 @@ class PooledModel(GeneformerModel):
         super().__init__(config)
         self.bert = GeneformerEncoder(config)
         self.pool = POOLS[config.geneformer_pooling](config)
+        self.layers_done = 0
+        """Layers that states given to it went through already."""
 
-    def embed(self, input_ids: Tensor, cu_seqlens: Tensor, *, attention: str | Attention = "sdpa") -> Tensor:
+    def embed(
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        *,
+        attention: str | Attention = "sdpa",
+        states: Tensor | None = None,
+    ) -> Tensor:
         """Cell vectors the heads see, ``(B, D)``."""
-        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention)
+        start = 0 if states is None else self.layers_done
+        hidden_TD = self.bert(input_ids, cu_seqlens, attention=attention, states_TD=states, start=start)
         pooled: Tensor = self.pool(hidden_TD, input_ids, cu_seqlens)
         return pooled
 
@@ -322,6 +332,7 @@ class GeneformerForCells(PooledModel):
         cu_seqlens: Tensor,
         targets: Mapping[str, Tensor] | None = None,
         *,
+        states: Tensor | None = None,
         supervised_weight: float = 1.0,
         contrastive_weight: float = 0.0,
         temperature: float = 0.1,
@@ -332,7 +343,7 @@ class GeneformerForCells(PooledModel):
         Targets are classes ``(B,)``, 0 or 1 ``(B, C)``, or numbers ``(B,)``, by head. With a contrastive term and in
         training the cells come first, then all their second views in the same order.
         """
-        pooled_BD = self.embed(input_ids, cu_seqlens, attention=attention)
+        pooled_BD = self.embed(input_ids, cu_seqlens, attention=attention, states=states)
         return self.read(
             pooled_BD,
             targets,

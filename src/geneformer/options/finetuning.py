@@ -43,6 +43,10 @@ class FinetuneOptions(Options):
     freeze_layers: Count = 0
     """Lowest encoder layers kept as they are. With strategy "full"; the token embeddings go on learning."""
 
+    freeze_embeddings: bool = False
+    """Keep the embeddings of tokens and ranks as they are as well. With frozen layers, and in a network without
+    dropout, the frozen part then runs once for each cell, as it does with "last_layer" and "head"."""
+
     adapter_size: Positive = 32
     """Width of the bottleneck of an adapter."""
 
