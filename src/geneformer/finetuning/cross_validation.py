@@ -115,7 +115,7 @@ def cross_validate(
     with progress_bar("Cross-validation", shown=first.runtime.progress, unit="folds") as update:
         for split in counted(splits, update):
             fold = make()
-            fold._base = base
+            fold._base, fold._tells = base, split is splits[0]
             # Cells without a label are counted already; classes that a fold does not test are tested in others.
             with counting_left_out(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*None of the .* measured is of", GeneformerWarning)

@@ -167,6 +167,8 @@ class Estimator(Summarized):
     _inputs: tuple[InputFile, ...] = ()
     _training: Any = None
     _random_network: Any = None
+    _tells: bool = True
+    """Whether it says what "auto" came to; of many folds, one is enough."""
     _learnt_cells: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
     """Fingerprints of cells that were learnt from, ascending."""
 
@@ -329,6 +331,7 @@ class Estimator(Summarized):
             "kind": self.kind,
             **{name: getattr(self, name) for name in self.task_fields},
             "base_model": self._base_name,
+            "strategy": self.strategy_,
             "preprocessing": {"max_length": self.pairing.max_length, "normalize_to": 10_000},
             "options": self._options,
             "vocabulary": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint},
@@ -392,6 +395,7 @@ class Estimator(Summarized):
             estimator._check_loaded()
         estimator._pairing = Pairing(str(folder), stored.vocabulary, max_length)
         estimator._history, estimator._options = stored.history, options
+        estimator.strategy_ = str(stored.task.get("strategy", estimator.finetuning.strategy))
         estimator._learnt_cells = stored.learnt_cells
         with _damage_named(folder):
             estimator.summary_of()  # what was noted about the training can be shown
@@ -444,8 +448,7 @@ class Estimator(Summarized):
         with self._bar("Training", unit="steps") as update:
             self.network_, self.result_ = self._learn(options, progress=update, **run)
         self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
-        kept = {name: getattr(self, name) for name in self.option_kinds if name != "runtime"} | {"finetuning": options}
-        self._options = {name: asdict(group) for name, group in kept.items()}
+        self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}
 
     def _resolved(self, *, trains: bool = False) -> FinetuneOptions:
         """The options of the training with the strategy that "auto" comes to."""
@@ -456,7 +459,7 @@ class Estimator(Summarized):
         trains = trains or bool(self.task_options.asked & TRAINED_WITH)
         suits = has_probe and not trains and n_cells <= PROBE_CELLS
         options = resolved(self.finetuning, probe=suits and resolve_device(self.runtime.device).type == "cpu")
-        if options is not self.finetuning and options.strategy == "probe":
+        if self._tells and options is not self.finetuning and options.strategy == "probe":
             inform(
                 f"No option of the training is set, and {n_cells:,} cells are few on a CPU: the head is a linear probe "
                 "of the frozen embeddings. strategy='full' trains the network."
@@ -822,6 +825,7 @@ class CellEstimator(Estimator):
             truth, of_model = values[name][rows[labeled]], outputs[MODEL][name][labeled]
             predictions = {label: target.decode(out[name][labeled]) for label, out in outputs.items()}
             settings = {"model": self._base_name, "label": name, "split": self.split_, **self._options}
+            settings["strategy"] = self.strategy_
             settings |= matched_in(tested.cells)
             reports[name] = target.report(
                 truth,

@@ -23,27 +23,31 @@ from geneformer.finetuning.evaluations import FoldedEvaluation, TokenEvaluation
 from geneformer.finetuning.gene_metrics import TokenTally, evaluate_genes
 from geneformer.finetuning.labels import GeneLabels, GeneLists, occurring, read_gene_classes
 from geneformer.finetuning.metrics import confusion, mean_defined, shares, softmax
+from geneformer.finetuning.probe import fit_head
 from geneformer.finetuning.reports import GENE, MODEL, N_CELLS, PROBABILITY, SYMBOL, GeneReport
 from geneformer.finetuning.splits import Split, draw_gene_folds, split_genes
 from geneformer.finetuning.targets import Target
 from geneformer.finetuning.training import (
     Batches,
     FinetuneResult,
+    Kept,
     cells_with_labeled_genes,
     count_cells,
+    encoder_key,
     finetune,
     mean_ranks,
     packed_tensors,
+    probed,
 )
 from geneformer.inference.cells import CellInput, open_cells
 from geneformer.inference.embedding import embed
 from geneformer.inference.tables import GeneEmbeddings
 from geneformer.models.finetuned import build_network
-from geneformer.models.heads import GeneformerForGenes
+from geneformer.models.heads import GeneformerForGenes, HeadSpec
 from geneformer.models.loading import LoadedModel
 from geneformer.models.losses import MISSING
 from geneformer.options import EmbedOptions, FinetuneOptions, GeneClassifyOptions, RuntimeOptions
-from geneformer.tokens.dataset import Packed, TokenizedDataset
+from geneformer.tokens.dataset import Packed, TokenizedDataset, plan_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -333,14 +337,14 @@ class GeneClassifier(Estimator):
         if self.classify.baselines != "none" and examples.features is None:
             examples.features = self._make_features(examples)  # once for all folds
         with self._bar("Cross-validation", unit="folds") as update:
-            folds = [self._fold(examples, split) for split in counted(splits, update)]
+            folds = [self._fold(examples, split, tells=split is splits[0]) for split in counted(splits, update)]
         self.report_ = report = self._report(examples, folds, n_folds=n_folds)
         return report
 
-    def _fold(self, examples: Examples, split: Split) -> "_HeldOutGenes":
+    def _fold(self, examples: Examples, split: Split, *, tells: bool) -> "_HeldOutGenes":
         """Predictions of a classifier that learns of the genes held out nothing but their places in the cells."""
         fold = clone(self)
-        fold._training = replace(examples, split=split)
+        fold._training, fold._tells = replace(examples, split=split), tells
         fold._train()
         if self.classify.baselines == "all":
             fold._random_initialisation()
@@ -378,10 +382,21 @@ class GeneClassifier(Estimator):
             opened = replace(opened, tokens=tokens, rows=opened.rows[rows], vectors={})
         return Examples(opened, occurring(labels, count_cells(tokens, vocabulary.size, length), vocabulary))
 
+    def _has_probe(self) -> bool:
+        return True
+
     def _learn(self, options: FinetuneOptions, **run: Any) -> tuple[GeneformerForGenes, FinetuneResult]:
         training: Examples = self._fitted("_training")
+        cells = training.cells
         return learn_genes(
-            self.base(), training.cells.tokens, training.encoded, training.split, options, self.runtime, **run
+            self.base(),
+            cells.tokens,
+            training.encoded,
+            training.split,
+            options,
+            self.runtime,
+            kept=cells.vectors,
+            **run,
         )
 
     def _describe(self) -> None:
@@ -461,7 +476,7 @@ class GeneClassifier(Estimator):
                 tally = TokenTally(values.shape[1])
                 tally.add(values, codes, n_cells[asked])
                 predictions[name] = values, tally.evaluation(labels.classes)
-        return _HeldOutGenes(rows, n_cells[asked], predictions)
+        return _HeldOutGenes(rows, n_cells[asked], predictions, self.strategy_)
 
     def _report(self, examples: Examples, folds: "Sequence[_HeldOutGenes]", **settings: Any) -> GeneReport:
         """The report on the genes held out in all folds, in the order of their token ids."""
@@ -480,6 +495,7 @@ class GeneClassifier(Estimator):
         }
         settings = {
             "model": self._base_name,
+            "strategy": folds[0].strategy,
             "cells": len(examples.cells.tokens),
             "genes": dict(zip(labels.classes, labels.counts.tolist(), strict=True)),
             "unknown": dict(labels.unknown),
@@ -509,6 +525,7 @@ class _HeldOutGenes(NamedTuple):
     rows: Ints
     n_cells: Ints
     predictions: dict[str, tuple[Floats, TokenEvaluation]]
+    strategy: str
 
 
 class FoldedGenes(NamedTuple):
@@ -558,6 +575,8 @@ def learn_genes(
     split: Split,
     options: FinetuneOptions,
     runtime: RuntimeOptions,
+    *,
+    kept: Kept | None = None,
     **run: Any,
 ) -> tuple[GeneformerForGenes, FinetuneResult]:
     """Fine-tune an encoder to classify genes wherever they occur."""
@@ -578,6 +597,20 @@ def learn_genes(
         gene_batches(tokens, cells_with_labeled_genes(tokens, class_of, max_length), class_of, max_length)
         for class_of in (train_of, valid_of)
     )
+    starts_from_probe = options.head_start == "probe"
+    if options.strategy == "probe" or starts_from_probe:
+        vectors = gene_vectors(network, tokens, runtime, max_length=max_length, kept=kept)
+        fit_head(
+            network.classifier,
+            HeadSpec(name="class", classes=labels.classes),
+            vectors[labels.tokens[split.train]],
+            labels.codes[split.train],
+            balanced=options.class_weights == "balanced",
+            seed=options.seed,
+        )
+    if options.strategy == "probe":
+        scored = predicted(network, valid, options.tokens_per_batch)
+        return network, probed(network, options, score_genes(len(names), size, scored) if len(valid.rows) else {})
     result = finetune(
         network,
         train,
@@ -591,9 +624,48 @@ def learn_genes(
             "genes": hashlib.sha256(np.stack([train_of, valid_of]).tobytes()).hexdigest()[:16],
             "tokens": int(tokens.lengths[train.rows].sum()),
         },
+        start_counts=starts_from_probe,
         **run,
     )
     return network, result
+
+
+def gene_vectors(
+    network: GeneformerForGenes,
+    tokens: TokenizedDataset,
+    runtime: RuntimeOptions,
+    *,
+    max_length: int,
+    kept: Kept | None = None,
+) -> NDArray[np.float32]:
+    """States of every token averaged over the cells it occurs in, ``(V, D)``; NaN for those in none."""
+    key = encoder_key(network, max_length)
+    if kept is not None and key in kept:
+        return kept[key]
+    sums = np.zeros((network.config.vocab_size, network.config.hidden_size))
+
+    def step(batch: Batch) -> None:
+        states_TD = network.bert(batch.input_ids, batch.cu_seqlens, attention=batch.attention).float()
+        seen, place_T = torch.unique(batch.input_ids, return_inverse=True)
+        sums[seen.cpu().numpy()] += states_TD.new_zeros((len(seen), states_TD.shape[1])).index_add(
+            0, place_T, states_TD
+        ).cpu().numpy()  # fmt: skip
+
+    run_batches(tokens, network.train(False), step, runtime, max_length=max_length)
+    with np.errstate(invalid="ignore"):
+        vectors = (sums / count_cells(tokens, len(sums), max_length)[:, None]).astype(np.float32)
+    if kept is not None:
+        kept[key] = vectors
+    return vectors
+
+
+def predicted(network: GeneformerForGenes, batches: Batches, tokens_per_batch: int) -> Scored:
+    """Batches with what a network on the CPU makes of them."""
+    network.cpu().train(False)
+    for rows in plan_batches(batches.lengths, tokens_per_batch):
+        batch = batches([(0, int(row)) for row in rows])
+        with torch.inference_mode():
+            yield batch, network(**batch)
 
 
 def gene_batches(tokens: TokenizedDataset, rows: Ints, class_of: Ints, max_length: int) -> Batches:

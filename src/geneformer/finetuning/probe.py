@@ -32,9 +32,13 @@ def fit_heads(
         if spec.activation != "linear" or known.sum() < 2:
             continue
         kept = None if groups is None else np.asarray(groups)[known]
-        fitted = probe(spec, embedding[known], values[known], groups=kept, balanced=balanced, seed=seed)
-        weight, bias = (torch.from_numpy(values).float() for values in fitted)
-        head.load_state_dict({"weight": weight, "bias": bias})
+        fit_head(head, spec, embedding[known], values[known], groups=kept, balanced=balanced, seed=seed)
+
+
+def fit_head(head: torch.nn.Module, spec: HeadSpec, *data: Any, **how: Any) -> None:
+    """Set a linear layer to what `probe` gives."""
+    weight, bias = (torch.from_numpy(values).float() for values in probe(spec, *data, **how))
+    head.load_state_dict({"weight": weight, "bias": bias})
 
 
 def probe(

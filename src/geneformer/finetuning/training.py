@@ -1,5 +1,6 @@
 """Training a network on labeled cells or genes: one loop for every task and strategy."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -401,7 +402,7 @@ def learn_cells(  # noqa: PLR0913
         )
     if options.strategy == "probe":
         valid = {name: values[valid_rows] for name, values in targets.items()}
-        return network, _probed(network, vectors[len(train_rows) :], valid, options)
+        return network, _validated(network, vectors[len(train_rows) :], valid, options)
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
@@ -432,14 +433,13 @@ def learn_cells(  # noqa: PLR0913
     return network, result
 
 
-def _probed(
+def _validated(
     network: GeneformerForCells,
     vectors: NDArray[np.float32],
     targets: Mapping[str, NDArray[Any]],
     options: FinetuneOptions,
 ) -> FinetuneResult:
     """What a network came to that is not trained further."""
-    share = apply_strategy(network, options)
     network.train(False)
     metrics: dict[str, float] = {}
     if len(vectors):
@@ -449,6 +449,12 @@ def _probed(
             outputs = network.cpu().read(pooled, given)
         batch = {"cu_seqlens": np.arange(len(pooled) + 1), "targets": given}
         metrics = score_cells(network.specs, [(batch, outputs)])
+    return probed(network, options, metrics)
+
+
+def probed(network: GeneformerModel, options: FinetuneOptions, metrics: dict[str, float]) -> FinetuneResult:
+    """The result of a probe, which takes no steps, with its figures on the validation part."""
+    share = apply_strategy(network, options)
     line = {"step": 0, "epoch": 0.0} | {f"eval_{name}": value for name, value in metrics.items()}
     network.cpu()
     return FinetuneResult(steps=0, share=share, metrics=metrics, history=[line] if metrics else [])
@@ -498,6 +504,12 @@ def predict_cells(
     return outputs
 
 
+def encoder_key(network: Any, max_length: int) -> Any:
+    """What the vectors that an encoder makes of cells depend on, besides the cells."""
+    weights = [value.flatten()[:64].float().cpu().numpy() for value in network.bert.state_dict().values()]
+    return array_digest(*weights), json.dumps(network.config.to_dict(), sort_keys=True, default=str), max_length
+
+
 def cell_vectors(
     network: GeneformerForCells,
     tokens: TokenizedDataset,
@@ -510,8 +522,7 @@ def cell_vectors(
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """The vectors the heads see, ``(n, D)``; with `kept`, each is made once for encoders that are the same."""
-    weights = [value.flatten()[:64].float().cpu().numpy() for value in network.bert.state_dict().values()]
-    key = (array_digest(*weights), type(network.pool).__name__, str(network.config.to_dict()), max_length)
+    key = encoder_key(network, max_length)
     known = np.full((len(tokens), network.config.hidden_size), np.nan, dtype=np.float32)
     if kept is not None:
         known = kept.setdefault(key, known)

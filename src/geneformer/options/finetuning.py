@@ -127,7 +127,7 @@ class FinetuneOptions(Options):
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
-    patience: Count = 2
+    patience: Count = 3
     """Stop when so many evaluations in a row did not improve; 0 trains to the end. Either way the weights of the best
     evaluation are kept."""
 
