@@ -6,12 +6,17 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from transformers import TrainerCallback
 
 import geneformer as gf
+import small_genes
+from geneformer.errors import OptionError
+from geneformer.finetuning import training
 from geneformer.finetuning.baselines import PENALTIES, SHRINKAGES
 from geneformer.finetuning.probe import probe
 from geneformer.models.heads import HeadSpec
 from geneformer.models.loading import load_model
+from geneformer.options import FinetuneOptions, GeneClassifyOptions
 from small_finetuning import QUICK, labeled_blood, same_weights, tiny_model
 
 pytestmark = pytest.mark.contract
@@ -30,6 +35,11 @@ def cells():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny", seed=3)
+
+
+@pytest.fixture(scope="module")
+def still_model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("still") / "tiny", dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +155,99 @@ def test_a_head_can_start_at_random(model, adata):
     fitted = gf.CellClassifier(model, head_start="random", eval_steps=1, **SPLIT, **QUICK).fit(adata, "kind")
     first = next(line["eval_loss"] for line in fitted._history if "eval_loss" in line)
     assert first == pytest.approx(np.log(3), abs=0.05)  # it knows nothing
+
+
+# The default
+
+
+@pytest.mark.parametrize(
+    ("asked", "strategy"),
+    [
+        ({}, "probe"),
+        ({"seed": 1, "max_length": 32, "class_weights": "balanced", "pooling": "rank"}, "probe"),
+        ({"epochs": 5}, "full"),  # asked for, though it is the default
+        ({"max_steps": 1}, "full"),
+        ({"head_start": "random", "max_steps": 1}, "full"),
+        ({"finetuning": FinetuneOptions(epochs=5)}, "full"),
+        ({"finetuning": FinetuneOptions(max_length=32)}, "probe"),
+    ],
+)
+def test_few_cells_on_a_cpu_are_probed_unless_training_is_asked_for(model, adata, asked, strategy):
+    fitted = gf.CellClassifier(model, **asked, **SPLIT, **RUN).fit(adata, "kind")
+    assert fitted.strategy_ == strategy
+    assert (fitted.result_.steps == 0) == (strategy == "probe")
+    assert ("strategy='probe'" in repr(fitted)) == (strategy == "probe")
+    assert fitted.report_.settings["strategy"] == strategy
+
+
+def test_what_no_linear_model_gives_is_trained(model, adata):
+    counts = gf.CellRegressor(model, loss="poisson", **SPLIT, **RUN)
+    with pytest.raises(OptionError, match="no linear model"):
+        gf.CellRegressor(model, loss="poisson", strategy="probe", **SPLIT, **RUN).fit(adata, "age")
+    counts.fit(adata, "age")
+    assert counts.strategy_ == "full"
+
+
+def test_genes_have_a_probe(model):
+    tokens = small_genes.cells()
+    genes = small_genes.dealt(small_genes.common_genes(tokens, 30))
+    options = GeneClassifyOptions(unknown_genes="drop", baselines="none", valid=0.2, test=0.2)
+    fitted = gf.GeneClassifier(model, classify=options, **RUN).fit(tokens, genes)
+    assert (fitted.strategy_, fitted.result_.steps) == ("probe", 0)
+    assert np.isfinite(fitted.metrics_["log_likelihood"])
+    assert same_weights(fitted.network_.bert, load_model(model).network.bert)
+    trained = gf.GeneClassifier(model, classify=options, eval_steps=1, **QUICK | {"learning_rate": 5.0})
+    trained.fit(tokens, genes)
+    assert trained.metrics_["log_likelihood"] == pytest.approx(fitted.metrics_["log_likelihood"], abs=1e-5)
+
+
+# Computed once
+
+
+def test_folds_share_the_embeddings(model, adata, monkeypatch):
+    embedded = []
+    run = training.run_batches
+    monkeypatch.setattr(
+        training, "run_batches", lambda tokens, *rest, **more: (embedded.append(len(tokens)), run(tokens, *rest, **more))
+    )
+    folds = gf.cross_validate(gf.CellClassifier(model, baselines="none", **RUN), adata, "kind", n_folds=3)
+    assert folds.report.evaluation.n == sum(embedded) == adata.n_obs
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [{"strategy": "last_layer"}, {"strategy": "extra_layer"}, {"strategy": "head", "pooling": "attention"},
+     {"strategy": "full", "freeze_layers": 1, "freeze_embeddings": True}],
+)  # fmt: skip
+def test_frozen_layers_run_once_and_change_nothing(still_model, adata, frozen, monkeypatch):
+    seen, states = [], training.States.gather
+    monkeypatch.setattr(training.States, "gather", lambda self, rows: seen.append(len(rows)) or states(self, rows))
+
+    def fit():
+        return gf.CellClassifier(still_model, head_start="random", **frozen, **SPLIT, **QUICK).fit(adata, "kind")
+
+    once = fit()
+    assert seen
+    seen.clear()
+    monkeypatch.setattr(training, "STATES_AT_MOST", 0)
+    again = fit()
+    assert not seen
+    assert once.metrics_["loss"] == pytest.approx(again.metrics_["loss"], abs=1e-5)
+    np.testing.assert_allclose(once.predict_proba(adata), again.predict_proba(adata), atol=1e-5)
+
+
+def test_lower_layers_learn_at_lower_rates(model, adata):
+    rates = {}
+
+    class Rates(TrainerCallback):
+        def on_step_end(self, args, state, control, optimizer=None, model=None, **_):
+            names = {id(value): name for name, value in model.named_parameters()}
+            for group in optimizer.param_groups:
+                rates.update({names[id(value)]: group["lr"] for value in group["params"]})
+
+    options = QUICK | {"learning_rate": 1e-3, "schedule": "constant_with_warmup"}
+    gf.CellClassifier(model, layer_decay=0.5, **SPLIT, **options).fit(adata, "kind", callbacks=[Rates()])
+    assert rates["heads.0.weight"] == pytest.approx(1e-3)
+    assert rates["bert.encoder.layer.1.attention.self.query.bias"] == pytest.approx(5e-4)
+    assert rates["bert.encoder.layer.0.output.dense.weight"] == pytest.approx(2.5e-4)
+    assert rates["bert.embeddings.word_embeddings.weight"] == pytest.approx(1.25e-4)
