@@ -341,7 +341,7 @@ class GeneClassifier(Estimator):
         self.report_ = report = self._report(examples, folds, n_folds=n_folds)
         return report
 
-    def _fold(self, examples: Examples, split: Split, *, tells: bool) -> "_HeldOutGenes":
+    def _fold(self, examples: Examples, split: Split, *, tells: bool = True) -> "_HeldOutGenes":
         """Predictions of a classifier that learns of the genes held out nothing but their places in the cells."""
         fold = clone(self)
         fold._training, fold._tells = replace(examples, split=split), tells
