@@ -116,8 +116,8 @@ def table(about: dict[str, Any]) -> str:
     lines = [
         "# From the probe onwards", "",
         "Macro-F1 on test cells less that of the probe the training starts from: mean over tasks and seeds, lowest and "
-        'highest in brackets. "Kept" is the evaluation with the least loss on validation cells, the start among '
-        'them, as in the package; "kept, one evaluation a pass" looks at fewer of them; "end" is after the last step.', "",
+        'highest in brackets. "Kept" is the evaluation with the least loss on validation cells, the start among them, '
+        'as in the package; "kept, one evaluation a pass" looks at fewer of them; "end" is after the last step.', "",
         "| trained | rate | runs | kept | kept, one evaluation a pass | end |", "| --- " * 6 + "|",
     ]  # fmt: skip
     for way, rate in itertools.product(WAYS, RATES):

@@ -609,7 +609,7 @@ def learn_genes(
             seed=options.seed,
         )
     if options.strategy == "probe":
-        scored = predicted(network, valid, options.tokens_per_batch)
+        scored = outputs_of(network, valid, options.tokens_per_batch)
         return network, probed(network, options, score_genes(len(names), size, scored) if len(valid.rows) else {})
     result = finetune(
         network,
@@ -659,7 +659,7 @@ def gene_vectors(
     return vectors
 
 
-def predicted(network: GeneformerForGenes, batches: Batches, tokens_per_batch: int) -> Scored:
+def outputs_of(network: GeneformerForGenes, batches: Batches, tokens_per_batch: int) -> Scored:
     """Batches with what a network on the CPU makes of them."""
     network.cpu().train(False)
     for rows in plan_batches(batches.lengths, tokens_per_batch):

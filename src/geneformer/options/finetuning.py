@@ -47,6 +47,9 @@ class FinetuneOptions(Options):
     """Keep the embeddings of tokens and ranks as they are as well. With frozen layers, and in a network without
     dropout, the frozen part then runs once for each cell, as it does with "last_layer" and "head"."""
 
+    layer_decay: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
+    """Factor on the learning rate from a layer to the one below it, from the head downwards; 1 for one rate."""
+
     adapter_size: Positive = 32
     """Width of the bottleneck of an adapter."""
 
@@ -111,9 +114,6 @@ class FinetuneOptions(Options):
 
     learning_rate: LearningRate = 3e-4
     """Peak learning rate."""
-
-    layer_decay: Annotated[float, Range(above=0.0, high=1.0)] = 1.0
-    """Factor on the learning rate from a layer to the one below it, from the head downwards; 1 for one rate."""
 
     schedule: Literal["linear", "cosine", "polynomial", "constant_with_warmup"] = "linear"
     """Shape of the learning rate after warm-up."""
