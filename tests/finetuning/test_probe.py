@@ -208,7 +208,9 @@ def test_folds_share_the_embeddings(model, adata, monkeypatch):
     embedded = []
     run = training.run_batches
     monkeypatch.setattr(
-        training, "run_batches", lambda tokens, *rest, **more: (embedded.append(len(tokens)), run(tokens, *rest, **more))
+        training,
+        "run_batches",
+        lambda tokens, *rest, **more: (embedded.append(len(tokens)), run(tokens, *rest, **more)),
     )
     folds = gf.cross_validate(gf.CellClassifier(model, baselines="none", **RUN), adata, "kind", n_folds=3)
     assert folds.report.evaluation.n == sum(embedded) == adata.n_obs
