@@ -31,7 +31,12 @@ def test_it_is_small_and_complete(mini):
 
 
 @pytest.mark.parametrize(
-    ("record", "recipe"), [("first_stage.json", "mini.toml"), ("pretraining.json", "mini_second_stage.toml")]
+    ("record", "recipe"),
+    [
+        ("first_stage.json", "mini.toml"),
+        ("second_stage.json", "mini_second_stage.toml"),
+        ("pretraining.json", "mini_third_stage.toml"),
+    ],
 )
 def test_the_recipes_are_those_it_was_made_by(mini, record, recipe):
     told = json.loads((mini.folder / record).read_text())
