@@ -101,7 +101,7 @@ class PairMeans:
     """Sums over the cells that have both genes, and how many these are."""
 
     sums: NDArray[np.float32]
-    counts: NDArray[np.float32]
+    counts: NDArray[np.unsignedinteger]
 
     @property
     def n_blocks(self) -> int:
@@ -110,24 +110,26 @@ class PairMeans:
 
     def effects(self, weights_B: Floats) -> NDArray[np.float32]:
         """Means over cells."""
-        weights_B = weights_B.astype(np.float32)
-        means: NDArray[np.float32] = np.tensordot(weights_B, self.sums, axes=1)
-        counts = np.tensordot(weights_B, self.counts, axes=1)
+        means, counts = np.zeros((2, *self.sums.shape[1:]), dtype=np.float32)
+        for weight, sums, numbers in zip(weights_B.astype(np.float32), self.sums, self.counts, strict=True):
+            if weight:
+                means += weight * sums
+                counts += weight * numbers
         with np.errstate(invalid="ignore", divide="ignore"):
             means /= np.where(counts > 0, counts, np.float32(np.nan))
-        return means
+        return np.asarray(means)
 
 
 def pair_counts(
     presence: "csr_matrix", sources: Ints, targets: Ints, blocks: Ints, n_blocks: int
-) -> NDArray[np.float32]:
+) -> NDArray[np.unsignedinteger]:
     """Cells that have all genes of a source, ``(S, m)``, and a target, block by block, ``(B, S, T)``."""
     columns = presence.tocsc()
     together = columns[:, sources[:, 0]]
     for others in sources.T[1:]:
         together = together.multiply(columns[:, others])
     of_sources, of_targets = together.tocsr(), columns[:, targets].tocsr()
-    counts = np.empty((n_blocks, len(sources), len(targets)), dtype=np.float32)
+    counts = np.empty((n_blocks, len(sources), len(targets)), dtype=np.min_scalar_type(len(blocks)))
     for block in range(n_blocks):
         rows = np.flatnonzero(blocks == block)
         counts[block] = (of_sources[rows].T @ of_targets[rows]).toarray()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -79,7 +79,8 @@ def infer_network(
     if ranks:
         n_methods = len(plan.options.method)
         tables += [_consensus(plan, group, ranks[group.name] / n_methods, labels) for group in plan.groups]
-    edges = as_edges(pd.concat([table.dropna(axis=1, how="all") for table in tables], ignore_index=True))
+    filled = [table.dropna(axis=1, how="all") if len(table) else table for table in tables]
+    edges = as_edges(pd.concat(filled, ignore_index=True))
     frame = pd.concat(differing, ignore_index=True) if differing else pd.DataFrame()
     return GeneNetwork(edges, frame, _provenance(plan, stable))
 
@@ -125,7 +126,7 @@ class _Read:
     evidence: Evidence
     comparison: Comparison
     usable: NDArray[np.bool_]
-    n_cells: NDArray[np.float32]
+    n_cells: NDArray[np.unsignedinteger]
     tested: Tested
     weights: NDArray[np.float32]
 
@@ -205,7 +206,7 @@ def _drawn(genes: NetworkGenes, evidence: Evidence, comparison: Comparison, usab
 
 def _usable_edges(
     plan: NetworkPlan, group: CellGroup, genes: NetworkGenes, *, together: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+) -> tuple[NDArray[np.bool_], NDArray[np.unsignedinteger]]:
     """Edges between genes that enough cells of a group have, if need be `together`, and cells with both, ``(S, T)``."""
     least = plan.options.min_cells
     presence = presence_of(plan.cells, group.rows, plan.model)
@@ -361,12 +362,11 @@ def relative_attention(weights_LL: Tensor, places: Tensor) -> tuple[Tensor, Tens
     """Attention that genes of a cell pay to all others, and are paid by them, ``(N, L)`` each, relative to their ranks.
 
     It is divided by the mean attention between genes of the same two classes of ranks in the same cell; what genes pay
-    to themselves is no part of it.
+    to themselves is no part of it, and set to zero.
     """
     n_tokens = len(weights_LL)
     n_classes = max(min(_CLASSES, n_tokens // _LEAST_IN_CLASS), 1)
     class_L = torch.arange(n_tokens, device=weights_LL.device) * n_classes // n_tokens
-    weights_LL = weights_LL.clone()
     weights_LL.fill_diagonal_(0)
     of_class_LC = torch.nn.functional.one_hot(class_L, n_classes).to(weights_LL.dtype)
     number_C = of_class_LC.sum(0)
@@ -377,7 +377,8 @@ def relative_attention(weights_LL: Tensor, places: Tensor) -> tuple[Tensor, Tens
     return paid_NL, received_NL
 
 
-def _attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> Evidence:
+def attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> PairMeans:
+    """Attention between regulators and targets, relative to ranks, averaged over heads, layers and cells."""
     genes, model, direction = plan.genes, plan.model, plan.options.direction
     row_of, column_of = np.full((2, model.vocabulary.size), -1)
     row_of[genes.sources[:, 0]], column_of[genes.targets] = np.arange(len(genes.sources)), np.arange(len(genes.targets))
@@ -408,7 +409,7 @@ def _attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) ->
 
 def _perturbed(
     plan: NetworkPlan, group: CellGroup, saved: Saved | None, progress: Progress | None
-) -> tuple[Evidence, Evidence | None]:
+) -> tuple[PairMeans, PairMeans | None]:
     """Effects of edits of single genes, and of pairs less the sum of both."""
     genes, options = plan.genes, plan.options
     sources = [*genes.sources, *(() if plan.pairs is None else plan.pairs.sources)]
@@ -416,12 +417,17 @@ def _perturbed(
     sums = EffectSums.of(sources, genes.targets, group.n_blocks, plan.model.vocabulary.size)
     add_up(edits, group.blocks, sums, screened=options.deletions == "screen", saved=saved, progress=progress)
     presence = presence_of(plan.cells, group.rows, plan.model)
-    found: list[Evidence] = []
+    found: list[PairMeans] = []
     for start, of in ((0, genes), (len(genes.sources), plan.pairs)):
         if of is not None:
             counts = pair_counts(presence, of.sources, of.targets, group.blocks, group.n_blocks)
             found.append(PairMeans(sums.sums[:, start : start + len(of.sources)], counts))
     return found[0], found[1] if len(found) > 1 else None
+
+
+def edited_alone(plan: NetworkPlan, group: CellGroup) -> PairMeans:
+    """Effects of edits of single genes."""
+    return _perturbed(replace(plan, pairs=None), group, None, None)[0]
 
 
 def edits_of(plan: NetworkPlan, group: CellGroup) -> PerturbationPlan:
@@ -459,7 +465,7 @@ _EVIDENCE: dict[str, Callable[[NetworkPlan, CellGroup, Progress | None], Evidenc
     "correlation": _correlated,
     "boosting": _boosted,
     "embedding": _embedded,
-    "attention": _attended,
+    "attention": attended,
 }
 _READ_TOGETHER = ("attention", PERTURBATION, INTERACTION)
 """Methods that read both genes in the same cell."""

@@ -123,7 +123,10 @@ def screen_edits(plan: PerturbationPlan, rows: Ints, blocks: Ints, sums: EffectS
     row_of = {genes: entries[0][0] for genes, entries in sums.rows_of.items()}
     for row, cell, block in zip(rows.tolist(), plan.token_rows(rows), blocks.tolist(), strict=True):
         ids = torch.as_tensor(cell, device=device)
-        effects_LL = screen_gene_effects(model.encoder, ids, layer=plan.options.layer, seed=plan.options.seed + row)
+        seed = plan.options.seed + row
+        effects_LL = screen_gene_effects(
+            model.encoder, ids, layer=plan.options.layer, special_ids=special.tolist(), seed=seed
+        )
         columns = sums.column_of[cell]
         is_target = (columns >= 0) & ~np.isin(cell, special)
         alone = [frozenset([token]) for token in cell.tolist()]

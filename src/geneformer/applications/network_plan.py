@@ -40,7 +40,7 @@ _BLOCKS = 20
 _BLOCK_BYTES = 2**29
 """Memory for sums over pairs of genes, of all blocks."""
 
-_BYTES_PER_PAIR = 8
+_BYTES_PER_PAIR = 6
 
 _FEW_CELLS, _FEW_DONORS = 500, 3
 """Below these, networks are not stable."""

@@ -63,7 +63,7 @@ class Comparison:
     def weights(self, effects_ST: Floats) -> NDArray[np.float32]:
         """Weights of all edges of the regulators, ``(R, T)``."""
         weights_RT = np.array(effects_ST[: self.n_regulators], dtype=np.float32)
-        for row, matched_K in enumerate(self.matched if self.relative else ()):
+        for row, matched_K in enumerate(self.matched if self.relative and self.matched.size else ()):
             weights_RT[row] -= _mean(effects_ST[matched_K].astype(np.float64))
         return weights_RT
 

@@ -396,6 +396,30 @@ class _Cell:
         left_N = 1 - weights_L[self.places]
         return (moves_N + self._without_sight(probes, generator, weights_L)).clamp(min=0) / left_N
 
+    def moves_of_pairs(self) -> Tensor:
+        """What moves add to half of ``|change|²`` of every gene, for the deletion of each, ``(L, L)``."""
+        states_LD = self.still.states[self.n_layers]
+        norms_L1 = states_LD.norm(dim=1, keepdim=True)
+        unit_LD = states_LD / norms_L1
+        changed_MLD = normalize(self._moved_states(self.n_layers), dim=-1) - unit_LD
+        along_MLD = changed_MLD - (changed_MLD * unit_LD).sum(-1, keepdim=True) * unit_LD
+        # What a gene owes to another is taken from it, in the directions that it moves in.
+        taken_MLL = self.still.pull(along_MLD[:-1] / norms_L1, self.n_layers, gates="pairs").gates
+        taken_MLL = torch.cat([taken_MLL, torch.zeros_like(taken_MLL[:1])])
+        added_MLL = (changed_MLD.square().sum(-1) / 2)[:, :, None] - taken_MLL
+        found_LL = torch.zeros_like(added_MLL[0])
+        token_L = torch.arange(len(unit_LD), device=unit_LD.device)
+        for place, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
+            # Of the genes between two cuts, those behind the deleted one have moved.
+            deleted = token_L[max(start - 1, 0) : stop - 1]
+            before_PL, after_PL = (added_MLL[cut][:, deleted].T for cut in (place, place + 1))
+            share_P1 = ((deleted + 1 - start) / (stop - start))[:, None]
+            between_PL = before_PL + share_P1 * (after_PL - before_PL)
+            near_L = (token_L >= start) & (token_L < stop)
+            exact_PL = torch.where(token_L > deleted[:, None], before_PL, after_PL)
+            found_LL[deleted] = torch.where(near_L, exact_PL, between_PL)
+        return found_LL
+
     def _without_sight(self, probes: int, generator: torch.Generator, weights_L: Tensor) -> Tensor:
         """Half of ``|change|²`` of unit vectors, weighted, when the genes no longer see each gene, ``(N,)``."""
         squares_L = torch.zeros_like(weights_L)
@@ -421,24 +445,33 @@ def _seen_pairs(
 
 
 def screen_gene_effects(
-    encoder: GeneformerEncoder, token_ids: Tensor, *, layer: int, probes: int = 2, seed: int = 0
+    encoder: GeneformerEncoder,
+    token_ids: Tensor,
+    *,
+    layer: int,
+    special_ids: Sequence[int],
+    probes: int = 2,
+    cuts: int = 4,
+    seed: int = 0,
 ) -> NDArray[np.float32]:
     """1 - similarity of every gene of a cell when another is deleted, estimated; ``(L, L)``, deleted genes in rows.
 
-    That genes behind a deleted one move up is left out: it is the same for all genes of a rank, so that it cancels
-    where these are compared.
+    The change of a gene is that by the move of genes behind the deleted one, known at a few cuts, and that by not
+    seeing it any more. Half of the square of their sum is half of both squares, and their product.
     """
     check_gates(encoder)
     with torch.inference_mode(mode=False), torch.autocast(token_ids.device.type, enabled=False):
         token_ids = token_ids.clone()
-        n_layers = encoder.layers_below(layer)
-        position_L = torch.arange(len(token_ids), device=token_ids.device)
-        cell = GatedCell(encoder, sum_embeddings(encoder, token_ids, position_L), n_layers)
-        squares_LL = cell.states[0].new_zeros((len(token_ids), len(token_ids)))
-        generator = torch.Generator().manual_seed(seed)
-        for gates_CLL in _seen_pairs(cell, n_layers, torch.ones_like(squares_LL[0]), probes, generator):
-            squares_LL += gates_CLL.square().sum(0)
-        found: NDArray[np.float32] = (squares_LL.T / (2 * probes)).detach().cpu().numpy()
+        is_gene = genes_of(token_ids, special_ids)
+        n_tokens, n_layers = len(token_ids), encoder.layers_below(layer)
+        squares_LL = torch.zeros((n_tokens, n_tokens), device=token_ids.device)
+        if is_gene.sum() > 1:
+            cell = _Cell(encoder, token_ids, "mean", n_layers, is_gene, cuts=cuts, head=None)
+            generator = torch.Generator().manual_seed(seed)
+            for gates_CLL in _seen_pairs(cell.still, n_layers, is_gene.float(), probes, generator):
+                squares_LL += gates_CLL.square().sum(0).T / (2 * probes)
+            squares_LL += cell.moves_of_pairs()
+        found: NDArray[np.float32] = squares_LL.clamp(min=0).detach().cpu().numpy()
     return found
 
 
