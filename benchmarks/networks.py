@@ -152,8 +152,8 @@ def report(details: dict) -> None:
             )
         )
     notes = [
-        "One thread, the precision of the machine, processor time. All pairs are read by `gf.tl.attention` from the last "
-        "layer; the network reads all layers.",
+        "One thread, the precision of the machine, processor time. All pairs are read by `gf.tl.attention`, from the "
+        "last layer; the network reads all of them.",
         "Perturbation: effects less those of matched genes, for edges in two cells or more. The exact runs "
         "share their first layer. A screen estimates all deletions of a cell, however few genes are asked for.",
     ]
