@@ -445,7 +445,8 @@ class Estimator(Summarized):
         self.network_ = self._random_network = self.report_ = None
         options = self._resolved(trains=bool(run.get("callbacks")))
         self.strategy_ = options.strategy
-        with self._bar("Training", unit="steps") as update:
+        shown = ("Linear probe", "cells") if options.strategy == "probe" else ("Training", "steps")
+        with self._bar(shown[0], unit=shown[1]) as update:
             self.network_, self.result_ = self._learn(options, progress=update, **run)
         self._pairing, self._history, self.metrics_ = self._pair(), self.result_.history, dict(self.result_.metrics)
         self._options = {name: asdict(getattr(self, name)) for name in self.option_kinds if name != "runtime"}

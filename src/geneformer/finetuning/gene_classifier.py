@@ -599,7 +599,8 @@ def learn_genes(
     )
     starts_from_probe = options.head_start == "probe"
     if options.strategy == "probe" or starts_from_probe:
-        vectors = gene_vectors(network, tokens, runtime, max_length=max_length, kept=kept)
+        shown = run.get("progress") if options.strategy == "probe" else None
+        vectors = gene_vectors(network, tokens, runtime, max_length=max_length, kept=kept, progress=shown)
         fit_head(
             network.classifier,
             HeadSpec(name="class", classes=labels.classes),
@@ -637,6 +638,7 @@ def gene_vectors(
     *,
     max_length: int,
     kept: Kept | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """States of every token averaged over the cells it occurs in, ``(V, D)``; NaN for those in none."""
     key = encoder_key(network, max_length)
@@ -651,7 +653,7 @@ def gene_vectors(
             0, place_T, states_TD
         ).cpu().numpy()  # fmt: skip
 
-    run_batches(tokens, network.train(False), step, runtime, max_length=max_length)
+    run_batches(tokens, network.train(False), step, runtime, max_length=max_length, progress=progress)
     with np.errstate(invalid="ignore"):
         vectors = (sums / count_cells(tokens, len(sums), max_length)[:, None]).astype(np.float32)
     if kept is not None:

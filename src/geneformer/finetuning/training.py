@@ -390,7 +390,9 @@ def learn_cells(  # noqa: PLR0913
     network.layers_done = 0 if views else layers_frozen(network.config.num_hidden_layers, options)
     states = states_to_keep(network, tokens, rows, max_length, runtime)
     if options.strategy == "probe" or starts_from_probe or states is not None:
-        vectors = cell_vectors(network, tokens, rows, runtime, max_length=max_length, kept=kept, states=states)
+        shown = run.get("progress") if options.strategy == "probe" else None
+        how = {"max_length": max_length, "kept": kept, "states": states, "progress": shown}
+        vectors = cell_vectors(network, tokens, rows, runtime, **how)
     if options.strategy == "probe" or starts_from_probe:
         fit_heads(
             network,
