@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 import geneformer as gf
 import small_genes
-from geneformer.errors import OptionError
+from geneformer.errors import OptionError, OutputExistsError
 from geneformer.finetuning import training
 from geneformer.finetuning.baselines import PENALTIES, SHRINKAGES
 from geneformer.finetuning.probe import probe
@@ -178,6 +178,12 @@ def test_few_cells_on_a_cpu_are_probed_unless_training_is_asked_for(model, adata
     assert (fitted.result_.steps == 0) == (strategy == "probe")
     assert ("strategy='probe'" in repr(fitted)) == (strategy == "probe")
     assert fitted.report_.settings["strategy"] == strategy
+
+
+def test_a_training_that_was_begun_is_not_taken_for_a_probe(model, adata, tmp_path):
+    gf.CellClassifier(model, **SPLIT, **QUICK).fit(adata, "kind", output=tmp_path)
+    with pytest.raises(OutputExistsError):
+        gf.CellClassifier(model, **SPLIT, **RUN).fit(adata, "kind", output=tmp_path)
 
 
 def test_what_no_linear_model_gives_is_trained(model, adata):

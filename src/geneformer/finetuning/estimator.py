@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.engine.device import resolve_device
+from geneformer.engine.training import has_checkpoints
 from geneformer.errors import (
     CheckpointError,
     GeneformerWarning,
@@ -443,7 +444,8 @@ class Estimator(Summarized):
     def _train(self, **run: Any) -> None:
         """Train on `_training`, and keep what came of it."""
         self.network_ = self._random_network = self.report_ = None
-        options = self._resolved(trains=bool(run.get("callbacks")))
+        begun = run.get("output") is not None and has_checkpoints(run["output"])
+        options = self._resolved(trains=begun or bool(run.get("callbacks")))
         self.strategy_ = options.strategy
         shown = ("Linear probe", "cells") if options.strategy == "probe" else ("Training", "steps")
         with self._bar(shown[0], unit=shown[1]) as update:
