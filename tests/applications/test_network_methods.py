@@ -82,14 +82,14 @@ def test_attention_is_relative_to_that_between_genes_of_like_ranks(direction):
     for cell in rows_of(cells):
         n_classes = max(len(cell) // 8, 1)
         classes = [place * n_classes // len(cell) for place in range(len(cell))]
-        for weights in attention_of(cell):
-            between = defaultdict(list)
-            for one, other in permutations(range(len(cell)), 2):
-                between[classes[one], classes[other]].append(weights[one, other])
-            for one, other in permutations(range(len(cell)), 2):
-                expected = np.mean(between[classes[one], classes[other]])
-                pair = (one, other) if direction == "from" else (other, one)
-                found[cell[pair[0]], cell[pair[1]]].append(weights[one, other] / expected)
+        weights = np.mean(attention_of(cell), axis=0)
+        between = defaultdict(list)
+        for one, other in permutations(range(len(cell)), 2):
+            between[classes[one], classes[other]].append(weights[one, other])
+        for one, other in permutations(range(len(cell)), 2):
+            expected = np.mean(between[classes[one], classes[other]])
+            pair = (one, other) if direction == "from" else (other, one)
+            found[cell[pair[0]], cell[pair[1]]].append(weights[one, other] / expected)
     assert len(got) > 50
     for (source, target), weight in got.items():
         assert weight == pytest.approx(np.mean(found[token_of[source], token_of[target]]), rel=1e-4)

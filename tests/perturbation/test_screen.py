@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch.nn.functional import cosine_similarity, normalize
 
 import geneformer as gf
@@ -10,8 +11,18 @@ from geneformer.datasets import pbmc3k
 from geneformer.errors import PairingError
 from geneformer.models.encoder import ATTENTION_WINDOW, RELATIVE_CLIP, GeneformerEncoder
 from geneformer.models.heads import GeneformerForCells, HeadSpec
-from geneformer.perturbation.screen import GatedCell, agreement, genes_of, head_of, screen_deletions, sum_embeddings
+from geneformer.perturbation.run import exact_effects
+from geneformer.perturbation.screen import (
+    GatedCell,
+    agreement,
+    genes_of,
+    head_of,
+    screen_deletions,
+    screen_gene_effects,
+    sum_embeddings,
+)
 from models.reference_bert import ours, random_bert, small_config
+from small_plans import planned, small_cells
 
 SPECIAL = (0, 1, 2, 3)
 CELL = torch.tensor([2, 17, 44, 9, 31, 58, 23, 12, 50, 3])
@@ -258,3 +269,18 @@ def test_real_cells(layer):
         assert worth["spearman"] > 0.95
         assert min(worth["highest"], worth["strongest"]) >= 0.8
     assert agreement(-found.similarity, -similar, 20)["spearman"] > 0.99
+
+
+def test_effects_on_every_gene_are_estimated():
+    plan = planned(small_cells(2, 40), gene_effects=True)
+    for row in range(2):
+        [cell] = plan.token_rows(np.array([row]))
+        place_of = {int(token): place for place, token in enumerate(cell)}
+        exact = exact_effects(plan, np.array([row]), [plan.targets.of_cell(cell)]).to_pandas()
+        exact = exact[exact["effect"] == "gene_similarity"]
+        token_of = plan.model.vocabulary.token_of
+        pairs = [[place_of[token_of[gene]] for gene in exact[name].astype(str)] for name in ("genes", "target")]
+        screened = screen_gene_effects(
+            plan.model.encoder, torch.as_tensor(cell), layer=-1, special_ids=(0, 1), probes=8
+        )
+        assert spearmanr(1 - exact["value"].to_numpy(), screened[pairs[0], pairs[1]]).statistic > 0.8

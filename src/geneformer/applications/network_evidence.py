@@ -38,6 +38,9 @@ def joined(evidence: Sequence[Any]) -> Any:
     return replace(first, **together)
 
 
+_ROWS = 1024
+"""Rows whose means are taken at once."""
+
 _SHARED = "shared"
 """What is the same for all cells."""
 
@@ -52,24 +55,26 @@ class Moments:
     target_sums: Floats
     target_squares: Floats
     products: NDArray[np.float32]
+    """``(B, S, T)``; sums of sources are ``(B, S, 1)``, those of targets ``(B, 1, T)``."""
 
     @classmethod
     def of(cls, values: "csr_matrix", sources: Ints, targets: Ints, blocks: Ints, n_blocks: int) -> "Moments":
         """Moments of columns of a matrix of cells by genes."""
         sums = cls(
             np.bincount(blocks, minlength=n_blocks).astype(np.float64),
-            np.zeros((n_blocks, len(sources))),
-            np.zeros((n_blocks, len(sources))),
-            np.zeros((n_blocks, len(targets))),
-            np.zeros((n_blocks, len(targets))),
+            np.zeros((n_blocks, len(sources), 1)),
+            np.zeros((n_blocks, len(sources), 1)),
+            np.zeros((n_blocks, 1, len(targets))),
+            np.zeros((n_blocks, 1, len(targets))),
             np.zeros((n_blocks, len(sources), len(targets)), dtype=np.float32),
         )
         columns = values.tocsc()
         of_sources, of_targets = columns[:, sources].tocsr(), columns[:, targets].tocsr()
         for block in range(n_blocks):
             source_CS, target_CT = (part[blocks == block].toarray() for part in (of_sources, of_targets))
-            sums.source_sums[block], sums.target_sums[block] = source_CS.sum(0), target_CT.sum(0)
-            sums.source_squares[block], sums.target_squares[block] = (source_CS**2).sum(0), (target_CT**2).sum(0)
+            sums.source_sums[block, :, 0], sums.target_sums[block] = source_CS.sum(0), target_CT.sum(0)
+            sums.source_squares[block, :, 0] = (source_CS**2).sum(0)
+            sums.target_squares[block] = (target_CT**2).sum(0)
             sums.products[block] = source_CS.T @ target_CT
         return sums
 
@@ -78,17 +83,27 @@ class Moments:
         """Blocks of cells."""
         return len(self.n_cells)
 
+    def edges(self, row: Ints, column: Ints) -> "Moments":
+        """Moments of some pairs, ``(B, E)``."""
+        of_sources = self.source_sums[:, row, 0], self.source_squares[:, row, 0]
+        of_targets = self.target_sums[:, 0, column], self.target_squares[:, 0, column]
+        return Moments(self.n_cells, *of_sources, *of_targets, self.products[:, row, column])
+
     def correlations(self, weights_B: Floats) -> NDArray[np.float32]:
         """Pearson correlations, ``(S, T)``; NaN where a gene does not vary."""
+
+        def scaled(sums: Floats, squares: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            mean = np.tensordot(weights_B, sums, axes=1) / n
+            variance = np.tensordot(weights_B, squares, axes=1) / n - mean**2
+            return mean.astype(np.float32), np.sqrt(np.where(variance > 1e-9, variance, np.nan)).astype(np.float32)
+
         n = weights_B @ self.n_cells
-        source_S, target_T = weights_B @ self.source_sums / n, weights_B @ self.target_sums / n
-        variance_S = weights_B @ self.source_squares / n - source_S**2
-        variance_T = weights_B @ self.target_squares / n - target_T**2
-        products = np.tensordot(weights_B.astype(np.float32), self.products, axes=1)
+        source_mean, source_sd = scaled(self.source_sums, self.source_squares)
+        target_mean, target_sd = scaled(self.target_sums, self.target_squares)
+        products: NDArray[np.float32] = np.tensordot(weights_B.astype(np.float32), self.products, axes=1)
         products /= np.float32(n)
-        products -= np.outer(source_S, target_T).astype(np.float32)
-        scale_S, scale_T = (np.sqrt(np.where(x > 1e-9, x, np.nan)) for x in (variance_S, variance_T))
-        products /= np.outer(scale_S, scale_T).astype(np.float32)
+        products -= source_mean * target_mean
+        products /= source_sd * target_sd
         return products
 
     def effects(self, weights_B: Floats) -> NDArray[np.float32]:
@@ -108,16 +123,20 @@ class PairMeans:
         """Blocks of cells."""
         return len(self.sums)
 
+    def edges(self, row: Ints, column: Ints) -> "PairMeans":
+        """Means of some pairs."""
+        return PairMeans(self.sums[:, row, column], self.counts[:, row, column])
+
     def effects(self, weights_B: Floats) -> NDArray[np.float32]:
         """Means over cells."""
-        means, counts = np.zeros((2, *self.sums.shape[1:]), dtype=np.float32)
-        for weight, sums, numbers in zip(weights_B.astype(np.float32), self.sums, self.counts, strict=True):
-            if weight:
-                means += weight * sums
-                counts += weight * numbers
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means /= np.where(counts > 0, counts, np.float32(np.nan))
-        return np.asarray(means)
+        weights_B = weights_B.astype(np.float32)
+        means: NDArray[np.float32] = np.empty(self.sums.shape[1:], dtype=np.float32)
+        for start in range(0, len(means), _ROWS):
+            rows = slice(start, start + _ROWS)
+            counts = np.tensordot(weights_B, self.counts[:, rows].astype(np.float32), axes=1)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means[rows] = np.tensordot(weights_B, self.sums[:, rows], axes=1) / np.where(counts > 0, counts, np.nan)
+        return means
 
 
 def pair_counts(
@@ -144,11 +163,17 @@ class MeanStates:
     counts: Floats
     source_rows: Ints = field(metadata={_SHARED: True})
     target_rows: Ints = field(metadata={_SHARED: True})
+    pairwise: bool = field(default=False, metadata={_SHARED: True})
+    """Whether each source is compared with one target, or with all."""
 
     @property
     def n_blocks(self) -> int:
         """Blocks of cells."""
         return len(self.sums)
+
+    def edges(self, row: Ints, column: Ints) -> "MeanStates":
+        """The same for some pairs."""
+        return replace(self, source_rows=self.source_rows[row], target_rows=self.target_rows[column], pairwise=True)
 
     def effects(self, weights_B: Floats) -> NDArray[np.float32]:
         """Cosines of mean embeddings, without their mean and first component."""
@@ -156,6 +181,8 @@ class MeanStates:
         with np.errstate(invalid="ignore", divide="ignore"):
             means_GD = np.tensordot(weights_B, self.sums, axes=1) / counts_G[:, None]
         unit_GD = without_first_component(means_GD).astype(np.float32)
+        if self.pairwise:
+            return np.asarray(np.einsum("ed,ed->e", unit_GD[self.source_rows], unit_GD[self.target_rows]))
         return np.asarray(unit_GD[self.source_rows] @ unit_GD[self.target_rows].T)
 
 

@@ -34,7 +34,7 @@ from geneformer.applications.network_statistics import (
 )
 from geneformer.applications.networks import COLUMNS, CONSENSUS, GeneNetwork, as_edges
 from geneformer.errors import GeneformerWarning
-from geneformer.files.progress import Progress
+from geneformer.files.progress import Progress, inform
 from geneformer.inference.attention import visit_attention
 from geneformer.inference.cells import describe_run
 from geneformer.inference.embedding import embed
@@ -81,8 +81,17 @@ def infer_network(
         tables += [_consensus(plan, group, ranks[group.name] / n_methods, labels) for group in plan.groups]
     filled = [table.dropna(axis=1, how="all") if len(table) else table for table in tables]
     edges = as_edges(pd.concat(filled, ignore_index=True))
+    inform("; ".join(map(_stability_text, stable)))
     frame = pd.concat(differing, ignore_index=True) if differing else pd.DataFrame()
     return GeneNetwork(edges, frame, _provenance(plan, stable))
+
+
+def _stability_text(stable: Mapping[str, Any]) -> str:
+    """How much of the strongest edges is found again, in words."""
+    text = f"{stable['method']}, {stable['group']}: of the {stable['top']:,.0f} strongest edges "
+    text += f"{stable['half_split_jaccard']:.2f} are in the networks of both halves of the cells (Jaccard)"
+    without = stable.get("leave_donor_out_jaccard")
+    return text if without is None else f"{text}, {without:.2f} without a donor"
 
 
 def _read(
@@ -136,7 +145,7 @@ class _Read:
         options = plan.options
         comparison = Comparison(genes.n_regulators, genes.matched, relative=method in (PERTURBATION, INTERACTION))
         usable_ST, n_cells_ST = _usable_edges(plan, group, genes, together=method in _READ_TOGETHER)
-        effects_ST = _effects(genes, evidence, usable_ST, np.ones(group.n_blocks))
+        effects_ST = _effects(evidence, usable_ST, np.ones(group.n_blocks))
         weights_RT = comparison.weights(effects_ST)
         tested = compare_with_matched(effects_ST, weights_RT, comparison, most=options.max_edges, seed=options.seed)
         return cls(plan, group, method, genes, evidence, comparison, usable_ST, n_cells_ST, tested, weights_RT)
@@ -144,7 +153,7 @@ class _Read:
     @property
     def draw(self) -> Draw:
         """Weights over blocks of cells."""
-        return _drawn(self.genes, self.evidence, self.comparison, self.usable)
+        return _drawn(self.evidence, self.comparison, self.usable)
 
     def table(self, labels: NDArray[Any]) -> "pd.DataFrame":
         """The edges that are kept."""
@@ -153,8 +162,8 @@ class _Read:
         tested, options, genes = self.tested, self.plan.options, self.genes
         n_draws = options.n_bootstrap if self.method not in _SLOW else 0
         low, high = intervals(
-            self.draw,
-            tested,
+            _drawn_edges([self], tested),
+            len(tested.row),
             self.group.n_blocks,
             n_draws=n_draws,
             confidence=options.confidence,
@@ -186,22 +195,26 @@ class _Read:
         ) | {"tested": float(self.tested.n_tested)}
 
 
-def _effects(
-    genes: NetworkGenes, evidence: Evidence, usable_ST: NDArray[np.bool_], weights_B: Floats
-) -> NDArray[np.float32]:
+def _effects(evidence: Evidence, usable_ST: NDArray[np.bool_], weights_B: Floats) -> NDArray[np.float32]:
     """Effects of all sources, NaN where too few cells tell and of genes on themselves, ``(S, T)``."""
     effects_ST = evidence.effects(weights_B)
     effects_ST[~usable_ST] = np.nan
-    for of_source in genes.sources.T:
-        effects_ST[of_source[:, None] == genes.targets] = np.nan
     return effects_ST
 
 
-def _drawn(genes: NetworkGenes, evidence: Evidence, comparison: Comparison, usable_ST: NDArray[np.bool_]) -> Draw:
-    def draw(weights_B: Floats) -> NDArray[np.float32]:
-        return comparison.weights(_effects(genes, evidence, usable_ST, weights_B))
+def _drawn(evidence: Evidence, comparison: Comparison, usable_ST: NDArray[np.bool_]) -> Draw:
+    """Weights of all edges."""
+    return lambda weights_B: comparison.weights(_effects(evidence, usable_ST, weights_B))
 
-    return draw
+
+def _drawn_edges(read: Sequence[_Read], tested: Tested) -> Draw:
+    """Weights of the edges that are kept, of several groups of cells together."""
+    found: list[Any] = [one.evidence for one in read]
+    comparison = read[0].comparison
+    if not comparison.relative and read[0].method not in _SLOW:
+        return joined([evidence.edges(tested.row, tested.column) for evidence in found]).effects  # type: ignore[no-any-return]
+    draw = _drawn(joined(found), comparison, np.logical_and.reduce([one.usable for one in read]))
+    return lambda weights_B: draw(weights_B)[tested.row, tested.column]
 
 
 def _usable_edges(
@@ -212,11 +225,14 @@ def _usable_edges(
     presence = presence_of(plan.cells, group.rows, plan.model)
     one_block = np.zeros(len(group.rows), dtype=np.int64)
     n_cells_ST = pair_counts(presence, genes.sources, genes.targets, one_block, 1)[0]
-    if together:
-        return n_cells_ST >= least, n_cells_ST
-    n_cells = presence.sum(axis=0).A1
-    found_S, found_T = (n_cells[genes.sources] >= least).all(1), n_cells[genes.targets] >= least
-    return np.logical_and.outer(found_S, found_T), n_cells_ST
+    usable_ST = n_cells_ST >= least
+    if not together:
+        n_cells = presence.sum(axis=0).A1
+        found_S, found_T = (n_cells[genes.sources] >= least).all(1), n_cells[genes.targets] >= least
+        usable_ST = np.logical_and.outer(found_S, found_T)
+    for of_source in genes.sources.T:
+        usable_ST &= of_source[:, None] != genes.targets
+    return usable_ST, n_cells_ST
 
 
 def _donors_of(plan: NetworkPlan, group: CellGroup, genes: NetworkGenes, tested: Tested) -> Floats:
@@ -251,14 +267,10 @@ def _differing(read: Sequence[_Read], labels: NDArray[Any]) -> "Iterator[pd.Data
     options, genes, method = read[0].plan.options, read[0].genes, read[0].method
     if method in _SLOW or not options.n_permutations:
         return
-    evidence = joined([one.evidence for one in read])
-    usable_ST = np.logical_and.reduce([one.usable for one in read])
-    draw = _drawn(genes, evidence, read[0].comparison, usable_ST)
     of_block = np.repeat(np.arange(len(read)), [one.group.n_blocks for one in read])
     for number, one in enumerate(read):
-        found, z, p, q = differences(
-            draw, one.tested, of_block == number, n_draws=options.n_permutations, seed=options.seed
-        )
+        draw = _drawn_edges(read, one.tested)
+        found, z, p, q = differences(draw, of_block == number, n_draws=options.n_permutations, seed=options.seed)
         columns = {
             "source": _label(labels, genes.regulators)[one.tested.row],
             "target": labels[genes.targets[one.tested.column]],
@@ -403,7 +415,6 @@ def attended(plan: NetworkPlan, group: CellGroup, progress: Progress | None) -> 
     visit_attention(tokens, model, plan.runtime, layers, add, progress)
     presence = presence_of(plan.cells, group.rows, model)
     counts = pair_counts(presence, genes.sources, genes.targets, group.blocks, group.n_blocks)
-    sums /= len(layers)
     return PairMeans(sums, counts)
 
 

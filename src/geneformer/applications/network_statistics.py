@@ -36,6 +36,14 @@ class Evidence(Protocol):
         ...
 
 
+class Resampled(Evidence, Protocol):
+    """Evidence that can be weighed again quickly."""
+
+    def edges(self, row: Ints, column: Ints) -> Evidence:
+        """The same of some pairs only, whose effects are ``(E,)``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tested:
     """Statistics of the edges that are kept, ``(E,)`` each."""
@@ -63,8 +71,14 @@ class Comparison:
     def weights(self, effects_ST: Floats) -> NDArray[np.float32]:
         """Weights of all edges of the regulators, ``(R, T)``."""
         weights_RT = np.array(effects_ST[: self.n_regulators], dtype=np.float32)
-        for row, matched_K in enumerate(self.matched if self.relative and self.matched.size else ()):
-            weights_RT[row] -= _mean(effects_ST[matched_K].astype(np.float64))
+        if self.relative and self.matched.size:
+            used, place = np.unique(self.matched, return_inverse=True)
+            is_matched = np.zeros((self.n_regulators, len(used)), dtype=np.float32)
+            np.put_along_axis(is_matched, place.reshape(self.matched.shape), 1, axis=1)
+            null_NT = effects_ST[used]
+            finite = np.isfinite(null_NT)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                weights_RT -= (is_matched @ np.where(finite, null_NT, 0)) / (is_matched @ finite)
         return weights_RT
 
 
@@ -152,21 +166,21 @@ def discovery_rates(p: Floats, of_all: Floats) -> Floats:
 
 
 Draw = Callable[[Floats], NDArray[np.float32]]
-"""Weights ``(R, T)`` of all edges, with each block as often as said."""
+"""Weights, ``(R, T)`` of all edges or ``(E,)`` of those kept, with each block as often as said."""
 
 
 def intervals(
-    draw: Draw, tested: Tested, n_blocks: int, *, n_draws: int, confidence: float, seed: int
+    draw: Draw, n_edges: int, n_blocks: int, *, n_draws: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
     """Bootstrap intervals of the weights, ``(E,)`` each: blocks are drawn with replacement."""
-    low, high = np.full((2, len(tested.row)), np.nan)
+    low, high = np.full((2, n_edges), np.nan)
     if n_draws < 2 or n_blocks < 3:
         return low, high
     generator = np.random.default_rng([seed, 11])
-    drawn = np.empty((n_draws, len(tested.row)), dtype=np.float32)
+    drawn = np.empty((n_draws, n_edges), dtype=np.float32)
     for number in range(n_draws):
         weights_B = generator.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks)).astype(np.float64)
-        drawn[number] = draw(weights_B)[tested.row, tested.column]
+        drawn[number] = draw(weights_B)
     tail = (1 - confidence) / 2
     enough = np.isfinite(drawn).sum(0) > n_draws // 2
     if enough.any():
@@ -201,13 +215,12 @@ def _top(weights_RT: Floats, most: int) -> set[int]:
 
 
 def differences(
-    draw: Draw, tested: Tested, in_group_B: NDArray[np.bool_], *, n_draws: int, seed: int
+    draw: Draw, in_group_B: NDArray[np.bool_], *, n_draws: int, seed: int
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Weight in a group less that in the other groups, its z and p by permuting blocks, and q, ``(E,)`` each."""
 
     def difference(in_group: NDArray[np.bool_]) -> Floats:
-        one, other = (draw(part.astype(np.float64))[tested.row, tested.column] for part in (in_group, ~in_group))
-        return one.astype(np.float64) - other
+        return draw(in_group.astype(np.float64)) - draw((~in_group).astype(np.float64))
 
     generator = np.random.default_rng([seed, 17])
     found = difference(in_group_B)

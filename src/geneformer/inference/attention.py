@@ -255,34 +255,39 @@ def visit_attention(
     visit: Callable[[int, Ints, Tensor], None],
     progress: Progress | None,
 ) -> None:
-    """Hand the weights of every cell and layer, one at a time, to `visit(row, token ids, weights)`.
+    """Hand the weights of every cell, averaged over layers, one at a time, to `visit(row, token ids, weights)`.
 
-    Layers count back from the output, 0 is the last; those below the highest one are run through.
+    Layers count back from the output, 0 is the last.
     """
-    targets = [model.n_layers + layer - 1 for layer in layers]
-    visited = np.zeros((model.n_layers, len(tokens)), dtype=bool)
+    targets = sorted(model.n_layers + layer - 1 for layer in layers)
+    visited = np.zeros(len(tokens), dtype=bool)
 
     def step(batch: Batch) -> None:
         below = KERNELS[batch.attention]
         calls = 0
+        sums: list[Tensor] = []
 
         def reading(query: Tensor, key: Tensor, value: Tensor, lengths: Any, dropout: float) -> Tensor:
             nonlocal calls
             number, calls = calls, calls + 1
             if number not in targets:
                 return below(query, key, value, lengths, dropout)
+            is_last, contexts = number == targets[-1], []
             ends = np.cumsum(lengths)
             ids = batch.input_ids.cpu().numpy()
-            contexts = []
             for place, weights_HLL in enumerate(attention_weights(query, key, lengths)):
                 row, cell = int(batch.rows[place]), slice(ends[place] - lengths[place], ends[place])
-                # A batch that ran out of memory halfway comes again.
-                if not visited[number, row]:
-                    visit(row, ids[cell], weights_HLL)
-                    visited[number, row] = True
-                if number < max(targets):
+                if not is_last:
                     contexts.append((weights_HLL @ value[cell].transpose(0, 1)).transpose(0, 1))
-            return torch.cat(contexts) if contexts else value
+                if number > targets[0]:
+                    weights_HLL += sums[place]  # noqa: PLW2901
+                if not is_last:
+                    sums[place : place + 1] = [weights_HLL]
+                # A batch that ran out of memory halfway comes again.
+                elif not visited[row]:
+                    visit(row, ids[cell], weights_HLL if len(targets) == 1 else weights_HLL.div_(len(targets)))
+                    visited[row] = True
+            return value if is_last else torch.cat(contexts)
 
         model.network.bert(batch.input_ids, batch.cu_seqlens, layer=max(layers), attention=reading)
 

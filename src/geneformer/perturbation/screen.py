@@ -450,8 +450,8 @@ def screen_gene_effects(
     *,
     layer: int,
     special_ids: Sequence[int],
-    probes: int = 2,
-    cuts: int = 4,
+    probes: int = 1,
+    cuts: int = 2,
     seed: int = 0,
 ) -> NDArray[np.float32]:
     """1 - similarity of every gene of a cell when another is deleted, estimated; ``(L, L)``, deleted genes in rows.
