@@ -228,3 +228,41 @@ def test_exports_are_what_other_programs_read(tmp_path, edges):
         gf.tl.save_network(edges, tmp_path / "net.csv")
     with pytest.raises(UnsupportedFormatError):
         gf.tl.save_network(edges, tmp_path / "net.xlsx")
+
+
+def run(*arguments):
+    from typer.testing import CliRunner
+
+    from geneformer.cli import app
+
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_the_commands_evaluate_show_and_export(tmp_path, edges, known):
+    gf.tl.save_network(edges, tmp_path / "net.parquet")
+    known.rename(columns={"source": "tf"}).to_csv(tmp_path / "truth.csv", index=False)
+    arguments = ("network", "evaluate", tmp_path / "net.parquet", "--truth", tmp_path / "truth.csv", "--n-null", 10)
+    done = run(*arguments, "-o", tmp_path / "table.csv", "--plot", tmp_path / "dots.png", "--json")
+    assert done.exit_code == 0, done.output
+    scores = {row["score"]: row["auroc"] for row in json.loads(done.stdout)["scores"]}
+    assert scores["network"] == pytest.approx(gf.tl.evaluate_network(edges, known)["auroc"][0])
+    assert list(pd.read_csv(tmp_path / "table.csv")["score"]) == list(scores)
+    assert (tmp_path / "dots.png").stat().st_size > 3000
+    again = run(*arguments, "-o", tmp_path / "table.csv")
+    assert again.exit_code == 1
+    assert "OutputExistsError" in again.output
+    (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
+    odd = run(*arguments[:4], tmp_path / "odd.csv", "-o", tmp_path / "new.csv")
+    assert odd.exit_code == 1
+    assert "UnknownColumnError" in odd.output
+    assert not (tmp_path / "new.csv").exists()
+    done = run(
+        "network", "show", tmp_path / "net.parquet", "-o", tmp_path / "net.graphml", "--n-edges", 15,
+        "--plot", tmp_path / "net.png",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "15 edges to" in done.output.replace("\n", " ")
+    assert (tmp_path / "net.graphml").exists()
+    for kind in ("heatmap", "regulators", "states"):
+        done = run("network", "show", tmp_path / "net.parquet", "--plot", tmp_path / f"{kind}.png", "--kind", kind)
+        assert done.exit_code == 0, done.output

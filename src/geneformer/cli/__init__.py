@@ -58,6 +58,8 @@ GROUPS = {
     "network": {
         "plan": "Check the inference of a network, and say what it will take.",
         "infer": "Infer directed edges from regulators to genes, each against matched genes.",
+        "evaluate": "Compare a network with known pairs, beside baselines and a null that keeps all degrees.",
+        "show": "Show the strongest edges of a network, draw it, or write it for other programs.",
     },
     "perturb": {
         "plan": "Check a perturbation run, and say what it will take.",
@@ -108,7 +110,7 @@ _SUMMARIES = {
     "classify-genes": "Fine-tune a classifier of genes, use it, and score it.",
     "decode-expression": "Fine-tune a decoder of gene expression, use it, and score it.",
     "multi-task": "Fine-tune a classifier of several columns at once, use it, and score it.",
-    "network": "Infer gene networks.",
+    "network": "Infer gene networks, test them against known pairs, and draw them.",
     "perturb": "Perturb genes in silico, and rank what comes of it.",
     "regress": "Fine-tune a model of a number of cells, use it, and score it.",
 }

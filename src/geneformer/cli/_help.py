@@ -61,6 +61,7 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     },
     "GeneClassifyOptions": {"": "Classes of genes"},
     "MultiTaskOptions": {"": "Tasks"},
+    "NetworkEvaluateOptions": {"": "Comparison"},
     "NetworkOptions": {
         "method": "Edges",
         "groupby": "Which cells, and how they are drawn",

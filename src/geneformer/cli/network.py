@@ -1,15 +1,19 @@
-"""`geneformer network`: gene networks, what one will take, and the network."""
+"""`geneformer network`: what a network will take, the network, how true it is, and what it looks like."""
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from geneformer.cli._options import CellsAndModel, Overwrite, TableFile, flag, with_options
+import typer
+
+from geneformer.cli._options import CellsAndModel, Overwrite, TableFile, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, duration, panel_rows, written
+from geneformer.cli._pictures import check_pictures, given_pictures, picture
 from geneformer.files.progress import inform, progress_bar
-from geneformer.options import NetworkOptions, RuntimeOptions
+from geneformer.options import NetworkEvaluateOptions, NetworkOptions, RuntimeOptions
 
 if TYPE_CHECKING:
     from geneformer.applications.network_plan import NetworkPlan
@@ -94,6 +98,150 @@ def network_infer(
         "Network", output, rows, edges=len(network.edges), significant=significant, stability=stable, **data
     )
     return replace(outcome, table=[shown.header, *shown.rows])
+
+
+NETWORK = typer.Argument(metavar="NETWORK", help="Table of edges: .parquet or .csv.", show_default=False)
+
+
+@with_options(
+    "network evaluate net.parquet --truth collectri.csv --cells cells.h5ad -o agreement.csv --plot agreement.png",
+    "network evaluate net.csv --truth trrust.gmt --universe all",
+)
+def network_evaluate(
+    network: Annotated[Path, NETWORK],
+    *,
+    truth: Annotated[
+        Path,
+        flag(
+            "Known pairs: source (tf, regulator) and target in .csv, .tsv or .parquet; or sets in .gmt.", metavar="FILE"
+        ),
+    ],
+    cells: Annotated[Path | None, flag("Raw counts, for the baselines of expression.", metavar="FILE")] = None,
+    output: Annotated[Path | None, output_option("OUT", "Table to make: .parquet or .csv.")] = None,
+    plot: Annotated[Path | None, picture("the areas over the band of the null")] = None,
+    options: NetworkEvaluateOptions,
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """Compare a network with known pairs, beside baselines and a null that keeps all degrees."""
+    from geneformer.files.atomic import check_output
+    from geneformer.inference.tables import check_suffix, save_table
+
+    if output is not None:
+        check_output(check_suffix(output), overwrite=overwrite)
+    pictures = given_pictures(plot=plot)
+    check_pictures(pictures, overwrite=overwrite)
+    import geneformer.tl as tools
+
+    table = tools.evaluate_network(network, truth, cells=cells, **asdict(options))
+    if output is not None:
+        save_table(table, output, {}, overwrite=overwrite)
+    if plot is not None:
+        import geneformer.pl as drawing
+
+        drawing.network_benchmark(table, save=plot)
+    first = table.iloc[0]
+    rows: Rows = [
+        ("Regulators judged", int(first["regulators"])),
+        ("Known pairs", int(first["pairs"])),
+        ("Candidates", int(first["candidates"])),
+        *([] if output is None else [("Table", output)]),
+        *(("Picture", path) for path in pictures.values()),
+    ]
+    head = ("score", "AUROC", "interval", "null", "p", f"less {options.against}", "average precision")
+    lines = [
+        (
+            row.score,
+            f"{row.auroc:.3f}",
+            f"{row.auroc_low:.3f} to {row.auroc_high:.3f}",
+            f"{row.null_low:.3f} to {row.null_high:.3f}",
+            f"{row.p:.2g}",
+            f"{row.difference:+.3f}",
+            f"{row.average_precision:.3f}",
+        )
+        for row in table.itertuples()
+    ]
+    data = {"scores": table.to_dict("records")} | ({} if output is None else {"output": str(output)})
+    return Outcome(f"{network} against {truth}", rows, data, [head, *lines])
+
+
+class NetworkDrawing(StrEnum):
+    """Kinds of pictures of a network."""
+
+    graph = "graph"
+    heatmap = "heatmap"
+    regulators = "regulators"
+    states = "states"
+
+
+class ExportedColumns(StrEnum):
+    """Columns of a table that other programs read."""
+
+    all = "all"
+    decoupler = "decoupler"
+    genernib = "genernib"
+
+
+@with_options(
+    "network show net.parquet --plot net.png --n-edges 80",
+    "network show net.parquet -o net.graphml --n-edges 500 --group B",
+    "network show net.parquet -o regulons.csv --columns decoupler --method embedding",
+)
+def network_show(
+    network: Annotated[Path, NETWORK],
+    *,
+    output: Annotated[
+        Path | None, output_option("OUT", "Write it for other programs: .graphml, .cyjs (Cytoscape), .parquet or .csv.")
+    ] = None,
+    columns: Annotated[ExportedColumns, flag("Columns of a table, as other programs read them.")] = ExportedColumns.all,
+    plot: Annotated[Path | None, picture("the network")] = None,
+    kind: Annotated[NetworkDrawing, flag("What the picture shows.")] = NetworkDrawing.graph,
+    n_edges: Annotated[int | None, flag("Most edges written, or drawn.", min=1)] = None,
+    group: Annotated[str | None, flag("Group, where there are several.")] = None,
+    method: Annotated[str | None, flag("Method, where there are several.")] = None,
+    overwrite: Overwrite = False,
+) -> Outcome:
+    """Show the strongest edges of a network, draw it, or write it for other programs."""
+    from geneformer.applications.network_exports import export_network
+    from geneformer.applications.networks import read_network
+    from geneformer.files.atomic import check_output
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    pictures = given_pictures(plot=plot)
+    check_pictures(pictures, overwrite=overwrite)
+    found = read_network(network)
+    chosen = {"group": group, "method": method}
+    if plot is not None:
+        _draw(found.edges, kind, plot, n_edges, chosen)
+    rows: Rows = [
+        ("Edges", len(found.edges)),
+        ("Methods", ", ".join(found.edges["method"].unique())),
+        ("Groups", ", ".join(found.groups)),
+        (f"FDR below {SIGNIFICANT:g}", int((found.edges["q"] < SIGNIFICANT).sum())),
+    ]
+    data: dict[str, Any] = {"edges": len(found.edges), "groups": found.groups}
+    if output is not None:
+        written_rows = export_network(
+            found.edges, output, columns=columns.value, n_edges=n_edges, overwrite=overwrite, **chosen
+        )
+        rows.append(("Written", f"{len(written_rows):,} edges to {output}"))
+        data |= {"output": str(output), "written": len(written_rows)}
+    rows += [("Picture", path) for path in pictures.values()]
+    shown = found.summary_of()
+    return Outcome(str(network), rows, data, [shown.header, *shown.rows])
+
+
+def _draw(edges: Any, kind: NetworkDrawing, path: Path, n_edges: int | None, chosen: dict[str, str | None]) -> None:
+    import geneformer.pl as drawing
+
+    if kind is NetworkDrawing.graph:
+        drawing.network(edges, n_edges=n_edges or 60, save=path, **chosen)
+    elif kind is NetworkDrawing.states:
+        groups = chosen["group"]
+        drawing.network_states(edges, groups=groups, n_edges=n_edges or 30, method=chosen["method"], save=path)
+    else:
+        draw = drawing.network_heatmap if kind is NetworkDrawing.heatmap else drawing.network_regulators
+        draw(edges, save=path, **chosen)
 
 
 def _open_plan(cells: CellsAndModel, options: NetworkOptions, runtime: RuntimeOptions) -> "NetworkPlan":

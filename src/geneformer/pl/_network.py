@@ -491,7 +491,7 @@ def network_states(
     import pandas as pd
 
     places = _places(pd.concat(parts.values()).drop_duplicates(["source", "target"]))
-    n_columns = min(len(parts), 3)
+    n_columns = 2 if len(parts) == 4 else min(len(parts), 3)
     n_rows = -(-len(parts) // n_columns)
     figure, axes = plotting_library("matplotlib.pyplot").subplots(
         n_rows, n_columns, figsize=figure_size(5.2 * n_columns, 4.8 * n_rows), layout="constrained", squeeze=False
@@ -503,7 +503,7 @@ def network_states(
         _dress_graph(ax, str(name))
     for ax in axes.flat[len(parts) :]:
         ax.set_axis_off()
-    _sign_legend(axes.flat[0], pd.concat(parts.values()))
+    _sign_legend(axes[-1, 0], pd.concat(parts.values()))
     save_figure(figure, save)
     return list(axes.flat[: len(parts)])
 
@@ -575,6 +575,10 @@ def network_benchmark(
         label_axes(ax, "", None, name or None)
     for ax in axes.flat[len(tables) :]:
         ax.set_visible(False)
+    if measure == "auroc":
+        first = axes.flat[0]
+        first.text(0, -0.02, "gray: rewired truths", transform=first.transAxes, fontsize=7.5, color=INK, va="top",
+                   ha="right")  # fmt: skip
     words = {"auroc": "mean area under the ROC curve", "average_precision": "mean average precision"}
     if len(tables) == 1:
         axes.flat[0].set_xlabel(words[measure], color=INK, fontsize=11)
