@@ -183,7 +183,6 @@ class ExportedColumns(StrEnum):
 
 @with_options(
     "network show net.parquet --plot net.png --n-edges 80",
-    "network show net.parquet -o net.graphml --n-edges 500 --group B",
     "network show net.parquet -o regulons.csv --columns decoupler --method embedding",
 )
 def network_show(
