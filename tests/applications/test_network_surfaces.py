@@ -141,6 +141,8 @@ BAD = {
     "column": ({"groupby": "tissue"}, UnknownColumnError),
     "one group": ({"groupby": "one"}, ConstantLabelError),
     "pairs": ({"pairs": ["FOS+JUN"]}, OptionError),
+    "one of a pair": ({"method": "perturbation", "pairs": ["FOS"]}, OptionError),
+    "absent pair": ({"method": "perturbation", "pairs": ["FOS+ENSG00000000003"], "min_cells": 40}, AbsentGeneError),
     "screen": ({"method": "perturbation", "deletions": "screen", "edit": "overexpress"}, OptionError),
     "option": ({"n_nulls": 3}, OptionError),
 }

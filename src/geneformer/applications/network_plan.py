@@ -174,6 +174,9 @@ def _network_genes(
     panel = _panel(options.regulators, model, options, is_usable, "regulators")
     in_pairs = [tuple(name.strip() for name in pair.split("+")) for pair in options.pairs]
     of_pairs = resolve_panel([name for pair in in_pairs for name in pair], model.vocabulary, unknown="error")
+    for name in [name for name, token in of_pairs.token_of.items() if not is_usable[token]]:
+        of_pairs.leave_out(name, f"in fewer than {options.min_cells} cells")
+    of_pairs.check("error")
     regulators = np.array(list(dict.fromkeys([*panel.tokens, *of_pairs.tokens])), dtype=np.int64)
     targets = np.flatnonzero(is_usable)
     if options.targets:

@@ -137,7 +137,8 @@ def _flags(cls: type, hidden: tuple[str, ...]) -> Iterator[Parameter]:
 
 
 _REPEATED = (" May be repeated.", "NAME")
-_SEVERAL = {"genes": (" Names apart by commas, a file with one a line, a .gmt file, or FILE.gmt:SET.", "GENES")}
+_GENES = (" Names apart by commas, a file with one a line, a .gmt file, or FILE.gmt:SET.", "GENES")
+_SEVERAL = {"genes": _GENES, "regulators": _GENES, "targets": _GENES}
 """What the help of a flag adds that takes several values, and what it calls them."""
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geneformer.cli._options import CellsAndModel, Overwrite, TableFile, flag, output_option, with_options
-from geneformer.cli._output import Outcome, Rows, duration, panel_rows, written
+from geneformer.cli._output import Outcome, Rows, duration, written
 from geneformer.cli._pictures import check_pictures, given_pictures, picture
 from geneformer.files.progress import inform, progress_bar
 from geneformer.options import NetworkEvaluateOptions, NetworkOptions, RuntimeOptions
+from geneformer.options._fields import some_of
 
 if TYPE_CHECKING:
     from geneformer.applications.network_plan import NetworkPlan
@@ -254,6 +255,7 @@ def _open_plan(cells: CellsAndModel, options: NetworkOptions, runtime: RuntimeOp
         cells.inputs,
         loaded,
         counts_layer=cells.counts_layer,
+        gene_ids=cells.gene_ids,
         accept_normalized=cells.accept_normalized,
         counts=True,
     )
@@ -266,10 +268,11 @@ def _planned(plan: "NetworkPlan") -> tuple[Rows, dict[str, Any]]:
 
     cost = network_cost(plan)
     panel = plan.panel.record()
+    left_out = panel["left_out"]
     rows: Rows = [
         ("Cells", ", ".join(f"{len(group.rows):,} {group.name}" for group in plan.groups)),
         ("Regulators", plan.genes.n_regulators),
-        *panel_rows(panel),
+        *([("Left out", f"{len(left_out):,}: {some_of(left_out)}")] if left_out else []),
         ("Matched genes", len(plan.genes.sources) - plan.genes.n_regulators),
         ("Targets", len(plan.genes.targets)),
         ("Edges", plan.genes.n_regulators * len(plan.genes.targets)),

@@ -98,6 +98,10 @@ class NetworkOptions(Options):
         if self.pairs and "perturbation" not in self.method:
             msg = f'pairs={self.pairs} are edited together by method="perturbation" only; the method is {self.method}.'
             raise OptionError(msg)
+        names = [[name.strip() for name in pair.split("+")] for pair in self.pairs]
+        if any(len(pair) != 2 or pair[0] == pair[1] or not all(pair) for pair in names):
+            msg = f"pairs={self.pairs} must be of two different genes each, such as GATA4+TBX5."
+            raise OptionError(msg)
         if self.deletions == "screen" and (self.edit != "delete" or self.pairs):
             msg = 'deletions="screen" estimates deletions of single genes. Use edit="delete" without pairs, or "exact".'
             raise OptionError(msg)
