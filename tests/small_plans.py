@@ -4,16 +4,23 @@ from functools import lru_cache
 
 import pandas as pd
 
+from geneformer.genes.lookup import resolve_panel
 from geneformer.genes.vocabulary import Vocabulary
 from geneformer.options import PerturbOptions, RuntimeOptions
 from geneformer.perturbation.exact import PerturbedModel
-from geneformer.perturbation.plan import PerturbationPlan, plan_perturbation
+from geneformer.perturbation.plan import Perturbation, PerturbationPlan, _read_entry, plan_perturbation
 from golden import tiny_model
 from small_cells import short_tokens
 
 V1 = Vocabulary.load("V1")
 KINDS = ["sick", "well", "sick", "other"]
 """States of the cells, in turns."""
+
+
+def parsed(entry: str, options: PerturbOptions | None = None) -> Perturbation:
+    """One entry as written; every gene has a token."""
+    read = _read_entry(entry, options or PerturbOptions())
+    return read.perturbation([step.genes for step in read.steps], resolve_panel(read.genes, V1, unknown="error"))
 
 
 @lru_cache(maxsize=2)

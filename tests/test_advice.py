@@ -175,6 +175,8 @@ def test_the_layer_is_called_as_it_is_where_the_cells_were_given(faulty, tmp_pat
         gf.tl.embed(adata)
     with pytest.raises(GeneformerError, match=r"choose with --reference-layer counts \(reference_layer="):
         gf.tl.annotate(good, adata, label="cell_type", progress=False)
+    with pytest.raises(GeneformerError, match=rf'GF203\): "{faulty / "fractions.h5ad"}": X does not hold raw counts'):
+        gf.CellClassifier().fit(faulty / "fractions.h5ad", "cell_type")
     adata = ad.read_h5ad(faulty / "missing.h5ad")
     adata.var["ensembl_id"], adata.obs["n_counts"] = adata.var_names, 1.0
     adata.write_h5ad(tmp_path / "cells.h5ad")

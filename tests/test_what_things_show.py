@@ -102,6 +102,12 @@ def test_html_says_what_the_text_says(thing):
     assert html.count("<tr>") == html.count("</tr>")
 
 
+def test_tasks_of_other_sizes_are_told_one_by_one():
+    note = repr(ReportSet({"kind": report(), "side": report(n=30)})).splitlines()[-1]
+    assert note.startswith("kind: 40 cells. ")
+    assert " side: 30 cells. " in note
+
+
 def test_a_report_shows_intervals_and_baselines():
     title, header, model, baseline, note = repr(report()).splitlines()
     assert title == "ClassificationReport"

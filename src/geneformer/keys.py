@@ -40,9 +40,6 @@ N_COUNTS = "n_counts"
 FILTER_PASS = "filter_pass"  # noqa: S105
 """``obs`` column that marks the cells to keep."""
 
-COUNTS_LAYER = "counts"
-"""Layer where raw counts are looked for when ``X`` holds something else."""
-
 INPUT_IDS = "input_ids"
 LENGTH = "length"
 COUNTS = "counts"

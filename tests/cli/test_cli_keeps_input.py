@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 from geneformer import cli
-from geneformer.datasets import pbmc3k_path
+from geneformer.datasets import pbmc3k, pbmc3k_path
 from geneformer.inference.slots import Origin, Slots, write_with_input
 from small_finetuning import labeled_blood, tiny_model
 
@@ -35,6 +35,17 @@ def test_a_picture_without_a_suffix_replaces_nothing(tmp_path):
     assert result.exit_code == 1
     assert "map.png" in result.stderr
     assert (tmp_path / "map.png").read_bytes() == b"mine"
+
+
+def test_a_map_of_too_few_cells_is_refused_before_they_are_embedded(tmp_path, monkeypatch):
+    from geneformer.inference import embedding
+
+    monkeypatch.setattr(embedding, "embed", None)  # is not called
+    pbmc3k()[:3].copy().write_h5ad(tmp_path / "few.h5ad")
+    given = ["embed", tmp_path / "few.h5ad", "-o", tmp_path / "out.csv", "--umap", tmp_path / "map.png", *CPU]
+    done = CliRunner().invoke(cli.app, [str(word) for word in given])
+    assert (done.exit_code, "A map needs at least 4 cells" in done.stderr) == (1, True), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["few.h5ad"]
 
 
 def same(found, expected):

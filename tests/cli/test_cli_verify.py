@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import geneformer as gf
 import geneformer.cli
+from geneformer.files.manifest import Manifest
 from geneformer.models.loading import load_model
 from small_cells import blood
 from small_runs import write_architecture
@@ -124,6 +125,8 @@ def test_a_fit_does_not_claim_cells_that_changed_before_it_was_saved(place, tmp_
     classifier = gf.CellClassifier(place / "model", **quick).fit(cells, "half")
     (tmp_path / "cells.h5ad").write_bytes(b"other cells")
     classifier.save(tmp_path / "fitted")
+    gf.load_classifier(tmp_path / "fitted").save(tmp_path / "again")  # what it was made from goes along
+    assert Manifest.read(tmp_path / "again").inputs == Manifest.read(tmp_path / "fitted").inputs != ()
     found = json.loads(run("verify", tmp_path / "fitted", "--json").stdout or "{}")
     assert not found
     assert "cells.h5ad (changed)" in run("verify", tmp_path / "fitted").output.replace("\n", "")

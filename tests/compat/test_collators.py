@@ -76,8 +76,9 @@ def test_the_names_of_a_later_release_work_in_an_earlier_one(monkeypatch):
 
 
 def test_training_arguments_that_no_release_has_are_refused_as_ever(tmp_path):
-    with pytest.raises(TypeError, match="no_such_argument"):
-        TrainingArguments(output_dir=str(tmp_path), no_such_argument=1)
+    for name in ("no_such_argument", "no_eval", "use_gpu_device"):
+        with pytest.raises(TypeError, match=name):
+            TrainingArguments(output_dir=str(tmp_path), **{name: True})
     if "logging_dir" not in inspect.signature(TrainingArguments).parameters:
         with pytest.warns(GeneformerWarning, match="TENSORBOARD_LOGGING_DIR"):
             TrainingArguments(output_dir=str(tmp_path), report_to=[], logging_dir="logs")

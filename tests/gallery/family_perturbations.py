@@ -14,9 +14,8 @@ from gallery.inputs import cells, h5ad
 from gallery.model_folders import model
 from gallery.rows import ACCEPTED, Row, call, command
 from geneformer.genes.vocabulary import Vocabulary
-from geneformer.options import PerturbOptions, RankOptions
+from geneformer.options import RankOptions
 from geneformer.perturbation.effects import EFFECT_COLUMNS, PerturbationEffects, effects_of, to_uns
-from geneformer.perturbation.plan import parse_perturbation
 from geneformer.perturbation.run import merge_runs
 from geneformer.perturbation.statistics import rank_effects
 
@@ -56,7 +55,9 @@ SYMBOL = Vocabulary.load("V1").symbol_of(FIRST)
 
 
 def _parsed(entry):
-    found = parse_perturbation(entry, Vocabulary.load("V1"), PerturbOptions())
+    from small_plans import parsed
+
+    found = parsed(entry)
     return found.name, found.edit
 
 

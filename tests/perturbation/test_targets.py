@@ -20,10 +20,10 @@ from geneformer.errors import (
 from geneformer.models.encoder import GeneformerEncoder
 from geneformer.options import PerturbOptions
 from geneformer.perturbation.edits import Step
-from geneformer.perturbation.plan import cells_per_token, find_targets, parse_perturbation
+from geneformer.perturbation.plan import cells_per_token, find_targets
 from geneformer.perturbation.run import run_plan
 from small_cells import dataset_of
-from small_plans import V1, frame_of, planned, small_cells, small_model
+from small_plans import V1, frame_of, parsed, planned, small_cells, small_model
 
 
 def token(symbol):
@@ -85,16 +85,16 @@ def runs():
     ],
 )
 def test_grammar(entry, name, steps):
-    found = parse_perturbation(entry, V1, PerturbOptions())
+    found = parsed(entry)
     assert found.name == name
     assert found.steps == tuple(Step(*step) for step in steps)
 
 
 def test_an_entry_without_an_edit_takes_that_of_the_run():
     options = PerturbOptions(edit="inhibit", dose=0.5)
-    assert parse_perturbation("LYZ", V1, options).steps == (Step("inhibit", (LYZ,), 0.5),)
-    assert parse_perturbation("activate:LYZ", V1, options).steps == (Step("activate", (LYZ,), 0.5),)
-    assert parse_perturbation("activate@1:LYZ", V1, options).edit == "activate@1"
+    assert parsed("LYZ", options).steps == (Step("inhibit", (LYZ,), 0.5),)
+    assert parsed("activate:LYZ", options).steps == (Step("activate", (LYZ,), 0.5),)
+    assert parsed("activate@1:LYZ", options).edit == "activate@1"
 
 
 @pytest.mark.parametrize(

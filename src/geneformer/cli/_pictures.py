@@ -44,6 +44,13 @@ class Pictures(Flags):
             raise OptionError(msg)
         check_pictures(self.paths, overwrite=overwrite)
 
+    def check_number(self, n_cells: int) -> None:
+        """Refuse a map of too few cells, before they are embedded."""
+        from geneformer.pl._embedding import check_enough
+
+        if self.umap is not None:
+            check_enough(n_cells)
+
     def expressed(self, columns: Sequence[str], origin: "Origin | None") -> dict[str, Any]:
         """Log-normalized expression of the genes to color by; what is no gene and no column is refused."""
         found: dict[str, Any] = {}

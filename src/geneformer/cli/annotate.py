@@ -69,11 +69,13 @@ def annotate(
     from geneformer.inference.cells import OF_REFERENCE, Cells
     from geneformer.inference.slots import Origin
     from geneformer.models.loading import load_model
+    from geneformer.pl._embedding import check_enough
 
     loaded = load_model(cells.model, vocabulary=cells.vocabulary, revision=cells.revision)
     known = replace(cells, inputs=reference, counts_layer=reference_layer)
     with progress_bar(shown=runtime.progress):
         opened = Cells.of(cells.tokens_for(loaded, runtime, counts=options.baseline))
+        check_enough(len(opened.tokens))  # for the map
         with options_taken(**OF_REFERENCE):
             labeled = Cells.of(known.tokens_for(loaded, runtime, counts=options.baseline))
         chosen: dict[str, Any] = {"options": options, "embedding": embedding, "runtime": runtime}

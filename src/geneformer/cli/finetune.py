@@ -143,6 +143,7 @@ class PredictingCells(Predicting):
         from geneformer.inference.slots import Origin
 
         opened = estimator.open(inputs, **self.places)
+        self.pictures.check_number(len(opened.tokens))
         origin = Origin.of(inputs, opened.input_rows, self.counts_layer)
         return opened, self.pictures.expressed([*opened.columns, *added], origin)
 

@@ -44,6 +44,7 @@ def embed(
 
     loaded, tokens = _open(cells, runtime)
     origin = Origin.of(cells.inputs, tokens.input_rows, cells.counts_layer)
+    pictures.check_number(len(tokens))
     genes = pictures.expressed(tokens.columns, origin)
     with progress_bar("Embedding", shown=runtime.progress, unit="cells") as update:
         result = run(tokens, loaded, options, runtime, progress=update)

@@ -4,7 +4,6 @@ Names come and go between releases of `transformers`: `evaluation_strategy` is `
 `group_by_length` is a choice of `train_sampling_strategy` since 5. Here they become those of the installed release.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from geneformer.engine.device import KINDS
 from geneformer.errors import GeneformerWarning
 
 NAMES = frozenset(field.name for field in fields(TrainingArguments))
@@ -47,18 +47,18 @@ _GONE = frozenset(
 
 
 # Two arguments named kinds of hardware: no_… asked for the CPU, use_…_device has nothing to do.
-_NO_ACCELERATOR = re.compile(r"no_[a-z]{4}").fullmatch
-_ACCELERATOR = re.compile(r"use_[a-z]{3}_device").fullmatch
+_NO_ACCELERATOR = frozenset(f"no_{kind}" for kind in KINDS)
+_ACCELERATOR = frozenset(f"use_{kind}_device" for kind in KINDS)
 
 
 def installed_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as the installed release calls them; those that no release has are left as they are."""
-    called = {name: "use_cpu" if _NO_ACCELERATOR(name) else RENAMED.get(name, name) for name in given}
+    called = {name: "use_cpu" if name in _NO_ACCELERATOR else RENAMED.get(name, name) for name in given}
     chosen = {name: value for name, value in given.items() if name in NAMES and called[name] == name}
     for name, value in given.items():
         if called[name] != name:
             chosen.setdefault(called[name], value)
-        elif name in NAMES or name in _GONE or _ACCELERATOR(name):
+        elif name in NAMES or name in _GONE | _ACCELERATOR:
             continue
         elif name == "logging_dir":
             if value is not None:

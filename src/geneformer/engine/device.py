@@ -8,6 +8,9 @@ from torch import nn
 
 from geneformer.errors import DeviceUnavailableError, PlacementError
 
+KINDS = ("cuda", "npu", "mps", "xpu")
+"""Kinds of accelerators that arguments of other libraries name."""
+
 _SAFE_SHARE = 0.8
 
 

@@ -67,7 +67,8 @@ def check_file(path: Path) -> None:
         msg = f'"{path}" does not exist.{near} Check the name.'
         raise InputNotFoundError(msg)
     if not path.is_file():
-        msg = f'"{path}" is no file but a pipe, a socket or a device. Save the counts to a file, and give that.'
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        msg = f'"{path}" is no file but {kind}. Give a file.'
         raise UnreadableInputError(msg)
     try:
         with path.open("rb") as file:

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -27,6 +27,7 @@ from geneformer.errors import (
     NoCellsError,
     NotFittedError,
     OptionError,
+    OutputError,
     VocabularyMismatchError,
 )
 from geneformer.files import read_json
@@ -389,6 +390,8 @@ class Estimator(Summarized):
                 setattr(estimator, name, replace(group, **values))
             max_length = whole_number("max_length", preprocessing["max_length"], low=1)
         estimator.runtime = runtime or estimator.runtime
+        with suppress(OutputError):  # of a damaged manifest, without which cells are predicted as well
+            estimator._inputs = getattr(Manifest.read(folder), "inputs", ())
         for name, value in zip(cls.task_fields, attributes, strict=True):
             setattr(estimator, name, value)
         estimator.network_ = load_network(folder, cls.network_kind)

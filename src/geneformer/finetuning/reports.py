@@ -730,8 +730,8 @@ def compared(reports: Mapping[str, Report], title: str) -> Summary:
     ]
     sizes = {task: report.evaluation.size_text() for task, report in reports.items()}
     same = len(set(sizes.values())) == 1
-    notes = [size if same else f"{task}: {size}" for task, size in sizes.items()]
-    return Summary(title=title, header=("held out", *map(metric_name, figures)), rows=rows, note="".join(notes[:1]))
+    note = next(iter(sizes.values())) if same else " ".join(f"{task}: {size}" for task, size in sizes.items())
+    return Summary(title=title, header=("held out", *map(metric_name, figures)), rows=rows, note=note)
 
 
 def _baselines_of(report: Report, *, strongest: bool) -> Mapping[str, Figures]:

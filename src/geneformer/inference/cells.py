@@ -14,6 +14,7 @@ from geneformer import keys
 from geneformer._version import __version__
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.errors import (
+    GeneformerError,
     GeneformerWarning,
     NoCellsError,
     OptionError,
@@ -70,6 +71,10 @@ _TAKEN: Final = {"layer": "counts_layer", "gene_ids": "gene_ids", "accept_normal
 
 OF_REFERENCE: Final = {**dict(zip(_TAKEN.values(), _TAKEN.values(), strict=True)), "counts_layer": "reference_layer"}
 """What these are called for the cells of a reference."""
+
+
+_LOOKED_AT = 256
+"""Cells in which repeated tokens are looked for."""
 
 
 def check_anndata(adata: object, why: str = "results are written into AnnData") -> None:
@@ -162,6 +167,21 @@ def open_tokens(
     return tokens
 
 
+def _warn_of_odd_cells(tokens: TokenizedDataset, vocabulary: Vocabulary) -> None:
+    """Tell of genes that a cell has twice and of masked ones, which no tokenizing makes; some cells are looked at."""
+    rows = np.unique(np.linspace(0, max(len(tokens) - 1, 0), min(len(tokens), _LOOKED_AT)).astype(np.int64))
+    packed = tokens.gather(rows)
+    ids = packed.input_ids.astype(np.int64)
+    entries = np.sort(np.repeat(np.arange(len(rows)), packed.lengths) * (int(ids.max(initial=0)) + 1) + ids)
+    n_repeated, n_masked = int((np.diff(entries) == 0).sum()), int((ids == vocabulary.mask_id).sum())
+    if n_repeated or n_masked:
+        msg = (
+            f"{tokens.path}: {n_repeated:,} tokens are repeated within a cell and {n_masked:,} are <mask>, of the "
+            f"{len(ids):,} looked at in {len(rows):,} cells. Cells hold each gene once: tokenize the counts again."
+        )
+        warnings.warn(msg, GeneformerWarning, stacklevel=3)
+
+
 def _count(report: Any) -> None:
     count_left_out("without a gene of the vocabulary", report.n_empty)
     count_left_out("by filter_pass", report.n_filtered)
@@ -225,6 +245,8 @@ def check_pairing(tokens: TokenizedDataset, model: PairedModel, *, truncate: boo
     if theirs is None:
         _check_ids(tokens, model)
     tokens.check_ids(ours.size)
+    if tokens.path is not None:
+        _warn_of_odd_cells(tokens, ours)
     n_empty = int((tokens.lengths == 0).sum())
     if n_empty == len(tokens):
         msg = f"None of the {n_empty:,} cells has a token. Tokenize the counts again, and look at its report."
@@ -423,7 +445,13 @@ def open_cells(
     if isinstance(cells, Sequence) or not hasattr(cells, "obs_names"):
         msg = f"{came_as('Cells', cells)}. Pass AnnData, a TokenizedDataset, or paths of either."
         raise OptionError(msg)
-    tokens, rows = tokens_for(cells, model, counts=counts, **chosen)
+    try:
+        tokens, rows = tokens_for(cells, model, counts=counts, **chosen)
+    except GeneformerError as error:
+        message = str(error.args[0])
+        if paths and message.startswith("adata"):  # was read from there
+            error.args = (f'"{paths[0]}"{message.removeprefix("adata")}',)
+        raise
     check_pairing(tokens, model, truncate=True)
     inputs = describe_inputs(paths or ([cells.filename] if cells.isbacked else []), hash_limit=0)
     return Cells(tokens, rows, cells.n_obs, cells, counts_layer, gene_ids, inputs)

@@ -520,13 +520,6 @@ class _Entry:
         return Perturbation(self.label if whole or self.name is not None else left, tuple(steps))
 
 
-def parse_perturbation(entry: str, vocabulary: Vocabulary, options: PerturbOptions) -> Perturbation:
-    """One entry as written: "[name=][edit[@dose]:]gene[+gene…][ > …]"; every gene must have a token."""
-    read = _read_entry(entry, options)
-    genes = resolve_panel(read.genes, vocabulary, unknown="error")
-    return read.perturbation([step.genes for step in read.steps], genes)
-
-
 def _read_entry(entry: str, options: PerturbOptions) -> _Entry:
     name, equals, written = entry.rpartition("=")
     if equals and not name.strip():

@@ -39,6 +39,13 @@ FEWEST = 4
 """Cells that make a neighborhood graph."""
 
 
+def check_enough(n_cells: int) -> None:
+    """Refuse a map of too few cells."""
+    if n_cells < FEWEST:
+        msg = f"A map needs at least {FEWEST} cells with an embedding; there are {n_cells}."
+        raise NoCellsError(msg)
+
+
 def umap_layout(
     embedding: ArrayLike, *, n_neighbors: int = 15, metric: str = "cosine", seed: int = 0
 ) -> NDArray[np.float32]:
@@ -50,9 +57,7 @@ def umap_layout(
     from threadpoolctl import threadpool_limits
 
     values_nd = np.asarray(embedding, dtype=np.float32)
-    if len(values_nd) < FEWEST:
-        msg = f"A map needs at least {FEWEST} cells with an embedding; there are {len(values_nd)}."
-        raise NoCellsError(msg)
+    check_enough(len(values_nd))
     cells = ad.AnnData(obsm={"X": values_nd})
     start = "spectral" if len(values_nd) > 10 else "random"  # the spectral start needs more cells than dimensions
     with threadpool_limits():  # Numba changes OpenMP's number of threads for the whole process
