@@ -103,10 +103,11 @@ def blood(run: "Study", seed: int) -> list[dict[str, Any]]:
     cells = drawn(run.counts / "pbmc14k_sorted_scminer.h5ad", run.cells, seed, "cell_type")
     known = pd.concat(truths(run.truths).values())
     sources = known["source"].fillna(known["tf"]) if "tf" in known else known["source"]
-    regulators = sorted(set(sources) & set(cells.var_names))
+    judged = sources[sources.isin(cells.var_names) & known["target"].isin(cells.var_names)].value_counts()
+    regulators = sorted(judged.index[: run.regulators])  # those of which most is known
     targets = sorted(set(known["target"]) & set(cells.var_names))
     asked = {"regulators": regulators, "targets": targets, "seed": seed, **FAST}
-    gf.tl.network(cells, run.model, method=METHODS, **asked)
+    gf.tl.network(cells, run.model, method=run.methods, **asked)
     tables = [cells.uns["network"]]
     random = save_random_weights(run.model, run.scratch / f"random{seed}", seed=seed)
     gf.tl.network(cells, random, method="embedding", **asked)
@@ -116,9 +117,8 @@ def blood(run: "Study", seed: int) -> list[dict[str, Any]]:
     edges = pd.concat(tables, ignore_index=True)
     rows = []
     for name, truth in truths(run.truths).items():
-        for universe in ("truth", "all"):
-            found = gf.tl.evaluate_network(edges, truth, cells=cells, universe=universe, seed=seed)
-            rows += found.assign(truth=name, universe=universe).to_dict("records")
+        found = gf.tl.evaluate_network(edges, truth, cells=cells, seed=seed)
+        rows += found.assign(truth=name).to_dict("records")
     return rows
 
 
@@ -300,6 +300,7 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.counts, self.truths, self.model = arguments.counts, arguments.truths, arguments.model
         self.cells, self.repeats = arguments.cells, arguments.repeats
+        self.methods, self.regulators = arguments.methods, arguments.regulators
         self.scratch = arguments.output / ".networks"
 
 
@@ -314,6 +315,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of the lines on blood")
+    parser.add_argument("--regulators", type=int, default=80, help="of these lines, the best known ones")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=gf.errors.GeneformerWarning)
@@ -331,7 +334,13 @@ def main() -> None:
             runs.append({**settings, **seconds, "rows": rows})
             stored.write_text(json.dumps(runs, indent=1) + "\n")
             print(line, seed, seconds, flush=True)
-    (arguments.output / "networks.md").write_text(page(runs))
+    given = {name: value for name, value in vars(arguments).items() if value != parser.get_default(name)}
+    options = "".join(
+        f" --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in given.items()
+        if name not in {"counts", "truths", "output", "lines"}
+    )
+    (arguments.output / "networks.md").write_text(page(runs, options))
     draw(runs, arguments.output)
 
 
@@ -354,7 +363,7 @@ def over_seeds(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table.groupby(by, sort=False).agg(how).reset_index()
 
 
-def page(runs: list[dict[str, Any]]) -> str:
+def page(runs: list[dict[str, Any]], options: str) -> str:
     """All lines as Markdown."""
     cells = sorted({run["cells"] for run in runs})
     seeds = sorted({run["seed"] for run in runs})
@@ -365,7 +374,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         f"seeds {', '.join(map(str, seeds))}; {seconds / 60:.0f} minutes of one core. Areas are means over the seeds; "
         "intervals (95 %) are the lowest and the highest end over the seeds, p the highest. The command, from the "
         "repository root:", "",
-        "    python recipes/networks.py COUNTS_FOLDER TRUTHS_FOLDER -o docs/results", "",
+        f"    python recipes/networks.py COUNTS_FOLDER TRUTHS_FOLDER -o docs/results{options}", "",
         *_blood_tables(rows_of(runs, "blood")), *_interferon_table(rows_of(runs, "interferon")),
         *_planted_table(rows_of(runs, "planted")), *_null_table(rows_of(runs, "null")),
         *_states_table(rows_of(runs, "states")),
@@ -393,12 +402,11 @@ def _blood_tables(table: pd.DataFrame) -> list[str]:
         "by regulator.", "",
         "![Areas over the band of the null](networks.png)", "",
     ]  # fmt: skip
-    means = over_seeds(table, ["truth", "universe", "score"])
-    for truth, part in means[means["universe"] == "truth"].groupby("truth", sort=False):
+    means = over_seeds(table, ["truth", "score"])
+    for truth, part in means.groupby("truth", sort=False):
         first = part.iloc[0]
         lines += [f"### {truth}: {first['regulators']:.0f} regulators, {first['pairs']:,.0f} pairs", ""]
-        head = ["score", "AUROC", "null", "p", "difference from correlation", "average precision", "AUROC, all genes"]
-        all_genes = means[(means["universe"] == "all") & (means["truth"] == truth)].set_index("score")["auroc"]
+        head = ["score", "AUROC", "null", "p", "difference from correlation", "average precision"]
         rows = (
             [
                 row.score.replace("|", "\\|"),
@@ -407,7 +415,6 @@ def _blood_tables(table: pd.DataFrame) -> list[str]:
                 f"{row.p:.2g}",
                 _range(row, "difference"),
                 f"{_range(row, 'average_precision')}; chance {row.share_known:.3f}",
-                f"{all_genes[row.score]:.3f}",
             ]
             for row in part.itertuples()
         )
@@ -530,7 +537,7 @@ def draw(runs: list[dict[str, Any]], output: Path) -> None:
     table = rows_of(runs, "blood")
     if table.empty:
         return
-    means = over_seeds(table[table["universe"] == "truth"], ["truth", "score"])
+    means = over_seeds(table, ["truth", "score"])
     found = {str(truth): part for truth, part in means.groupby("truth", sort=False)}
     gf.pl.network_benchmark(found, save=output / "networks.png")
 
