@@ -231,6 +231,7 @@ def null(run: "Study", seed: int) -> list[dict[str, Any]]:
                 {
                     "kind": "edges", "method": method, "repeat": repeat, "edges": len(edges),
                     "p05": float((edges["p"] < 0.05).mean()), "p01": float((edges["p"] < 0.01).mean()),
+                    "half_split": float(stability_of(source)["half_split_jaccard"].iloc[0]),
                     "found": int((edges["q"] < 0.05).sum()), "found10": int((edges["q"] < 0.1).sum()),
                 }
             )  # fmt: skip
@@ -254,6 +255,11 @@ def null(run: "Study", seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def stability_of(cells: ad.AnnData) -> pd.DataFrame:
+    """How much of the strongest edges is found again, by group and method."""
+    return pd.DataFrame(cells.uns["geneformer"]["network"]["stability"])
+
+
 def states(run: "Study", seed: int) -> list[dict[str, Any]]:
     """A network for each of three kinds of cells: how stable, how alike, how true."""
     path = run.counts / "pbmc14k_sorted_scminer.h5ad"
@@ -267,7 +273,7 @@ def states(run: "Study", seed: int) -> list[dict[str, Any]]:
         asked = {"regulators": listed, "groupby": "cell_type", "n_permutations": 20, "seed": seed}
         gf.tl.network(cells, run.model, method=method, **asked, **FAST)
         edges = cells.uns["network"]
-        stable = pd.DataFrame(cells.uns["geneformer"]["network"]["stability"]).set_index("group")
+        stable = stability_of(cells).set_index("group")
         tops = {
             group: {*zip(part["source"], part["target"], strict=True)}
             for group, part in strongest(edges, 500).groupby("group", sort=False)
@@ -481,7 +487,8 @@ def _null_table(table: pd.DataFrame) -> list[str]:
         "## Where there is nothing to find", "",
         "Real counts, those of every gene dealt out anew among the cells, so that every edge found is false.", "",
     ]  # fmt: skip
-    head = ["method", "repeats", "edges", "p < 0.05", "p < 0.01", "repeats with an edge of q < 0.05", "of q < 0.1"]
+    head = ["method", "repeats", "edges", "p < 0.05", "p < 0.01", "repeats with an edge of q < 0.05", "of q < 0.1",
+            "half-split Jaccard"]  # fmt: skip
     rows = (
         [
             str(method),
@@ -491,6 +498,7 @@ def _null_table(table: pd.DataFrame) -> list[str]:
             f"{part['p01'].mean():.4f}",
             f"{(part['found'] > 0).sum():.0f}",
             f"{(part['found10'] > 0).sum():.0f}",
+            f"{part['half_split'].mean():.2f}",
         ]
         for method, part in edges.groupby("method", sort=False)
     )

@@ -82,8 +82,8 @@ def known_truth(truth: "pd.DataFrame | str | Path") -> "pd.DataFrame":
             )
             raise UnknownColumnError(msg)
         chosen[name] = table[found[0]]
-    pairs = pd.DataFrame(chosen).dropna().astype(str)
-    pairs = pairs.apply(lambda column: column.str.strip()).drop_duplicates(ignore_index=True)
+    texts = {name: column.astype(str).str.strip() for name, column in pd.DataFrame(chosen).dropna().items()}
+    pairs = pd.DataFrame(texts).drop_duplicates(ignore_index=True)
     if pairs.empty:
         msg = f"{where} has no pair of genes. Give a line for each: regulator and target."
         raise DatasetError(msg)

@@ -191,7 +191,8 @@ def _draw_graph(ax: "Axes", edges: "pd.DataFrame", places: Places, *, scale: flo
     x, y = zip(*(places[gene] for gene in sizes), strict=True)
     colors = [REGULATOR if gene in n_out else GENE for gene in sizes]
     ax.scatter(x, y, s=list(sizes.values()), c=colors, edgecolors="white", linewidths=0.8, zorder=2)
-    above: dict[str, bool] = {row.target: places[row.target][1] >= places[row.source][1] for row in edges.itertuples()}
+    ends = zip(edges["source"].tolist(), edges["target"].tolist(), strict=True)
+    above = {target: places[target][1] >= places[source][1] for source, target in ends}
     for gene, size in sizes.items():
         if gene in n_out or len(n_all) <= MOST_NAMED or n_all[gene] > 1:
             _name_gene(ax, gene, places[gene], size**0.5 / 2 + 1, above.get(gene, True), gene in n_out, scale)

@@ -387,8 +387,8 @@ def save_network(
     >>> import pandas as pd
     >>> edges = pd.DataFrame({"source": ["STAT1"], "target": ["ISG15"], "weight": [2.0], "sign": [-1.0]})
     >>> gf.tl.save_network(edges, "network.csv", columns="decoupler")
-    >>> pd.read_csv("network.csv").loc[0].tolist()
-    ['STAT1', 'ISG15', -2.0]
+    >>> pd.read_csv("network.csv").to_numpy().tolist()
+    [['STAT1', 'ISG15', -2.0]]
     """
     check_range("n_edges", n_edges or 1, low=1)
     edges = edges_of(network, key)
