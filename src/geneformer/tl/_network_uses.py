@@ -386,8 +386,10 @@ def save_network(
     >>> import geneformer as gf
     >>> import pandas as pd
     >>> edges = pd.DataFrame({"source": ["STAT1"], "target": ["ISG15"], "weight": [2.0], "sign": [-1.0]})
-    >>> gf.tl.save_network(edges, "network.csv", columns="decoupler")
-    >>> pd.read_csv("network.csv").to_numpy().tolist()
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gf.tl.save_network(edges, f"{folder}/network.csv", columns="decoupler")
+    ...     print(pd.read_csv(f"{folder}/network.csv").to_numpy().tolist())
     [['STAT1', 'ISG15', -2.0]]
     """
     check_range("n_edges", n_edges or 1, low=1)
