@@ -8,7 +8,8 @@ components of log-normalized variable genes. Writes JSON and prints Markdown.
         --data counts/pbmc4k_soupx.h5ad:cell_type --data counts/ctcl_skin.h5ad:disease:donor \
         --data counts/pbmc3k.h5ad:cell_type
 
-`FILE:LABEL` splits single cells; `FILE:LABEL:GROUP` adds a split that holds out whole groups.
+`FILE:LABEL` splits single cells; `FILE:LABEL:GROUP` adds a split that holds out whole groups. `--depth 0.1` leaves every
+cell a tenth of its molecules, `--panel 3000` as many genes, drawn with the seed: cells as shallow as nuclei, and panels.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import scanpy as sc
 
 from geneformer.errors import GeneformerWarning
 from geneformer.files.manifest import installed_versions
@@ -62,7 +64,9 @@ def compare(embeddings, labels, **options) -> list[Compared]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mini", help="name or checkpoint folder")
+    parser.add_argument("--model", action="append", help="name or checkpoint folder; mini by default, may be repeated")
+    parser.add_argument("--depth", type=float, default=1.0, help="share of each cell's molecules that is left")
+    parser.add_argument("--panel", type=int, help="genes that are left")
     parser.add_argument("--data", action="append", required=True, metavar="FILE:LABEL[:GROUP]")
     parser.add_argument("--layer", action="append", type=int, help="layers to read; -1 by default, may be repeated")
     parser.add_argument("--metric", default="cosine", choices=("cosine", "euclidean"))
@@ -73,7 +77,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, help="JSON to write")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.model = arguments.model or ["mini"]
+    return arguments
+
+
+def reduced(adata, arguments):
+    """The cells with a part of their molecules, on a part of the genes."""
+    if arguments.panel:
+        drawn = np.random.default_rng(arguments.seed).choice(adata.n_vars, arguments.panel, replace=False)
+        adata = adata[:, np.sort(drawn)].copy()
+    if arguments.depth < 1:
+        left = (adata.X.sum(axis=1).A1 * arguments.depth).astype(int)
+        adata.X = adata.X.astype(np.float32)
+        sc.pp.downsample_counts(adata, counts_per_cell=left, random_state=arguments.seed)
+    return adata[adata.X.getnnz(axis=1) > 0].copy()
 
 
 def embeddings_of(adata, model, layers, runtime):
@@ -90,12 +108,13 @@ def embed_all(adata, arguments):
     layers = arguments.layer or [-1]
     runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, progress=False)
     found = {
-        f"{Path(arguments.model).name}, layer {layer}": values
-        for layer, values in embeddings_of(adata, arguments.model, layers, runtime).items()
+        f"{Path(model).name}, layer {layer}": values
+        for model in arguments.model
+        for layer, values in embeddings_of(adata, model, layers, runtime).items()
     }
     for seed in arguments.random_seeds:
         with tempfile.TemporaryDirectory() as place:
-            untrained = save_random_weights(arguments.model, Path(place) / "random", seed=seed)
+            untrained = save_random_weights(arguments.model[0], Path(place) / "random", seed=seed)
             for layer, values in embeddings_of(adata, untrained, layers, runtime).items():
                 found[f"random weights {seed}, layer {layer}"] = values
     found["PCA(50)"] = pca_embedding(adata.X, seed=arguments.seed)
@@ -108,6 +127,7 @@ def evaluate(described, arguments):
     adata = ad.read_h5ad(path)
     adata = adata[is_labeled(adata.obs[label])].copy()
     adata.obs = adata.obs[[label, *group]]
+    adata = reduced(adata, arguments)
     started = time.perf_counter()
     embeddings = embed_all(adata, arguments)
     labels = adata.obs[label].astype(str).to_numpy()
@@ -170,7 +190,7 @@ def main() -> None:
         entry, splits = evaluate(described, arguments)
         measured.append(entry)
         tables += [table(f"{entry['data']}, {entry['label']}", split, rows) for split, rows in splits.items()]
-    metrics = masked_genes(arguments.model)
+    metrics = masked_genes(arguments.model[0])
     if {"eval_top1", "eval_top10", "baseline_top1", "baseline_top10"} <= metrics.keys():
         tables.append(
             "Masked genes of held-out cells found at the first guess: "
@@ -181,7 +201,7 @@ def main() -> None:
     if arguments.output:
         content = {
             "command": shlex.join(["python", *sys.argv]),
-            "model": arguments.model,
+            "model": ", ".join(arguments.model),
             "versions": installed_versions(),
             "platform": f"{platform.system()} {platform.machine()}",
             "masked_genes": metrics,

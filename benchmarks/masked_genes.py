@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from geneformer.models.loading import load_model
-from geneformer.options import PretrainOptions
+from geneformer.options import PretrainOptions, RuntimeOptions
 from geneformer.options._fields import read_options
 from geneformer.pretraining.corpus import open_corpus
 from geneformer.pretraining.run import MaskedBatches, RankBaseline, split_cells
@@ -57,7 +57,7 @@ def main() -> None:
     loaded = load_model(arguments.model)
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        dataset, vocabulary = open_corpus(arguments.data, Path(folder), options)
+        dataset, vocabulary = open_corpus(arguments.data, Path(folder), options, RuntimeOptions(progress=False))
         train, held = split_cells(dataset, options.held_out, options.hold_out_sources, options.seed)
         baseline = RankBaseline.fit(
             dataset, train, loaded.max_length, seed=options.seed, special_ids=vocabulary.special_ids
