@@ -8,8 +8,8 @@ components of log-normalized variable genes. Writes JSON and prints Markdown.
         --data counts/pbmc4k_soupx.h5ad:cell_type --data counts/ctcl_skin.h5ad:disease:donor \
         --data counts/pbmc3k.h5ad:cell_type
 
-`FILE:LABEL` splits single cells; `FILE:LABEL:GROUP` adds a split that holds out whole groups. `--depth 0.1` leaves every
-cell a tenth of its molecules, `--panel 3000` as many genes, drawn with the seed: cells as shallow as nuclei, and panels.
+`FILE:LABEL` splits single cells; `FILE:LABEL:GROUP` adds a split that holds out whole groups. `--depth 0.1` leaves
+every cell a tenth of its molecules, `--panel 3000` as many genes, drawn with the seed.
 """
 
 import argparse
