@@ -38,8 +38,8 @@ def joined(evidence: Sequence[Any]) -> Any:
     return replace(first, **together)
 
 
-_ROWS = 1024
-"""Rows whose means are taken at once."""
+_ROWS = 256
+"""Sources whose numbers exist in full precision at the same time."""
 
 _SHARED = "shared"
 """What is the same for all cells."""
@@ -150,8 +150,10 @@ def pair_counts(
     of_sources, of_targets = together.tocsr(), columns[:, targets].tocsr()
     counts = np.empty((n_blocks, len(sources), len(targets)), dtype=np.min_scalar_type(len(blocks)))
     for block in range(n_blocks):
-        rows = np.flatnonzero(blocks == block)
-        counts[block] = (of_sources[rows].T @ of_targets[rows]).toarray()
+        cells = np.flatnonzero(blocks == block)
+        by_source, of_cells = of_sources[cells].T.tocsr(), of_targets[cells]
+        for start in range(0, len(sources), _ROWS):
+            counts[block, start : start + _ROWS] = (by_source[start : start + _ROWS] @ of_cells).toarray()
     return counts
 
 
