@@ -209,9 +209,11 @@ def _drawn(evidence: Evidence, comparison: Comparison, usable_ST: NDArray[np.boo
 
 def _drawn_edges(read: Sequence[_Read], tested: Tested) -> Draw:
     """Weights of the edges that are kept, of several groups of cells together."""
+    if read[0].method in _SLOW:
+        return read[0].draw
     found: list[Any] = [one.evidence for one in read]
     comparison = read[0].comparison
-    if not comparison.relative and read[0].method not in _SLOW:
+    if not comparison.relative:
         return joined([evidence.edges(tested.row, tested.column) for evidence in found]).effects  # type: ignore[no-any-return]
     draw = _drawn(joined(found), comparison, np.logical_and.reduce([one.usable for one in read]))
     return lambda weights_B: draw(weights_B)[tested.row, tested.column]
