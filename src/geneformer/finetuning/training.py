@@ -408,6 +408,7 @@ def learn_cells(  # noqa: PLR0913
     counted = cells_per_batch is not None
     if cells_per_batch is not None:
         options = replace(options, tokens_per_batch=budget_of_cells(len(train_rows), cells_per_batch))
+    start = {name: value.detach().clone() for name, value in network.state_dict().items()}
     batches = partial(cell_batches, tokens, targets=targets, max_length=max_length, by_number=counted, states=states)
     result = finetune(
         network,
@@ -432,7 +433,41 @@ def learn_cells(  # noqa: PLR0913
         start_counts=starts_from_probe,
         **run,
     )
+    if starts_from_probe and result.steps and len(valid_rows) >= LEAST_TO_COMPARE:
+        result = _kept_if_clear(network, start, batches(valid_rows), result)
     return network, result
+
+
+LEAST_TO_COMPARE = 50
+"""Validation cells from which on what is better must be so by more than its standard error."""
+
+
+def _kept_if_clear(
+    network: GeneformerForCells, start: Mapping[str, torch.Tensor], valid: Batches, result: FinetuneResult
+) -> FinetuneResult:
+    """Go back to the start where the loss of validation cells, cell by cell, is not lower by a standard error.
+
+    Of many evaluations the best is often so by chance, and worse than the start on other cells.
+    """
+    first = next((line for line in result.history if line.get("step") == 0 and "eval_loss" in line), {})
+    trained = {name: value.clone() for name, value in network.state_dict().items()}
+    if not first or all(torch.equal(value, start[name]) for name, value in trained.items()):
+        return result
+    after = cell_losses(network, valid)
+    network.load_state_dict(dict(start))
+    gain = cell_losses(network, valid) - after
+    if np.nanmean(gain) > np.nanstd(gain) / math.sqrt(len(gain)):
+        network.load_state_dict(trained)
+        return result
+    return replace(result, metrics={k.removeprefix("eval_"): v for k, v in first.items() if k.startswith("eval_")})
+
+
+def cell_losses(network: GeneformerForCells, cells: Batches) -> NDArray[np.float64]:
+    """Supervised loss of each cell by itself, ``(n,)``, in evaluation mode on the CPU."""
+    network.cpu().train(False)
+    with torch.inference_mode():
+        outputs = [network(**cells([(0, row)])) for row in range(len(cells.rows))]
+    return np.array([float(output.supervised_loss) for output in outputs])
 
 
 def _validated(
