@@ -75,14 +75,14 @@ def truths(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def drawn(path: Path, n: int, seed: int, column: str | None = None, values: tuple[str, ...] = ()) -> ad.AnnData:
-    """Some cells of a file, as many of each value of a column, genes in 3 % of them or more, named by symbol."""
+    """Some cells of a file, as many of each value of a column, genes in 3 % of them and 10 or more, named by symbol."""
     cells = ad.read_h5ad(path)
     rng = np.random.default_rng(seed)
     kinds = np.zeros(cells.n_obs) if column is None else cells.obs[column].astype(str).to_numpy()
     chosen = values or np.unique(kinds)
     rows = [rng.permutation(np.flatnonzero(kinds == kind))[: n // len(chosen)] for kind in chosen]
     cells = cells[np.sort(np.concatenate(rows))].copy()
-    found = np.asarray((cells.X > 0).mean(axis=0)).ravel() >= 0.03
+    found = np.asarray((cells.X > 0).sum(axis=0)).ravel() >= max(10, 0.03 * cells.n_obs)
     return cells[:, found & ~cells.var_names.duplicated()].copy()
 
 
