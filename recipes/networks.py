@@ -9,6 +9,7 @@ another model, `--lines` some of the lines.
 import argparse
 import gzip
 import json
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -307,7 +308,7 @@ class Study:
         self.counts, self.truths, self.model = arguments.counts, arguments.truths, arguments.model
         self.cells, self.repeats = arguments.cells, arguments.repeats
         self.methods, self.regulators = arguments.methods, arguments.regulators
-        self.scratch = arguments.output / ".networks"
+        self.scratch = Path(tempfile.mkdtemp(prefix="networks"))  # of random weights
 
 
 def main() -> None:
