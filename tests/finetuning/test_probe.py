@@ -1,5 +1,7 @@
 """Linear probes: equal to scikit-learn's models, an answer of their own, and the least that fine-tuning comes to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -259,3 +261,21 @@ def test_lower_layers_learn_at_lower_rates(model, adata):
     assert rates["bert.encoder.layer.1.attention.self.query.bias"] == pytest.approx(5e-4)
     assert rates["bert.encoder.layer.0.output.dense.weight"] == pytest.approx(2.5e-4)
     assert rates["bert.embeddings.word_embeddings.weight"] == pytest.approx(1.25e-4)
+
+
+@pytest.mark.parametrize(("spread", "is_kept"), [(0.0, True), (10.0, False)])
+def test_what_is_better_by_chance_is_not_kept(model, adata, monkeypatch, spread, is_kept):
+    fitted = gf.CellClassifier(model, strategy="probe", **SPLIT, **RUN).fit(adata, "kind")
+    network, start = fitted.network_, {name: value.clone() for name, value in fitted.network_.state_dict().items()}
+    network.heads[0].bias.data += 1.0
+    trained = network.heads[0].bias.clone()
+
+    def losses(network, cells):
+        is_start = torch.equal(network.heads[0].bias, start["heads.0.bias"])
+        return np.full(12, 1.0) + is_start * (0.1 + np.resize([spread, -spread], 12))
+
+    monkeypatch.setattr(training, "cell_losses", losses)
+    result = replace(fitted.result_, steps=2, metrics={"loss": 0.5})
+    chosen = training._kept_if_clear(network, start, None, result)
+    assert chosen.metrics["loss"] == (0.5 if is_kept else fitted.metrics_["loss"])
+    assert torch.equal(network.heads[0].bias, trained if is_kept else start["heads.0.bias"])
