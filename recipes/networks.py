@@ -75,15 +75,15 @@ def truths(folder: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-def drawn(path: Path, n: int, seed: int, column: str | None = None, values: tuple[str, ...] = ()) -> ad.AnnData:
-    """Some cells of a file, as many of each value of a column, genes in 3 % of them or more, named by symbol."""
+def drawn(path: Path, n: int, seed: int, column: str, values: tuple[str, ...] = (), *, least: int) -> ad.AnnData:
+    """Some cells of a file, as many of each value of a column, genes in 3 % of them and `least` or more, by symbol."""
     cells = ad.read_h5ad(path)
     rng = np.random.default_rng(seed)
-    kinds = np.zeros(cells.n_obs) if column is None else cells.obs[column].astype(str).to_numpy()
+    kinds = cells.obs[column].astype(str).to_numpy()
     chosen = values or np.unique(kinds)
     rows = [rng.permutation(np.flatnonzero(kinds == kind))[: n // len(chosen)] for kind in chosen]
     cells = cells[np.sort(np.concatenate(rows))].copy()
-    found = np.asarray((cells.X > 0).mean(axis=0)).ravel() >= 0.03
+    found = np.asarray((cells.X > 0).sum(axis=0)).ravel() >= max(least, 0.03 * cells.n_obs)
     return cells[:, found & ~cells.var_names.duplicated()].copy()
 
 
@@ -101,7 +101,7 @@ def gene2vec(folder: Path, regulators: list[str], targets: list[str]) -> pd.Data
 
 def blood(run: "Study", seed: int) -> list[dict[str, Any]]:
     """Sorted blood against every truth: agreement of all methods, and of the baselines."""
-    cells = drawn(run.counts / "pbmc14k_sorted_scminer.h5ad", run.cells, seed, "cell_type")
+    cells = drawn(run.counts / "pbmc14k_sorted_scminer.h5ad", run.cells, seed, "cell_type", least=run.least)
     known = pd.concat(truths(run.truths).values())
     sources = known["source"].fillna(known["tf"]) if "tf" in known else known["source"]
     judged = sources[sources.isin(cells.var_names) & known["target"].isin(cells.var_names)].value_counts()
@@ -125,8 +125,8 @@ def blood(run: "Study", seed: int) -> list[dict[str, Any]]:
 
 def interferon(run: "Study", seed: int) -> list[dict[str, Any]]:
     """Do interferon genes top the rows of STAT1, STAT2 and IRF9, more than those of other regulators?"""
-    both = drawn(run.counts / "kang_ifnb_14k.h5ad", run.cells, seed, "condition")
-    stimulated = drawn(run.counts / "kang_ifnb_14k.h5ad", run.cells, seed, "condition", ("stim",))
+    both = drawn(run.counts / "kang_ifnb_14k.h5ad", run.cells, seed, "condition", least=run.least)
+    stimulated = drawn(run.counts / "kang_ifnb_14k.h5ad", run.cells, seed, "condition", ("stim",), least=run.least)
     listed = sorted(set(truths(run.truths)["CollecTRI"]["tf"]))
     rows = []
     for name, cells in (("control and stimulated", both), ("stimulated", stimulated)):
@@ -267,7 +267,7 @@ def states(run: "Study", seed: int) -> list[dict[str, Any]]:
     kinds = np.unique(ad.read_h5ad(path, backed="r").obs["cell_type"].astype(str))
     wanted = tuple(kind for kind in kinds if any(word in kind.lower() for word in ("b cell", "mono", "cd4")))[:3]
     wanted = wanted if len(wanted) >= 2 else tuple(kinds[:3])
-    cells = drawn(path, run.cells // 2 * len(wanted), seed, "cell_type", wanted)
+    cells = drawn(path, run.cells // 2 * len(wanted), seed, "cell_type", wanted, least=run.least)
     listed = sorted(set(truths(run.truths)["CollecTRI"]["tf"]) & set(cells.var_names))
     rows: list[dict[str, Any]] = []
     for method in ("correlation", "embedding"):
@@ -307,7 +307,7 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.counts, self.truths, self.model = arguments.counts, arguments.truths, arguments.model
         self.cells, self.repeats = arguments.cells, arguments.repeats
-        self.methods, self.regulators = arguments.methods, arguments.regulators
+        self.methods, self.regulators, self.least = arguments.methods, arguments.regulators, arguments.least
         self.scratch = Path(tempfile.mkdtemp(prefix="networks"))  # of random weights
 
 
@@ -322,6 +322,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--least", type=int, default=10, help="cells a gene must be in, which methods read")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of the lines on blood")
     parser.add_argument("--regulators", type=int, default=80, help="of these lines, the best known ones")
     arguments = parser.parse_args()
