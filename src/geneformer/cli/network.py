@@ -210,7 +210,7 @@ def network_show(
     pictures = given_pictures(plot=plot)
     check_pictures(pictures, overwrite=overwrite)
     found = read_network(network)
-    chosen = {"group": group, "method": method}
+    chosen: dict[str, Any] = {"group": group, "method": method}
     if plot is not None:
         _draw(found.edges, kind, plot, n_edges, chosen)
     rows: Rows = [
@@ -231,7 +231,7 @@ def network_show(
     return Outcome(str(network), rows, data, [shown.header, *shown.rows])
 
 
-def _draw(edges: Any, kind: NetworkDrawing, path: Path, n_edges: int | None, chosen: dict[str, str | None]) -> None:
+def _draw(edges: Any, kind: NetworkDrawing, path: Path, n_edges: int | None, chosen: dict[str, Any]) -> None:
     import geneformer.pl as drawing
 
     if kind is NetworkDrawing.graph:
