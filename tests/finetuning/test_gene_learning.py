@@ -187,5 +187,5 @@ def test_a_killed_fit_goes_on_to_the_same_network(base, tokens, labels, learnt, 
 
 
 def test_a_contrastive_term_is_refused(base, tokens, labels, learnt):
-    with pytest.raises(OptionError, match=r"contrastive_weight=0\.5"):
+    with pytest.raises(OptionError, match=r"contrastive term, and its weight is 0\.5"):
         learn(base, tokens, labels, learnt[0], contrastive_weight=0.5)

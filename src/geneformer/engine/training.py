@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -220,7 +220,7 @@ class PackedTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer; with `layer_decay`, layers further below the head learn at lower rates."""
         optimizer = super().create_optimizer(model)
-        decay, network = self.args.layer_decay, self.model
+        decay, network = self.args.layer_decay, cast("PreTrainedModel", self.model)
         if decay != 1:
             depths = {id(p): depth(name, network.config.num_hidden_layers) for name, p in network.named_parameters()}
             groups = []

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from geneformer import keys
 from geneformer.display import Summarized, Summary, names_text
 from geneformer.engine.device import resolve_device
-from geneformer.engine.training import has_checkpoints
+from geneformer.engine.run_folder import has_checkpoints
 from geneformer.errors import (
     CheckpointError,
     GeneformerWarning,
@@ -487,7 +487,7 @@ class Estimator(Summarized):
         """The same network with the same training, but without the pretrained weights."""
         if self._random_network is None:
             # All weights move, as none are worth keeping, unless nothing is trained.
-            strategy = "probe" if self.strategy_ == "probe" else "full"
+            strategy: Literal["probe", "full"] = "probe" if self.strategy_ == "probe" else "full"
             options = replace(self.finetuning, strategy=strategy, weights="random", freeze_layers=0, bits="full")
             with self._bar("Random initialisation", unit="steps") as update:
                 self._random_network = self._learn(options, progress=update)[0]
@@ -697,7 +697,7 @@ class CellEstimator(Estimator):
         tokens, max_length = cells.tokens, self.pairing.max_length
         with progress_bar("Predicting", shown=shown, unit="cells") as update:
             if self.strategy_ == "probe" and rows is not None:
-                kept = {"max_length": max_length, "kept": cells.vectors, "progress": update}
+                kept: dict[str, Any] = {"max_length": max_length, "kept": cells.vectors, "progress": update}
                 return read_cells(network, cell_vectors(network, tokens, rows, self.runtime, **kept))
             some = tokens if rows is None else tokens.take(rows)
             return predict_cells(network, some, self.runtime, max_length=max_length, progress=update)

@@ -280,7 +280,7 @@ class States:
 
     def keep(self, rows: Ints, states_TD: torch.Tensor) -> None:
         """Take those of cells end to end."""
-        for row, states in zip(rows, states_TD.split(self.lengths[rows].tolist()), strict=True):
+        for row, states in zip(rows, torch.split(states_TD, self.lengths[rows].tolist()), strict=True):
             self.values[self.starts[row] :][: len(states)] = states
 
     def gather(self, rows: Ints) -> torch.Tensor:
@@ -391,7 +391,7 @@ def learn_cells(  # noqa: PLR0913
     states = states_to_keep(network, tokens, rows, max_length, runtime)
     if options.strategy == "probe" or starts_from_probe or states is not None:
         shown = run.get("progress") if options.strategy == "probe" else None
-        how = {"max_length": max_length, "kept": kept, "states": states, "progress": shown}
+        how: dict[str, Any] = {"max_length": max_length, "kept": kept, "states": states, "progress": shown}
         vectors = cell_vectors(network, tokens, rows, runtime, **how)
     if options.strategy == "probe" or starts_from_probe:
         fit_heads(
