@@ -266,3 +266,20 @@ def test_the_commands_evaluate_show_and_export(tmp_path, edges, known):
     for kind in ("heatmap", "regulators", "states"):
         done = run("network", "show", tmp_path / "net.parquet", "--plot", tmp_path / f"{kind}.png", "--kind", kind)
         assert done.exit_code == 0, done.output
+
+
+def test_central_genes_are_learnt_from_the_cells():
+    cells = pbmc3k()
+    cells = cells[:60, ~cells.var_names.str.startswith("MT-")].copy()
+    genes = cells.var_names[np.argsort(-cells.X.getnnz(axis=0))[:60]].tolist()
+    pairs = [(source, target) for place, source in enumerate(genes) for target in genes[place + 1 :: place + 1]]
+    edges = pd.DataFrame(pairs, columns=["source", "target"]).assign(weight=1.0)
+    edges.loc[len(edges)] = (genes[0], "a name of its own", 1.0)
+    classifier = gf.GeneClassifier("mini", strategy="probe", max_length=256, baselines="none", progress=False)
+    roles = gf.tl.network_roles(edges, n_null=0, cells=cells, classifier=classifier)
+    asked = roles["role"] != ""
+    assert np.isnan(roles.loc["a name of its own", "probability"])
+    assert roles["probability"].notna().sum() == asked.sum() - 1
+    assert roles["probability"].dropna().between(0, 1).all()
+    assert roles["probability"][~asked].isna().all()
+    assert {"central", "peripheral"} == set(classifier.report_.evaluation.classes)

@@ -421,7 +421,8 @@ def network_regulators(
     label_axes(ax, f"mean weight of the {top} heaviest edges", None, title)
     open_frame(ax)
     ax.grid(axis="x", color="#eeeeee")
-    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(0.0, low), high + 0.03 * (high - min(0.0, low)))
     if edges["q"].notna().any():
         for place, name in enumerate(rows.index):
             ax.annotate(f"{significant[name]:,}", (1.01, place), xycoords=("axes fraction", "data"), va="center",

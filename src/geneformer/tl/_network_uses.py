@@ -329,14 +329,15 @@ def network_roles(  # noqa: PLR0913
     if not hasattr(given, "obs_names"):
         msg = "A classifier reads cells, and none are given. Pass cells=adata."
         raise OptionError(msg)
-    classes = {role: roles.index[roles["role"] == role].tolist() for role in (CENTRAL, PERIPHERAL)}
+    vocabulary = classifier._pair().vocabulary
+    place_of = _columns_of(roles.index.tolist(), vocabulary)
+    has_token = np.array([place >= 0 for place in place_of.values()])  # names that only these cells have are not learnt
+    classes = {role: roles.index[(roles["role"] == role) & has_token].tolist() for role in (CENTRAL, PERIPHERAL)}
     report = classifier.cross_validate(given, classes)
-    vocabulary = classifier.pairing.vocabulary
     position_of = {str(gene): place for place, gene in enumerate(vocabulary.genes)}
     held_out = [position_of[str(gene)] for gene in np.asarray(report.cell_ids)]
     probability = pd.Series(report.proba[:, report.evaluation.classes.index(CENTRAL)], index=held_out)
-    places = _columns_of(roles.index.tolist(), vocabulary)
-    return roles.assign(probability=probability.reindex(list(places.values())).to_numpy())
+    return roles.assign(probability=probability.reindex(list(place_of.values())).to_numpy())
 
 
 def save_network(
