@@ -254,7 +254,7 @@ def test_one_command_draws_what_a_fine_tuned_model_sees(place, cells, tmp_path):
 @pytest.mark.parametrize(
     ("code", "flags"),
     [
-        ("GF208", ["--umap", "a.png", "--color", "kin"]),
+        ("GF208", ["--umap", "a.png", "--color", "kinds"]),
         ("GF100", ["--color", "kind"]),
         ("GF100", ["--umap", "a.png", "--pooling", "gene"]),
         ("GF101", ["--heatmap", "a.bmp"]),

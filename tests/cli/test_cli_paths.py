@@ -47,12 +47,14 @@ READS = {
     "classify-genes fit": ["--genes", "genes.csv", "-o", "x"],
     "classify-genes predict": ["-m", "fitted", "-o", "x.csv"],
     "classify-genes cross-validate": ["--genes", "genes.csv", "-o", "x"],
+    "network plan": [],
+    "network infer": ["-o", "x.parquet"],
     "perturb rank": ["-o", "x.csv"],
     "perturb merge": ["-o", "x"],
 }
 """Commands that read, with the rest of a command line that is right."""
 
-PLACES = {"pretrain", "perturb plan"}
+PLACES = {"pretrain", "perturb plan", "network plan"}
 """Of these, commands that make the folders above their output, or have none."""
 
 
@@ -73,7 +75,7 @@ def wrong_lines():
         if "cell_type" in rest:
             wrong = ["cell_typ" if one == "cell_type" else one for one in rest]
             lines.append(([*name.split(), *given, *wrong], 'Did you mean "cell_type"?'))
-        if name.split()[0] in ("embed", "annotate", "attention", "predict-masked", "perturb") and given == [
+        if name.split()[0] in ("embed", "annotate", "attention", "predict-masked", "perturb", "network") and given == [
             "cells.h5ad"
         ]:
             lines.append(([*name.split(), *given, *rest, "-m", "nothing"], "GF304"))
@@ -94,6 +96,9 @@ def wrong_lines():
     lines.append((["classify-genes", "fit", "cells.h5ad", "--genes", "nope.csv", "-o", "x"], "GF201"))
     lines.append((["classify", "predict", "cells.h5ad", "-m", "fitted", "-o", "x.xyz"], "GF209"))
     lines.append((["demo", "-o", "nowhere/x"], "GF400"))
+    lines.append((["network", "show", "nope.csv"], "GF201"))
+    lines.append((["network", "evaluate", "nope.csv", "--truth", "genes.csv"], "GF201"))
+    lines.append((["network", "evaluate", "genes.csv", "--truth", "nope.csv"], "GF201"))
     lines.append((["pretrain", "cells.h5ad", "-o", "trained"], "holds a model already"))
     lines.append((["pretrain", "cells.h5ad", "-o", "x", "--resume"], "no training checkpoint to resume from"))
     return lines
@@ -129,4 +134,5 @@ def test_what_is_wrong_in_a_command_line_is_said_at_once(refusals):
 def test_every_command_that_reads_is_tried():
     names = {*cli.COMMANDS, *(f"{family} {name}" for family, members in cli.GROUPS.items() for name in members)}
     families = set(cli.GROUPS)
-    assert names - families - set(READS) == {"demo", "doctor", "explain", "models", "verify", "vocabulary"}
+    of_networks = {"network evaluate", "network show"}
+    assert names - families - set(READS) - of_networks == {"demo", "doctor", "explain", "models", "verify", "vocabulary"}
