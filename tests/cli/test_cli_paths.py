@@ -135,4 +135,11 @@ def test_every_command_that_reads_is_tried():
     names = {*cli.COMMANDS, *(f"{family} {name}" for family, members in cli.GROUPS.items() for name in members)}
     families = set(cli.GROUPS)
     of_networks = {"network evaluate", "network show"}
-    assert names - families - set(READS) - of_networks == {"demo", "doctor", "explain", "models", "verify", "vocabulary"}
+    assert names - families - set(READS) - of_networks == {
+        "demo",
+        "doctor",
+        "explain",
+        "models",
+        "verify",
+        "vocabulary",
+    }
