@@ -112,8 +112,8 @@ def network(  # noqa: PLR0913
     >>> from geneformer.datasets import pbmc3k
     >>> adata = pbmc3k()[:600].copy()
     >>> gf.tl.network(adata, method="correlation", regulators=["SPI1", "CEBPD"], progress=False)
-    >>> adata.uns["network"].loc[0, ["source", "sign"]].tolist()
-    ['SPI1', 1.0]
+    >>> adata.uns["network"][["source", "sign"]].to_dict("records")[0]
+    {'source': 'SPI1', 'sign': 1.0}
     """
     named = {
         "method": method,
