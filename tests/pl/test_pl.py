@@ -165,7 +165,7 @@ def test_what_is_missing_is_named(cells, draw, tmp_path):
     with pytest.raises(UnknownChoiceError, match="suffix"):
         draw(cells, save=tmp_path / "map.h5ad")
     del cells.obsm["X_geneformer"]
-    with pytest.raises(UnknownColumnError, match=r"Run gf\.tl\.embed"):
+    with pytest.raises(UnknownColumnError, match=r"Run `gf\.tl\.embed"):
         draw(cells)
     cells.obsm["X_geneformer"] = np.full((60, 8), np.nan)
     with pytest.raises(NoCellsError, match="None of the 60 cells"):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from geneformer.applications.network_statistics import Ints
 from geneformer.engine.device import resolve_device, verify_placement
-from geneformer.errors import OutputExistsError
 from geneformer.files.atomic import JOURNAL, Journal, atomic_file
 from geneformer.files.manifest import digest
 from geneformer.files.progress import Progress
@@ -144,15 +143,9 @@ class Saved:
     resume: bool
     overwrite: bool
 
-    def check(self) -> None:
-        """Refuse to begin anew where there is a run to go on with."""
-        begun = any(Journal.has_entries(path) for path in self.folder.glob(f"*{JOURNAL}"))
-        if begun and not (self.resume or self.overwrite):
-            msg = (
-                f'An interrupted run lies in "{self.folder}". Go on with it by --resume, or drop it with --overwrite. '
-                "Nothing was changed."
-            )
-            raise OutputExistsError(msg)
+    def is_begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return any(Journal.has_entries(path) for path in self.folder.glob(f"*{JOURNAL}"))
 
     def journal(self, name: str, identity: Mapping[str, Any]) -> Journal:
         """The journal of one group of cells."""

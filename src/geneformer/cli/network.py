@@ -12,6 +12,7 @@ import typer
 from geneformer.cli._options import CellsAndModel, Overwrite, TableFile, flag, output_option, with_options
 from geneformer.cli._output import Outcome, Rows, duration, written
 from geneformer.cli._pictures import check_pictures, given_pictures, picture
+from geneformer.errors import OutputExistsError
 from geneformer.files.progress import inform, progress_bar
 from geneformer.options import NetworkEvaluateOptions, NetworkOptions, RuntimeOptions
 from geneformer.options._fields import some_of
@@ -67,8 +68,12 @@ def network_infer(
 
     keeps = "perturbation" in options.method
     saved = Saved(partial_folder(output), resume, overwrite) if keeps else None
-    if saved is not None:
-        saved.check()
+    if saved is not None and saved.is_begun() and not (resume or overwrite):
+        msg = (
+            f'An interrupted run lies in "{saved.folder}". Go on with it by --resume, or drop it with --overwrite. '
+            "Nothing was changed."
+        )
+        raise OutputExistsError(msg)
     plan = _open_plan(cells, options, runtime)
     rows, data = _planned(plan)
     inform(", ".join(f"{name.lower()}: {value}" for name, value in rows))

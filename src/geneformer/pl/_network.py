@@ -171,7 +171,7 @@ def _apart(points: NDArray[np.float64], rounds: int = 60) -> NDArray[np.float64]
 
 def _draw_graph(ax: "Axes", edges: "pd.DataFrame", places: Places, *, scale: float = 1.0) -> None:
     """Edges as arrows, genes as dots with their names."""
-    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patches import ConnectionStyle, FancyArrowPatch
 
     n_out = edges["source"].value_counts()
     n_all = n_out.add(edges["target"].value_counts(), fill_value=0)
@@ -185,7 +185,7 @@ def _draw_graph(ax: "Axes", edges: "pd.DataFrame", places: Places, *, scale: flo
             places[row.source], places[row.target], arrowstyle="-|>", mutation_scale=8 * scale,
             shrinkA=sizes[row.source] ** 0.5 / 2, shrinkB=sizes[row.target] ** 0.5 / 2 + 1, color=color,
             linewidth=(0.3 + 1.7 * strength**2) * scale, alpha=0.35 + 0.5 * strength, zorder=1,
-            connectionstyle="arc3,rad=0.06",
+            connectionstyle=ConnectionStyle("Arc3", rad=0.06),  # type: ignore[no-untyped-call]
         )  # fmt: skip
         ax.add_patch(arrow)
     x, y = zip(*(places[gene] for gene in sizes), strict=True)
